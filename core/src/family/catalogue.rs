@@ -1,0 +1,102 @@
+//! The exact tensors that a component must have.
+
+use std::collections::HashMap;
+
+/// What a tensor is for, as far as its memory order depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The same order everywhere: linear weights `[out, in]`, norms, biases, embeddings, tokens.
+    Plain,
+    /// A convolution kernel: OIHW in checkpoints, OHWI in MLX.
+    Conv2d,
+}
+
+/// One tensor of a catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Dimensions in the checkpoint.
+    pub shape: Vec<u64>,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// All tensors of a component, in the order of the model's definition.
+#[derive(Debug, Clone, Default)]
+pub struct Catalogue {
+    tensors: Vec<Expected>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Catalogue {
+    /// A catalogue of these tensors.
+    #[must_use]
+    pub fn new(tensors: Vec<Expected>) -> Self {
+        let by_name = tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
+        Self { tensors, by_name }
+    }
+
+    /// The tensors.
+    #[must_use]
+    pub fn tensors(&self) -> &[Expected] {
+        &self.tensors
+    }
+
+    /// Whether a tensor of that name is expected.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Number of elements of all tensors.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum()
+    }
+}
+
+/// Builds a catalogue line by line, in the manner of a module's constructor.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    tensors: Vec<Expected>,
+}
+
+impl Builder {
+    pub(super) fn plain(&mut self, name: impl Into<String>, shape: &[u64]) {
+        self.tensors.push(Expected { name: name.into(), shape: shape.to_vec(), role: Role::Plain });
+    }
+
+    /// A vector `{base}.weight`.
+    pub(super) fn norm(&mut self, base: &str, width: u64) {
+        self.plain(format!("{base}.weight"), &[width]);
+    }
+
+    /// A vector `{base}.weight` and a vector `{base}.bias`.
+    pub(super) fn norm_with_bias(&mut self, base: &str, width: u64) {
+        self.norm(base, width);
+        self.plain(format!("{base}.bias"), &[width]);
+    }
+
+    /// A matrix `{base}.weight`, `[output, input]`.
+    pub(super) fn linear(&mut self, base: &str, output: u64, input: u64) {
+        self.plain(format!("{base}.weight"), &[output, input]);
+    }
+
+    /// A matrix and its bias.
+    pub(super) fn linear_with_bias(&mut self, base: &str, output: u64, input: u64) {
+        self.linear(base, output, input);
+        self.plain(format!("{base}.bias"), &[output]);
+    }
+
+    /// A square kernel `{base}.weight`, `[output, input, size, size]`, and its bias.
+    pub(super) fn conv(&mut self, base: &str, output: u64, input: u64, size: u64) {
+        let shape = vec![output, input, size, size];
+        self.tensors.push(Expected { name: format!("{base}.weight"), shape, role: Role::Conv2d });
+        self.plain(format!("{base}.bias"), &[output]);
+    }
+
+    pub(super) fn finish(self) -> Catalogue {
+        Catalogue::new(self.tensors)
+    }
+}

@@ -1,0 +1,121 @@
+//! Model families: what a model of a kind consists of, and what its tensors are called.
+//!
+//! A family is a folder beside this file. It gives three things: whether it recognises a model, where the files of
+//! each component lie, and, from the configs, the exact tensors of a component. The engine in this file knows no model.
+
+mod catalogue;
+mod generic;
+mod naming;
+pub mod z_image;
+
+use std::collections::BTreeMap;
+
+pub use catalogue::{Catalogue, Expected, Role};
+pub use naming::{Naming, Rule};
+
+/// Largest config file that is read, in bytes.
+pub const CONFIG_BYTES_MAX: u64 = 1_000_000;
+
+/// A model as far as its listing and its small JSON files show it.
+#[derive(Debug, Clone, Default)]
+pub struct ModelFacts {
+    /// Paths of all files below the model's directory, with `/` between parts.
+    pub files: Vec<String>,
+    /// Content of the JSON files that [`is_document`] names, by path.
+    pub documents: BTreeMap<String, Vec<u8>>,
+}
+
+/// Whether a file is one of the small JSON files that families read.
+#[must_use]
+pub fn is_document(path: &str) -> bool {
+    matches!(path.rsplit('/').next(), Some("config.json" | "model_index.json" | "scheduler_config.json"))
+}
+
+/// Where a component's files lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentSite {
+    /// Component's name.
+    pub name: String,
+    /// Folder of its weights below the model's directory; empty for the root.
+    pub folder: String,
+    /// Expected name of its weight files, without shard number and ending.
+    pub stem: String,
+    /// Path of its config, when it has one.
+    pub config: Option<String>,
+}
+
+/// What a component is, read from its config.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// The typed config as JSON; `null` when there is none.
+    pub config: serde_json::Value,
+    /// The tensors it must have; `None` when the family takes what is there.
+    pub catalogue: Option<Catalogue>,
+    /// Module names.
+    pub naming: Naming,
+}
+
+/// Why a config is not its family's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not there.
+    #[error("`{path}` is missing")]
+    Missing {
+        /// Path below the model's directory.
+        path: String,
+    },
+    /// Not JSON, or a field that is absent or of another type.
+    #[error("`{path}` cannot be read: {problem}")]
+    Malformed {
+        /// Path below the model's directory.
+        path: String,
+        /// The parser's words.
+        problem: String,
+    },
+    /// Values that no model can have.
+    #[error("`{path}`: {problem}")]
+    Impossible {
+        /// Path below the model's directory.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A model family.
+pub trait Family: Send + Sync + std::fmt::Debug {
+    /// Short name, such as `z-image`.
+    fn id(&self) -> &'static str;
+
+    /// Whether the model is of this family.
+    fn recognises(&self, facts: &ModelFacts) -> bool;
+
+    /// The components of a model of this family, present or not, in loading order.
+    fn components(&self, facts: &ModelFacts) -> Vec<ComponentSite>;
+
+    /// Reads the config of a component.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    fn describe(&self, site: &ComponentSite, facts: &ModelFacts) -> Result<Description, ConfigError>;
+
+    /// All typed configs of the model, by name, as JSON. Configs that cannot be read are left out: [`Self::describe`]
+    /// says why when they are needed.
+    fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value>;
+}
+
+/// Families in the order in which they are asked; the last one takes everything.
+static FAMILIES: [&dyn Family; 2] = [&z_image::ZImage, &generic::Generic];
+
+/// The first family that recognises the model.
+#[must_use]
+pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
+    FAMILIES.into_iter().find(|family| family.recognises(facts)).unwrap_or(&generic::Generic)
+}
+
+/// Parses a config file of the model.
+fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
+    let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
+        .map_err(|error| ConfigError::Malformed { path: path.to_owned(), problem: error.to_string() })
+}

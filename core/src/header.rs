@@ -1,0 +1,627 @@
+//! The header of a safetensors file, read strictly.
+//!
+//! The dtype vocabulary is the `safetensors` crate's (22 kinds in format 0.8). The crate's own parser is not used on
+//! strangers' files: it accepts duplicate names, tensors written as arrays and ranks of millions, reports holes and
+//! overlaps alike, and panics on sums over 2^64 in debug builds. The tests below hold this parser to it: whatever is
+//! accepted here, the crate accepts with the same ranges.
+//!
+//! Format: `u64` little-endian header length `N`, `N` bytes of JSON, data. Offsets count from the end of the header.
+
+use std::{collections::BTreeMap, fmt, ops::Range};
+
+pub use safetensors::Dtype;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, Error as _, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// Bytes before the JSON.
+pub const PREFIX_BYTES: u64 = 8;
+/// Longest header that is read, in bytes; the limit of `huggingface_hub` for remote headers. Real ones stay under 1 MB.
+pub const HEADER_BYTES_MAX: u64 = 25_000_000;
+/// Most tensors in one file.
+pub const TENSORS_MAX: usize = 131_072;
+/// Longest tensor name, in bytes.
+pub const NAME_BYTES_MAX: usize = 512;
+/// Most dimensions of a tensor.
+pub const RANK_MAX: usize = 32;
+/// Largest dimension.
+pub const DIMENSION_MAX: u64 = 1 << 48;
+/// Longest JSON text of one tensor's entry, in bytes.
+const ENTRY_BYTES_MAX: usize = 65_536;
+
+/// One tensor of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: Box<str>,
+    /// Type of an element.
+    pub dtype: Dtype,
+    /// Dimensions, row-major; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Its bytes, counted from the start of the file.
+    pub range: Range<u64>,
+}
+
+impl TensorInfo {
+    /// Length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+/// The checked header of a safetensors file: its tensors tile the data exactly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Offset of the first data byte in the file.
+    pub data_start: u64,
+    /// Length of the file.
+    pub file_length: u64,
+    /// Tensors, sorted by name.
+    pub tensors: Vec<TensorInfo>,
+    /// `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Why a file is not a safetensors file, or not one that is accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Shorter than the length prefix.
+    #[error("the file has {found} bytes, and a safetensors file begins with {PREFIX_BYTES}")]
+    FileTooShort {
+        /// Length of the file.
+        found: u64,
+    },
+    /// Announced header over [`HEADER_BYTES_MAX`].
+    #[error("the header is announced as {found} bytes, at most {HEADER_BYTES_MAX} are read")]
+    HeaderTooLong {
+        /// Announced length.
+        found: u64,
+    },
+    /// Header longer than the file.
+    #[error("the header is announced as {announced} bytes and the file ends after {available}")]
+    HeaderTruncated {
+        /// Announced length.
+        announced: u64,
+        /// Bytes after the prefix.
+        available: u64,
+    },
+    /// Not UTF-8.
+    #[error("the header is not UTF-8 (byte {at})")]
+    NotUtf8 {
+        /// Offset in the header.
+        at: usize,
+    },
+    /// Not one JSON object.
+    #[error("the header is not a JSON object: {problem}")]
+    NotJson {
+        /// The parser's words.
+        problem: String,
+    },
+    /// `__metadata__` that is not an object of strings, or repeats a key.
+    #[error("`__metadata__` is not an object of strings with distinct keys: {problem}")]
+    Metadata {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A name that comes twice.
+    #[error("tensor `{name}` is listed twice")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A name that is empty, over-long or has control characters.
+    #[error("tensor name {name:?} cannot be used: {problem}")]
+    BadName {
+        /// The name, cut.
+        name: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Over [`TENSORS_MAX`].
+    #[error("the header lists more than {TENSORS_MAX} tensors")]
+    TooManyTensors,
+    /// An entry that is not an object with dtype, shape and data_offsets.
+    #[error("the entry of tensor `{name}` is malformed: {problem}")]
+    BadEntry {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A dtype that the format does not have.
+    #[error("tensor `{name}` has unknown dtype {found:?}")]
+    UnknownDtype {
+        /// The tensor.
+        name: String,
+        /// Its dtype.
+        found: String,
+    },
+    /// Over [`RANK_MAX`].
+    #[error("tensor `{name}` has {found} dimensions, at most {RANK_MAX} are accepted")]
+    RankTooHigh {
+        /// The tensor.
+        name: String,
+        /// Its rank.
+        found: usize,
+    },
+    /// Over [`DIMENSION_MAX`].
+    #[error("tensor `{name}` has a dimension of {found}, at most {DIMENSION_MAX} is accepted")]
+    DimensionTooLarge {
+        /// The tensor.
+        name: String,
+        /// The dimension.
+        found: u64,
+    },
+    /// Elements or bits over 2^64.
+    #[error("the size of tensor `{name}` overflows 64 bits")]
+    SizeOverflow {
+        /// The tensor.
+        name: String,
+    },
+    /// 4- and 6-bit tensors that do not fill whole bytes.
+    #[error("tensor `{name}` of {dtype} has {bits} bits, which is no whole number of bytes")]
+    PartialByte {
+        /// The tensor.
+        name: String,
+        /// Its dtype.
+        dtype: Dtype,
+        /// Its size.
+        bits: u64,
+    },
+    /// End before begin.
+    #[error("the offsets of tensor `{name}` are reversed: {begin} to {end}")]
+    ReversedOffsets {
+        /// The tensor.
+        name: String,
+        /// Begin.
+        begin: u64,
+        /// End.
+        end: u64,
+    },
+    /// Offsets that do not fit shape and dtype.
+    #[error("tensor `{name}` needs {expected} bytes by its shape and dtype, its offsets give {found}")]
+    SizeMismatch {
+        /// The tensor.
+        name: String,
+        /// By shape and dtype.
+        expected: u64,
+        /// By offsets.
+        found: u64,
+    },
+    /// Begins after the end of the file.
+    #[error("tensor `{name}` begins at data byte {begin}, and the file has {available}")]
+    OutOfFile {
+        /// The tensor.
+        name: String,
+        /// Its begin.
+        begin: u64,
+        /// Data bytes in the file.
+        available: u64,
+    },
+    /// Bytes that belong to no tensor.
+    #[error("bytes {begin} to {end} of the data belong to no tensor; `{next}` comes after them")]
+    Gap {
+        /// Begin of the hole.
+        begin: u64,
+        /// End of the hole.
+        end: u64,
+        /// The tensor after it.
+        next: String,
+    },
+    /// Bytes that belong to two tensors.
+    #[error("tensors `{first}` and `{second}` overlap by {bytes} bytes")]
+    Overlap {
+        /// The earlier one.
+        first: String,
+        /// The later one.
+        second: String,
+        /// By how much.
+        bytes: u64,
+    },
+    /// A good table, and a file that ends before it.
+    #[error("the file is truncated: it has {found} bytes, its header describes {expected}")]
+    Truncated {
+        /// By the header.
+        expected: u64,
+        /// Length of the file.
+        found: u64,
+    },
+    /// A good table, and bytes after it.
+    #[error("{bytes} bytes follow the last tensor")]
+    TrailingBytes {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+impl HeaderError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Truncated { .. } | Self::HeaderTruncated { .. } | Self::FileTooShort { .. } => {
+                "the file was cut while it was copied or downloaded: fetch it again"
+            }
+            Self::UnknownDtype { .. } => "the file was written by a newer or another format: convert it",
+            _ => "the file is damaged or was not written by a safetensors library: fetch it again, or save it anew",
+        }
+    }
+}
+
+/// Reads the length prefix and checks it against the file.
+///
+/// # Errors
+/// [`HeaderError::HeaderTooLong`] or [`HeaderError::HeaderTruncated`].
+pub fn header_length(prefix: [u8; 8], file_length: u64) -> Result<usize, HeaderError> {
+    let announced = u64::from_le_bytes(prefix);
+    if announced > HEADER_BYTES_MAX {
+        return Err(HeaderError::HeaderTooLong { found: announced });
+    }
+    let available = file_length.saturating_sub(PREFIX_BYTES);
+    if announced > available {
+        return Err(HeaderError::HeaderTruncated { announced, available });
+    }
+    usize::try_from(announced).map_err(|_| HeaderError::HeaderTooLong { found: announced })
+}
+
+impl Header {
+    /// Parses the JSON of a header. `file_length` is the length of the whole file.
+    ///
+    /// # Errors
+    /// [`HeaderError`] names the first rule that is broken, and the tensor that breaks it.
+    pub fn parse(json: &[u8], file_length: u64) -> Result<Self, HeaderError> {
+        let text = std::str::from_utf8(json).map_err(|error| HeaderError::NotUtf8 { at: error.valid_up_to() })?;
+        let mut limit = None;
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let raw = RawHeader { limit: &mut limit }.deserialize(&mut reader).and_then(|raw| reader.end().map(|()| raw));
+        let raw = match (raw, limit) {
+            (_, Some(limit)) => return Err(limit),
+            (Err(error), None) => return Err(HeaderError::NotJson { problem: error.to_string() }),
+            (Ok(raw), None) => raw,
+        };
+        let data_start = PREFIX_BYTES + json.len() as u64;
+        let available = file_length.saturating_sub(data_start);
+        let mut metadata = BTreeMap::new();
+        let mut seen_metadata = false;
+        let mut tensors = Vec::with_capacity(raw.len());
+        for (name, entry) in &raw {
+            if name == "__metadata__" {
+                if std::mem::replace(&mut seen_metadata, true) {
+                    return Err(HeaderError::Metadata { problem: "it comes twice".to_owned() });
+                }
+                metadata = parse_metadata(entry)?;
+            } else {
+                tensors.push(parse_tensor(name, entry)?);
+            }
+        }
+        check_tiling(&mut tensors, data_start, available)?;
+        for tensor in &mut tensors {
+            tensor.range = tensor.range.start + data_start..tensor.range.end + data_start;
+        }
+        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(HeaderError::DuplicateName { name: pair[0].name.to_string() });
+        }
+        Ok(Self { data_start, file_length, tensors, metadata })
+    }
+
+    /// The tensor of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&TensorInfo> {
+        let at = self.tensors.binary_search_by(|tensor| (*tensor.name).cmp(name)).ok()?;
+        self.tensors.get(at)
+    }
+
+    /// Sum of the tensors' lengths in bytes.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.file_length - self.data_start
+    }
+}
+
+/// Collects the pairs of the top-level object without looking into the values.
+struct RawHeader<'a> {
+    limit: &'a mut Option<HeaderError>,
+}
+
+impl<'de> DeserializeSeed<'de> for RawHeader<'_> {
+    type Value = Vec<(String, &'de RawValue)>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RawHeader<'_> {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry::<String, &'de RawValue>()? {
+            // One more than the limit: `__metadata__` is a pair too.
+            if pairs.len() > TENSORS_MAX {
+                *self.limit = Some(HeaderError::TooManyTensors);
+                return Err(A::Error::custom("too many tensors"));
+            }
+            pairs.push(pair);
+        }
+        Ok(pairs)
+    }
+}
+
+fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String>, HeaderError> {
+    struct Distinct(BTreeMap<String, String>);
+    impl<'de> Deserialize<'de> for Distinct {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct DistinctVisitor;
+            impl<'de> Visitor<'de> for DistinctVisitor {
+                type Value = Distinct;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object of strings")
+                }
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Distinct, A::Error> {
+                    let mut found = BTreeMap::new();
+                    while let Some((key, value)) = map.next_entry::<String, String>()? {
+                        if found.contains_key(&key) {
+                            return Err(A::Error::custom(format!("key `{key}` comes twice")));
+                        }
+                        found.insert(key, value);
+                    }
+                    Ok(Distinct(found))
+                }
+            }
+            deserializer.deserialize_map(DistinctVisitor)
+        }
+    }
+    // MLX writes `"__metadata__": null` when it has none.
+    let found: Option<Distinct> =
+        serde_json::from_str(entry.get()).map_err(|error| HeaderError::Metadata { problem: error.to_string() })?;
+    Ok(found.map(|distinct| distinct.0).unwrap_or_default())
+}
+
+/// A tensor whose range still counts from the start of the data.
+fn parse_tensor(name: &str, entry: &RawValue) -> Result<TensorInfo, HeaderError> {
+    #[derive(Deserialize)]
+    struct Entry {
+        dtype: String,
+        shape: Vec<u64>,
+        data_offsets: (u64, u64),
+    }
+    check_name(name)?;
+    let bad = |problem: String| HeaderError::BadEntry { name: name.to_owned(), problem };
+    if !entry.get().starts_with('{') {
+        return Err(bad("it is not an object".to_owned()));
+    }
+    if entry.get().len() > ENTRY_BYTES_MAX {
+        return Err(bad(format!("it is {} bytes long", entry.get().len())));
+    }
+    let found: Entry = serde_json::from_str(entry.get()).map_err(|error| bad(error.to_string()))?;
+    let dtype = dtype_from_name(&found.dtype).ok_or_else(|| HeaderError::UnknownDtype {
+        name: name.to_owned(),
+        found: found.dtype.chars().take(32).collect(),
+    })?;
+    if found.shape.len() > RANK_MAX {
+        return Err(HeaderError::RankTooHigh { name: name.to_owned(), found: found.shape.len() });
+    }
+    if let Some(&found) = found.shape.iter().find(|&&dimension| dimension > DIMENSION_MAX) {
+        return Err(HeaderError::DimensionTooLarge { name: name.to_owned(), found });
+    }
+    let overflow = || HeaderError::SizeOverflow { name: name.to_owned() };
+    let bits = bit_length(dtype, &found.shape).ok_or_else(overflow)?;
+    if bits % 8 != 0 {
+        return Err(HeaderError::PartialByte { name: name.to_owned(), dtype, bits });
+    }
+    let (begin, end) = found.data_offsets;
+    if end < begin {
+        return Err(HeaderError::ReversedOffsets { name: name.to_owned(), begin, end });
+    }
+    if end - begin != bits / 8 {
+        return Err(HeaderError::SizeMismatch { name: name.to_owned(), expected: bits / 8, found: end - begin });
+    }
+    Ok(TensorInfo { name: name.into(), dtype, shape: found.shape, range: begin..end })
+}
+
+fn check_name(name: &str) -> Result<(), HeaderError> {
+    let problem = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > NAME_BYTES_MAX {
+        "it is too long"
+    } else if name.chars().any(char::is_control) {
+        "it has control characters"
+    } else {
+        return Ok(());
+    };
+    Err(HeaderError::BadName { name: name.chars().take(64).collect(), problem })
+}
+
+/// Checks that the ranges cover the data exactly, without hole or overlap.
+fn check_tiling(tensors: &mut [TensorInfo], data_start: u64, available: u64) -> Result<(), HeaderError> {
+    tensors.sort_unstable_by_key(|tensor| (tensor.range.start, tensor.range.end));
+    let mut end = 0;
+    let mut last: Option<&TensorInfo> = None;
+    for tensor in &*tensors {
+        let begin = tensor.range.start;
+        if begin > end && begin > available {
+            return Err(HeaderError::OutOfFile { name: tensor.name.to_string(), begin, available });
+        }
+        if begin > end {
+            return Err(HeaderError::Gap { begin: end, end: begin, next: tensor.name.to_string() });
+        }
+        if let (true, Some(last)) = (begin < end, last) {
+            return Err(HeaderError::Overlap {
+                first: last.name.to_string(),
+                second: tensor.name.to_string(),
+                bytes: end.min(tensor.range.end) - begin,
+            });
+        }
+        end = tensor.range.end;
+        last = Some(tensor);
+    }
+    match end.cmp(&available) {
+        std::cmp::Ordering::Less => Err(HeaderError::TrailingBytes { bytes: available - end }),
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => {
+            Err(HeaderError::Truncated { expected: data_start.saturating_add(end), found: data_start + available })
+        }
+    }
+}
+
+/// The dtype of that exact name.
+#[must_use]
+pub fn dtype_from_name(name: &str) -> Option<Dtype> {
+    let quoted = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name);
+    Dtype::deserialize(quoted).ok()
+}
+
+/// Size in bits of a tensor; `None` when it overflows 64 bits.
+#[must_use]
+pub fn bit_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape.iter().try_fold(dtype.bitsize() as u64, |bits, &dimension| bits.checked_mul(dimension))
+}
+
+/// Size in bytes of a tensor; `None` when it overflows or is no whole number of bytes.
+#[must_use]
+pub fn byte_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+    bit_length(dtype, shape).filter(|bits| bits % 8 == 0).map(|bits| bits / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use safetensors::{SafeTensors, tensor::TensorView};
+
+    use super::*;
+
+    fn parse(json: &str, data: u64) -> Result<Header, HeaderError> {
+        Header::parse(json.as_bytes(), 8 + json.len() as u64 + data)
+    }
+
+    fn name_of(error: &HeaderError) -> String {
+        format!("{error:?}").split([' ', '{']).next().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn every_broken_rule_has_its_own_error() {
+        let huge = u64::MAX / 2;
+        let cases: &[(&str, String, u64)] = &[
+            ("NotJson", "[]".into(), 0),
+            ("NotJson", "{} {}".into(), 0),
+            ("Metadata", r#"{"__metadata__":{"a":1}}"#.into(), 0),
+            ("Metadata", r#"{"__metadata__":{"a":"1","a":"2"}}"#.into(), 0),
+            ("Metadata", r#"{"__metadata__":null,"__metadata__":null}"#.into(), 0),
+            ("BadEntry", r#"{"a":["F32",[1],[0,4]]}"#.into(), 4),
+            ("BadEntry", r#"{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}"#.into(), 4),
+            ("BadEntry", r#"{"a":{"dtype":{"F32":null},"shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
+            ("BadEntry", r#"{"a":{"dtype":"F32","shape":[1]}}"#.into(), 4),
+            ("UnknownDtype", r#"{"a":{"dtype":"f32","shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
+            ("BadName", r#"{"":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
+            ("BadName", r#"{"a\u0000b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
+            ("DimensionTooLarge", format!(r#"{{"a":{{"dtype":"F32","shape":[0,{huge}],"data_offsets":[0,0]}}}}"#), 0),
+            (
+                "SizeOverflow",
+                r#"{"a":{"dtype":"F32","shape":[281474976710656,281474976710656],"data_offsets":[0,4]}}"#.into(),
+                4,
+            ),
+            ("PartialByte", r#"{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}"#.into(), 2),
+            ("ReversedOffsets", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#.into(), 4),
+            ("SizeMismatch", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#.into(), 4),
+            ("OutOfFile", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[9,10]}}"#.into(), 4),
+            ("Gap", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#.into(), 2),
+            (
+                "Overlap",
+                r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#.into(),
+                3,
+            ),
+            ("Truncated", r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(), 3),
+            ("TrailingBytes", r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(), 5),
+            (
+                "DuplicateName",
+                r#"{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"\u0061":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}}"#.into(),
+                0,
+            ),
+        ];
+        for (expected, json, data) in cases {
+            let error = parse(json, *data).expect_err(json);
+            assert_eq!(&name_of(&error), expected, "{json}: {error}");
+        }
+        let rank = format!(r#"{{"a":{{"dtype":"U8","shape":[{}1],"data_offsets":[0,1]}}}}"#, "1,".repeat(RANK_MAX));
+        assert_eq!(name_of(&parse(&rank, 1).unwrap_err()), "RankTooHigh");
+        assert_eq!(name_of(&Header::parse(b"{\"\xff\":1}", 100).unwrap_err()), "NotUtf8");
+        assert_eq!(name_of(&header_length(u64::MAX.to_le_bytes(), 100).unwrap_err()), "HeaderTooLong");
+        assert_eq!(name_of(&header_length(93u64.to_le_bytes(), 100).unwrap_err()), "HeaderTruncated");
+    }
+
+    #[test]
+    fn what_real_writers_do_is_accepted() {
+        let padded = parse("  {\"__metadata__\":null}   \n", 0).unwrap();
+        assert!(padded.tensors.is_empty());
+        let scalar = parse(r#"{"s":{"dtype":"F64","shape":[],"data_offsets":[0,8],"future":{"x":[1]}}}"#, 8).unwrap();
+        assert_eq!(scalar.get("s").unwrap().bytes(), 8);
+    }
+
+    #[test]
+    fn sums_over_64_bits_are_refused_without_a_panic() {
+        let each = DIMENSION_MAX;
+        let json = format!(
+            r#"{{"a":{{"dtype":"F64","shape":[{each},8191],"data_offsets":[0,{}]}},"b":{{"dtype":"F64","shape":[{each},8191],"data_offsets":[{0},{}]}}}}"#,
+            each * 8 * 8191,
+            (each * 8 * 8191).wrapping_mul(2),
+        );
+        assert!(parse(&json, 100).is_err());
+    }
+
+    #[test]
+    fn all_dtypes_of_the_format_are_known() {
+        let names = "BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 \
+                     I32 U32 F32 C64 F64 I64 U64";
+        for name in names.split_whitespace() {
+            assert_eq!(dtype_from_name(name).unwrap().to_string(), name);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_crate_writes_is_read_alike(shapes in proptest::collection::vec(proptest::collection::vec(0usize..5, 0..4), 0..9)) {
+            let data = vec![7u8; 4 * 625];
+            let views: Vec<_> = shapes.iter().enumerate().map(|(index, shape)| {
+                let bytes = 4 * shape.iter().product::<usize>();
+                (format!("t{index}"), TensorView::new(Dtype::F32, shape.clone(), &data[..bytes]).unwrap())
+            }).collect();
+            let file = safetensors::serialize(views, None).unwrap();
+            let length = header_length(file[..8].try_into().unwrap(), file.len() as u64).unwrap();
+            let header = Header::parse(&file[8..8 + length], file.len() as u64).unwrap();
+            prop_assert_eq!(header.tensors.len(), shapes.len());
+            for (index, shape) in shapes.iter().enumerate() {
+                let found = header.get(&format!("t{index}")).unwrap();
+                let dims: Vec<usize> = found.shape.iter().map(|&d| usize::try_from(d).unwrap()).collect();
+                prop_assert_eq!(&dims, shape);
+            }
+        }
+
+        #[test]
+        fn what_is_accepted_here_the_crate_accepts_with_the_same_ranges(
+            json in r#"\{("[ab]":\{"dtype":"(U8|F4|F16)","shape":\[[0-4](,[0-4])?\],"data_offsets":\[[0-4],[0-8]\]\},?){1,2}\}"#,
+            data in 0u64..9,
+        ) {
+            if let Ok(header) = parse(&json, data) {
+                let mut file = (json.len() as u64).to_le_bytes().to_vec();
+                file.extend_from_slice(json.as_bytes());
+                file.resize(file.len() + usize::try_from(data).unwrap(), 0);
+                let theirs = SafeTensors::deserialize(&file).unwrap();
+                prop_assert_eq!(theirs.len(), header.tensors.len());
+                for tensor in &header.tensors {
+                    prop_assert_eq!(theirs.tensor(&tensor.name).unwrap().data().len() as u64, tensor.bytes());
+                }
+            }
+        }
+    }
+}

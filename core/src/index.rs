@@ -1,0 +1,123 @@
+//! The index of a sharded checkpoint: `{"metadata": {"total_size": bytes}, "weight_map": {tensor: shard}}`.
+//!
+//! Its file names come from strangers: they are checked here, before anything joins them to a path.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// Longest index file that is read, in bytes.
+pub const INDEX_BYTES_MAX: u64 = 25_000_000;
+/// Most shards that an index may name.
+pub const SHARDS_MAX: usize = 1024;
+
+/// A parsed index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// `metadata.total_size`, when it is there and a number.
+    pub total_size: Option<u64>,
+    /// Shard of each tensor, as a path below the model's directory.
+    pub shard_of: BTreeMap<String, String>,
+}
+
+/// Why an index cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IndexError {
+    /// Not JSON of that form.
+    #[error("not an index: {problem}")]
+    NotAnIndex {
+        /// The parser's words.
+        problem: String,
+    },
+    /// An empty `weight_map`.
+    #[error("its weight_map is empty")]
+    Empty,
+    /// A shard outside the model's directory, or not a safetensors file.
+    #[error("tensor `{tensor}` is mapped to {file:?}, which is not the name of a safetensors file below the model's directory")]
+    BadFileName {
+        /// The tensor.
+        tensor: String,
+        /// The name.
+        file: String,
+    },
+    /// Over [`SHARDS_MAX`].
+    #[error("it names more than {SHARDS_MAX} shards")]
+    TooManyShards,
+}
+
+impl Index {
+    /// Parses an index that lies in `folder` (below the model's directory, empty for its root).
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn parse(json: &[u8], folder: &str) -> Result<Self, IndexError> {
+        #[derive(Deserialize)]
+        struct Raw {
+            #[serde(default)]
+            metadata: serde_json::Value,
+            weight_map: BTreeMap<String, String>,
+        }
+        let raw: Raw =
+            serde_json::from_slice(json).map_err(|error| IndexError::NotAnIndex { problem: error.to_string() })?;
+        if raw.weight_map.is_empty() {
+            return Err(IndexError::Empty);
+        }
+        let total_size = raw.metadata.get("total_size").and_then(serde_json::Value::as_u64);
+        let mut shard_of = BTreeMap::new();
+        for (tensor, file) in raw.weight_map {
+            if !is_safe_relative(&file) || !file.ends_with(".safetensors") {
+                return Err(IndexError::BadFileName { tensor, file });
+            }
+            // Some writers give the path below the model's directory instead of the bare name.
+            let path = if file.contains('/') || folder.is_empty() { file } else { format!("{folder}/{file}") };
+            shard_of.insert(tensor, path);
+        }
+        let index = Self { total_size, shard_of };
+        if index.shards().len() > SHARDS_MAX {
+            return Err(IndexError::TooManyShards);
+        }
+        Ok(index)
+    }
+
+    /// The distinct shards, sorted by path.
+    #[must_use]
+    pub fn shards(&self) -> Vec<&str> {
+        let mut shards: Vec<&str> = self.shard_of.values().map(String::as_str).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
+}
+
+/// Whether `path` is relative and has no empty, `.` or `..` part, no backslash and no control character.
+#[must_use]
+pub fn is_safe_relative(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= 1024
+        && !path.contains('\\')
+        && !path.chars().any(char::is_control)
+        && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bare_and_prefixed_names_mean_the_same() {
+        let json = br#"{"metadata":{"total_size":7},"weight_map":{"a":"x.safetensors","b":"t/x.safetensors"}}"#;
+        let index = Index::parse(json, "t").unwrap();
+        assert_eq!(index.shards(), ["t/x.safetensors"]);
+        assert_eq!(index.total_size, Some(7));
+    }
+
+    #[test]
+    fn names_that_leave_the_directory_are_refused() {
+        for file in ["../x.safetensors", "/x.safetensors", "a/../x.safetensors", "a\\x.safetensors", "x.bin", ""] {
+            let json = serde_json::json!({"weight_map": {"a": file}}).to_string();
+            assert!(matches!(Index::parse(json.as_bytes(), "t"), Err(IndexError::BadFileName { .. })), "{file}");
+        }
+        assert_eq!(Index::parse(br#"{"weight_map":{}}"#, ""), Err(IndexError::Empty));
+        assert!(matches!(Index::parse(b"[]", ""), Err(IndexError::NotAnIndex { .. })));
+    }
+}

@@ -1,0 +1,15 @@
+//! The pure parts of weightsd: nothing here opens a file or a socket, so all of it can be tested as arithmetic.
+
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod family;
+pub mod handoff;
+pub mod header;
+pub mod identity;
+pub mod index;
+pub mod places;
+pub mod plan;
+pub mod policy;
+pub mod select;
+pub mod spec;

@@ -1,0 +1,135 @@
+//! What is dropped, what is kept, and why: pure functions from facts and `now` to decisions. The same decisions serve
+//! the dry run.
+
+use std::time::{Duration, Instant};
+
+use crate::identity::ComponentId;
+
+/// How long components stay warm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAliveLimits {
+    /// Granted when none is asked for.
+    pub default: Duration,
+    /// The longest that is granted.
+    pub max: Duration,
+}
+
+impl KeepAliveLimits {
+    /// What a caller who asks for `asked` is granted.
+    #[must_use]
+    pub fn grant(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(self.default).min(self.max)
+    }
+}
+
+/// What the policy knows of a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Which.
+    pub id: ComponentId,
+    /// Leases on it.
+    pub leases: usize,
+    /// When its last lease ended, or when it was loaded if it never had one.
+    pub idle_since: Instant,
+    /// How long it stays warm after that.
+    pub keep_alive: Duration,
+}
+
+impl Facts {
+    /// When it is dropped if nobody asks for it; `None` while it is leased.
+    #[must_use]
+    pub fn expires(&self) -> Option<Instant> {
+        (self.leases == 0).then(|| self.idle_since + self.keep_alive)
+    }
+}
+
+/// What is to be dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// What has outlived its keep-alive.
+    Expired,
+    /// Everything that nobody holds.
+    All,
+    /// One component, if nobody holds it.
+    One(ComponentId),
+}
+
+/// What happens to a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Which.
+    pub id: ComponentId,
+    /// Whether it is dropped.
+    pub evict: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// Decides about every component that `wish` concerns. A leased component is never dropped.
+#[must_use]
+pub fn decide(facts: &[Facts], wish: Wish, now: Instant) -> Vec<Decision> {
+    facts
+        .iter()
+        .filter(|fact| match wish {
+            Wish::Expired | Wish::All => true,
+            Wish::One(id) => fact.id == id,
+        })
+        .map(|fact| {
+            let (evict, reason) = match (fact.expires(), wish) {
+                (None, _) => (false, format!("held by {} lease(s)", fact.leases)),
+                (Some(at), Wish::Expired) if at > now => (false, "still within its keep-alive".to_owned()),
+                (Some(_), Wish::Expired) => {
+                    (true, format!("idle for longer than its keep-alive of {:?}", fact.keep_alive))
+                }
+                (Some(_), Wish::All | Wish::One(_)) => (true, "asked for, and nobody holds it".to_owned()),
+            };
+            Decision { id: fact.id, evict, reason }
+        })
+        .collect()
+}
+
+/// When [`Wish::Expired`] next has something to drop.
+#[must_use]
+pub fn next_expiry(facts: &[Facts]) -> Option<Instant> {
+    facts.iter().filter_map(Facts::expires).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{identity::IdentityInputs, plan::Layout};
+
+    fn id(component: &str) -> ComponentId {
+        ComponentId::of(&IdentityInputs {
+            family: "",
+            component,
+            layout: Layout::Source,
+            report_only: false,
+            config: b"",
+            shards: &[],
+        })
+    }
+
+    #[test]
+    fn leased_things_stay_and_idle_things_go_in_time() {
+        let start = Instant::now();
+        let minute = Duration::from_secs(60);
+        let fact = |name, leases, keep_alive| Facts { id: id(name), leases, idle_since: start, keep_alive };
+        let facts = [fact("held", 1, Duration::ZERO), fact("warm", 0, minute), fact("cold", 0, Duration::ZERO)];
+        let evicted = |wish, now| -> Vec<bool> { decide(&facts, wish, now).iter().map(|d| d.evict).collect() };
+        assert_eq!(evicted(Wish::Expired, start), [false, false, true]);
+        assert_eq!(evicted(Wish::Expired, start + minute), [false, true, true]);
+        assert_eq!(evicted(Wish::All, start), [false, true, true]);
+        assert_eq!(evicted(Wish::One(id("held")), start), [false]);
+        assert_eq!(next_expiry(&facts), Some(start));
+        assert_eq!(next_expiry(&facts[..1]), None);
+    }
+
+    #[test]
+    fn keep_alive_is_clamped() {
+        let limits = KeepAliveLimits { default: Duration::from_secs(5), max: Duration::from_secs(10) };
+        assert_eq!(limits.grant(None), Duration::from_secs(5));
+        assert_eq!(limits.grant(Some(Duration::from_secs(99))), Duration::from_secs(10));
+        assert_eq!(limits.grant(Some(Duration::ZERO)), Duration::ZERO);
+    }
+}

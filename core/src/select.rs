@@ -1,0 +1,203 @@
+//! Which files of a folder are its weights.
+//!
+//! The rule, first match wins: the index of the expected name; the set of files of the expected name; the only set
+//! there is. Anything else is ambiguous and refused with the list, because a guess would lend the wrong weights.
+
+use std::collections::BTreeMap;
+
+/// Ending of an index file.
+pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
+const SUFFIX: &str = ".safetensors";
+
+/// What a folder's weights are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// An index names the shards. Path below the model's directory.
+    Index(String),
+    /// These files, in shard order. Paths below the model's directory.
+    Files(Vec<String>),
+}
+
+/// Why a folder has no usable weights.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// No safetensors file.
+    #[error("there are no safetensors files in `{folder}`")]
+    Nothing {
+        /// The folder.
+        folder: String,
+    },
+    /// Several sets.
+    #[error("`{folder}` holds several sets of weights: {}", candidates.join(", "))]
+    Ambiguous {
+        /// The folder.
+        folder: String,
+        /// One name a set.
+        candidates: Vec<String>,
+    },
+    /// A numbered set with holes.
+    #[error("`{folder}` lacks {} of {total} shards: {}", missing.len(), missing.join(", "))]
+    MissingShards {
+        /// The folder.
+        folder: String,
+        /// Their names.
+        missing: Vec<String>,
+        /// How many there should be.
+        total: u32,
+    },
+}
+
+/// A shard's name taken apart: `model-00001-of-00003.safetensors`.
+#[derive(Debug, PartialEq, Eq)]
+struct ShardName<'a> {
+    set: String,
+    digits: &'a str,
+    number: u32,
+    total: u32,
+}
+
+fn shard_name(file: &str) -> Option<ShardName<'_>> {
+    let stem = file.strip_suffix(SUFFIX)?;
+    let of = stem.rfind("-of-")?;
+    let (before, after) = (&stem[..of], &stem[of + 4..]);
+    let dash = before.rfind('-')?;
+    let digits = &before[dash + 1..];
+    let all_digits = |text: &str| !text.is_empty() && text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !all_digits(digits) || !all_digits(after) {
+        return None;
+    }
+    Some(ShardName {
+        set: before[..dash].to_owned(),
+        digits,
+        number: digits.parse().ok()?,
+        total: after.parse().ok()?,
+    })
+}
+
+/// Chooses the weights of `folder` (empty for the root) among `files`, the paths of all files of the model. `stem` is
+/// the expected name, such as `diffusion_pytorch_model`.
+///
+/// # Errors
+/// [`SelectError`].
+pub fn weight_files<'a>(
+    files: impl IntoIterator<Item = &'a str>,
+    folder: &str,
+    stem: &str,
+) -> Result<Selection, SelectError> {
+    let names: Vec<&str> = files.into_iter().filter_map(|path| name_in(path, folder)).collect();
+    let join = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+    let shown = if folder.is_empty() { "." } else { folder }.to_owned();
+    let index = format!("{stem}{INDEX_SUFFIX}");
+    if names.contains(&index.as_str()) {
+        return Ok(Selection::Index(join(&index)));
+    }
+    let mut sets: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in &names {
+        if let Some(bare) = name.strip_suffix(SUFFIX) {
+            let set = shard_name(name).map_or_else(|| bare.to_owned(), |shard| shard.set);
+            sets.entry(set).or_default().push(name);
+        } else if let Some(set) = name.strip_suffix(INDEX_SUFFIX) {
+            sets.entry(set.to_owned()).or_default();
+        }
+    }
+    let chosen = if sets.contains_key(stem) {
+        stem.to_owned()
+    } else {
+        let mut candidates: Vec<String> = sets.keys().cloned().collect();
+        match candidates.len() {
+            0 => return Err(SelectError::Nothing { folder: shown }),
+            1 => candidates.remove(0),
+            _ => return Err(SelectError::Ambiguous { folder: shown, candidates }),
+        }
+    };
+    let own_index = format!("{chosen}{INDEX_SUFFIX}");
+    if names.contains(&own_index.as_str()) {
+        return Ok(Selection::Index(join(&own_index)));
+    }
+    order_set(&sets[&chosen], shown, &join)
+}
+
+fn name_in<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+    let name = if folder.is_empty() { path } else { path.strip_prefix(folder)?.strip_prefix('/')? };
+    (!name.contains('/')).then_some(name)
+}
+
+fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> Result<Selection, SelectError> {
+    let mut shards = Vec::new();
+    let mut whole = Vec::new();
+    for name in names {
+        match shard_name(name) {
+            Some(shard) => shards.push((shard, *name)),
+            None => whole.push(*name),
+        }
+    }
+    shards.sort_by_key(|(shard, _)| (shard.total, shard.number));
+    let totals: Vec<u32> = shards.iter().map(|(shard, _)| shard.total).collect();
+    match (whole.as_slice(), totals.first()) {
+        ([one], None) => Ok(Selection::Files(vec![join(one)])),
+        ([], Some(&total)) if totals.iter().all(|&other| other == total) => {
+            let (first, _) = &shards[0];
+            let width = first.digits.len();
+            let name_of = |number: u32| format!("{}-{number:0width$}-of-{total:0width$}{SUFFIX}", first.set);
+            let missing: Vec<String> = (1..=total.min(100_000))
+                .filter(|number| !shards.iter().any(|(shard, _)| shard.number == *number))
+                .map(name_of)
+                .collect();
+            if !missing.is_empty() || total == 0 {
+                return Err(SelectError::MissingShards { folder, missing, total });
+            }
+            Ok(Selection::Files(shards.iter().map(|(_, name)| join(name)).collect()))
+        }
+        _ => Err(SelectError::Ambiguous { folder, candidates: names.iter().map(|&name| name.to_owned()).collect() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEM: &str = "diffusion_pytorch_model";
+
+    fn select(files: &[&str]) -> Result<Selection, SelectError> {
+        weight_files(files.iter().copied(), "t", STEM)
+    }
+
+    #[test]
+    fn index_then_named_set_then_only_set() {
+        let index = "t/diffusion_pytorch_model.safetensors.index.json";
+        assert_eq!(select(&[index, "t/other.safetensors"]), Ok(Selection::Index(index.into())));
+        let single = "t/diffusion_pytorch_model.safetensors";
+        assert_eq!(select(&[single, "t/x.fp16.safetensors"]), Ok(Selection::Files(vec![single.into()])));
+        assert_eq!(select(&["t/0.safetensors", "u/1.safetensors"]), Ok(Selection::Files(vec!["t/0.safetensors".into()])));
+    }
+
+    #[test]
+    fn shards_are_ordered_by_number_and_must_be_complete() {
+        let files = ["t/a-00002-of-00002.safetensors", "t/a-00001-of-00002.safetensors"];
+        assert_eq!(select(&files), Ok(Selection::Files(vec![files[1].into(), files[0].into()])));
+        assert_eq!(
+            select(&files[..1]),
+            Err(SelectError::MissingShards {
+                folder: "t".into(),
+                missing: vec!["a-00001-of-00002.safetensors".into()],
+                total: 2
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_not_clear_is_refused() {
+        assert!(matches!(select(&[]), Err(SelectError::Nothing { .. })));
+        assert!(matches!(select(&["t/a.safetensors", "t/b.safetensors"]), Err(SelectError::Ambiguous { .. })));
+        let mixed = ["t/a-00001-of-00002.safetensors", "t/a-00001-of-00001.safetensors"];
+        assert!(matches!(select(&mixed), Err(SelectError::Ambiguous { .. })));
+        let both = ["t/a-00001-of-00001.safetensors", "t/a.safetensors"];
+        assert!(matches!(select(&both), Err(SelectError::Ambiguous { .. })));
+    }
+
+    #[test]
+    fn the_root_is_a_folder_too() {
+        let found = weight_files(["model.safetensors", "t/x.safetensors"], "", "model");
+        assert_eq!(found, Ok(Selection::Files(vec!["model.safetensors".into()])));
+    }
+}

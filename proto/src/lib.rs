@@ -1,0 +1,21 @@
+//! The gRPC interface of weightsd, generated from `weights/v1/*.proto`. The comments of those files are the
+//! documentation of these types.
+
+#![forbid(unsafe_code)]
+
+pub mod rich_error;
+
+/// Package `weights.v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("weights.v1");
+}
+
+/// The compiled descriptors of the package, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Type URL under which an [`v1::ErrorDetail`] travels in a `google.rpc.Status`.
+pub const ERROR_DETAIL_TYPE_URL: &str = "type.googleapis.com/weights.v1.ErrorDetail";
+
+/// First byte of a connection that speaks the hand-off protocol; HTTP/2 begins with `P`.
+pub const HANDOFF_MAGIC: u8 = 0xD5;

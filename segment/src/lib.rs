@@ -1,0 +1,19 @@
+//! Files as shared memory: what a file is ([`FileIdentity`]), holding one open ([`PinnedFile`]), mapping one ([`View`]),
+//! passing one to another process ([`descriptors`]), and what all that costs ([`MemoryUse`]).
+//!
+//! This is the one crate of weightsd that may say `unsafe`; every block says why it is sound.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod accounting;
+pub mod activation;
+pub mod descriptors;
+mod identity;
+mod pinned;
+mod residency;
+mod view;
+
+pub use accounting::MemoryUse;
+pub use identity::FileIdentity;
+pub use pinned::{NotRegular, PinnedFile};
+pub use view::{MapError, View};

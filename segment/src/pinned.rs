@@ -1,0 +1,164 @@
+use std::{
+    fs::{File, FileType, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+use thiserror::Error;
+
+use crate::{FileIdentity, residency};
+
+/// What was to be opened as a file of weights is something else. Travels inside an [`io::Error`].
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{} is a {kind}, not a regular file", path.display())]
+pub struct NotRegular {
+    /// What was opened.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: &'static str,
+}
+
+/// A file held open for reading, with the identity it had when it was opened.
+///
+/// This is what the daemon has of a file. It can read at a position and it can ask which pages are in memory; it
+/// offers no mapping that could be dereferenced, so that a file truncated by somebody else costs an error and not the
+/// process.
+#[derive(Debug)]
+pub struct PinnedFile {
+    file: File,
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+impl PinnedFile {
+    /// Opens a regular file for reading. Anything else is refused with a [`NotRegular`] inside the error, and without
+    /// blocking: opening a FIFO that nobody writes to would otherwise wait for ever.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<PinnedFile> {
+        let path = path.into();
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            let kind = describe(metadata.file_type());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, NotRegular { path, kind }));
+        }
+        // The flag has done its work; whoever borrows the descriptor gets an ordinary one.
+        rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+        Ok(PinnedFile { identity: FileIdentity::of(&metadata), file, path })
+    }
+
+    /// The path under which it was opened. It may mean another file by now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The identity it had when it was opened.
+    pub fn identity(&self) -> &FileIdentity {
+        &self.identity
+    }
+
+    /// The identity it has now. Another one than [`identity`](Self::identity) means that the content may have changed.
+    pub fn current_identity(&self) -> io::Result<FileIdentity> {
+        FileIdentity::of_file(&self.file)
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Fills `buffer` from the bytes at `offset`; `UnexpectedEof` when the file ends before.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    /// How many bytes of the file are in memory now. Costs a walk over its page tables.
+    ///
+    /// Linux tells only the owner of a file and those who may write to it; for others every page counts as resident.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        residency::resident_bytes(self.file.as_fd(), self.identity.length)
+    }
+}
+
+impl AsFd for PinnedFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn describe(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "directory",
+        kind if kind.is_fifo() => "FIFO",
+        kind if kind.is_socket() => "socket",
+        kind if kind.is_block_device() => "block device",
+        kind if kind.is_char_device() => "character device",
+        _ => "special file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _, process::Command};
+
+    use super::*;
+
+    fn refusal(path: &Path) -> NotRegular {
+        let error = PinnedFile::open(path).unwrap_err();
+        error.get_ref().and_then(|inner| inner.downcast_ref::<NotRegular>()).cloned().unwrap()
+    }
+
+    #[test]
+    fn only_regular_files_are_opened_and_nothing_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(refusal(&fifo).kind, "FIFO");
+        assert_eq!(refusal(folder.path()).kind, "directory");
+        assert_eq!(refusal(Path::new("/dev/null")).kind, "character device");
+        assert!(refusal(&fifo).to_string().ends_with("fifo is a FIFO, not a regular file"));
+        let absent = PinnedFile::open(folder.path().join("absent")).unwrap_err();
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn reading_is_positioned_and_survives_truncation() {
+        let mut temporary = tempfile::NamedTempFile::new().unwrap();
+        temporary.write_all(b"0123456789").unwrap();
+        let pinned = PinnedFile::open(temporary.path()).unwrap();
+        assert_eq!(pinned.identity().length, 10);
+        let mut buffer = [0; 4];
+        pinned.read_exact_at(&mut buffer, 6).unwrap();
+        assert_eq!(&buffer, b"6789");
+        assert_eq!(&pinned.current_identity().unwrap(), pinned.identity());
+
+        temporary.as_file().set_len(7).unwrap();
+        assert_ne!(&pinned.current_identity().unwrap(), pinned.identity());
+        let error = pinned.read_exact_at(&mut buffer, 6).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        pinned.resident_bytes().unwrap();
+    }
+
+    #[test]
+    fn residency_follows_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty");
+        fs::write(&empty, b"").unwrap();
+        assert_eq!(PinnedFile::open(&empty).unwrap().resident_bytes().unwrap(), 0);
+
+        let read = folder.path().join("read");
+        fs::write(&read, vec![7; 1_000_001]).unwrap();
+        fs::read(&read).unwrap();
+        assert_eq!(PinnedFile::open(&read).unwrap().resident_bytes().unwrap(), 1_000_001);
+
+        // Larger than one chunk of the measurement, and never read.
+        let sparse = folder.path().join("sparse");
+        File::create(&sparse).unwrap().set_len(2_500_000_000).unwrap();
+        assert!(PinnedFile::open(&sparse).unwrap().resident_bytes().unwrap() < 1_000_000);
+    }
+}

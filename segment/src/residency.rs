@@ -1,0 +1,63 @@
+//! Which pages of a file are in memory. The mappings made here have no access rights at all and are never
+//! dereferenced; they exist because `mincore` speaks of addresses.
+
+use std::{ffi::c_void, io, os::fd::BorrowedFd, ptr};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// How much is mapped at a time. Bounds the vector of `mincore`, which has one byte a page; a multiple of every page
+/// size, so that every chunk begins at a page.
+const CHUNK: usize = 1 << 30;
+
+/// Resident bytes among the first `length` of a file.
+pub(crate) fn resident_bytes(file: BorrowedFd<'_>, length: u64) -> io::Result<u64> {
+    let page = rustix::param::page_size();
+    let mut states = Vec::new();
+    let mut resident = 0;
+    let mut offset = 0;
+    while offset < length {
+        let rest = length - offset;
+        let bytes = usize::try_from(rest).map_or(CHUNK, |rest| rest.min(CHUNK));
+        let reserved = Reserved::map(file, offset, bytes)?;
+        states.resize(bytes.div_ceil(page), 0_u8);
+        reserved.states(&mut states)?;
+        for (index, state) in states.iter().enumerate() {
+            // The other bits are not defined everywhere.
+            if state & 1 == 1 {
+                resident += page.min(bytes - index * page) as u64;
+            }
+        }
+        offset += bytes as u64;
+    }
+    Ok(resident)
+}
+
+/// A mapping that nobody may touch.
+struct Reserved {
+    start: *mut c_void,
+    bytes: usize,
+}
+
+impl Reserved {
+    fn map(file: BorrowedFd<'_>, offset: u64, bytes: usize) -> io::Result<Reserved> {
+        // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
+        let start = unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::SHARED, file, offset)? };
+        Ok(Reserved { start, bytes })
+    }
+
+    /// One state a page; `states` must have as many elements as the mapping has pages.
+    fn states(&self, states: &mut [u8]) -> io::Result<()> {
+        assert_eq!(states.len(), self.bytes.div_ceil(rustix::param::page_size()));
+        // SAFETY: the range is the mapping that `self` owns, and the vector has one byte for each of its pages.
+        let result = unsafe { libc::mincore(self.start, self.bytes, states.as_mut_ptr().cast()) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // SAFETY: `self` owns exactly this mapping, and no reference into it was ever made. Failure would leave the
+        // reservation behind, which harms nobody.
+        let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}

@@ -1,0 +1,168 @@
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use memmap2::{Mmap, MmapOptions};
+use rustix::fs::OFlags;
+use thiserror::Error;
+
+use crate::FileIdentity;
+
+/// A file could not be mapped as the file it should be.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The path cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file's metadata cannot be read.
+    #[error("cannot read the identity of the file")]
+    Identity(#[source] io::Error),
+    /// It is another file, or the same file in another state.
+    #[error("the file is not the one that was lent: expected {expected:?}, found {found:?}")]
+    Changed {
+        /// What it should be.
+        expected: FileIdentity,
+        /// What it is.
+        found: FileIdentity,
+    },
+    /// The file is too long for this machine's addresses.
+    #[error("a file of {0} bytes does not fit the address space")]
+    TooLong(u64),
+    /// The system refuses to map it.
+    #[error("cannot map the file")]
+    Map(#[source] io::Error),
+}
+
+/// A whole file, mapped shared and read-only: the same physical pages in every process that maps it.
+///
+/// # Hazard
+///
+/// The bytes of a file belong to everyone who may write to it. If somebody truncates this file while it is mapped,
+/// touching a page beyond the new end kills this process with SIGBUS; if somebody writes to it in place, the bytes
+/// change under a `&[u8]`, which Rust's rules do not allow. No system offers a mapping of an ordinary file that is
+/// free of this. `&[u8]` is offered all the same, because every consumer of weights wants one and the alternatives
+/// (copies, or volatile reads of single bytes) defeat the purpose; what makes it sound in practice is that blobs of
+/// the Hugging Face cache are never written again once they have their names, that the identity of every file is
+/// compared before it is mapped, and that the daemon tells its clients when a file changes.
+#[derive(Debug)]
+pub struct View {
+    map: Mmap,
+    identity: FileIdentity,
+}
+
+impl View {
+    /// Maps an open file, if it is the expected one in the expected state. The file may be closed afterwards.
+    pub fn map(file: &File, expected: &FileIdentity) -> Result<View, MapError> {
+        let found = FileIdentity::of_file(file).map_err(MapError::Identity)?;
+        if found != *expected {
+            return Err(MapError::Changed { expected: *expected, found });
+        }
+        let length = usize::try_from(found.length).map_err(|_| MapError::TooLong(found.length))?;
+        // SAFETY: the mapping is read-only and owned by `View`, which hands out slices that borrow it. That nobody
+        // writes to the file while it is mapped is the convention described above; it cannot be proved here.
+        let map = unsafe { MmapOptions::new().len(length).map(file) }.map_err(MapError::Map)?;
+        Ok(View { map, identity: found })
+    }
+
+    /// Opens and maps the file at a path, if it is the expected one in the expected state. Never blocks on a FIFO.
+    pub fn open_and_map(path: &Path, expected: &FileIdentity) -> Result<View, MapError> {
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::options()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+            .map_err(|source| MapError::Open { path: path.to_owned(), source })?;
+        View::map(&file, expected)
+    }
+
+    /// The bytes in a range, or `None` when the range leaves the file.
+    pub fn bytes(&self, offset: u64, length: u64) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(length).ok()?)?;
+        self.map.get(start..end)
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Address of the first byte, which is at a page boundary unless the file is empty.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.map.as_ptr()
+    }
+
+    /// The file that is mapped, in the state in which it was mapped.
+    pub fn identity(&self) -> &FileIdentity {
+        &self.identity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread::sleep, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_view_shows_the_file_even_when_its_name_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, b"0123456789").unwrap();
+        let identity = FileIdentity::of(&fs::metadata(&path).unwrap());
+        let view = View::open_and_map(&path, &identity).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!((view.len(), view.is_empty()), (10, false));
+        assert_eq!(view.as_ptr().align_offset(4096), 0);
+        let table: &[(u64, u64, Option<&[u8]>)] = &[
+            (0, 10, Some(b"0123456789")),
+            (3, 2, Some(b"34")),
+            (10, 0, Some(b"")),
+            (0, 11, None),
+            (11, 0, None),
+            (u64::MAX, 1, None),
+            (1, u64::MAX, None),
+        ];
+        for (offset, length, expected) in table {
+            assert_eq!(view.bytes(*offset, *length), *expected, "{offset}+{length}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_an_empty_view() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let identity = FileIdentity::of_file(file.as_file()).unwrap();
+        let view = View::map(file.as_file(), &identity).unwrap();
+        assert!(view.is_empty());
+        assert_eq!(view.bytes(0, 0), Some(&[][..]));
+    }
+
+    #[test]
+    fn a_changed_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, b"0123456789").unwrap();
+        let expected = FileIdentity::of(&fs::metadata(&path).unwrap());
+        sleep(Duration::from_millis(15));
+        fs::write(&path, b"9876543210").unwrap();
+        let error = View::open_and_map(&path, &expected).unwrap_err();
+        assert!(matches!(error, MapError::Changed { .. }), "{error}");
+        let error = View::open_and_map(&folder.path().join("b"), &expected).unwrap_err();
+        assert!(matches!(error, MapError::Open { .. }), "{error}");
+    }
+}
