@@ -1,1 +1,9 @@
-fn main() {}
+//! `weightsd`: see `weightsd --help`, and [`weightsd::cli`].
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weightsd::cli::main()
+}

@@ -1,1 +1,53 @@
-//! x
+//! Client of weightsd: model weights as typed, read-only slices over pages that all processes share.
+//!
+//! ```no_run
+//! use weightsd_client::{Client, ConnectOptions, Layout, LoadRequest, half::bf16};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ConnectOptions::default()).await?;
+//! let request = LoadRequest::new("Tongyi-MAI/Z-Image-Turbo", "vae").layout(Layout::Source);
+//! let vae = client.load(request, |progress| println!("{}", progress.file)).await?;
+//! let kernel = vae.tensor("decoder.conv_in.weight").ok_or("no such tensor")?;
+//! println!("{} {:?} {:?}", kernel.dtype(), kernel.shape(), kernel.as_slice::<bf16>()?.first());
+//! let tree = vae.unflatten()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Component`] holds its lease until it is dropped. Its [`Tensors`] are mappings of files and outlive both lease
+//! and daemon; see [`weightsd_segment::View`] for what a mapping of a file cannot promise.
+
+#![forbid(unsafe_code)]
+
+#[cfg(target_endian = "big")]
+compile_error!("safetensors files are little endian, and this client lends their bytes as they are");
+
+mod assembly;
+mod client;
+mod component;
+mod connect;
+mod element;
+mod error;
+mod handoff;
+mod load;
+mod request;
+mod table;
+mod tensor;
+mod tensors;
+mod tree;
+
+pub use client::{Client, Events};
+pub use component::Component;
+pub use connect::{ConnectError, ConnectOptions};
+pub use element::Element;
+pub use error::{ClientError, DaemonError};
+pub use half;
+pub use handoff::HandoffFailure;
+pub use request::{Handoff, LoadRequest, selector};
+pub use safetensors::Dtype;
+pub use table::ProtocolError;
+pub use tensor::{Tensor, ViewError};
+pub use tensors::Tensors;
+pub use tree::{Tree, UnflattenError};
+pub use weightsd_proto::v1 as proto;
+pub use weightsd_proto::v1::{AuditPolicy, AuditReport, ErrorReason, Hold, Layout, Notice, Phase, Progress};

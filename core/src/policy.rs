@@ -29,17 +29,15 @@ pub struct Facts {
     pub id: ComponentId,
     /// Leases on it.
     pub leases: usize,
-    /// When its last lease ended, or when it was loaded if it never had one.
-    pub idle_since: Instant,
-    /// How long it stays warm after that.
-    pub keep_alive: Duration,
+    /// Until when its past holders asked for it to stay warm.
+    pub warm_until: Instant,
 }
 
 impl Facts {
     /// When it is dropped if nobody asks for it; `None` while it is leased.
     #[must_use]
     pub fn expires(&self) -> Option<Instant> {
-        (self.leases == 0).then(|| self.idle_since + self.keep_alive)
+        (self.leases == 0).then_some(self.warm_until)
     }
 }
 
@@ -78,9 +76,7 @@ pub fn decide(facts: &[Facts], wish: Wish, now: Instant) -> Vec<Decision> {
             let (evict, reason) = match (fact.expires(), wish) {
                 (None, _) => (false, format!("held by {} lease(s)", fact.leases)),
                 (Some(at), Wish::Expired) if at > now => (false, "still within its keep-alive".to_owned()),
-                (Some(_), Wish::Expired) => {
-                    (true, format!("idle for longer than its keep-alive of {:?}", fact.keep_alive))
-                }
+                (Some(_), Wish::Expired) => (true, "idle beyond its keep-alive".to_owned()),
                 (Some(_), Wish::All | Wish::One(_)) => (true, "asked for, and nobody holds it".to_owned()),
             };
             Decision { id: fact.id, evict, reason }
@@ -114,7 +110,7 @@ mod tests {
     fn leased_things_stay_and_idle_things_go_in_time() {
         let start = Instant::now();
         let minute = Duration::from_secs(60);
-        let fact = |name, leases, keep_alive| Facts { id: id(name), leases, idle_since: start, keep_alive };
+        let fact = |name, leases, warm| Facts { id: id(name), leases, warm_until: start + warm };
         let facts = [fact("held", 1, Duration::ZERO), fact("warm", 0, minute), fact("cold", 0, Duration::ZERO)];
         let evicted = |wish, now| -> Vec<bool> { decide(&facts, wish, now).iter().map(|d| d.evict).collect() };
         assert_eq!(evicted(Wish::Expired, start), [false, false, true]);

@@ -17,5 +17,3 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// Type URL under which an [`v1::ErrorDetail`] travels in a `google.rpc.Status`.
 pub const ERROR_DETAIL_TYPE_URL: &str = "type.googleapis.com/weights.v1.ErrorDetail";
 
-/// First byte of a connection that speaks the hand-off protocol; HTTP/2 begins with `P`.
-pub const HANDOFF_MAGIC: u8 = 0xD5;

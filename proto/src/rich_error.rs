@@ -122,7 +122,9 @@ fn cut_samples(audit: &mut AuditReport, count: usize) {
 fn shorten(text: &mut String, bytes: usize) {
     const MARK: &str = "…";
     if text.len() > bytes {
-        text.truncate(text.floor_char_boundary(bytes.saturating_sub(MARK.len())));
+        let most = bytes.saturating_sub(MARK.len());
+        let end = (0..=most).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        text.truncate(end);
         text.push_str(MARK);
     }
 }

@@ -116,6 +116,9 @@ pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
 /// Parses a config file of the model.
 fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
     let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
-    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
-        .map_err(|error| ConfigError::Malformed { path: path.to_owned(), problem: error.to_string() })
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| error.to_string());
+    parsed
+        .and_then(|config| reader.end().map(|()| config).map_err(|error| error.to_string()))
+        .map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })
 }

@@ -38,13 +38,8 @@ mod tests {
     fn the_fields_are_read_in_bytes() {
         let text = "55d0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:      10 kB\nPss:       7 kB\nPss_Dirty: 9 kB\n\
                     Shared_Clean:  4 kB\nShared_Dirty:  1 kB\nPrivate_Clean: 2 kB\nPrivate_Dirty: 3 kB\n";
-        let expected = MemoryUse {
-            resident: 10240,
-            shared: 5120,
-            private: 5120,
-            proportional: Some(7168),
-            page_tables: None,
-        };
+        let expected =
+            MemoryUse { resident: 10240, shared: 5120, private: 5120, proportional: Some(7168), page_tables: None };
         assert_eq!(from_rollup(text).unwrap(), expected);
         from_rollup("").unwrap_err();
         assert_eq!(field("VmPTE:\t  88 kB\n", "VmPTE"), Some(90112));

@@ -69,9 +69,9 @@ mod tests {
 
         #[cfg(not(target_os = "macos"))]
         {
-        let connected: OwnedFd = std::os::unix::net::UnixStream::pair().unwrap().0.into();
-        let error = check(&UnixListener::from(connected), "x").unwrap_err();
-        assert!(error.to_string().contains("is not listening"), "{error}");
+            let connected: OwnedFd = std::os::unix::net::UnixStream::pair().unwrap().0.into();
+            let error = check(&UnixListener::from(connected), "x").unwrap_err();
+            assert!(error.to_string().contains("is not listening"), "{error}");
         }
     }
 

@@ -1,1 +1,43 @@
-//! x
+//! Writes Z-Image checkpoints of any size, as diffusers directories and as Hugging Face caches.
+//!
+//! Names and shapes come from the catalogue of `weightsd-core`; configs, indexes, shards and bytes are this crate's
+//! own, so that the two check each other. A checkpoint is a value that can be damaged before it is written:
+//!
+//! ```
+//! use weightsd_fixtures::{Checkpoint, Contents, Dims};
+//!
+//! let mut checkpoint = Checkpoint::new(&Dims::tiny(), Contents::Random { seed: 7 })?;
+//! checkpoint.component_mut("vae").remove("decoder.conv_in.bias").rename("encoder.conv_in.bias", "encoder.conv_in.b");
+//! assert_eq!(checkpoint.component("vae").tensors().len(), 243);
+//! # Ok::<(), weightsd_fixtures::FixtureError>(())
+//! ```
+//!
+//! Two files on the road of the data: `checkpoint` holds what is wanted, `plan` says which bytes go where, `directory`
+//! and `hub_cache` write them.
+
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod component;
+mod configs;
+pub mod damage;
+mod dims;
+mod directory;
+mod error;
+mod fill;
+mod hub_cache;
+mod plan;
+mod python_json;
+mod shards;
+mod shared_store;
+mod stream;
+mod written;
+
+pub use checkpoint::Checkpoint;
+pub use component::{Component, Tensor};
+pub use dims::{Dims, PerComponent};
+pub use error::FixtureError;
+pub use fill::Contents;
+pub use hub_cache::{CacheForm, HubFile, HubFixture, repo_folder};
+pub use safetensors::Dtype;
+pub use written::{Placed, Written, WrittenFile};

@@ -1,0 +1,228 @@
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
+use tonic::{
+    Response, Status, Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+use tower::service_fn;
+use weightsd_proto::v1::{
+    AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
+    GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, ModelSelector, Progress,
+    ResolveRequest, ResolveResponse, WatchEventsRequest, WatchEventsResponse,
+    weights_service_client::WeightsServiceClient,
+};
+
+use crate::{ClientError, Component, ConnectError, ConnectOptions, LoadRequest, connect, handoff::HandoffClient, load};
+
+pub(crate) type Service = WeightsServiceClient<Channel>;
+
+/// The most that one message may take. The daemon keeps its own below a mebibyte, except for lists of everything.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// A connection to the daemon. Clones share it; it is made anew when the daemon was restarted.
+#[derive(Debug, Clone)]
+pub struct Client {
+    service: Service,
+    handoff: Arc<HandoffClient>,
+    deadline: Duration,
+}
+
+impl Client {
+    /// Connects to the daemon.
+    pub async fn connect(options: ConnectOptions) -> Result<Client, ClientError> {
+        let ConnectOptions { socket, deadline } = options;
+        let socket: Arc<Path> = socket.into();
+        let operation = format!("connecting to {}", socket.display());
+        let channel = Deadline::after(deadline).bound(&operation, channel(socket.clone(), deadline)).await?;
+        Ok(Client {
+            service: Service::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            handoff: Arc::new(HandoffClient::new(socket)),
+            deadline,
+        })
+    }
+
+    /// The same connection with another deadline for calls.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Client {
+        Client { deadline, ..self }
+    }
+
+    /// Loads a component, or joins a load that is under way, and maps its files. `on_progress` is called for every step
+    /// the daemon reports.
+    pub async fn load(
+        &self,
+        request: LoadRequest,
+        on_progress: impl FnMut(&Progress),
+    ) -> Result<Component, ClientError> {
+        load::load(self, request, on_progress).await
+    }
+
+    /// How the daemon is.
+    pub async fn status(&self) -> Result<GetStatusResponse, ClientError> {
+        self.call("GetStatus", self.service().get_status(GetStatusRequest {})).await
+    }
+
+    /// The components in the cache; resident bytes are measured on request, which takes longer.
+    pub async fn list(&self, request: ListComponentsRequest) -> Result<ListComponentsResponse, ClientError> {
+        self.call("ListComponents", self.service().list_components(request)).await
+    }
+
+    /// One component in the cache, by its id or the first digits of it.
+    pub async fn get(&self, id: impl Into<String>) -> Result<GetComponentResponse, ClientError> {
+        self.call("GetComponent", self.service().get_component(GetComponentRequest { id: id.into() })).await
+    }
+
+    /// What a spec means now; see [`selector`](crate::selector) for one that a user has typed.
+    pub async fn resolve(&self, model: ModelSelector) -> Result<ResolveResponse, ClientError> {
+        self.call("Resolve", self.service().resolve(ResolveRequest { model: Some(model) })).await
+    }
+
+    /// How components compare with what their family expects; all components when none is named.
+    pub async fn audit(&self, model: ModelSelector, components: Vec<String>) -> Result<AuditResponse, ClientError> {
+        self.call("Audit", self.service().audit(AuditRequest { model: Some(model), components })).await
+    }
+
+    /// Drops components that nobody holds.
+    pub async fn evict(&self, request: EvictRequest) -> Result<EvictResponse, ClientError> {
+        self.call("Evict", self.service().evict(request)).await
+    }
+
+    /// What happened, then what happens.
+    pub async fn watch_events(&self, request: WatchEventsRequest) -> Result<Events, ClientError> {
+        let stream = self.call("WatchEvents", self.service().watch_events(request)).await?;
+        Ok(Events { stream, _service: self.service() })
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.service.clone()
+    }
+
+    pub(crate) fn handoff(&self) -> &HandoffClient {
+        &self.handoff
+    }
+
+    async fn call<T>(
+        &self,
+        operation: &str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, ClientError> {
+        let call = async { call.await.map_err(|status| ClientError::from_status(operation, status)) };
+        Ok(Deadline::after(self.deadline).bound(operation, call).await?.into_inner())
+    }
+}
+
+/// The events of a daemon, as they come.
+#[derive(Debug)]
+pub struct Events {
+    stream: Streaming<WatchEventsResponse>,
+    /// Keeps the connection under `stream` open when the client is dropped first.
+    _service: Service,
+}
+
+impl Events {
+    /// Waits for the next event; `None` when no more will come. Nothing is lost when the wait is given up.
+    pub async fn next(&mut self) -> Result<Option<WatchEventsResponse>, ClientError> {
+        self.stream.message().await.map_err(|status| ClientError::from_status("WatchEvents", status))
+    }
+}
+
+async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, ClientError> {
+    // Connected here, where the reason of a failure is still at hand; the channel uses it first, and connects by itself
+    // when it must do so again.
+    let first = Arc::new(Mutex::new(Some(connect::open(&socket).await?)));
+    let path = socket.clone();
+    let connector = service_fn(move |_: Uri| {
+        let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = path.clone();
+        async move {
+            match ready {
+                Some(stream) => Ok::<_, ConnectError>(TokioIo::new(stream)),
+                None => connect::open(&socket).await.map(TokioIo::new),
+            }
+        }
+    });
+    // The address is never looked up; its host becomes the authority, in which HTTP/2 allows no path of a socket.
+    Endpoint::from_static("http://localhost")
+        .connect_timeout(deadline)
+        // A page of tensors should not have to wait for the window.
+        .initial_stream_window_size(2 << 20)
+        .initial_connection_window_size(8 << 20)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| ClientError::from_status("connecting", Status::from_error(error.into())))
+}
+
+/// A point in time by which something must be done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    at: Option<Instant>,
+    after: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(after: Duration) -> Deadline {
+        Deadline { at: Instant::now().checked_add(after), after }
+    }
+
+    /// Gives up at the deadline, naming the operation.
+    pub(crate) async fn bound<T>(
+        self,
+        operation: &str,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let Some(at) = self.at else { return work.await };
+        let late = |_| ClientError::Deadline { operation: operation.to_owned(), after: self.after };
+        timeout_at(at, work).await.map_err(late)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, os::unix::net::UnixListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_daemon_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let options = ConnectOptions { socket: socket.clone(), ..ConnectOptions::default() };
+        let error = Client::connect(options).await.unwrap_err();
+        assert!(matches!(&error, ClientError::Connect(ConnectError::Absent(path)) if *path == socket), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_daemon_is_given_up_and_a_lost_one_is_recognised() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let deadline = Duration::from_millis(50);
+        let client = Client::connect(ConnectOptions { socket, deadline }).await.unwrap();
+        let error = client.status().await.unwrap_err();
+        assert_eq!(error.to_string(), "GetStatus took longer than 50ms");
+
+        let request = LoadRequest::new("a/b", "vae").deadline(deadline);
+        let error = client.load(request, |_| {}).await.unwrap_err();
+        assert_eq!(error.to_string(), "loading vae took longer than 50ms");
+
+        drop(listener);
+        let client = client.with_deadline(Duration::from_secs(5));
+        let first = client.status().await.unwrap_err();
+        assert!(first.retryable() || matches!(first, ClientError::Connect(_)), "{first:?}");
+        let error = client.status().await.unwrap_err();
+        assert!(matches!(error, ClientError::Connect(ConnectError::Stale(_))), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn an_endless_deadline_is_none() {
+        assert!(Deadline::after(Duration::MAX).at.is_none());
+        let error = Deadline::after(Duration::ZERO).bound("x", pending::<Result<(), _>>()).await.unwrap_err();
+        assert!(matches!(error, ClientError::Deadline { .. }));
+    }
+}

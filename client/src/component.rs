@@ -1,0 +1,122 @@
+use std::{collections::VecDeque, fmt};
+
+use tonic::Streaming;
+use weightsd_proto::v1::{
+    self, AuditReport, LoadComponentResponse, Notice, ResolvedModel, load_component_response::Event,
+};
+
+use crate::{Tensor, Tensors, Tree, UnflattenError, client::Service};
+
+/// A component, mapped and leased. Dropping it ends the lease; [`Tensors`] taken from it stay readable.
+#[must_use = "dropping a component ends its lease"]
+pub struct Component {
+    info: v1::Component,
+    tensors: Tensors,
+    notices: VecDeque<Notice>,
+    stream: Streaming<LoadComponentResponse>,
+    /// Keeps the connection under `stream` open when the client is dropped first.
+    _service: Service,
+}
+
+impl Component {
+    pub(crate) fn new(
+        mut info: v1::Component,
+        tensors: Tensors,
+        notices: VecDeque<Notice>,
+        stream: Streaming<LoadComponentResponse>,
+        service: Service,
+    ) -> Component {
+        // It has done its work, and `info` may be printed.
+        if let Some(lease) = &mut info.lease {
+            lease.ticket.clear();
+        }
+        Component { info, tensors, notices, stream, _service: service }
+    }
+
+    /// A hash of everything that determines the content, in 64 hex digits.
+    pub fn id(&self) -> &str {
+        &self.info.id
+    }
+
+    /// `transformer`, `text_encoder`, `vae`, ...
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// The family that recognised the model.
+    pub fn family(&self) -> &str {
+        &self.info.family
+    }
+
+    /// The component's configuration as JSON; empty when it has none.
+    pub fn config_json(&self) -> &str {
+        &self.info.config_json
+    }
+
+    /// The model it belongs to, its revision pinned.
+    pub fn model(&self) -> Option<&ResolvedModel> {
+        self.info.model.as_ref()
+    }
+
+    /// How the checkpoint compares with what the family expects.
+    pub fn audit(&self) -> Option<&AuditReport> {
+        self.info.audit.as_ref()
+    }
+
+    /// All that the daemon says of the component: segments, lease, timings. The ticket is left out.
+    pub fn info(&self) -> &v1::Component {
+        &self.info
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.tensors.get(name)
+    }
+
+    /// All tensors, in the order of their names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> + DoubleEndedIterator {
+        self.tensors.iter()
+    }
+
+    /// The tensors as the tree that the dots in their names describe; see [`Tensors::unflatten`].
+    pub fn unflatten(&self) -> Result<Tree<Tensor<'_>>, UnflattenError> {
+        self.tensors.unflatten()
+    }
+
+    /// The tensors and their mappings, to be kept beyond the lease.
+    pub fn storage(&self) -> Tensors {
+        self.tensors.clone()
+    }
+
+    /// Ends the lease and keeps the tensors. The daemon may then forget the component, and no notice will come when
+    /// somebody changes its files.
+    #[must_use]
+    pub fn release(self) -> Tensors {
+        self.tensors
+    }
+
+    /// Waits for the next thing that a holder should know. `None` when no more will come: the daemon is gone, or the
+    /// component was asked for without a hold. Nothing is lost when the wait is given up.
+    pub async fn next_notice(&mut self) -> Option<Notice> {
+        if let Some(notice) = self.notices.pop_front() {
+            return Some(notice);
+        }
+        loop {
+            match self.stream.message().await {
+                Ok(Some(LoadComponentResponse { event: Some(Event::Notice(notice)) })) => return Some(notice),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Component")
+            .field("id", &self.info.id)
+            .field("name", &self.info.name)
+            .field("tensors", &self.tensors)
+            .finish_non_exhaustive()
+    }
+}

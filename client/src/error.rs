@@ -1,0 +1,217 @@
+use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
+
+use thiserror::Error;
+use tonic::{Code, Status};
+use weightsd_proto::{
+    rich_error,
+    v1::{AuditReport, ErrorDetail, ErrorReason},
+};
+use weightsd_segment::MapError;
+
+use crate::{ConnectError, HandoffFailure, ProtocolError};
+
+/// What can go wrong between this process and its weights.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// There is no connection to a daemon.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The daemon took too long.
+    #[error("{operation} took longer than {after:?}")]
+    Deadline {
+        /// What was waited for.
+        operation: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The daemon refused, and says why.
+    #[error(transparent)]
+    Daemon(Box<DaemonError>),
+    /// The connection broke.
+    #[error("the connection to the daemon broke during {operation}: {status}")]
+    Disconnected {
+        /// What was going on.
+        operation: String,
+        /// What the transport says.
+        status: Box<Status>,
+    },
+    /// The daemon's answer contradicts itself.
+    #[error("the daemon broke the protocol: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// The descriptors did not come.
+    #[error("the daemon did not hand over the files")]
+    Handoff(#[from] HandoffFailure),
+    /// A file cannot be mapped as the file it should be.
+    #[error("cannot use {}", path.display())]
+    Map {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: MapError,
+    },
+    /// The system refuses what mapping needs.
+    #[error("cannot map the component")]
+    Io(#[from] io::Error),
+}
+
+impl ClientError {
+    /// What a failed call means.
+    pub(crate) fn from_status(operation: &str, status: Status) -> ClientError {
+        let transport = sources(&status).find_map(|source| source.downcast_ref::<ConnectError>()).cloned();
+        if let Some(error) = transport {
+            return ClientError::Connect(error);
+        }
+        // A status that the daemon sent has no source; one that the transport made up has.
+        if status.source().is_some() {
+            return ClientError::Disconnected { operation: operation.to_owned(), status: Box::new(status) };
+        }
+        ClientError::Daemon(Box::new(DaemonError::from_status(&status)))
+    }
+
+    /// The reason the daemon gave, if it was the daemon that refused.
+    pub fn reason(&self) -> Option<ErrorReason> {
+        self.daemon().and_then(DaemonError::reason)
+    }
+
+    /// Whether the same request may succeed later without a change.
+    pub fn retryable(&self) -> bool {
+        match self {
+            ClientError::Daemon(error) => error.retryable(),
+            ClientError::Deadline { .. } | ClientError::Disconnected { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What to do about it, if the daemon says.
+    pub fn hint(&self) -> Option<&str> {
+        self.daemon().and_then(DaemonError::hint)
+    }
+
+    /// The report, if the audit refused the component.
+    pub fn audit(&self) -> Option<&AuditReport> {
+        self.daemon().and_then(DaemonError::audit)
+    }
+
+    /// The daemon's refusal, if it is one.
+    pub fn daemon(&self) -> Option<&DaemonError> {
+        match self {
+            ClientError::Daemon(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+fn sources<'a>(status: &'a Status) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(status.source(), |error: &&'a (dyn StdError + 'static)| (*error).source())
+}
+
+/// The daemon's refusal.
+#[derive(Debug, Clone)]
+pub struct DaemonError {
+    code: Code,
+    message: String,
+    detail: Option<ErrorDetail>,
+}
+
+impl DaemonError {
+    /// What a status of the daemon says.
+    pub fn from_status(status: &Status) -> DaemonError {
+        DaemonError { code: status.code(), message: status.message().to_owned(), detail: rich_error::decode(status) }
+    }
+
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What happened, without the hint.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&str> {
+        self.detail().map(|detail| detail.hint.as_str()).filter(|hint| !hint.is_empty())
+    }
+
+    /// Why. `None` when the daemon gives no reason, or one that this client does not know.
+    pub fn reason(&self) -> Option<ErrorReason> {
+        let reason = ErrorReason::try_from(self.detail()?.reason).ok()?;
+        (reason != ErrorReason::Unspecified).then_some(reason)
+    }
+
+    /// Whether the same request may succeed later without a change.
+    pub fn retryable(&self) -> bool {
+        self.detail().map_or(self.code == Code::Unavailable, |detail| detail.retryable)
+    }
+
+    /// The report, if the audit refused the component.
+    pub fn audit(&self) -> Option<&AuditReport> {
+        self.detail()?.audit.as_ref()
+    }
+
+    /// All the daemon says besides the message.
+    pub fn detail(&self) -> Option<&ErrorDetail> {
+        self.detail.as_ref()
+    }
+}
+
+impl fmt::Display for DaemonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() {
+            write!(f, "the daemon refused ({:?})", self.code)?;
+        } else {
+            f.write_str(&self.message)?;
+        }
+        match self.hint() {
+            Some(hint) => write!(f, "; hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for DaemonError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detail() -> ErrorDetail {
+        ErrorDetail {
+            reason: ErrorReason::AuditFailed.into(),
+            resource: "vae".into(),
+            hint: "load it with REPORT_ONLY".into(),
+            retryable: false,
+            audit: Some(AuditReport { missing: 3, ..AuditReport::default() }),
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_and_what_to_do() {
+        let status = rich_error::encode(Code::FailedPrecondition, "3 tensors are missing".into(), detail());
+        let error = ClientError::from_status("load", status);
+        assert_eq!(error.to_string(), "3 tensors are missing; hint: load it with REPORT_ONLY");
+        assert_eq!(error.reason(), Some(ErrorReason::AuditFailed));
+        assert_eq!(error.audit().map(|audit| audit.missing), Some(3));
+        assert!(!error.retryable());
+    }
+
+    #[test]
+    fn a_refusal_without_detail_is_still_a_sentence() {
+        let error = ClientError::from_status("load", Status::new(Code::Unavailable, ""));
+        assert_eq!(error.to_string(), "the daemon refused (Unavailable)");
+        assert_eq!((error.reason(), error.hint(), error.retryable()), (None, None, true));
+    }
+
+    #[test]
+    fn a_failure_to_connect_is_found_under_the_transport() {
+        let inner = ConnectError::Absent("/s".into());
+        let error = ClientError::from_status("load", Status::from_error(Box::new(inner)));
+        assert!(matches!(error, ClientError::Connect(ConnectError::Absent(_))), "{error:?}");
+        let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+        let error = ClientError::from_status("load", Status::from_error(Box::new(broken)));
+        assert!(matches!(error, ClientError::Disconnected { .. }), "{error:?}");
+    }
+}

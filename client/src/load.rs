@@ -1,0 +1,126 @@
+use std::{fs::File, path::PathBuf};
+
+use tonic::Streaming;
+use weightsd_core::handoff::Ticket;
+use weightsd_proto::v1::{self, LoadComponentResponse, Progress};
+use weightsd_segment::View;
+
+use crate::{
+    Client, ClientError, Component, Handoff, LoadRequest, ProtocolError, Tensors,
+    assembly::{Assembled, Assembly},
+    client::Deadline,
+    handoff::HandoffClient,
+    table::{self, Part},
+};
+
+/// Loads and maps a component; see [`Client::load`].
+pub(crate) async fn load(
+    client: &Client,
+    request: LoadRequest,
+    mut on_progress: impl FnMut(&Progress),
+) -> Result<Component, ClientError> {
+    let deadline = Deadline::after(request.deadline);
+    let operation = format!("loading {}", request.message.component);
+    let mut service = client.service();
+    let mut assembly = Assembly::default();
+    let mut stream = deadline
+        .bound(&operation, async {
+            let call = service.load_component(request.message).await;
+            let mut stream = call.map_err(|status| ClientError::from_status(&operation, status))?.into_inner();
+            read(&mut stream, &mut assembly, &operation, Assembly::has_component, &mut on_progress).await?;
+            Ok(stream)
+        })
+        .await?;
+
+    // The files come while the table comes: each is a journey of its own.
+    let component = assembly.component()?;
+    let parts = table::parts(&component.segments)?;
+    let ticket = ticket(component, request.handoff)?;
+    let files = format!("receiving the files of {}", component.name);
+    let rest = read(&mut stream, &mut assembly, &operation, Assembly::is_complete, &mut on_progress);
+    let (views, ()) = tokio::try_join!(
+        deadline.bound(&files, map(client.handoff(), ticket, &parts)),
+        deadline.bound(&operation, rest),
+    )?;
+
+    let Assembled { component, tensors, notices } = assembly.finish()?;
+    let tensors = Tensors::new(views, table::entries(tensors, &parts)?)?;
+    Ok(Component::new(component, tensors, notices, stream, service))
+}
+
+/// Reads on until `enough` has come, or the stream ends.
+async fn read(
+    stream: &mut Streaming<LoadComponentResponse>,
+    assembly: &mut Assembly,
+    operation: &str,
+    enough: impl Fn(&Assembly) -> bool,
+    on_progress: &mut impl FnMut(&Progress),
+) -> Result<(), ClientError> {
+    while !enough(assembly) {
+        let message = stream.message().await.map_err(|status| ClientError::from_status(operation, status))?;
+        let Some(message) = message else { break };
+        if let Some(progress) = assembly.accept(message)? {
+            on_progress(&progress);
+        }
+    }
+    Ok(())
+}
+
+async fn map(handoff: &HandoffClient, ticket: Option<Ticket>, parts: &[Part]) -> Result<Vec<View>, ClientError> {
+    match ticket {
+        Some(ticket) => map_descriptors(handoff, ticket, parts).await,
+        None => map_paths(parts.to_vec()).await,
+    }
+}
+
+/// The ticket to exchange, or `None` when the files are to be opened by path: by choice, or because there is no lease
+/// and so no ticket.
+fn ticket(component: &v1::Component, handoff: Handoff) -> Result<Option<Ticket>, ProtocolError> {
+    let ticket = component.lease.as_ref().map_or(&[][..], |lease| &lease.ticket);
+    match handoff {
+        Handoff::Descriptors if !ticket.is_empty() => Ok(Some(Ticket::try_from(ticket)?)),
+        Handoff::Descriptors | Handoff::Path => Ok(None),
+    }
+}
+
+async fn map_descriptors(handoff: &HandoffClient, ticket: Ticket, parts: &[Part]) -> Result<Vec<View>, ClientError> {
+    let fds = handoff.fetch(ticket, parts.len()).await?;
+    let map = |(fd, part): (_, &Part)| {
+        View::map(&File::from(fd), &part.identity)
+            .map_err(|source| ClientError::Map { path: part.path.clone(), source })
+    };
+    fds.into_iter().zip(parts).map(map).collect()
+}
+
+/// On a thread of its own, since opening a path may wait for a network file system.
+async fn map_paths(parts: Vec<Part>) -> Result<Vec<View>, ClientError> {
+    let map = |part: Part| -> Result<View, (PathBuf, _)> {
+        View::open_and_map(&part.path, &part.identity).map_err(|source| (part.path, source))
+    };
+    tokio::task::spawn_blocking(move || parts.into_iter().map(map).collect::<Result<Vec<_>, _>>())
+        .await
+        .map_err(std::io::Error::from)?
+        .map_err(|(path, source)| ClientError::Map { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use weightsd_proto::v1::Lease;
+
+    use super::*;
+
+    fn component(ticket: &[u8]) -> v1::Component {
+        let lease = Some(Lease { ticket: ticket.to_vec(), ..Lease::default() });
+        v1::Component { lease, ..v1::Component::default() }
+    }
+
+    #[test]
+    fn a_ticket_is_used_when_there_is_one_and_it_is_wanted() {
+        let whole = component(&[1; 16]);
+        assert!(ticket(&whole, Handoff::Descriptors).unwrap().is_some());
+        assert!(ticket(&whole, Handoff::Path).unwrap().is_none());
+        assert!(ticket(&component(&[]), Handoff::Descriptors).unwrap().is_none());
+        assert!(ticket(&v1::Component::default(), Handoff::Descriptors).unwrap().is_none());
+        assert!(ticket(&component(&[1; 15]), Handoff::Descriptors).is_err());
+    }
+}

@@ -1,0 +1,166 @@
+use std::{
+    env,
+    path::{self, Path},
+    time::Duration,
+};
+
+use weightsd_core::places;
+use weightsd_proto::v1::{AuditPolicy, Hold, Layout, LoadComponentRequest, ModelSelector};
+
+/// The longest time that google.protobuf.Duration allows: ten thousand years.
+const LONGEST: Duration = Duration::from_secs(315_576_000_000);
+
+/// How the segments' files come to this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Handoff {
+    /// As descriptors from the daemon: they cannot mean another file, whatever happens to the path.
+    #[default]
+    Descriptors,
+    /// By opening the paths the daemon names, and comparing what is found with what it lent.
+    Path,
+}
+
+/// What to load, and how.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct LoadRequest {
+    pub(crate) message: LoadComponentRequest,
+    pub(crate) handoff: Handoff,
+    pub(crate) deadline: Duration,
+}
+
+impl LoadRequest {
+    /// Component `component` of the model that `spec` names. What the daemon cannot see of this process is filled in:
+    /// the current directory, the Hugging Face cache if the environment names one, and the program's name.
+    pub fn new(spec: impl Into<String>, component: impl Into<String>) -> LoadRequest {
+        LoadRequest {
+            message: LoadComponentRequest {
+                model: Some(selector(spec)),
+                component: component.into(),
+                client_name: program_name(),
+                ..LoadComponentRequest::default()
+            },
+            handoff: Handoff::default(),
+            deadline: Duration::from_secs(60),
+        }
+    }
+
+    /// Revision (branch, tag or commit) of a Hugging Face id.
+    pub fn revision(mut self, revision: impl Into<String>) -> LoadRequest {
+        self.model().revision = revision.into();
+        self
+    }
+
+    /// The Hugging Face cache to look in. A relative path is taken from the current directory.
+    pub fn hub_cache(mut self, cache: impl AsRef<Path>) -> LoadRequest {
+        self.model().hub_cache = absolute(cache.as_ref());
+        self
+    }
+
+    /// The directory from which a relative path in the spec is taken.
+    pub fn working_directory(mut self, directory: impl AsRef<Path>) -> LoadRequest {
+        self.model().working_directory = absolute(directory.as_ref());
+        self
+    }
+
+    /// Names and memory order of the tensors.
+    pub fn layout(mut self, layout: Layout) -> LoadRequest {
+        self.message.layout = layout.into();
+        self
+    }
+
+    /// What a failed audit does.
+    pub fn audit_policy(mut self, policy: AuditPolicy) -> LoadRequest {
+        self.message.audit_policy = policy.into();
+        self
+    }
+
+    /// Whether the component is leased. With [`Hold::None`] its files are opened by path, since there is no lease that
+    /// could be exchanged for descriptors.
+    pub fn hold(mut self, hold: Hold) -> LoadRequest {
+        self.message.hold = hold.into();
+        self
+    }
+
+    /// How long the component should stay warm after the last lease. The daemon has the last word.
+    pub fn keep_alive(mut self, keep_alive: Duration) -> LoadRequest {
+        let keep_alive = keep_alive.min(LONGEST);
+        self.message.keep_alive = prost_types::Duration::try_from(keep_alive).ok();
+        self
+    }
+
+    /// What this client is called in lists and logs; the program's name unless said.
+    pub fn client_name(mut self, name: impl Into<String>) -> LoadRequest {
+        self.message.client_name = name.into();
+        self
+    }
+
+    /// How the files come to this process.
+    pub fn handoff(mut self, handoff: Handoff) -> LoadRequest {
+        self.handoff = handoff;
+        self
+    }
+
+    /// How long the load may take in all; a minute unless said.
+    pub fn deadline(mut self, deadline: Duration) -> LoadRequest {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The request as it is sent.
+    pub fn message(&self) -> &LoadComponentRequest {
+        &self.message
+    }
+
+    fn model(&mut self) -> &mut ModelSelector {
+        self.message.model.get_or_insert_default()
+    }
+}
+
+/// A model selector with what the daemon cannot see of this process: current directory and, if named, Hugging Face cache.
+pub fn selector(spec: impl Into<String>) -> ModelSelector {
+    let env = |name: &str| env::var(name).ok();
+    let named = places::hub_cache_is_named(&env).then(|| places::hub_cache(&env)).flatten();
+    ModelSelector {
+        spec: spec.into(),
+        revision: String::new(),
+        hub_cache: named.map(|cache| absolute(&cache)).unwrap_or_default(),
+        working_directory: env::current_dir().map(|directory| text(&directory)).unwrap_or_default(),
+    }
+}
+
+fn absolute(path: &Path) -> String {
+    path::absolute(path).map_or_else(|_| text(path), |path| text(&path))
+}
+
+/// Paths that are not UTF-8 cannot be sent; the daemon refuses what becomes of them, and says so.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn program_name() -> String {
+    let program = env::args_os().next().unwrap_or_default();
+    Path::new(&program).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_says_where_it_comes_from() {
+        let request = LoadRequest::new("org/repo", "vae").revision("v1").hub_cache("cache");
+        let model = request.message().model.as_ref().unwrap();
+        let here = env::current_dir().unwrap();
+        assert_eq!((model.spec.as_str(), model.revision.as_str()), ("org/repo", "v1"));
+        assert_eq!(Path::new(&model.working_directory), here);
+        assert_eq!(Path::new(&model.hub_cache), here.join("cache"));
+        assert!(request.message().client_name.starts_with("weightsd_client"));
+    }
+
+    #[test]
+    fn an_endless_keep_alive_is_sent_as_the_longest() {
+        let request = LoadRequest::new("a", "b").keep_alive(Duration::MAX);
+        assert_eq!(request.message().keep_alive.unwrap().seconds, 315_576_000_000);
+    }
+}

@@ -1,0 +1,274 @@
+use std::path::PathBuf;
+
+use safetensors::Dtype;
+use serde::{
+    Deserialize as _,
+    de::value::{Error as DeError, StrDeserializer},
+};
+use thiserror::Error;
+use weightsd_proto::v1;
+use weightsd_segment::FileIdentity;
+
+/// The daemon's answer contradicts itself, or the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// The stream ended without a component.
+    #[error("the stream ended before the component came")]
+    NoComponent,
+    /// Two components on one stream.
+    #[error("a second component came")]
+    SecondComponent,
+    /// Tensors without a component.
+    #[error("tensors came before their component")]
+    EarlyPage,
+    /// Not as many tensors as announced.
+    #[error("the component has {expected} tensors, {found} came")]
+    TensorCount {
+        /// Announced.
+        expected: u32,
+        /// Received.
+        found: usize,
+    },
+    /// A lease without a usable ticket.
+    #[error("the ticket of the lease cannot be used: {0}")]
+    Ticket(#[from] weightsd_core::handoff::HandoffError),
+    /// More segments than can be handed over.
+    #[error("the component has {0} segments")]
+    TooManySegments(usize),
+    /// A segment without identity.
+    #[error("segment {0} has no identity")]
+    NoIdentity(usize),
+    /// Two tensors of one name.
+    #[error("tensor {name:?} comes twice")]
+    Duplicate {
+        /// The name.
+        name: String,
+    },
+    /// A tensor that cannot be where it is said to be.
+    #[error("tensor {name:?}: {problem}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        problem: TensorProblem,
+    },
+}
+
+/// Why a tensor cannot be what the daemon says.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TensorProblem {
+    /// Not a dtype of safetensors.
+    #[error("unknown dtype {0:?}")]
+    UnknownDtype(String),
+    /// The segment does not exist.
+    #[error("segment {segment} of {count}")]
+    NoSegment {
+        /// Index of the segment.
+        segment: u32,
+        /// Number of segments.
+        count: usize,
+    },
+    /// The bytes are not within the segment.
+    #[error("{length} bytes at {offset} leave the segment of {segment_length} bytes")]
+    OutOfRange {
+        /// First byte.
+        offset: u64,
+        /// Length in bytes.
+        length: u64,
+        /// Length of the segment in bytes.
+        segment_length: u64,
+    },
+    /// Shape and dtype make another length, or none.
+    #[error("{dtype} of shape {shape:?} does not make {length} bytes")]
+    WrongLength {
+        /// The dtype.
+        dtype: Dtype,
+        /// The shape.
+        shape: Vec<u64>,
+        /// The length the daemon says, in bytes.
+        length: u64,
+    },
+}
+
+/// A file that must be mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+    pub(crate) identity: FileIdentity,
+}
+
+/// A tensor whose range is known to lie within its segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    /// Empty when it is the same as `name`.
+    pub(crate) source_name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) segment: usize,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+/// The segments, each with an identity.
+pub(crate) fn parts(segments: &[v1::Segment]) -> Result<Vec<Part>, ProtocolError> {
+    if segments.len() > usize::from(u16::MAX) {
+        return Err(ProtocolError::TooManySegments(segments.len()));
+    }
+    let part = |(index, segment): (usize, &v1::Segment)| {
+        let identity = segment.identity.as_ref().ok_or(ProtocolError::NoIdentity(index))?;
+        Ok(Part {
+            path: PathBuf::from(&segment.path),
+            identity: FileIdentity {
+                device: identity.device,
+                inode: identity.inode,
+                length: identity.length,
+                modified_ns: identity.modified_ns,
+                changed_ns: identity.changed_ns,
+            },
+        })
+    };
+    segments.iter().enumerate().map(part).collect()
+}
+
+/// The tensors, each checked, in the order of their names.
+pub(crate) fn entries(tensors: Vec<v1::Tensor>, parts: &[Part]) -> Result<Vec<Entry>, ProtocolError> {
+    let mut entries = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        match check(&tensor, parts) {
+            Ok(dtype) => entries.push(Entry {
+                name: tensor.name,
+                source_name: tensor.source_name,
+                dtype,
+                shape: tensor.shape,
+                segment: tensor.segment as usize,
+                offset: tensor.offset,
+                length: tensor.length,
+            }),
+            Err(problem) => return Err(ProtocolError::Tensor { name: tensor.name, problem }),
+        }
+    }
+    if !entries.is_sorted_by(|a, b| a.name < b.name) {
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = entries.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(ProtocolError::Duplicate { name: pair[0].name.clone() });
+        }
+    }
+    Ok(entries)
+}
+
+fn check(tensor: &v1::Tensor, parts: &[Part]) -> Result<Dtype, TensorProblem> {
+    let dtype = dtype(&tensor.dtype).ok_or_else(|| TensorProblem::UnknownDtype(tensor.dtype.clone()))?;
+    let part = parts
+        .get(tensor.segment as usize)
+        .ok_or(TensorProblem::NoSegment { segment: tensor.segment, count: parts.len() })?;
+    let (offset, length, segment_length) = (tensor.offset, tensor.length, part.identity.length);
+    if offset.checked_add(length).is_none_or(|end| end > segment_length) {
+        return Err(TensorProblem::OutOfRange { offset, length, segment_length });
+    }
+    if byte_length(dtype, &tensor.shape) != Some(length) {
+        return Err(TensorProblem::WrongLength { dtype, shape: tensor.shape.clone(), length });
+    }
+    Ok(dtype)
+}
+
+fn dtype(name: &str) -> Option<Dtype> {
+    Dtype::deserialize(StrDeserializer::<DeError>::new(name)).ok()
+}
+
+/// Bytes of a tensor; `None` when they are no whole number, or more than 64 bits count.
+fn byte_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+    // A zero anywhere makes the product zero, however large the other dimensions are.
+    let elements =
+        if shape.contains(&0) { 0 } else { shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n))? };
+    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Segment, offset, length.
+    type Place = (u32, u64, u64);
+    type Honest = (&'static str, &'static [u64], Place);
+    type Lying = (&'static str, &'static [u64], Place, &'static str);
+
+    fn parts_of(lengths: &[u64]) -> Vec<Part> {
+        let identity = |&length| FileIdentity { device: 1, inode: 2, length, modified_ns: 3, changed_ns: 4 };
+        lengths.iter().map(|length| Part { path: PathBuf::from("/x"), identity: identity(length) }).collect()
+    }
+
+    fn tensor(name: &str, dtype: &str, shape: &[u64], (segment, offset, length): Place) -> v1::Tensor {
+        let (name, dtype, shape) = (name.into(), dtype.into(), shape.to_vec());
+        v1::Tensor { name, source_name: String::new(), dtype, shape, segment, offset, length }
+    }
+
+    #[test]
+    fn honest_tensors_pass() {
+        let table: &[Honest] = &[
+            ("F32", &[2, 3], (0, 8, 24)),
+            ("BF16", &[], (1, 98, 2)),
+            ("BOOL", &[100], (1, 0, 100)),
+            ("F4", &[4], (0, 0, 2)),
+            ("F6_E2M3", &[4], (0, 0, 3)),
+            ("F32", &[0, u64::MAX, u64::MAX], (0, 32, 0)),
+            ("C64", &[1], (0, 1, 8)),
+        ];
+        let parts = parts_of(&[32, 100]);
+        for (dtype, shape, place) in table {
+            entries(vec![tensor("a", dtype, shape, *place)], &parts).unwrap();
+        }
+    }
+
+    #[test]
+    fn lying_tensors_are_refused() {
+        let table: &[Lying] = &[
+            ("F33", &[1], (0, 0, 4), "unknown dtype"),
+            ("f32", &[1], (0, 0, 4), "unknown dtype"),
+            ("", &[1], (0, 0, 4), "unknown dtype"),
+            ("F32", &[1], (2, 0, 4), "segment 2 of 2"),
+            ("F32", &[1], (u32::MAX, 0, 4), "of 2"),
+            ("F32", &[1], (0, 29, 4), "leave the segment"),
+            ("F32", &[1], (0, u64::MAX, 4), "leave the segment"),
+            ("U8", &[u64::MAX], (0, 1, u64::MAX), "leave the segment"),
+            ("F32", &[0], (0, 33, 0), "leave the segment"),
+            ("F32", &[2], (0, 0, 4), "does not make 4 bytes"),
+            ("F32", &[0], (0, 0, 4), "does not make 4 bytes"),
+            ("F32", &[1 << 32, 1 << 32], (0, 0, 0), "does not make 0 bytes"),
+            ("F64", &[1 << 61], (0, 0, 0), "does not make 0 bytes"),
+            ("F4", &[3], (0, 0, 1), "does not make 1 bytes"),
+        ];
+        let parts = parts_of(&[32, 100]);
+        for (dtype, shape, place, expected) in table {
+            let error = entries(vec![tensor("a.b", dtype, shape, *place)], &parts).unwrap_err();
+            assert!(error.to_string().starts_with("tensor \"a.b\": "), "{error}");
+            assert!(error.to_string().contains(expected), "{error}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_names_are_unique() {
+        let parts = parts_of(&[32]);
+        let named = |name: &str| tensor(name, "U8", &[1], (0, 0, 1));
+        let names = |names: &[&str]| {
+            let tensors = names.iter().map(|name| named(name)).collect();
+            Ok(entries(tensors, &parts)?.into_iter().map(|entry| entry.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["a", "b", "c"]).unwrap(), ["a", "b", "c"]);
+        assert_eq!(names(&["c", "a", "b"]).unwrap(), ["a", "b", "c"]);
+        let duplicate = Err::<Vec<String>, _>(ProtocolError::Duplicate { name: "a".into() });
+        assert_eq!(names(&["a", "b", "a"]), duplicate);
+        assert_eq!(names(&["a", "a"]), duplicate);
+    }
+
+    #[test]
+    fn segments_need_an_identity() {
+        let whole = v1::Segment { identity: Some(v1::FileIdentity::default()), ..v1::Segment::default() };
+        assert_eq!(parts(std::slice::from_ref(&whole)).unwrap().len(), 1);
+        assert_eq!(parts(&[whole.clone(), v1::Segment::default()]), Err(ProtocolError::NoIdentity(1)));
+        assert_eq!(parts(&vec![whole; 65_536]), Err(ProtocolError::TooManySegments(65_536)));
+    }
+}

@@ -1,0 +1,180 @@
+use std::{any::type_name, fmt};
+
+use safetensors::Dtype;
+use thiserror::Error;
+
+use crate::{Element, table::Entry};
+
+/// A tensor cannot be seen as a slice of that type.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ViewError {
+    /// Its elements are something else.
+    #[error("tensor {name:?} is {dtype}, which {element} cannot stand for")]
+    WrongDtype {
+        /// The tensor.
+        name: String,
+        /// Its dtype.
+        dtype: Dtype,
+        /// The type that was asked for.
+        element: &'static str,
+    },
+    /// Its first byte is not where such an element may begin; safetensors files may place tensors anywhere.
+    #[error(
+        "tensor {name:?} begins at address {address:#x}, which is no multiple of {alignment} as {element} needs; \
+         copy its bytes() to an aligned place"
+    )]
+    Misaligned {
+        /// The tensor.
+        name: String,
+        /// Address of its first byte.
+        address: usize,
+        /// The alignment that is needed, in bytes.
+        alignment: usize,
+        /// The type that was asked for.
+        element: &'static str,
+    },
+}
+
+/// One tensor of a component, in the shared pages.
+#[derive(Clone, Copy)]
+pub struct Tensor<'a> {
+    pub(crate) entry: &'a Entry,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> Tensor<'a> {
+    /// Name in the layout that was asked for.
+    pub fn name(&self) -> &'a str {
+        &self.entry.name
+    }
+
+    /// Name in the checkpoint.
+    pub fn source_name(&self) -> &'a str {
+        if self.entry.source_name.is_empty() { &self.entry.name } else { &self.entry.source_name }
+    }
+
+    /// What its elements are.
+    pub fn dtype(&self) -> Dtype {
+        self.entry.dtype
+    }
+
+    /// Dimensions, row-major; empty for a scalar.
+    pub fn shape(&self) -> &'a [u64] {
+        &self.entry.shape
+    }
+
+    /// Index of its segment in the component, and the place of its first byte there.
+    pub fn place(&self) -> (usize, u64) {
+        (self.entry.segment, self.entry.offset)
+    }
+
+    /// Its bytes, little endian, row-major, without gaps.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Whether its first byte is where an element of its dtype may begin, so that [`as_slice`](Self::as_slice) will
+    /// not complain of it.
+    pub fn is_aligned(&self) -> bool {
+        // Complex numbers are pairs of floats; the types below a byte have no alignment.
+        let alignment = if self.entry.dtype == Dtype::C64 { 4 } else { (self.entry.dtype.bitsize() / 8).max(1) };
+        self.bytes.is_empty() || self.bytes.as_ptr().addr().is_multiple_of(alignment)
+    }
+
+    /// Its elements, if `T` stands for its dtype and its first byte is aligned for `T`.
+    pub fn as_slice<T: Element>(&self) -> Result<&'a [T], ViewError> {
+        let element = type_name::<T>();
+        if !T::DTYPES.contains(&self.entry.dtype) {
+            return Err(ViewError::WrongDtype { name: self.entry.name.clone(), dtype: self.entry.dtype, element });
+        }
+        if self.bytes.is_empty() {
+            return Ok(&[]);
+        }
+        // The length is a multiple of the element's size, because it was checked against shape and dtype.
+        bytemuck::try_cast_slice(self.bytes).map_err(|_| ViewError::Misaligned {
+            name: self.entry.name.clone(),
+            address: self.bytes.as_ptr().addr(),
+            alignment: align_of::<T>(),
+            element,
+        })
+    }
+}
+
+impl fmt::Debug for Tensor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tensor")
+            .field("name", &self.name())
+            .field("dtype", &self.dtype())
+            .field("shape", &self.shape())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    fn entry(dtype: Dtype, elements: u64) -> Entry {
+        Entry {
+            name: "a".into(),
+            source_name: String::new(),
+            dtype,
+            shape: vec![elements],
+            segment: 0,
+            offset: 0,
+            length: elements * dtype.bitsize() as u64 / 8,
+        }
+    }
+
+    #[test]
+    fn elements_are_read_in_place() {
+        let values = [1.5_f32, -2.0];
+        let entry = entry(Dtype::F32, 2);
+        let tensor = Tensor { entry: &entry, bytes: bytemuck::cast_slice(&values) };
+        assert_eq!(tensor.as_slice::<f32>().unwrap(), values);
+        assert!(tensor.is_aligned());
+        assert_eq!((tensor.name(), tensor.source_name()), ("a", "a"));
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused() {
+        let entry = entry(Dtype::BF16, 2);
+        let tensor = Tensor { entry: &entry, bytes: &[0; 4] };
+        let error = tensor.as_slice::<half::f16>().unwrap_err();
+        assert!(error.to_string().contains("is BF16, which half"), "{error}");
+    }
+
+    #[test]
+    fn a_misaligned_tensor_says_where_it_is() {
+        let words = [0_u64; 2];
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        let entry = entry(Dtype::BF16, 2);
+        let tensor = Tensor { entry: &entry, bytes: &bytes[1..5] };
+        assert!(!tensor.is_aligned());
+        let error = tensor.as_slice::<bf16>().unwrap_err();
+        let ViewError::Misaligned { address, alignment, .. } = error else { panic!("{error}") };
+        assert_eq!((address, alignment), (bytes.as_ptr().addr() + 1, 2));
+        let aligned = Tensor { entry: &entry, bytes: &bytes[2..6] };
+        assert_eq!(aligned.as_slice::<bf16>().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_empty_tensor_is_aligned_wherever_it_is() {
+        let words = [0_u64; 1];
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        let entry = entry(Dtype::F64, 0);
+        let tensor = Tensor { entry: &entry, bytes: &bytes[1..1] };
+        assert!(tensor.is_aligned());
+        assert_eq!(tensor.as_slice::<f64>(), Ok(&[][..]));
+    }
+
+    #[test]
+    fn truth_values_are_bytes() {
+        let entry = entry(Dtype::BOOL, 3);
+        let tensor = Tensor { entry: &entry, bytes: &[0, 1, 7] };
+        assert_eq!(tensor.as_slice::<u8>(), Ok(&[0, 1, 7][..]));
+    }
+}

@@ -1,0 +1,357 @@
+//! What is loaded, who holds it, and how requests for one thing become one piece of work.
+//!
+//! A request goes three ways, the cheapest that works: *recall* (nothing that decided the last answer has changed, and
+//! the component is loaded), *warm* (the request was prepared anew and means a loaded component), *cold* (a flight loads
+//! it, and everyone who asks meanwhile joins the flight).
+
+mod entry;
+mod events;
+mod flight;
+mod recall;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use dashmap::{DashMap, mapref::entry::Entry as Slot};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use weightsd_core::{
+    handoff::Ticket,
+    identity::ComponentId,
+    policy::{self, Decision, KeepAliveLimits, Wish},
+};
+
+pub use self::{
+    entry::{Change, Entry, Holder, Lease, Usage},
+    events::{Event, EventKind, Events, Read},
+    flight::{FlightError, FlightReport},
+};
+use self::{flight::Flights, recall::Recalls};
+use crate::{
+    checkpoint::ShardPool,
+    component::Component,
+    daemon::Tasks,
+    pipeline::{self, LoadError, Request, Step},
+    resolve::Places,
+};
+
+/// How often a request starts over when what it joined was abandoned by everyone else.
+const ATTEMPTS: usize = 3;
+
+/// What the cache works with.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// The daemon's own places.
+    pub places: Places,
+    /// Keep-alive limits.
+    pub keep_alive: KeepAliveLimits,
+    /// How long one load may take.
+    pub load_deadline: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Cache {
+    config: CacheConfig,
+    components: DashMap<ComponentId, Arc<Entry>>,
+    tickets: DashMap<Ticket, Arc<Component>>,
+    flights: Flights,
+    recalls: Recalls,
+    pool: Arc<ShardPool>,
+    events: Events,
+    leases: AtomicU64,
+    janitor: Notify,
+    tasks: Tasks,
+}
+
+/// Why a component could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AcquireError {
+    /// A stage failed.
+    #[error(transparent)]
+    Load(Arc<LoadError>),
+    /// It took too long.
+    #[error("{operation} took longer than {limit:?}")]
+    Deadline {
+        /// What took so long.
+        operation: &'static str,
+        /// What is allowed.
+        limit: Duration,
+    },
+    /// A task of the daemon died.
+    #[error("{operation} died: this is a fault of weightsd, and its log says more")]
+    Died {
+        /// Which.
+        operation: &'static str,
+    },
+    /// The daemon stops.
+    #[error("weightsd is stopping")]
+    Stopping,
+}
+
+impl From<LoadError> for AcquireError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Arc::new(error))
+    }
+}
+
+/// A component and the right to hold it.
+#[derive(Debug)]
+pub struct Acquired {
+    /// The lease.
+    pub lease: Lease,
+    /// Whether it was loaded before.
+    pub warm: bool,
+    /// Leases on the component, this one included.
+    pub leases: usize,
+    /// How long finding the model took for this request.
+    pub resolve: Duration,
+}
+
+impl Cache {
+    /// An empty cache whose work runs in `tasks`.
+    #[must_use]
+    pub fn new(config: CacheConfig, tasks: Tasks) -> Arc<Self> {
+        let cache = Arc::new(Self {
+            config,
+            components: DashMap::new(),
+            tickets: DashMap::new(),
+            flights: Flights::default(),
+            recalls: Recalls::default(),
+            pool: Arc::default(),
+            events: Events::default(),
+            leases: AtomicU64::new(0),
+            janitor: Notify::new(),
+            tasks,
+        });
+        let janitor = Arc::clone(&cache);
+        cache.tasks.spawn("janitor", async move { janitor.expire().await });
+        cache
+    }
+
+    /// Loads the component that `request` means, or joins whoever loads it, and leases it to `holder`. `progress` is
+    /// called with each step and the number of requests that wait for it.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn acquire(
+        self: &Arc<Self>,
+        request: Request,
+        holder: Holder,
+        mut progress: impl FnMut(&Step, usize) + Send,
+    ) -> Result<Acquired, AcquireError> {
+        let started = Instant::now();
+        let limit = self.config.load_deadline;
+        let work = async {
+            for _ in 0..ATTEMPTS {
+                match self.try_acquire(&request, &holder, started, &mut progress).await {
+                    Err(AcquireError::Load(error)) if is_abandoned(&error) => {}
+                    result => return result,
+                }
+            }
+            Err(AcquireError::Died { operation: "the load" })
+        };
+        tokio::select! {
+            result = tokio::time::timeout(limit, work) => {
+                result.unwrap_or(Err(AcquireError::Deadline { operation: "the load", limit }))
+            }
+            () = self.tasks.stopping().cancelled() => Err(AcquireError::Stopping),
+        }
+    }
+
+    async fn try_acquire(
+        self: &Arc<Self>,
+        request: &Request,
+        holder: &Holder,
+        started: Instant,
+        progress: &mut (impl FnMut(&Step, usize) + Send),
+    ) -> Result<Acquired, AcquireError> {
+        let acquired = |lease: Lease, warm| {
+            let leases = lease.entry().usage().holders.len();
+            Acquired { lease, warm, leases, resolve: started.elapsed() }
+        };
+        let (cache, asked) = (Arc::clone(self), request.clone());
+        let recalled = blocking("recalling", move || cache.recalls.get(&asked, |id| cache.intact(id))).await?;
+        if let Some(lease) = recalled.and_then(|id| self.lease_loaded(id, holder)) {
+            return Ok(acquired(lease, true));
+        }
+        let (cache, asked) = (Arc::clone(self), request.clone());
+        let (prepared, loaded) = blocking("finding the model", move || -> Result<_, LoadError> {
+            let begun = std::time::SystemTime::now();
+            let prepared = pipeline::prepare(&asked, &cache.config.places)?;
+            cache.recalls.remember(asked, prepared.id, &prepared.witnesses, begun);
+            let loaded = cache.intact(prepared.id);
+            Ok((prepared, loaded))
+        })
+        .await??;
+        let id = prepared.id;
+        if let Some(lease) = loaded.then(|| self.lease_loaded(id, holder)).flatten() {
+            return Ok(acquired(lease, true));
+        }
+        let component = self.fly(prepared, &request.selector.spec, progress).await?;
+        Ok(acquired(self.lease_or_insert(component, holder), false))
+    }
+
+    /// Whether the component is loaded and its files are as they were; if they are not, it is dropped and its holders
+    /// are told.
+    fn intact(&self, id: ComponentId) -> bool {
+        let Some(entry) = self.components.get(&id).map(|entry| Arc::clone(&entry)) else { return false };
+        if entry.component.is_unchanged() {
+            return true;
+        }
+        self.components.remove_if(&id, |_, found| Arc::ptr_eq(found, &entry));
+        let message = format!("a file of {} of {} changed on disk", entry.component.name, entry.component.model);
+        self.events.push(EventKind::FileChanged, Some(id), message.clone());
+        entry.notify(Change(message));
+        false
+    }
+
+    fn lease_loaded(self: &Arc<Self>, id: ComponentId, holder: &Holder) -> Option<Lease> {
+        // The guard of the map keeps the janitor out until the lease counts.
+        let entry = self.components.get(&id)?;
+        Some(self.lease(&entry, holder))
+    }
+
+    fn lease_or_insert(self: &Arc<Self>, component: Arc<Component>, holder: &Holder) -> Lease {
+        match self.components.entry(component.id) {
+            Slot::Occupied(entry) => self.lease(entry.get(), holder),
+            Slot::Vacant(slot) => {
+                let entry = slot.insert(Arc::new(Entry::new(component)));
+                self.lease(&entry, holder)
+            }
+        }
+    }
+
+    /// Keeps a component that was just loaded, so that whoever asks next finds it even before it is leased.
+    fn insert(&self, component: Arc<Component>) {
+        self.components.entry(component.id).or_insert_with(|| Arc::new(Entry::new(component)));
+        self.janitor.notify_one();
+    }
+
+    fn lease(self: &Arc<Self>, entry: &Arc<Entry>, holder: &Holder) -> Lease {
+        let number = self.leases.fetch_add(1, Ordering::Relaxed) + 1;
+        let lease = Lease::begin(self, entry, number, holder.clone());
+        self.tickets.insert(lease.ticket(), Arc::clone(&entry.component));
+        let message = format!("{} ({}) holds {}", holder.name, holder.pid, entry.component.name);
+        self.events.push(EventKind::Leased, Some(entry.component.id), message);
+        lease
+    }
+
+    /// Called by a lease that ends.
+    fn released(&self, entry: &Entry, ticket: Ticket, holder: &Holder) {
+        self.tickets.remove(&ticket);
+        let message = format!("{} ({}) let go of {}", holder.name, holder.pid, entry.component.name);
+        self.events.push(EventKind::Released, Some(entry.component.id), message);
+        self.janitor.notify_one();
+    }
+
+    /// The component that a ticket stands for.
+    #[must_use]
+    pub fn redeem(&self, ticket: Ticket) -> Option<Arc<Component>> {
+        self.tickets.get(&ticket).map(|component| Arc::clone(&component))
+    }
+
+    /// All loaded components, sorted by model and name.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<_> = self.components.iter().map(|entry| Arc::clone(&entry)).collect();
+        entries.sort_by_cached_key(|entry| (entry.component.model.to_string(), entry.component.name.clone()));
+        entries
+    }
+
+    /// Loads that are under way.
+    #[must_use]
+    pub fn flights(&self) -> Vec<FlightReport> {
+        self.flights.reports()
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Limits and places in force.
+    #[must_use]
+    pub fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
+    /// Open shards.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<ShardPool> {
+        &self.pool
+    }
+
+    /// Is cancelled when the daemon stops.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        self.tasks.stopping()
+    }
+
+    /// Tasks of the daemon.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// What the policy would do about `wish` now.
+    #[must_use]
+    pub fn decide(&self, wish: Wish) -> Vec<Decision> {
+        let facts: Vec<_> = self.components.iter().map(|entry| entry.facts()).collect();
+        policy::decide(&facts, wish, Instant::now())
+    }
+
+    /// Does what [`Self::decide`] says. A component that was leased in between stays.
+    pub fn evict(&self, wish: Wish) -> Vec<Decision> {
+        let mut decisions = self.decide(wish);
+        for decision in decisions.iter_mut().filter(|decision| decision.evict) {
+            let removed = self.components.remove_if(&decision.id, |_, entry| entry.usage().holders.is_empty());
+            if let Some((id, entry)) = removed {
+                let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
+                tracing::info!(%id, "{message}");
+                self.events.push(EventKind::Evicted, Some(id), message);
+            } else {
+                decision.evict = false;
+                "leased in this moment".clone_into(&mut decision.reason);
+            }
+        }
+        self.pool.sweep();
+        decisions
+    }
+
+    /// Drops what has outlived its keep-alive. Sleeps while there is nothing to wait for.
+    async fn expire(&self) {
+        loop {
+            let next = policy::next_expiry(&self.components.iter().map(|entry| entry.facts()).collect::<Vec<_>>());
+            let sleep = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = sleep => drop(self.evict(Wish::Expired)),
+                () = self.janitor.notified() => {}
+                () = self.stopping().cancelled() => return,
+            }
+        }
+    }
+}
+
+fn is_abandoned(error: &LoadError) -> bool {
+    matches!(error, LoadError::Checkpoint(crate::checkpoint::CheckpointError::Abandoned))
+}
+
+/// Runs `work` on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AcquireError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| AcquireError::Died { operation })
+}

@@ -1,0 +1,104 @@
+//! Remembers what a request meant, together with the files that decided it. As long as each of them is the same file,
+//! the answer is the same, and a warm request costs a few `stat` calls.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use dashmap::DashMap;
+use weightsd_core::identity::ComponentId;
+use weightsd_segment::FileIdentity;
+
+use crate::pipeline::Request;
+
+/// Requests that are remembered; when there are more, all are forgotten.
+const KEPT: usize = 1024;
+/// A file changed less than this before it was read may change again without its times showing it.
+const SETTLED: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct Recall {
+    id: ComponentId,
+    witnesses: Vec<(PathBuf, FileIdentity)>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Recalls {
+    by_request: DashMap<Request, Recall>,
+}
+
+impl Recalls {
+    /// The id that `request` means, if that is still known and the component is `intact`. Blocks on `stat`.
+    pub(super) fn get(&self, request: &Request, intact: impl FnOnce(ComponentId) -> bool) -> Option<ComponentId> {
+        let id = {
+            let recall = self.by_request.get(request)?;
+            let same = |(path, identity): &(PathBuf, FileIdentity)| identity_of(path).as_ref() == Some(identity);
+            recall.witnesses.iter().all(same).then_some(recall.id)
+        };
+        if id.is_none() {
+            self.by_request.remove(request);
+        }
+        id.filter(|&id| intact(id))
+    }
+
+    /// Remembers an answer that was found by looking at `witnesses` after `begun`. Files that were changed around that
+    /// time could have been read before the change, so nothing is remembered then.
+    pub(super) fn remember(&self, request: Request, id: ComponentId, witnesses: &[PathBuf], begun: SystemTime) {
+        let settled = begun.checked_sub(SETTLED).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let Some(settled) = settled.and_then(|time| i64::try_from(time.as_nanos()).ok()) else { return };
+        let found = witnesses.iter().map(|path| Some((path.clone(), identity_of(path)?))).collect::<Option<Vec<_>>>();
+        let Some(witnesses) = found.filter(|found| found.iter().all(|(_, identity)| identity.changed_ns < settled))
+        else {
+            return;
+        };
+        if self.by_request.len() >= KEPT {
+            self.by_request.clear();
+        }
+        self.by_request.insert(request, Recall { id, witnesses });
+    }
+}
+
+fn identity_of(path: &PathBuf) -> Option<FileIdentity> {
+    fs::metadata(path).ok().map(|metadata| FileIdentity::of(&metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use weightsd_core::{identity::IdentityInputs, plan::Layout};
+
+    use super::*;
+    use crate::{pipeline::AuditPolicy, resolve::Selector};
+
+    #[test]
+    fn a_changed_witness_makes_it_forget() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("refs-main");
+        fs::write(&path, "a").unwrap();
+        let id = ComponentId::of(&IdentityInputs {
+            family: "",
+            component: "",
+            layout: Layout::Mlx,
+            report_only: false,
+            config: b"",
+            shards: &[],
+        });
+        let request = Request {
+            selector: Selector::default(),
+            component: String::new(),
+            layout: Layout::Mlx,
+            policy: AuditPolicy::Strict,
+        };
+        let recalls = Recalls::default();
+        recalls.remember(request.clone(), id, std::slice::from_ref(&path), SystemTime::now());
+        assert_eq!(recalls.get(&request, |_| true), None, "the file is too young to be trusted");
+        std::thread::sleep(2 * SETTLED);
+        recalls.remember(request.clone(), id, std::slice::from_ref(&path), SystemTime::now());
+        assert_eq!(recalls.get(&request, |_| true), Some(id));
+        assert_eq!(recalls.get(&request, |_| false), None, "a component that is gone is not recalled");
+        fs::write(&path, "b").unwrap();
+        assert_eq!(recalls.get(&request, |_| true), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! Third stage: the shards of a component are opened, their headers read and checked, and compared with the index.
+//! Reads the headers and not a byte more.
+
+mod pool;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use weightsd_core::{
+    header::{self, Header, HeaderError, PREFIX_BYTES},
+    plan::{Table, TableError},
+};
+use weightsd_segment::PinnedFile;
+
+pub use self::pool::{ShardPool, is_unchanged};
+use crate::{
+    pipeline::{Phase, Step, Watcher},
+    snapshot::{ComponentFiles, ShardFile},
+};
+
+/// A weight file, held open, with its checked header.
+#[derive(Debug)]
+pub struct OpenShard {
+    /// The file.
+    pub file: PinnedFile,
+    /// Its header.
+    pub header: Header,
+}
+
+/// The opened shards of a component.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Shards, in order.
+    pub shards: Vec<Arc<OpenShard>>,
+    /// All their tensors.
+    pub table: Table,
+    /// What is untidy and refuses nothing.
+    pub remarks: Vec<String>,
+}
+
+/// Why shards cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file that breaks the format.
+    #[error("`{}` is not a usable safetensors file", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// The rule that it breaks.
+        #[source]
+        source: HeaderError,
+    },
+    /// Shards that contradict each other or the index.
+    #[error("the shards of `{component}` do not fit together")]
+    Table {
+        /// The component.
+        component: String,
+        /// How.
+        #[source]
+        source: TableError,
+    },
+    /// A file that became another one between two looks.
+    #[error("`{}` changed while it was being opened", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Nobody waits any more.
+    #[error("the load was given up, because nobody waits for it")]
+    Abandoned,
+    /// The system refused.
+    #[error("cannot open `{}`", path.display())]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens the shards of `files`, or takes them from `pool` where they are open already.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub fn open(files: &ComponentFiles, pool: &ShardPool, watcher: &dyn Watcher) -> Result<Checkpoint, CheckpointError> {
+    let bytes_total = files.shards.iter().map(|shard| shard.identity.length).sum();
+    let mut step = Step {
+        phase: Phase::Open,
+        files_total: files.shards.len(),
+        bytes_total,
+        ..Step::default()
+    };
+    let mut shards = Vec::with_capacity(files.shards.len());
+    for shard in &files.shards {
+        if watcher.is_abandoned() {
+            return Err(CheckpointError::Abandoned);
+        }
+        step.file.clone_from(&shard.name);
+        watcher.step(&step);
+        shards.push(pool.get_or_open(shard)?);
+        step.files_done += 1;
+        step.bytes_done += shard.identity.length;
+    }
+    watcher.step(&step);
+    let names: Vec<&str> = files.shards.iter().map(|shard| shard.name.as_str()).collect();
+    let table_error = |source| CheckpointError::Table { component: files.site.name.clone(), source };
+    let headers = names.iter().copied().zip(shards.iter().map(|shard| shard.header.clone())).collect();
+    let table = Table::merge(headers).map_err(table_error)?;
+    let remarks = match &files.index {
+        Some(index) => table.compare(index, &names).map_err(table_error)?,
+        None => Vec::new(),
+    };
+    Ok(Checkpoint { shards, table, remarks })
+}
+
+/// Opens one file and checks its header.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub fn open_file(path: PathBuf) -> Result<OpenShard, CheckpointError> {
+    let file = PinnedFile::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    let header = read_header(&file)?;
+    Ok(OpenShard { file, header })
+}
+
+fn open_shard(shard: &ShardFile) -> Result<OpenShard, CheckpointError> {
+    let open = open_file(shard.path.clone())?;
+    if *open.file.identity() != shard.identity {
+        return Err(CheckpointError::Changed { path: shard.path.clone() });
+    }
+    Ok(open)
+}
+
+fn read_header(file: &PinnedFile) -> Result<Header, CheckpointError> {
+    let path = file.path();
+    let length = file.identity().length;
+    let bad = |source| CheckpointError::Header { path: path.to_owned(), source };
+    let read = |buffer: &mut [u8], offset| {
+        file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
+            // Shorter than it was a moment ago.
+            io::ErrorKind::UnexpectedEof => CheckpointError::Changed { path: path.to_owned() },
+            _ => CheckpointError::Io { path: path.to_owned(), source },
+        })
+    };
+    if length < PREFIX_BYTES {
+        return Err(bad(HeaderError::FileTooShort { found: length }));
+    }
+    let mut prefix = [0; 8];
+    read(&mut prefix, 0)?;
+    let mut json = vec![0; header::header_length(prefix, length).map_err(bad)?];
+    read(&mut json, PREFIX_BYTES)?;
+    Header::parse(&json, length).map_err(bad)
+}

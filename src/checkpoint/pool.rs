@@ -1,0 +1,44 @@
+//! Open shards, shared by content: two layouts of a component, two names of a commit, and one blob in two repositories
+//! use one descriptor and one parsed header.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use dashmap::DashMap;
+use weightsd_core::identity::ContentKey;
+
+use super::{CheckpointError, OpenShard, open_shard};
+use crate::snapshot::ShardFile;
+
+/// See the module. Holds no shard open by itself.
+#[derive(Debug, Default)]
+pub struct ShardPool {
+    slots: DashMap<ContentKey, Arc<Mutex<Weak<OpenShard>>>>,
+}
+
+impl ShardPool {
+    /// The open shard of that content. Callers who ask for one shard at the same time wait for one opening.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub fn get_or_open(&self, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
+        let slot = Arc::clone(&self.slots.entry(shard.content.clone()).or_default());
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = slot.upgrade().filter(|open| is_unchanged(open)) {
+            return Ok(open);
+        }
+        let open = Arc::new(open_shard(shard)?);
+        *slot = Arc::downgrade(&open);
+        Ok(open)
+    }
+
+    /// Forgets the names of shards that nobody holds any more.
+    pub fn sweep(&self) {
+        self.slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.lock().is_ok_and(|slot| slot.strong_count() > 0));
+    }
+}
+
+/// Whether the open file is as it was when its header was read.
+#[must_use]
+pub fn is_unchanged(shard: &OpenShard) -> bool {
+    shard.file.current_identity().is_ok_and(|now| now == *shard.file.identity())
+}

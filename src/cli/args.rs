@@ -1,0 +1,232 @@
+//! What can be written on the command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Lends model weights to every process of this machine: opened once, checked once, shared by all.
+#[derive(Debug, Parser)]
+#[command(name = "weightsd", version, max_term_width = 100, after_help = "\
+Examples:
+  weightsd serve                                     run the daemon
+  weightsd load Tongyi-MAI/Z-Image-Turbo transformer load a component and keep it warm
+  weightsd inspect model.safetensors                 what is in a file
+  weightsd demo                                      see it all work, without network or weights")]
+pub(super) struct Args {
+    /// The daemon's socket [default: the usual place of this user]
+    #[arg(long, global = true, env = "WEIGHTSD_SOCKET", value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the daemon in the foreground, until SIGTERM or Ctrl-C
+    Serve(Box<Serve>),
+    /// Load a component of a model, and hold it or keep it warm
+    Load(Load),
+    /// How the daemon is
+    Status,
+    /// The components in the daemon's cache, and who holds them
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// What a model spec means: path, commit, components, files
+    Resolve(Model),
+    /// Compare the components of a model with what its family says they must hold
+    Audit(Audit),
+    /// List the tensors of a safetensors file or of a model (needs no daemon)
+    Inspect(Inspect),
+    /// Drop components that nobody holds from the daemon's cache
+    Evict(Evict),
+    /// What happened in the daemon, and what happens
+    Events(Events),
+    /// Show everything with a small made-up Z-Image: two processes share one model's pages
+    Demo(Demo),
+    #[command(hide = true)]
+    DemoClient(DemoClient),
+    /// Let launchd (macOS) or systemd (Linux) start the daemon on the first connection
+    Install(Install),
+    /// Print a completion script: weightsd completions zsh > ~/.zfunc/_weightsd
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Settings are taken from the command line, then from the configuration file (TOML, the same names with `_`), then from \
+defaults. Durations are written like `10min` or `1h 30min`. Set WEIGHTSD_LOG=debug for more to read.
+
+Examples:
+  weightsd serve
+  weightsd serve --hub-cache /data/hub --keep-alive 1h")]
+pub(super) struct Serve {
+    /// Configuration file [default: weightsd/config.toml in the usual place]
+    #[arg(long, env = "WEIGHTSD_CONFIG", value_name = "PATH")]
+    pub(super) config: Option<PathBuf>,
+    /// The Hugging Face cache [default: as huggingface_hub finds it]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub(super) hub_cache: Option<PathBuf>,
+    /// How long components stay warm when the client does not say [default: 10min]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) keep_alive: Option<Duration>,
+    /// The longest keep-alive that a client is granted [default: 1day]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) keep_alive_max: Option<Duration>,
+    /// How long one load may take [default: 2min]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) load_deadline: Option<Duration>,
+    /// How long a shutdown may take [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) grace: Option<Duration>,
+    /// Most connections at once [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub(super) connections: Option<usize>,
+    /// Fail unless launchd or systemd hands over a socket
+    #[arg(long)]
+    pub(super) activated: bool,
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|error| error.to_string())
+}
+
+/// A model, and where it is looked up.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Model {
+    /// A path, or a Hugging Face id: org/repo, org/repo:revision
+    pub(super) model: String,
+    /// Revision of the Hugging Face id
+    #[arg(long, value_name = "REV")]
+    pub(super) revision: Option<String>,
+    /// The Hugging Face cache [default: as huggingface_hub finds it]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub(super) hub_cache: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd load Tongyi-MAI/Z-Image-Turbo text_encoder --keep-alive 1h
+  weightsd load ./my-model vae --layout source --hold")]
+pub(super) struct Load {
+    #[command(flatten)]
+    pub(super) model: Model,
+    /// The component, such as transformer, text_encoder or vae
+    pub(super) component: String,
+    /// Names and memory order of the tensors
+    #[arg(long, value_enum, default_value_t = Layout::Mlx)]
+    pub(super) layout: Layout,
+    /// Lend it even if the audit finds faults
+    #[arg(long)]
+    pub(super) report_only: bool,
+    /// How long it stays warm after the last holder
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) keep_alive: Option<Duration>,
+    /// Hold it until Ctrl-C, and show what the daemon says about it
+    #[arg(long)]
+    pub(super) hold: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Layout {
+    /// Module names, kernels in OHWI order
+    Mlx,
+    /// As in the checkpoint
+    Source,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ls {
+    /// Measure how much of each component is in memory
+    #[arg(long)]
+    pub(super) resident: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Audit {
+    #[command(flatten)]
+    pub(super) model: Model,
+    /// Components [default: all]
+    pub(super) components: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd inspect model.safetensors
+  weightsd inspect Tongyi-MAI/Z-Image-Turbo
+  weightsd inspect Tongyi-MAI/Z-Image-Turbo transformer --match 'layers.0.*'")]
+pub(super) struct Inspect {
+    #[command(flatten)]
+    pub(super) model: Model,
+    /// Show the tensors of this component
+    pub(super) component: Option<String>,
+    /// Show only tensors whose names match this glob
+    #[arg(long = "match", value_name = "GLOB")]
+    pub(super) pattern: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Evict {
+    /// First digits of the component's id, as `weightsd ls` shows it [default: all that nobody holds]
+    pub(super) id: Option<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Events {
+    /// Go on as things happen, until Ctrl-C
+    #[arg(long, short)]
+    pub(super) follow: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Demo {
+    /// Keep the files it makes
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DemoClient {
+    pub(super) model: String,
+    #[arg(long)]
+    pub(super) hub_cache: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Install {
+    /// Print what would be written, and where
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// The service manager's system [default: this one]
+    #[arg(long, value_enum)]
+    pub(super) platform: Option<InstallPlatform>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum InstallPlatform {
+    /// systemd
+    Linux,
+    /// launchd
+    Macos,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,103 @@
+//! One of the demo's client processes.
+
+use std::{
+    hint::black_box,
+    io::{self, BufRead as _},
+    process::ExitCode,
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use weightsd_client::{Client, Component, ConnectOptions, Layout, LoadRequest};
+use weightsd_segment::MemoryUse;
+
+use crate::cli::{args::DemoClient, output::print};
+
+/// Smaller than any page.
+const STRIDE: usize = 4096;
+
+/// What a client has to say.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Report {
+    pub(super) acquires: Vec<Acquire>,
+    pub(super) memory: Memory,
+}
+
+/// How a component was had.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Acquire {
+    pub(super) component: String,
+    pub(super) layout: String,
+    pub(super) tensors: usize,
+    pub(super) bytes: u64,
+    pub(super) copied: u64,
+    pub(super) micros: u64,
+    pub(super) warm: bool,
+}
+
+/// [`MemoryUse`] of the client.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Memory {
+    pub(super) resident: u64,
+    pub(super) shared: u64,
+    pub(super) private: u64,
+    pub(super) page_tables: Option<u64>,
+}
+
+pub(in crate::cli) fn run(command: DemoClient, options: ConnectOptions, runtime: &Runtime) -> anyhow::Result<ExitCode> {
+    let (components, acquires) = runtime.block_on(acquire(command, options))?;
+    for component in &components {
+        touch(component);
+    }
+    print("ready")?;
+    // Until the demo has seen that everyone is ready.
+    io::stdin().lock().read_line(&mut String::new())?;
+    let memory = MemoryUse::of_self()?;
+    let memory = Memory {
+        resident: memory.resident,
+        shared: memory.shared,
+        private: memory.private,
+        page_tables: memory.page_tables,
+    };
+    print(serde_json::to_string(&Report { acquires, memory })?)?;
+    // Until the demo has seen enough.
+    io::stdin().lock().read_line(&mut String::new())?;
+    drop(components);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn acquire(command: DemoClient, options: ConnectOptions) -> anyhow::Result<(Vec<Component>, Vec<Acquire>)> {
+    let client = Client::connect(options).await?;
+    let mut components = Vec::new();
+    let mut acquires = Vec::new();
+    for (name, layout) in [("transformer", Layout::Mlx), ("text_encoder", Layout::Mlx), ("vae", Layout::Source)] {
+        let request = LoadRequest::new(&command.model, name)
+            .hub_cache(&command.hub_cache)
+            .layout(layout)
+            .client_name("demo client");
+        let began = Instant::now();
+        let component = client.load(request, |_| ()).await?;
+        let micros = u64::try_from(began.elapsed().as_micros())?;
+        let info = component.info();
+        acquires.push(Acquire {
+            component: name.to_owned(),
+            layout: layout.as_str_name().trim_start_matches("LAYOUT_").to_ascii_lowercase(),
+            tensors: component.tensors().len(),
+            bytes: info.tensor_bytes,
+            copied: info.bytes_copied,
+            micros,
+            warm: info.warm,
+        });
+        components.push(component);
+    }
+    Ok((components, acquires))
+}
+
+fn touch(component: &Component) {
+    for tensor in component.tensors() {
+        for byte in tensor.bytes().iter().step_by(STRIDE) {
+            black_box(*byte);
+        }
+    }
+}

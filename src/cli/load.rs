@@ -1,0 +1,114 @@
+//! `weightsd load`.
+
+use std::{process::ExitCode, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use weightsd_client::{AuditPolicy, Client, Component, Hold, LoadRequest, Phase, Progress, proto};
+
+use super::{
+    args::{Layout, Load, Model},
+    output::{self, Format, bytes, print, short, time},
+};
+
+/// A load on a slow disk may take as long as the daemon lets it.
+const DEADLINE: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyhow::Result<ExitCode> {
+    let hold = if command.hold { Hold::Stream } else { Hold::None };
+    let policy = if command.report_only { AuditPolicy::ReportOnly } else { AuditPolicy::Strict };
+    let layout = match command.layout {
+        Layout::Mlx => proto::Layout::Mlx,
+        Layout::Source => proto::Layout::Source,
+    };
+    let mut request = request(command.model, command.component).layout(layout).audit_policy(policy).hold(hold);
+    if let Some(keep_alive) = command.keep_alive {
+        request = request.keep_alive(keep_alive);
+    }
+    let bar = progress_bar();
+    let mut component = client.load(request, |progress| show(&bar, progress)).await?;
+    bar.finish_and_clear();
+    match format {
+        Format::Text => print_component(&component)?,
+        Format::Json => output::print_json("Component", component.info())?,
+    }
+    if command.hold {
+        wait(&mut component, format).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(model: Model, component: String) -> LoadRequest {
+    let mut request = LoadRequest::new(model.model, component).client_name("weightsd load").deadline(DEADLINE);
+    if let Some(revision) = model.revision {
+        request = request.revision(revision);
+    }
+    if let Some(cache) = model.hub_cache {
+        request = request.hub_cache(cache);
+    }
+    request
+}
+
+/// Drawn on a terminal only: indicatif hides it elsewhere.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {bytes}/{total_bytes}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn show(bar: &ProgressBar, progress: &Progress) {
+    let doing = match progress.phase() {
+        Phase::Unspecified | Phase::Resolve => "finding the model",
+        Phase::Open => "reading headers",
+        Phase::Audit => "auditing",
+    };
+    let shared = if progress.sharers > 1 { format!(" (with {} others)", progress.sharers - 1) } else { String::new() };
+    bar.set_message(format!("{doing} {}{shared}", progress.file));
+    bar.set_length(progress.bytes_total);
+    bar.set_position(progress.bytes_done);
+}
+
+fn print_component(component: &Component) -> anyhow::Result<()> {
+    let info = component.info();
+    let took = info.timings.iter().flat_map(|timings| [timings.resolve, timings.open, timings.audit]).flatten();
+    let took: Duration = took.filter_map(|part| Duration::try_from(part).ok()).sum();
+    let keep_alive = info.lease.as_ref().and_then(|lease| lease.keep_alive);
+    let keep_alive = keep_alive.and_then(|keep_alive| Duration::try_from(keep_alive).ok()).unwrap_or_default();
+    let state = if info.warm { "was loaded" } else { "loaded" };
+    print(format_args!(
+        "{} {}: {} tensors, {}, {} {state} in {}",
+        short(component.id()),
+        component.name(),
+        info.tensor_count,
+        bytes(info.tensor_bytes),
+        match info.bytes_copied {
+            0 => "no byte copied,".to_owned(),
+            copied => format!("{} copied,", bytes(copied)),
+        },
+        time(took)
+    ))?;
+    for segment in &info.segments {
+        let length = segment.identity.as_ref().map_or(0, |identity| identity.length);
+        print(format_args!("  {} ({})", segment.path, bytes(length)))?;
+    }
+    if let Some(report) = component.audit() {
+        print(format_args!("  audit: {}", super::audit::verdict(report)))?;
+    }
+    print(format_args!("  stays warm for {} after its last holder", output::span(keep_alive)))?;
+    Ok(())
+}
+
+/// Holds the component until Ctrl-C or until the daemon ends the lease.
+async fn wait(component: &mut Component, format: Format) -> anyhow::Result<()> {
+    if format == Format::Text {
+        print("held; Ctrl-C lets go")?;
+    }
+    loop {
+        tokio::select! {
+            notice = component.next_notice() => match (notice, format) {
+                (Some(notice), Format::Text) => print(notice.message)?,
+                (Some(notice), Format::Json) => output::print_json("Notice", &notice)?,
+                (None, _) => return Ok(()),
+            },
+            signal = tokio::signal::ctrl_c() => return Ok(signal?),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! How answers are printed.
+
+use std::{
+    io::{self, Write as _},
+    time::{Duration, SystemTime},
+};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use humansize::{DECIMAL, format_size};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+
+/// For whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// People.
+    Text,
+    /// Programs.
+    Json,
+}
+
+/// Prints one line or block.
+pub(super) fn print(text: impl std::fmt::Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+/// A message as protobuf's JSON, with fields that have their default, and 64-bit numbers as numbers.
+pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<serde_json::Value> {
+    let pool = DescriptorPool::decode(weightsd_proto::FILE_DESCRIPTOR_SET)?;
+    let descriptor = pool
+        .get_message_by_name(&format!("weights.v1.{name}"))
+        .ok_or_else(|| anyhow::anyhow!("there is no message {name}"))?;
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    let options = SerializeOptions::new()
+        .skip_default_fields(false)
+        .stringify_64_bit_integers(false)
+        .use_proto_field_name(true);
+    Ok(message.serialize_with_options(serde_json::value::Serializer, &options)?)
+}
+
+/// Prints a message as JSON.
+pub(super) fn print_json(name: &str, message: &impl Message) -> anyhow::Result<()> {
+    Ok(print(format_args!("{:#}", json(name, message)?))?)
+}
+
+/// A table without lines.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// Aligns columns of numbers to the right.
+pub(super) fn numbers(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// `12.31 GB`: decimal, as the hub shows sizes.
+pub(super) fn bytes(bytes: u64) -> String {
+    format_size(bytes, DECIMAL)
+}
+
+/// The beginning of an id, as much as names it in practice.
+pub(super) fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// `0.31 ms`, `4.2 s`.
+pub(super) fn time(duration: Duration) -> String {
+    match duration.as_secs_f64() {
+        seconds if seconds < 1.0 => format!("{:.2} ms", seconds * 1e3),
+        seconds => format!("{seconds:.1} s"),
+    }
+}
+
+/// `3min 5s`, without the parts that nobody reads.
+pub(super) fn span(duration: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+}
+
+/// The time since a timestamp.
+pub(super) fn since(timestamp: Option<prost_types::Timestamp>) -> Duration {
+    let then = timestamp.and_then(|timestamp| SystemTime::try_from(timestamp).ok());
+    then.and_then(|then| then.elapsed().ok()).unwrap_or_default()
+}
+
+/// The time until a timestamp; zero when it has passed.
+pub(super) fn until(timestamp: prost_types::Timestamp) -> Duration {
+    let then = SystemTime::try_from(timestamp).ok();
+    then.and_then(|then| then.duration_since(SystemTime::now()).ok()).unwrap_or_default()
+}

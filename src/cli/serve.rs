@@ -1,0 +1,80 @@
+//! `weightsd serve`.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::args::Serve;
+use crate::daemon::{self, BindError, BoundListener, ConfigFile};
+
+/// Worker threads. Work that blocks has threads of its own.
+const THREADS: usize = 2;
+/// Exit code after a second signal: the shell's for SIGINT.
+const IMPATIENT: i32 = 130;
+
+pub(super) fn run(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    start_log();
+    let file = ConfigFile::load(command.config.as_deref())?;
+    let flags = ConfigFile {
+        socket,
+        hub_cache: command.hub_cache,
+        keep_alive: command.keep_alive,
+        keep_alive_max: command.keep_alive_max,
+        load_deadline: command.load_deadline,
+        grace: command.grace,
+        connections: command.connections,
+    };
+    let config = flags.or(file).complete();
+    // Before there are threads: taking over a socket changes the environment.
+    let bound = match BoundListener::inherit() {
+        Err(BindError::NothingInherited) if !command.activated => BoundListener::bind(&config.socket)?,
+        inherited => inherited?,
+    };
+    raise_file_limit();
+    let runtime = super::runtime(THREADS)?;
+    let result = runtime.block_on(async {
+        // Handlers are in place before anyone can connect, so no signal is missed.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = async move {
+            tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+            tokio::spawn(async move {
+                tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+                std::process::exit(IMPATIENT);
+            });
+        };
+        anyhow::Ok(daemon::run(bound, config, shutdown).await?)
+    });
+    // Threads that are stuck in a dead file system are not waited for.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_env("WEIGHTSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Connections and shards take descriptors, and the usual soft limit (256 on macOS) is soon spent.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    // macOS refuses more than OPEN_MAX even where the hard limit is infinite.
+    let wanted = limit.maximum.unwrap_or(u64::MAX).min(10_240);
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(wanted);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "cannot raise the limit of open files");
+        }
+    }
+}

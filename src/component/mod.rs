@@ -1,0 +1,61 @@
+//! Last stage: a component, ready to be lent. Its tensors are ranges of files that are held open.
+
+use std::{sync::Arc, time::Duration};
+
+use weightsd_core::{
+    audit::AuditReport,
+    identity::ComponentId,
+    plan::{Layout, Placed},
+};
+
+use crate::{checkpoint::OpenShard, resolve::ResolvedModel};
+
+/// Where the time of a load went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    /// Resolving and listing.
+    pub resolve: Duration,
+    /// Opening shards and reading headers.
+    pub open: Duration,
+    /// Auditing and placing.
+    pub audit: Duration,
+}
+
+/// A component. Immutable; shared by everyone who holds it.
+#[derive(Debug)]
+pub struct Component {
+    /// Identity of its content.
+    pub id: ComponentId,
+    /// `transformer`, `text_encoder`, `vae`, ...
+    pub name: String,
+    /// Family that recognised the model.
+    pub family: &'static str,
+    /// Layout of the tensors.
+    pub layout: Layout,
+    /// The model under which it was loaded first.
+    pub model: ResolvedModel,
+    /// The typed config as JSON; empty when there is none.
+    pub config_json: String,
+    /// The files that are lent; [`Placed::shard`] counts in them.
+    pub segments: Vec<Arc<OpenShard>>,
+    /// The tensors, sorted by name.
+    pub tensors: Vec<Placed>,
+    /// The audit.
+    pub audit: AuditReport,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+impl Component {
+    /// Sum of the tensors' lengths in bytes.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.range.end - tensor.range.start).sum()
+    }
+
+    /// Whether every file under it is as it was when it was opened.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.segments.iter().all(|segment| crate::checkpoint::is_unchanged(segment))
+    }
+}

@@ -1,0 +1,139 @@
+//! Serve, then stop: refuse what is new, tell who holds something, wait for what runs, and end.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicUsize},
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::transport::server::{Connected, UdsConnectInfo};
+
+use super::{
+    BoundListener, Config, Tasks,
+    accept::{self, Counted},
+    watchdog,
+};
+use crate::{
+    cache::{Cache, EventKind},
+    service,
+};
+
+/// Connections that wait for the gRPC server to take them.
+const BACKLOG: usize = 16;
+/// What the watchdog allows beyond the grace period.
+const WATCHDOG_SLACK: Duration = Duration::from_secs(2);
+
+/// Why a daemon ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The socket cannot be used.
+    #[error("cannot serve on the socket")]
+    Socket(#[source] io::Error),
+    /// The gRPC server failed.
+    #[error("the gRPC server failed")]
+    Serve(#[source] tonic::transport::Error),
+    /// A gRPC service could not be set up.
+    #[error("a gRPC service could not be set up")]
+    Setup(#[from] service::SetupError),
+}
+
+/// Serves on `bound` until `shutdown` comes, then stops within the grace period.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
+    let tasks = Tasks::default();
+    let grace = config.grace;
+    let cache = Cache::new(config.cache, tasks.clone());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let context = service::Context {
+        cache: Arc::clone(&cache),
+        socket: bound.path.clone(),
+        started: SystemTime::now(),
+        connections: Arc::clone(&connections),
+        connections_max: config.connections,
+    };
+    let (router, health) = service::router(context).await?;
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    tasks.spawn("accept", accept::accept(listener, Arc::clone(&cache), connections, config.connections, sender));
+    let incoming = ReceiverStream::new(receiver).map(|(stream, counted)| Ok::<_, io::Error>(Grpc { stream, _counted: counted }));
+    let server = router.serve_with_incoming_shutdown(incoming, tasks.stopping().clone().cancelled_owned());
+    let mut server = std::pin::pin!(server);
+
+    tracing::info!(socket = %bound.path.display(), pid = std::process::id(), "ready");
+    tokio::select! {
+        () = shutdown => {}
+        result = &mut server => return result.map_err(RunError::Serve),
+    }
+    tracing::info!(?grace, "stopping");
+    watchdog::arm(grace + WATCHDOG_SLACK);
+    cache.events().push(EventKind::ShuttingDown, None, "the daemon was told to stop".to_owned());
+    service::not_serving(&health).await;
+    tasks.stop();
+    let drained = async {
+        let result = server.await;
+        tasks.ended().await;
+        result
+    };
+    match tokio::time::timeout(grace, drained).await {
+        Ok(result) => result.map_err(RunError::Serve)?,
+        Err(_) => tracing::warn!(tasks = tasks.len(), "the grace period passed; open connections are cut"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A connection that counts while it lives, and knows its peer.
+struct Grpc {
+    stream: UnixStream,
+    _counted: Counted,
+}
+
+impl Connected for Grpc {
+    type ConnectInfo = UdsConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Grpc {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Grpc {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

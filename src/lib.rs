@@ -1,0 +1,17 @@
+//! weightsd: a daemon that opens, checks and lends model weights.
+//!
+//! Read [`pipeline`] first: it is the road from a model's name to a component. [`cache`] keeps what comes out of it,
+//! [`handoff`] and [`service`] lend it, [`daemon`] runs them, [`cli`] is what people see.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod checkpoint;
+pub mod cli;
+pub mod component;
+pub mod daemon;
+pub mod handoff;
+pub mod pipeline;
+pub mod resolve;
+pub mod service;
+pub mod snapshot;

@@ -1,0 +1,229 @@
+//! First stage: what a spec means now. A path is found, a revision becomes a commit; nothing else is looked at.
+
+mod hub;
+mod local;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use weightsd_core::spec::{self, Commit, HubSpec, ModelSpec, RepoId, Revision, SpecError};
+
+/// How a caller names a model, and where the name is looked up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Selector {
+    /// The spec.
+    pub spec: String,
+    /// A revision given beside the spec.
+    pub revision: Option<String>,
+    /// The Hugging Face cache the caller means.
+    pub hub_cache: Option<PathBuf>,
+    /// The directory that relative paths start from.
+    pub working_directory: Option<PathBuf>,
+}
+
+/// The daemon's own places, used where a selector names none.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// The user's home, for `~`.
+    pub home: Option<PathBuf>,
+    /// The Hugging Face cache.
+    pub hub_cache: Option<PathBuf>,
+}
+
+/// What a model turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelKind {
+    /// A directory named by path.
+    Directory,
+    /// One `.safetensors` file named by path.
+    File,
+    /// A snapshot in a Hugging Face cache.
+    Hub {
+        /// The repository.
+        repo: RepoId,
+        /// The revision that was asked for.
+        revision: Revision,
+        /// The commit it means.
+        commit: Commit,
+        /// The cache.
+        cache: PathBuf,
+    },
+}
+
+/// A model whose place on disk is known, with its revision pinned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedModel {
+    /// What it is.
+    pub kind: ModelKind,
+    /// The directory or file; for a hub model the snapshot's directory.
+    pub path: PathBuf,
+    /// Files whose state decided the answer: as long as they stay as they are, the answer stays.
+    pub witnesses: Vec<PathBuf>,
+}
+
+impl ResolvedModel {
+    /// The directory below which the model's files lie.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        match self.kind {
+            ModelKind::File => self.path.parent().unwrap_or(&self.path),
+            ModelKind::Directory | ModelKind::Hub { .. } => &self.path,
+        }
+    }
+}
+
+impl fmt::Display for ResolvedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            ModelKind::Hub { repo, commit, .. } => write!(f, "{repo}@{}", &commit.as_str()[..12]),
+            ModelKind::Directory | ModelKind::File => write!(f, "{}", self.path.display()),
+        }
+    }
+}
+
+/// Why a spec means nothing here.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The text itself.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A relative path, and no directory it could start from.
+    #[error("`{path}` is a relative path, and the request does not say from which directory")]
+    RelativePath {
+        /// The path.
+        path: String,
+    },
+    /// `hub_cache` or `working_directory` that is not absolute.
+    #[error("`{field}` is `{}`, expected an absolute path", path.display())]
+    NotAbsolute {
+        /// Name of the request's field.
+        field: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+    /// A path starting with `~`, and no home.
+    #[error("`{path}` starts with `~`, which {problem}")]
+    Home {
+        /// The path.
+        path: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// No such path.
+    #[error("there is nothing at `{}`", path.display())]
+    PathNotFound {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something that is no model.
+    #[error("`{}` is {found}, expected a directory or a `.safetensors` file", path.display())]
+    NotAModel {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// No Hugging Face cache is known.
+    #[error("no Hugging Face cache is known: the daemon has no home directory and the request names none")]
+    NoHubCache,
+    /// The repository is not in the cache.
+    #[error("`{repo}` is not in the Hugging Face cache `{}`", cache.display())]
+    RepoNotCached {
+        /// The repository.
+        repo: RepoId,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// The repository is there, the revision is not.
+    #[error("revision `{revision}` of `{repo}` is not in the Hugging Face cache `{}` (cached: {})", cache.display(), known(cached))]
+    RevisionNotCached {
+        /// The repository.
+        repo: RepoId,
+        /// The revision.
+        revision: Revision,
+        /// The cache.
+        cache: PathBuf,
+        /// Revisions and commits that are there.
+        cached: Vec<String>,
+    },
+    /// A ref file that holds no commit.
+    #[error("`{}` should hold a 40-digit commit, found {found:?}", path.display())]
+    BadRef {
+        /// The file.
+        path: PathBuf,
+        /// Its content, cut.
+        found: String,
+    },
+    /// The system refused.
+    #[error("cannot look at `{}`", path.display())]
+    Io {
+        /// At what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn known(cached: &[String]) -> String {
+    if cached.is_empty() { "none".to_owned() } else { cached.join(", ") }
+}
+
+/// Finds out what `selector` means. An existing path wins over a Hugging Face id of the same spelling.
+///
+/// # Errors
+/// [`ResolveError`].
+pub fn resolve(selector: &Selector, places: &Places) -> Result<ResolvedModel, ResolveError> {
+    for (field, path) in
+        [("hub_cache", &selector.hub_cache), ("working_directory", &selector.working_directory)]
+    {
+        if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+            return Err(ResolveError::NotAbsolute { field, path: path.clone() });
+        }
+    }
+    let text = spec::check_text(&selector.spec)?;
+    if let Some(directory) = selector.working_directory.as_ref().filter(|_| !spec::is_path_like(text)) {
+        let path = directory.join(text);
+        if path.exists() {
+            return local::resolve(path, selector);
+        }
+    }
+    match ModelSpec::parse(text)? {
+        ModelSpec::Path(written) => local::resolve(absolute(&written, selector, places)?, selector),
+        ModelSpec::Hub(HubSpec { repo, revision }) => {
+            let revision = chosen_revision(revision, selector.revision.as_deref())?;
+            let cache = selector.hub_cache.as_ref().or(places.hub_cache.as_ref()).ok_or(ResolveError::NoHubCache)?;
+            hub::resolve(repo, revision, cache)
+        }
+    }
+}
+
+fn chosen_revision(in_spec: Option<Revision>, beside: Option<&str>) -> Result<Revision, SpecError> {
+    let beside = beside.map(Revision::parse).transpose()?;
+    match (in_spec, beside) {
+        (Some(a), Some(b)) if a != b => {
+            Err(SpecError::TwoRevisions { in_spec: a.to_string(), in_request: b.to_string() })
+        }
+        (a, b) => Ok(a.or(b).unwrap_or_default()),
+    }
+}
+
+fn absolute(written: &str, selector: &Selector, places: &Places) -> Result<PathBuf, ResolveError> {
+    let home_problem = |problem| ResolveError::Home { path: written.to_owned(), problem };
+    if let Some(rest) = written.strip_prefix('~') {
+        let home = places.home.as_ref().ok_or_else(|| home_problem("needs a home directory, and the daemon has none"))?;
+        return match rest.strip_prefix('/') {
+            Some(rest) => Ok(home.join(rest)),
+            None if rest.is_empty() => Ok(home.clone()),
+            None => Err(home_problem("names another user's home; write the path out")),
+        };
+    }
+    let path = Path::new(written);
+    match &selector.working_directory {
+        _ if path.is_absolute() => Ok(path.to_owned()),
+        Some(directory) => Ok(directory.join(path)),
+        None => Err(ResolveError::RelativePath { path: written.to_owned() }),
+    }
+}

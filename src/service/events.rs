@@ -1,0 +1,78 @@
+//! `WatchEvents`: a position in the ring that follows it.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use weightsd_proto::v1::{self, WatchEventsRequest, WatchEventsResponse};
+
+use super::Context;
+use crate::cache::{Cache, Event, EventKind};
+
+/// The stream of events.
+pub(super) type EventStream = ReceiverStream<Result<WatchEventsResponse, Status>>;
+
+/// Events that wait for a slow client; the ring keeps the others.
+const QUEUE: usize = 16;
+
+pub(super) fn watch(context: &Context, request: &WatchEventsRequest) -> EventStream {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let cache = Arc::clone(&context.cache);
+    let (position, past_only) = (request.from_sequence, request.past_only);
+    context.cache.tasks().spawn("watch", async move {
+        tokio::select! {
+            () = follow(&cache, position, past_only, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn follow(
+    cache: &Cache,
+    mut position: u64,
+    past_only: bool,
+    sender: &mpsc::Sender<Result<WatchEventsResponse, Status>>,
+) {
+    let mut latest = cache.events().latest();
+    loop {
+        latest.mark_unchanged();
+        let mut read = cache.events().read(position);
+        for event in read.events {
+            position = event.sequence + 1;
+            let skipped = std::mem::take(&mut read.skipped);
+            if sender.send(Ok(WatchEventsResponse { event: Some(message(event)), skipped })).await.is_err() {
+                return;
+            }
+        }
+        if past_only {
+            return;
+        }
+        tokio::select! {
+            changed = latest.changed() => if changed.is_err() { return },
+            // What happened until now has been sent, the event of the shutdown included.
+            () = cache.stopping().cancelled() => return,
+        }
+    }
+}
+
+fn message(event: Event) -> v1::Event {
+    let kind = match event.kind {
+        EventKind::Loaded => v1::EventKind::Loaded,
+        EventKind::LoadFailed => v1::EventKind::LoadFailed,
+        EventKind::Leased => v1::EventKind::Leased,
+        EventKind::Released => v1::EventKind::Released,
+        EventKind::Evicted => v1::EventKind::Evicted,
+        EventKind::FileChanged => v1::EventKind::FileChanged,
+        EventKind::Refused => v1::EventKind::Refused,
+        EventKind::ShuttingDown => v1::EventKind::ShuttingDown,
+    };
+    v1::Event {
+        sequence: event.sequence,
+        time: Some(event.time.into()),
+        kind: kind.into(),
+        component_id: event.component.map(|id| id.to_string()).unwrap_or_default(),
+        message: event.message,
+    }
+}

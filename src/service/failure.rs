@@ -1,0 +1,302 @@
+//! One table from errors to what a caller gets: gRPC code, reason, resource, hint, and whether trying again may help.
+
+use std::{error::Error, io};
+
+use tonic::{Code, Status};
+use weightsd_core::{plan::PlanError, select::SelectError, spec::SpecError};
+use weightsd_proto::{
+    rich_error,
+    v1::{self, ErrorDetail, ErrorReason},
+};
+
+use super::convert;
+use crate::{
+    cache::AcquireError, checkpoint::CheckpointError, pipeline::LoadError, resolve::ResolveError,
+    snapshot::SnapshotError,
+};
+
+/// What a caller gets instead of an answer.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    resource: String,
+    hint: String,
+    retryable: bool,
+    audit: Option<v1::AuditReport>,
+}
+
+const SHORT_OF_SPACE: &str = "see the daemon's log, and whether the disk or the limit of open files is exhausted";
+const FETCH: &str = "fetch it with `hf download";
+
+impl Failure {
+    /// A failure of the request itself.
+    #[must_use]
+    pub fn invalid(field: &str, problem: &str, hint: &str) -> Self {
+        let message = format!("`{field}` {problem}");
+        Self::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message, field, hint)
+    }
+
+    /// A failure with a code and a reason of its own.
+    #[must_use]
+    pub fn new(
+        code: Code,
+        reason: ErrorReason,
+        message: impl Into<String>,
+        resource: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            resource: resource.into(),
+            hint: hint.into(),
+            retryable: matches!(code, Code::Unavailable | Code::Aborted | Code::DeadlineExceeded),
+            audit: None,
+        }
+    }
+
+    /// The sentence.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let detail = ErrorDetail {
+            reason: failure.reason.into(),
+            resource: failure.resource,
+            hint: failure.hint,
+            retryable: failure.retryable,
+            audit: failure.audit,
+        };
+        rich_error::encode(failure.code, failure.message, detail)
+    }
+}
+
+/// An error and its causes in one sentence.
+fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl From<&AcquireError> for Failure {
+    fn from(error: &AcquireError) -> Self {
+        match error {
+            AcquireError::Load(error) => Self::from(&**error),
+            AcquireError::Deadline { operation, .. } => Self::new(
+                Code::DeadlineExceeded,
+                ErrorReason::Deadline,
+                error.to_string(),
+                *operation,
+                "the disk or network file system is slow: try again, or raise `load_deadline` in the configuration file",
+            ),
+            AcquireError::Died { operation } => {
+                Self::new(Code::Internal, ErrorReason::Internal, error.to_string(), *operation, "report it with the log")
+            }
+            AcquireError::Stopping => Self::new(
+                Code::Unavailable,
+                ErrorReason::ShuttingDown,
+                error.to_string(),
+                "",
+                "connect again once the daemon is back",
+            ),
+        }
+    }
+}
+
+impl From<&LoadError> for Failure {
+    fn from(error: &LoadError) -> Self {
+        let message = sentence(error);
+        let new = |code, reason, resource: String, hint: &str| Self::new(code, reason, message.clone(), resource, hint);
+        match error {
+            LoadError::Resolve(error) => resolve(error, message),
+            LoadError::Snapshot(error) => snapshot(error, message),
+            LoadError::Config(_) => new(
+                Code::FailedPrecondition,
+                ErrorReason::InvalidConfig,
+                String::new(),
+                "the configuration is damaged or of another kind of model: fetch it again",
+            ),
+            LoadError::Checkpoint(error) => checkpoint(error, message),
+            LoadError::Audit(report) => Self {
+                audit: Some(convert::audit_report(report)),
+                ..new(
+                    Code::FailedPrecondition,
+                    ErrorReason::AuditFailed,
+                    report.component.clone(),
+                    "`weightsd audit` lists the names; `audit_policy = REPORT_ONLY` lends it all the same",
+                )
+            },
+            LoadError::Plan(error) => match error {
+                PlanError::NeedsComputation { sample, .. } => new(
+                    Code::Unimplemented,
+                    ErrorReason::NeedsComputation,
+                    sample.clone(),
+                    "this version lends without computing: ask for `layout = LAYOUT_SOURCE` and reorder the kernels in the client",
+                ),
+                PlanError::NameCollision { name, .. } => new(
+                    Code::FailedPrecondition,
+                    ErrorReason::InvalidCheckpoint,
+                    name.clone(),
+                    "the checkpoint mixes two naming schemes; ask for `layout = LAYOUT_SOURCE`",
+                ),
+            },
+        }
+    }
+}
+
+fn resolve(error: &ResolveError, message: String) -> Failure {
+    use ErrorReason as Reason;
+    let new = |code, reason, resource: String, hint: &str| Failure::new(code, reason, message.clone(), resource, hint);
+    match error {
+        ResolveError::Spec(error) => {
+            let reason = match error {
+                SpecError::TwoRevisions { .. } | SpecError::RevisionOfPath { .. } => Reason::InvalidRequest,
+                _ => Reason::InvalidSpec,
+            };
+            new(Code::InvalidArgument, reason, "model.spec".to_owned(), error.hint())
+        }
+        ResolveError::RelativePath { path } => new(
+            Code::InvalidArgument,
+            Reason::InvalidSpec,
+            path.clone(),
+            "give an absolute path, or set `working_directory`",
+        ),
+        ResolveError::NotAbsolute { field, .. } => {
+            new(Code::InvalidArgument, Reason::InvalidRequest, format!("model.{field}"), "give an absolute path")
+        }
+        ResolveError::Home { path, .. } => {
+            new(Code::InvalidArgument, Reason::InvalidSpec, path.clone(), "give an absolute path")
+        }
+        ResolveError::PathNotFound { path } => new(
+            Code::NotFound,
+            Reason::PathNotFound,
+            path.display().to_string(),
+            "check the spelling; the daemon sees the same file system as you do, but not your shell's variables",
+        ),
+        ResolveError::NotAModel { path, .. } => new(
+            Code::InvalidArgument,
+            Reason::NotAModel,
+            path.display().to_string(),
+            "give a model's directory or one `.safetensors` file",
+        ),
+        ResolveError::NoHubCache => new(
+            Code::FailedPrecondition,
+            Reason::RepoNotCached,
+            String::new(),
+            "set `hub_cache` in the request or in the configuration file",
+        ),
+        ResolveError::RepoNotCached { repo, .. } => new(
+            Code::NotFound,
+            Reason::RepoNotCached,
+            repo.to_string(),
+            &format!("{FETCH} {repo}`; if it lies in another cache, name that cache in `hub_cache`"),
+        ),
+        ResolveError::RevisionNotCached { repo, revision, .. } => new(
+            Code::NotFound,
+            Reason::RevisionNotCached,
+            format!("{repo}@{revision}"),
+            &format!("{FETCH} {repo} --revision {revision}`, or ask for one that is cached"),
+        ),
+        ResolveError::BadRef { path, .. } => new(
+            Code::FailedPrecondition,
+            Reason::RevisionNotCached,
+            path.display().to_string(),
+            "the cache is damaged: remove the file and fetch the revision again",
+        ),
+        ResolveError::Io { path, source } => io_failure(path.display().to_string(), source, message.clone()),
+    }
+}
+
+fn snapshot(error: &SnapshotError, message: String) -> Failure {
+    use ErrorReason as Reason;
+    let new = |code, reason, resource: String, hint: &str| Failure::new(code, reason, message.clone(), resource, hint);
+    match error {
+        SnapshotError::TooManyFiles { path } => {
+            new(Code::InvalidArgument, Reason::NotAModel, path.display().to_string(), "name the model's own directory")
+        }
+        SnapshotError::TooLarge { path, .. } => new(
+            Code::FailedPrecondition,
+            Reason::InvalidConfig,
+            path.display().to_string(),
+            "the file is damaged or was swapped: fetch it again",
+        ),
+        SnapshotError::NoSuchComponent { component, .. } => {
+            new(Code::NotFound, Reason::ComponentNotFound, component.clone(), "ask for one of the components listed")
+        }
+        SnapshotError::Incomplete { component, .. } => {
+            new(Code::FailedPrecondition, Reason::SnapshotIncomplete, component.clone(), "fetch the missing files again")
+        }
+        SnapshotError::Select(error) => match error {
+            SelectError::Nothing { folder } => new(
+                Code::FailedPrecondition,
+                Reason::SnapshotIncomplete,
+                folder.clone(),
+                "the component's weights were not fetched, or lie elsewhere",
+            ),
+            SelectError::MissingShards { folder, .. } => {
+                new(Code::FailedPrecondition, Reason::SnapshotIncomplete, folder.clone(), "fetch the missing files again")
+            }
+            SelectError::Ambiguous { folder, .. } => new(
+                Code::FailedPrecondition,
+                Reason::AmbiguousWeights,
+                folder.clone(),
+                "name the file that you mean by its path, or move the others away",
+            ),
+        },
+        SnapshotError::Index { path, .. } => new(
+            Code::FailedPrecondition,
+            Reason::IndexMismatch,
+            path.display().to_string(),
+            "the index is damaged: fetch it again",
+        ),
+        SnapshotError::Io { path, source } => io_failure(path.display().to_string(), source, message.clone()),
+    }
+}
+
+fn checkpoint(error: &CheckpointError, message: String) -> Failure {
+    use ErrorReason as Reason;
+    let new = |code, reason, resource: String, hint: &str| Failure::new(code, reason, message.clone(), resource, hint);
+    match error {
+        CheckpointError::Header { path, source } => {
+            new(Code::FailedPrecondition, Reason::InvalidCheckpoint, path.display().to_string(), source.hint())
+        }
+        CheckpointError::Table { component, .. } => new(
+            Code::FailedPrecondition,
+            Reason::IndexMismatch,
+            component.clone(),
+            "files of different downloads were mixed: fetch the component again",
+        ),
+        CheckpointError::Changed { path } => {
+            new(Code::Aborted, Reason::FileChanged, path.display().to_string(), "somebody writes to it; try again later")
+        }
+        CheckpointError::Abandoned => new(Code::Aborted, Reason::Internal, String::new(), "ask again"),
+        CheckpointError::Io { path, source } => io_failure(path.display().to_string(), source, message.clone()),
+    }
+}
+
+fn io_failure(path: String, source: &io::Error, message: String) -> Failure {
+    let (code, hint) = match source.kind() {
+        io::ErrorKind::NotFound => (Code::NotFound, "the file was there a moment ago: try again"),
+        io::ErrorKind::PermissionDenied => (Code::FailedPrecondition, "make it readable for the daemon's user"),
+        io::ErrorKind::InvalidInput => (Code::FailedPrecondition, "replace it by a regular file"),
+        _ => (Code::Unavailable, SHORT_OF_SPACE),
+    };
+    Failure::new(code, ErrorReason::Io, message, path, hint)
+}

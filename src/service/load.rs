@@ -1,0 +1,150 @@
+//! `LoadComponent`: the response stream is the lease. It lives in a task that ends when the client hangs up, however
+//! that happens, and takes the lease with it.
+
+use std::{sync::Arc, time::SystemTime};
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, transport::server::UdsConnectInfo};
+use weightsd_proto::v1::{
+    self, LoadComponentRequest, LoadComponentResponse, load_component_response::Event,
+};
+
+use super::{
+    Context, Failure, convert,
+    request::{self, Hold, LoadRequest},
+};
+use crate::cache::{Acquired, Cache, Holder, Lease};
+
+/// The stream of a load.
+pub(super) type LoadStream = ReceiverStream<Result<LoadComponentResponse, Status>>;
+
+type Sender = mpsc::Sender<Result<LoadComponentResponse, Status>>;
+
+/// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
+const QUEUE: usize = 16;
+/// A page is closed when it has this many bytes; a message may have 1 MiB.
+const PAGE_BYTES: usize = 256 * 1024;
+
+pub(super) fn load_component(
+    context: &Context,
+    request: tonic::Request<LoadComponentRequest>,
+) -> Result<LoadStream, Status> {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    let pid = peer.and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+    let asked = request::load(request.into_inner())?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let cache = Arc::clone(&context.cache);
+    context.cache.tasks().spawn("lease", async move { serve(&cache, asked, pid, sender).await });
+    Ok(ReceiverStream::new(receiver))
+}
+
+async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender) {
+    let keep_alive = cache.config().keep_alive.grant(asked.keep_alive);
+    let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive };
+    let acquired = tokio::select! {
+        acquired = cache.acquire(asked.request, holder, |step, sharers| {
+            let _ = sender.try_send(Ok(event(Event::Progress(convert::progress(step, sharers)))));
+        }) => acquired,
+        () = sender.closed() => return,
+    };
+    match acquired {
+        Ok(acquired) => {
+            let sent = send_component(&sender, &acquired, asked.hold, keep_alive).await;
+            if sent.is_ok() && asked.hold == Hold::Stream {
+                hold(cache, &acquired.lease, &sender).await;
+            }
+        }
+        Err(error) => {
+            let _ = sender.send(Err(Failure::from(&error).into())).await;
+        }
+    }
+}
+
+/// Waits until the client hangs up, passing on what a holder should know.
+async fn hold(cache: &Arc<Cache>, lease: &Lease, sender: &Sender) {
+    let mut changes = lease.entry().changes();
+    loop {
+        let notice = tokio::select! {
+            () = sender.closed() => return,
+            () = cache.stopping().cancelled() => {
+                let message = "weightsd is stopping; what is mapped stays readable".to_owned();
+                let kind = v1::NoticeKind::ShuttingDown.into();
+                let _ = sender.try_send(Ok(event(Event::Notice(v1::Notice { kind, message }))));
+                return;
+            }
+            changed = changes.wait_for(Option::is_some) => {
+                changed.ok().and_then(|change| change.clone())
+            }
+        };
+        let Some(change) = notice else { return };
+        let notice = v1::Notice { kind: v1::NoticeKind::FileChanged.into(), message: change.0 };
+        if sender.send(Ok(event(Event::Notice(notice)))).await.is_err() {
+            return;
+        }
+        // A changed component never becomes a good one again: from here on only the end is awaited.
+        tokio::select! {
+            () = sender.closed() => return,
+            () = cache.stopping().cancelled() => return,
+        }
+    }
+}
+
+fn event(event: Event) -> LoadComponentResponse {
+    LoadComponentResponse { event: Some(event) }
+}
+
+async fn send_component(
+    sender: &Sender,
+    acquired: &Acquired,
+    hold: Hold,
+    keep_alive: std::time::Duration,
+) -> Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Status>>> {
+    let lease = &acquired.lease;
+    let component = lease.component();
+    let (id, ticket) = match hold {
+        Hold::Stream => (lease.number(), lease.ticket().0.to_vec()),
+        Hold::None => (0, Vec::new()),
+    };
+    let timings = match acquired.warm {
+        true => v1::Timings { resolve: convert::duration(acquired.resolve), ..v1::Timings::default() },
+        false => v1::Timings {
+            resolve: convert::duration(component.timings.resolve),
+            open: convert::duration(component.timings.open),
+            audit: convert::duration(component.timings.audit),
+        },
+    };
+    let message = v1::Component {
+        id: component.id.to_string(),
+        name: component.name.clone(),
+        family: component.family.to_owned(),
+        layout: convert::layout(component.layout).into(),
+        model: Some(convert::model(&component.model)),
+        config_json: component.config_json.clone(),
+        segments: component.segments.iter().map(|segment| convert::segment(segment)).collect(),
+        tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
+        tensor_bytes: component.tensor_bytes(),
+        audit: Some(convert::audit_report(&component.audit)),
+        lease: Some(v1::Lease { id, ticket: ticket.into(), keep_alive: convert::duration(keep_alive) }),
+        bytes_copied: 0,
+        warm: acquired.warm,
+        leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
+        timings: Some(timings),
+    };
+    sender.send(Ok(event(Event::Component(message)))).await?;
+    let mut page = v1::TensorPage::default();
+    let mut bytes = 0;
+    for tensor in component.tensors.iter().map(convert::tensor) {
+        bytes += tensor.encoded_len() + 4;
+        page.tensors.push(tensor);
+        if bytes >= PAGE_BYTES {
+            bytes = 0;
+            sender.send(Ok(event(Event::Page(std::mem::take(&mut page))))).await?;
+        }
+    }
+    if !page.tensors.is_empty() {
+        sender.send(Ok(event(Event::Page(page)))).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Requests, parsed once at the edge into types that cannot be wrong.
+
+use std::{path::PathBuf, time::Duration};
+
+use weightsd_core::plan::Layout;
+use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
+
+use super::Failure;
+use crate::{
+    pipeline::{AuditPolicy, Request},
+    resolve::Selector,
+};
+
+/// Longest name of a component.
+const COMPONENT_BYTES_MAX: usize = 256;
+/// Characters of a client's name that are kept.
+const CLIENT_NAME_MAX: usize = 64;
+
+/// How long a load is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// As long as the stream.
+    Stream,
+    /// Not at all.
+    None,
+}
+
+/// A parsed `LoadComponentRequest`.
+#[derive(Debug)]
+pub(super) struct LoadRequest {
+    pub(super) request: Request,
+    pub(super) hold: Hold,
+    pub(super) keep_alive: Option<Duration>,
+    pub(super) client_name: String,
+}
+
+pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
+    let unknown = |field: &str| Failure::invalid(field, "has a value that this version does not know", "see the .proto");
+    let layout = match v1::Layout::try_from(request.layout).map_err(|_| unknown("layout"))? {
+        v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
+        v1::Layout::Source => Layout::Source,
+    };
+    let policy = match v1::AuditPolicy::try_from(request.audit_policy).map_err(|_| unknown("audit_policy"))? {
+        v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
+        v1::AuditPolicy::ReportOnly => AuditPolicy::ReportOnly,
+    };
+    let hold = match v1::Hold::try_from(request.hold).map_err(|_| unknown("hold"))? {
+        v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
+        v1::Hold::None => Hold::None,
+    };
+    let keep_alive = request.keep_alive.map(Duration::try_from).transpose().map_err(|_| {
+        Failure::invalid("keep_alive", "is negative or malformed", "give seconds, 0 for not keeping it at all")
+    })?;
+    let shown = |character: &char| !character.is_control();
+    let client_name: String = request.client_name.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
+    Ok(LoadRequest {
+        request: Request {
+            selector: selector(request.model)?,
+            component: component(request.component)?,
+            layout,
+            policy,
+        },
+        hold,
+        keep_alive,
+        client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
+    })
+}
+
+pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure> {
+    let model = model.ok_or_else(|| {
+        Failure::invalid("model", "is missing", "set `model.spec` to a path or to a Hugging Face id such as `org/repo`")
+    })?;
+    let path = |field: &str, text: String| {
+        if text.len() > weightsd_core::spec::SPEC_BYTES_MAX || text.contains('\0') {
+            return Err(Failure::invalid(field, "is too long or has a NUL", "give an absolute path"));
+        }
+        Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+    };
+    Ok(Selector {
+        spec: model.spec,
+        revision: (!model.revision.is_empty()).then_some(model.revision),
+        hub_cache: path("model.hub_cache", model.hub_cache)?,
+        working_directory: path("model.working_directory", model.working_directory)?,
+    })
+}
+
+pub(super) fn component(name: String) -> Result<String, Failure> {
+    let hint = "`Resolve` lists the components of a model";
+    if name.is_empty() {
+        return Err(Failure::invalid("component", "is missing", hint));
+    }
+    if name.len() > COMPONENT_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Failure::invalid("component", "is too long or has control characters", hint));
+    }
+    Ok(name)
+}

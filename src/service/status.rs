@@ -1,0 +1,141 @@
+//! `ListComponents`, `GetComponent`, `GetStatus`: what is loaded, who holds it, how the daemon is.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tonic::{Code, Status};
+use weightsd_core::header::HEADER_BYTES_MAX;
+use weightsd_proto::v1::{
+    ErrorReason, GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits, ListComponentsRequest,
+    ListComponentsResponse, LoadedComponent, RunningLoad,
+};
+use weightsd_segment::MemoryUse;
+
+use super::{Context, Failure, convert};
+use crate::cache::{Cache, Entry, blocking};
+
+/// Digits of an id that name it.
+const ID_DIGITS_MIN: usize = 8;
+
+pub(super) async fn list_components(
+    context: &Context,
+    request: ListComponentsRequest,
+) -> Result<ListComponentsResponse, Status> {
+    let entries = context.cache.entries();
+    let residency = if request.residency { Residency::Measured } else { Residency::NotAsked };
+    let describe = move || entries.iter().map(|entry| describe(entry, residency)).collect();
+    let components = match residency {
+        Residency::NotAsked => describe(),
+        Residency::Measured => blocking("measuring residency", describe).await.map_err(|error| Failure::from(&error))?,
+    };
+    Ok(ListComponentsResponse { components })
+}
+
+pub(super) async fn get_component(
+    context: &Context,
+    request: GetComponentRequest,
+) -> Result<GetComponentResponse, Status> {
+    let entry = find(&context.cache, &request.id)?;
+    let answer = move || GetComponentResponse {
+        component: Some(describe(&entry, Residency::Measured)),
+        audit: Some(convert::audit_report(&entry.component.audit)),
+        config_json: entry.component.config_json.clone(),
+    };
+    Ok(blocking("measuring residency", answer).await.map_err(|error| Failure::from(&error))?)
+}
+
+/// The loaded component whose id begins with `digits`.
+pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
+    if digits.len() < ID_DIGITS_MIN || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let problem = format!("is {digits:?}, expected at least {ID_DIGITS_MIN} hex digits of a component's id");
+        return Err(Failure::invalid("id", &problem, "`weightsd ls` lists the ids"));
+    }
+    let digits = digits.to_ascii_lowercase();
+    let mut entries = cache.entries();
+    entries.retain(|entry| entry.component.id.to_string().starts_with(&digits));
+    match entries.pop() {
+        Some(entry) if entries.is_empty() => Ok(entry),
+        Some(_) => Err(Failure::invalid("id", "is the beginning of several ids", "give more digits")),
+        None => {
+            let message = format!("no component with id {digits} is loaded");
+            let hint = "`weightsd ls` lists the ids";
+            Err(Failure::new(Code::NotFound, ErrorReason::NotLoaded, message, digits, hint))
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Residency {
+    Measured,
+    NotAsked,
+}
+
+fn describe(entry: &Entry, residency: Residency) -> LoadedComponent {
+    let component = &entry.component;
+    let resident = match residency {
+        Residency::NotAsked => 0,
+        // A file that cannot be measured shows as 0; it is still lent.
+        Residency::Measured => component.segments.iter().filter_map(|shard| shard.file.resident_bytes().ok()).sum(),
+    };
+    let usage = entry.usage();
+    let holders = usage.holders.iter().map(|(&lease, holder)| Holder {
+        lease,
+        pid: holder.pid,
+        name: holder.name.clone(),
+        since: Some(holder.since.into()),
+    });
+    LoadedComponent {
+        id: component.id.to_string(),
+        name: component.name.clone(),
+        family: component.family.to_owned(),
+        layout: convert::layout(component.layout).into(),
+        model: Some(convert::model(&component.model)),
+        tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
+        tensor_bytes: component.tensor_bytes(),
+        resident_bytes: resident,
+        holders: holders.collect(),
+        loaded: Some(entry.loaded.into()),
+        expires: usage.holders.is_empty().then(|| wall_clock(usage.warm_until).into()),
+        segments: component.segments.iter().map(|segment| convert::segment(segment)).collect(),
+        requests: usage.requests,
+    }
+}
+
+fn wall_clock(at: Instant) -> SystemTime {
+    let now = Instant::now();
+    SystemTime::now() + at.checked_duration_since(now).unwrap_or(Duration::ZERO)
+}
+
+pub(super) fn get_status(context: &Context) -> GetStatusResponse {
+    let cache = &context.cache;
+    let config = cache.config();
+    let entries = cache.entries();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let load = |flight: crate::cache::FlightReport| RunningLoad {
+        progress: Some(convert::progress(&flight.step, flight.sharers)),
+        component: flight.component,
+        spec: flight.spec,
+    };
+    GetStatusResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        socket: convert::path(&context.socket),
+        started: Some(context.started.into()),
+        components: count(entries.len()),
+        leases: count(entries.iter().map(|entry| entry.usage().holders.len()).sum()),
+        tensor_bytes: entries.iter().map(|entry| entry.component.tensor_bytes()).sum(),
+        memory_bytes: MemoryUse::of_self().map(|memory| memory.resident).unwrap_or_default(),
+        loads: cache.flights().into_iter().map(load).collect(),
+        connections: count(context.connections.load(Ordering::Relaxed)),
+        limits: Some(Limits {
+            keep_alive_default: convert::duration(config.keep_alive.default),
+            keep_alive_max: convert::duration(config.keep_alive.max),
+            connections: count(context.connections_max),
+            header_bytes: HEADER_BYTES_MAX,
+            load_deadline: convert::duration(config.load_deadline),
+        }),
+        hub_cache: config.places.hub_cache.as_deref().map(convert::path).unwrap_or_default(),
+    }
+}

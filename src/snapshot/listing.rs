@@ -1,0 +1,45 @@
+//! The files below a model's directory.
+
+use std::{fs, path::Path};
+
+use super::SnapshotError;
+
+/// Most entries that are listed.
+pub(super) const ENTRIES_MAX: usize = 20_000;
+/// Folders below the model's directory that are looked into: `split_files/diffusion_models/x` is two deep.
+const DEPTH_MAX: usize = 3;
+
+/// Paths of all files below `root`, sorted, with `/` between parts. Links count as what they point to, a dangling link
+/// as a file. Hidden entries and names that are not UTF-8 are passed over.
+pub(super) fn list(root: &Path) -> Result<Vec<String>, SnapshotError> {
+    let mut files = Vec::new();
+    let mut seen = 0;
+    let mut folders = vec![(String::new(), 0)];
+    while let Some((prefix, depth)) = folders.pop() {
+        let folder = root.join(&prefix);
+        let io_error = |source| SnapshotError::Io { path: folder.clone(), source };
+        for entry in fs::read_dir(&folder).map_err(io_error)? {
+            let entry = entry.map_err(io_error)?;
+            seen += 1;
+            if seen > ENTRIES_MAX {
+                return Err(SnapshotError::TooManyFiles { path: root.to_owned() });
+            }
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = format!("{prefix}{name}");
+            let is_folder = match entry.file_type().map_err(io_error)? {
+                kind if kind.is_symlink() => fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_dir()),
+                kind => kind.is_dir(),
+            };
+            if !is_folder {
+                files.push(path);
+            } else if depth < DEPTH_MAX {
+                folders.push((format!("{path}/"), depth + 1));
+            }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}

@@ -1,0 +1,174 @@
+//! A client in a process of its own: this test program, run again with the "test" below and instructions in the
+//! environment. It says a line after each step, and goes on when it is sent one.
+
+use std::{
+    env,
+    hint::black_box,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use serde::{Deserialize, Serialize};
+use weightsd_client::{Client, ConnectOptions, Layout, LoadRequest};
+use weightsd_segment::MemoryUse;
+
+use crate::harness::Home;
+
+const JOB: &str = "WEIGHTSD_TEST_JOB";
+const MARK: &str = "client-process:";
+
+/// What the process is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    pub model: String,
+    pub component: String,
+    pub source_layout: bool,
+}
+
+/// What it says when it holds the component and has read all of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Held {
+    pub tensors: usize,
+    pub bytes: u64,
+    /// FNV-1a of all tensors' bytes, in name order.
+    pub checksum: u64,
+    pub error: Option<String>,
+}
+
+/// What it says of its memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Memory {
+    pub resident: u64,
+    pub shared: u64,
+    pub private: u64,
+    pub page_tables: u64,
+}
+
+/// The process, seen from the test. Killed when dropped.
+pub struct ClientProcess {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl ClientProcess {
+    pub fn start(home: &Home, job: &Job) -> Self {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "client_process::client_process", "--nocapture", "--ignored", "--test-threads=1"])
+            .env(JOB, serde_json::to_string(job).unwrap())
+            .env("WEIGHTSD_SOCKET", home.socket())
+            .env("HF_HUB_CACHE", home.hub_cache())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it holds the component, or failed to.
+    pub fn held(&mut self) -> Held {
+        self.answer()
+    }
+
+    /// Asks it what memory it uses.
+    pub fn memory(&mut self) -> Memory {
+        self.say("memory");
+        self.answer()
+    }
+
+    /// Has it read everything again.
+    pub fn read_again(&mut self) -> Held {
+        self.say("read");
+        self.answer()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn say(&mut self, word: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{word}").unwrap();
+    }
+
+    fn answer<T: for<'de> Deserialize<'de>>(&mut self) -> T {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.lines.read_line(&mut line).unwrap() > 0, "the client process ended");
+            if let Some(at) = line.find(MARK) {
+                return serde_json::from_str(&line[at + MARK.len()..]).unwrap();
+            }
+        }
+    }
+}
+
+impl Drop for ClientProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn tell(answer: &impl Serialize) {
+    println!("{MARK}{}", serde_json::to_string(answer).unwrap());
+}
+
+#[test]
+#[ignore = "not a test: the client process of other tests"]
+fn client_process() {
+    let Ok(job) = env::var(JOB) else { return };
+    let job: Job = serde_json::from_str(&job).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let loaded = runtime.block_on(async {
+        let client = Client::connect(ConnectOptions::default()).await?;
+        let layout = if job.source_layout { Layout::Source } else { Layout::Mlx };
+        client.load(LoadRequest::new(&job.model, &job.component).layout(layout), |_| ()).await
+    });
+    let component = match loaded {
+        Ok(component) => component,
+        Err(error) => {
+            return tell(&Held { tensors: 0, bytes: 0, checksum: 0, error: Some(error.to_string()) });
+        }
+    };
+    let read = || {
+        let mut checksum = FNV_OFFSET;
+        let mut bytes = 0;
+        for tensor in component.tensors() {
+            bytes += tensor.bytes().len() as u64;
+            checksum = fnv(checksum, tensor.bytes());
+        }
+        tell(&Held { tensors: component.tensors().len(), bytes, checksum: black_box(checksum), error: None });
+    };
+    read();
+    for line in std::io::stdin().lock().lines() {
+        match line.unwrap().as_str() {
+            "memory" => {
+                let memory = MemoryUse::of_self().unwrap();
+                tell(&Memory {
+                    resident: memory.resident,
+                    shared: memory.shared,
+                    private: memory.private,
+                    page_tables: memory.page_tables.unwrap_or_default(),
+                });
+            }
+            _ => read(),
+        }
+    }
+}
+
+/// Where [`fnv`] begins.
+pub const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a over words of eight bytes, and over what is left byte by byte.
+pub fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut step = |value: u64| hash = (hash ^ value).wrapping_mul(0x0000_0100_0000_01b3);
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().for_each(|word| step(u64::from_le_bytes(*word)));
+    rest.iter().for_each(|byte| step(u64::from(*byte)));
+    hash
+}
