@@ -21,6 +21,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_server(false).compile_fds(descriptors.clone())?;
+    // The server has the same messages, but for the one that it may have encoded beforehand.
+    let server = out.join("server");
+    fs::create_dir_all(&server)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(server)
+        .extern_path(".weights.v1", "crate::v1")
+        .extern_path(".weights.v1.LoadComponentResponse", "crate::prepared::LoadComponentResponse")
+        .compile_fds(descriptors)?;
     Ok(())
 }

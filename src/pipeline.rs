@@ -9,7 +9,7 @@
 //! Stages never call each other; this file calls them in order. [`prepare`] is cheap and opens no weight file: it says
 //! which component is meant. [`load`] opens it. Both block, and run on threads that may.
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, sync::OnceLock, time::Instant};
 
 use weightsd_core::{
     audit::{AuditReport, audit},
@@ -229,6 +229,7 @@ pub fn load(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
         tensors,
         audit: report,
         timings,
+        encoded_pages: OnceLock::new(),
     })
 }
 

@@ -1,1 +1,51 @@
-fn main() {}
+//! Benchmarks of weightsd. Each prints a table with its baselines, measured in the same run over the same files, and
+//! the ratio to them. What the figures were on which machine is in README.md beside this crate.
+
+#![forbid(unsafe_code)]
+
+mod acquire;
+mod baseline;
+mod daemon;
+mod samples;
+mod server;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Measures weightsd against baselines in the same run. Build everything first: cargo build --release --workspace
+#[derive(Debug, Parser)]
+struct Args {
+    /// The daemon to measure
+    #[arg(long, global = true, default_value = "target/release/weightsd")]
+    weightsd: PathBuf,
+    /// A Python with the packages `safetensors` and `numpy`
+    #[arg(long, global = true, default_value = "target/ci/venv/bin/python")]
+    python: PathBuf,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// From a request to a table of addressable tensors, warm, at 0.2, 12 and 24 GB
+    Acquire {
+        /// Samples of each figure
+        #[arg(long, default_value_t = 1000)]
+        samples: usize,
+    },
+    /// Start, idle memory and idle wake-ups of the daemon
+    Daemon {
+        /// Starts
+        #[arg(long, default_value_t = 50)]
+        samples: usize,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    match args.bench {
+        Bench::Acquire { samples } => acquire::run(&args.weightsd, &args.python, samples),
+        Bench::Daemon { samples } => daemon::run(&args.weightsd, samples),
+    }
+}

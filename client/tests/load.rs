@@ -22,11 +22,9 @@ use weightsd_client::{
 };
 use weightsd_core::handoff;
 use weightsd_proto::{
-    rich_error,
-    v1::{
-        load_component_response::Event as Step,
-        weights_service_server::{WeightsService, WeightsServiceServer},
-    },
+    prepared, rich_error,
+    server::weights_service_server::{WeightsService, WeightsServiceServer},
+    v1::load_component_response::Event as Step,
 };
 use weightsd_segment::{FileIdentity as Identity, descriptors};
 
@@ -36,14 +34,14 @@ const SEGMENTS: usize = 3;
 
 struct FakeDaemon {
     files: Arc<Vec<(String, File)>>,
-    lease: mpsc::UnboundedSender<mpsc::Sender<Result<LoadComponentResponse, Status>>>,
+    lease: mpsc::UnboundedSender<mpsc::Sender<Result<prepared::LoadComponentResponse, Status>>>,
 }
 
 type Steps<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl WeightsService for FakeDaemon {
-    type LoadComponentStream = Steps<LoadComponentResponse>;
+    type LoadComponentStream = Steps<prepared::LoadComponentResponse>;
     type WatchEventsStream = Steps<WatchEventsResponse>;
 
     async fn load_component(
@@ -68,7 +66,7 @@ impl WeightsService for FakeDaemon {
         if hold != Hold::None {
             self.lease.send(sender).unwrap();
         }
-        let steps = tokio_stream::iter(steps).map(|step| Ok(LoadComponentResponse { event: Some(step) }));
+        let steps = tokio_stream::iter(steps).map(|step| Ok(step.into()));
         Ok(Response::new(Box::pin(steps.chain(ReceiverStream::new(receiver)))))
     }
 
@@ -158,7 +156,7 @@ async fn hand_off(mut stream: UnixStream, files: &[(String, File)]) -> io::Resul
     }
 }
 
-type Leases = mpsc::UnboundedReceiver<mpsc::Sender<Result<LoadComponentResponse, Status>>>;
+type Leases = mpsc::UnboundedReceiver<mpsc::Sender<Result<prepared::LoadComponentResponse, Status>>>;
 
 fn serve(folder: &Path) -> (ConnectOptions, Leases) {
     let files = (0..SEGMENTS).map(|index| {
@@ -211,7 +209,7 @@ async fn a_component_is_mapped_held_noticed_and_let_go() {
     drop(client);
     let lease = leases.recv().await.unwrap();
     let notice = Notice { kind: NoticeKind::FileChanged.into(), message: "x".into() };
-    lease.send(Ok(LoadComponentResponse { event: Some(Step::Notice(notice.clone())) })).await.unwrap();
+    lease.send(Ok(Step::Notice(notice.clone()).into())).await.unwrap();
     assert_eq!(vae.next_notice().await, Some(notice));
     let tensors = vae.release();
     tokio::time::timeout(Duration::from_secs(5), lease.closed()).await.unwrap();

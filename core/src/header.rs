@@ -16,6 +16,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use crate::shown::shown;
+
 /// Bytes before the JSON.
 pub const PREFIX_BYTES: u64 = 8;
 /// Longest header that is read, in bytes; the limit of `huggingface_hub` for remote headers. Real ones stay under 1 MB.
@@ -28,6 +30,8 @@ pub const NAME_BYTES_MAX: usize = 512;
 pub const RANK_MAX: usize = 32;
 /// Largest dimension.
 pub const DIMENSION_MAX: u64 = 1 << 48;
+/// Most entries of `__metadata__`. Real files have some hundreds; millions of short ones cost gigabytes.
+pub const METADATA_ENTRIES_MAX: usize = 65_536;
 /// Longest JSON text of one tensor's entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 65_536;
 
@@ -221,6 +225,14 @@ pub enum HeaderError {
         /// By how much.
         bytes: u64,
     },
+    /// A tensor without bytes between the bytes of another one.
+    #[error("empty tensor `{inner}` lies inside tensor `{outer}`")]
+    EmptyInside {
+        /// The one without bytes.
+        inner: String,
+        /// The other.
+        outer: String,
+    },
     /// A good table, and a file that ends before it.
     #[error("the file is truncated: it has {found} bytes, its header describes {expected}")]
     Truncated {
@@ -273,17 +285,20 @@ impl Header {
     /// # Errors
     /// [`HeaderError`] names the first rule that is broken, and the tensor that breaks it.
     pub fn parse(json: &[u8], file_length: u64) -> Result<Self, HeaderError> {
+        let data_start = PREFIX_BYTES + json.len() as u64;
+        let Some(available) = file_length.checked_sub(data_start) else {
+            let available = file_length.saturating_sub(PREFIX_BYTES);
+            return Err(HeaderError::HeaderTruncated { announced: json.len() as u64, available });
+        };
         let text = std::str::from_utf8(json).map_err(|error| HeaderError::NotUtf8 { at: error.valid_up_to() })?;
         let mut limit = None;
         let mut reader = serde_json::Deserializer::from_str(text);
         let raw = RawHeader { limit: &mut limit }.deserialize(&mut reader).and_then(|raw| reader.end().map(|()| raw));
         let raw = match (raw, limit) {
             (_, Some(limit)) => return Err(limit),
-            (Err(error), None) => return Err(HeaderError::NotJson { problem: error.to_string() }),
+            (Err(error), None) => return Err(HeaderError::NotJson { problem: not_json(text, &error) }),
             (Ok(raw), None) => raw,
         };
-        let data_start = PREFIX_BYTES + json.len() as u64;
-        let available = file_length.saturating_sub(data_start);
         let mut metadata = BTreeMap::new();
         let mut seen_metadata = false;
         let mut tensors = Vec::with_capacity(raw.len());
@@ -355,6 +370,19 @@ impl<'de> Visitor<'de> for RawHeader<'_> {
     }
 }
 
+/// What the parser says, or what it does not see: two mistakes of writers that it reports like any other.
+fn not_json(text: &str, error: &serde_json::Error) -> String {
+    if text.is_empty() {
+        "it is empty".to_owned()
+    } else if text.starts_with('\u{feff}') {
+        "it begins with a byte order mark".to_owned()
+    } else if text.ends_with('\0') {
+        "it is padded with NUL bytes, expected spaces".to_owned()
+    } else {
+        shown(&error.to_string())
+    }
+}
+
 fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String>, HeaderError> {
     struct Distinct(BTreeMap<String, String>);
     impl<'de> Deserialize<'de> for Distinct {
@@ -369,7 +397,10 @@ fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String>, HeaderEr
                     let mut found = BTreeMap::new();
                     while let Some((key, value)) = map.next_entry::<String, String>()? {
                         if found.contains_key(&key) {
-                            return Err(A::Error::custom(format!("key `{key}` comes twice")));
+                            return Err(A::Error::custom(format!("key `{}` comes twice", shown(&key))));
+                        }
+                        if found.len() == METADATA_ENTRIES_MAX {
+                            return Err(A::Error::custom(format!("it has more than {METADATA_ENTRIES_MAX} entries")));
                         }
                         found.insert(key, value);
                     }
@@ -381,7 +412,7 @@ fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String>, HeaderEr
     }
     // MLX writes `"__metadata__": null` when it has none.
     let found: Option<Distinct> =
-        serde_json::from_str(entry.get()).map_err(|error| HeaderError::Metadata { problem: error.to_string() })?;
+        serde_json::from_str(entry.get()).map_err(|error| HeaderError::Metadata { problem: shown(&error.to_string()) })?;
     Ok(found.map(|distinct| distinct.0).unwrap_or_default())
 }
 
@@ -401,7 +432,7 @@ fn parse_tensor(name: &str, entry: &RawValue) -> Result<TensorInfo, HeaderError>
     if entry.get().len() > ENTRY_BYTES_MAX {
         return Err(bad(format!("it is {} bytes long", entry.get().len())));
     }
-    let found: Entry = serde_json::from_str(entry.get()).map_err(|error| bad(error.to_string()))?;
+    let found: Entry = serde_json::from_str(entry.get()).map_err(|error| bad(shown(&error.to_string())))?;
     let dtype = dtype_from_name(&found.dtype).ok_or_else(|| HeaderError::UnknownDtype {
         name: name.to_owned(),
         found: found.dtype.chars().take(32).collect(),
@@ -454,6 +485,9 @@ fn check_tiling(tensors: &mut [TensorInfo], data_start: u64, available: u64) -> 
             return Err(HeaderError::Gap { begin: end, end: begin, next: tensor.name.to_string() });
         }
         if let (true, Some(last)) = (begin < end, last) {
+            if tensor.range.is_empty() {
+                return Err(HeaderError::EmptyInside { inner: tensor.name.to_string(), outer: last.name.to_string() });
+            }
             return Err(HeaderError::Overlap {
                 first: last.name.to_string(),
                 second: tensor.name.to_string(),
@@ -541,6 +575,11 @@ mod tests {
                 r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#.into(),
                 3,
             ),
+            (
+                "EmptyInside",
+                r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}}"#.into(),
+                2,
+            ),
             ("Truncated", r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(), 3),
             ("TrailingBytes", r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(), 5),
             (
@@ -556,8 +595,26 @@ mod tests {
         let rank = format!(r#"{{"a":{{"dtype":"U8","shape":[{}1],"data_offsets":[0,1]}}}}"#, "1,".repeat(RANK_MAX));
         assert_eq!(name_of(&parse(&rank, 1).unwrap_err()), "RankTooHigh");
         assert_eq!(name_of(&Header::parse(b"{\"\xff\":1}", 100).unwrap_err()), "NotUtf8");
+        assert_eq!(name_of(&Header::parse(b"{}", 5).unwrap_err()), "HeaderTruncated");
         assert_eq!(name_of(&header_length(u64::MAX.to_le_bytes(), 100).unwrap_err()), "HeaderTooLong");
         assert_eq!(name_of(&header_length(93u64.to_le_bytes(), 100).unwrap_err()), "HeaderTruncated");
+    }
+
+    #[test]
+    fn mistakes_of_writers_are_named_in_one_line() {
+        let words = [
+            ("", "empty"),
+            ("\u{feff}{}", "byte order mark"),
+            ("{}\0\0", "NUL"),
+            (r#"{"__metadata__":{"a\nb":"1","a\nb":"2"}}"#, r"a\nb"),
+        ];
+        let many: Vec<String> = (0..=METADATA_ENTRIES_MAX).map(|at| format!("\"{at}\":\"\"")).collect();
+        let many = format!(r#"{{"__metadata__":{{{}}}}}"#, many.join(","));
+        let long = format!(r#"{{"__metadata__":"{}"}}"#, "x".repeat(1 << 20));
+        for (json, word) in words.into_iter().chain([(many.as_str(), "more than"), (long.as_str(), "invalid type")]) {
+            let error = parse(json, 0).unwrap_err().to_string();
+            assert!(error.contains(word) && error.len() < 1000 && !error.contains('\n'), "{error}");
+        }
     }
 
     #[test]

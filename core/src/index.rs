@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::shown::shown;
+
 /// Longest index file that is read, in bytes.
 pub const INDEX_BYTES_MAX: u64 = 25_000_000;
 /// Most shards that an index may name.
@@ -58,7 +60,7 @@ impl Index {
             weight_map: BTreeMap<String, String>,
         }
         let raw: Raw =
-            serde_json::from_slice(json).map_err(|error| IndexError::NotAnIndex { problem: error.to_string() })?;
+            serde_json::from_slice(json).map_err(|error| IndexError::NotAnIndex { problem: shown(&error.to_string()) })?;
         if raw.weight_map.is_empty() {
             return Err(IndexError::Empty);
         }
@@ -66,7 +68,7 @@ impl Index {
         let mut shard_of = BTreeMap::new();
         for (tensor, file) in raw.weight_map {
             if !is_safe_relative(&file) || !file.ends_with(".safetensors") {
-                return Err(IndexError::BadFileName { tensor, file });
+                return Err(IndexError::BadFileName { tensor: shown(&tensor), file: shown(&file) });
             }
             // Some writers give the path below the model's directory instead of the bare name.
             let path = if file.contains('/') || folder.is_empty() { file } else { format!("{folder}/{file}") };

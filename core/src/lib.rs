@@ -12,4 +12,5 @@ pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod select;
+mod shown;
 pub mod spec;

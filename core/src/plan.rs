@@ -9,6 +9,7 @@ use crate::{
     family::{Catalogue, Naming, Role},
     header::{Dtype, Header, TensorInfo},
     index::Index,
+    shown::shown,
 };
 
 /// Names and memory order of lent tensors.
@@ -129,7 +130,7 @@ impl Table {
         if let Some((name, shard)) = absent.first() {
             return Err(TableError::NotInShard {
                 count: absent.len(),
-                name: (*name).clone(),
+                name: shown(name),
                 shard: (*shard).clone(),
             });
         }

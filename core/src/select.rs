@@ -3,7 +3,7 @@
 //! The rule, first match wins: the index of the expected name; the set of files of the expected name; the only set
 //! there is. Anything else is ambiguous and refused with the list, because a guess would lend the wrong weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Ending of an index file.
 pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
@@ -139,12 +139,15 @@ fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> 
             let (first, _) = &shards[0];
             let width = first.digits.len();
             let name_of = |number: u32| format!("{}-{number:0width$}-of-{total:0width$}{SUFFIX}", first.set);
-            let missing: Vec<String> = (1..=total.min(100_000))
-                .filter(|number| !shards.iter().any(|(shard, _)| shard.number == *number))
-                .map(name_of)
-                .collect();
+            let present: BTreeSet<u32> = shards.iter().map(|(shard, _)| shard.number).collect();
+            let missing: Vec<String> =
+                (1..=total.min(100_000)).filter(|number| !present.contains(number)).map(name_of).collect();
             if !missing.is_empty() || total == 0 {
                 return Err(SelectError::MissingShards { folder, missing, total });
+            }
+            if u32::try_from(shards.len()) != Ok(total) {
+                let candidates = names.iter().map(|&name| name.to_owned()).collect();
+                return Err(SelectError::Ambiguous { folder, candidates });
             }
             Ok(Selection::Files(shards.iter().map(|(_, name)| join(name)).collect()))
         }
@@ -191,6 +194,8 @@ mod tests {
         assert!(matches!(select(&["t/a.safetensors", "t/b.safetensors"]), Err(SelectError::Ambiguous { .. })));
         let mixed = ["t/a-00001-of-00002.safetensors", "t/a-00001-of-00001.safetensors"];
         assert!(matches!(select(&mixed), Err(SelectError::Ambiguous { .. })));
+        let beyond = ["t/a-00001-of-00001.safetensors", "t/a-00002-of-00001.safetensors"];
+        assert!(matches!(select(&beyond), Err(SelectError::Ambiguous { .. })));
         let both = ["t/a-00001-of-00001.safetensors", "t/a.safetensors"];
         assert!(matches!(select(&both), Err(SelectError::Ambiguous { .. })));
     }

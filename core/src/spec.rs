@@ -7,6 +7,8 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
+use crate::shown::shown;
+
 /// Longest spec, in bytes.
 pub const SPEC_BYTES_MAX: usize = 4096;
 
@@ -208,7 +210,7 @@ impl RepoId {
     /// # Errors
     /// [`SpecError::NotAnId`] or [`SpecError::LooksLikeFolder`].
     pub fn parse(text: &str) -> Result<Self, SpecError> {
-        let fail = |problem| Err(SpecError::NotAnId { text: text.to_owned(), problem });
+        let fail = |problem| Err(SpecError::NotAnId { text: shown(text), problem });
         let Some((org, repo)) = text.split_once('/') else {
             return fail("an id has two parts, `org/repo`");
         };
@@ -275,7 +277,7 @@ impl Revision {
     /// [`SpecError::Revision`].
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let text = text.trim();
-        let fail = |problem| Err(SpecError::Revision { text: text.to_owned(), problem });
+        let fail = |problem| Err(SpecError::Revision { text: shown(text), problem });
         if text.is_empty() {
             return fail("it is empty");
         }

@@ -3,12 +3,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod prepared;
 pub mod rich_error;
 
 /// Package `weights.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("weights.v1");
+}
+
+/// The server's side of package `weights.v1`: the same messages, except that a response of `LoadComponent` may have been
+/// encoded beforehand.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod server {
+    include!(concat!(env!("OUT_DIR"), "/server/weights.v1.rs"));
 }
 
 /// The compiled descriptors of the package, for server reflection.

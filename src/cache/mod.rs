@@ -175,8 +175,8 @@ impl Cache {
             let leases = lease.entry().usage().holders.len();
             Acquired { lease, warm, leases, resolve: started.elapsed() }
         };
-        let (cache, asked) = (Arc::clone(self), request.clone());
-        let recalled = blocking("recalling", move || cache.recalls.get(&asked, |id| cache.intact(id))).await?;
+        // A few `stat` calls: done here and now, since waking another thread would take longer than they do.
+        let recalled = tokio::task::block_in_place(|| self.recalls.get(request, |id| self.intact(id)));
         if let Some(lease) = recalled.and_then(|id| self.lease_loaded(id, holder)) {
             return Ok(acquired(lease, true));
         }

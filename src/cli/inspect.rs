@@ -28,7 +28,7 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
     };
     let snapshot = pipeline::snapshot(&selector, &places)?;
     let sites = snapshot.sites();
-    match (&command.component, sites.as_slice()) {
+    match (&command.component, sites) {
         (Some(component), _) => tensors(&snapshot, component, command, format),
         (None, [only]) => tensors(&snapshot, &only.name, command, format),
         (None, _) => overview(&snapshot, format),
@@ -68,7 +68,7 @@ fn overview(snapshot: &Snapshot, format: Format) -> anyhow::Result<ExitCode> {
                 let problem = crate::service::Failure::from(&error).message().to_owned();
                 rows.push(serde_json::json!({"component": site.name, "problem": problem}));
                 let dash = || "-".to_owned();
-                table.add_row([site.name, dash(), dash(), dash(), dash(), problem]);
+                table.add_row([site.name.clone(), dash(), dash(), dash(), dash(), problem]);
             }
         }
     }

@@ -1,7 +1,11 @@
 //! Last stage: a component, ready to be lent. Its tensors are ranges of files that are held open.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use prost::bytes::Bytes;
 use weightsd_core::{
     audit::AuditReport,
     identity::ComponentId,
@@ -44,6 +48,8 @@ pub struct Component {
     pub audit: AuditReport,
     /// Where the time went.
     pub timings: Timings,
+    /// The tensor table as the service sends it: made at the first request, the same for all.
+    pub encoded_pages: OnceLock<Vec<Bytes>>,
 }
 
 impl Component {

@@ -6,12 +6,15 @@
 use std::{fs, io, path::Path, thread, time::Duration};
 
 use weightsd_core::spec::{Commit, RepoId, Revision};
+use weightsd_segment::PinnedFile;
 
 use super::{ModelKind, ResolveError, ResolvedModel};
 
 /// hf-hub rewrites ref files in place even when nothing changed; a reader that comes in between sees an empty file.
 const EMPTY_REF_RETRIES: u32 = 5;
 const EMPTY_REF_PAUSE: Duration = Duration::from_millis(2);
+/// Longest ref file that is read, in bytes; a commit has 40.
+const REF_BYTES_MAX: u64 = 1024;
 /// Most revisions that an error lists.
 const LISTED_MAX: usize = 8;
 
@@ -44,15 +47,18 @@ pub(super) fn resolve(repo: RepoId, revision: Revision, cache: &Path) -> Result<
 /// The commit in a ref file; `None` when there is no such ref.
 fn read_ref(path: &Path) -> Result<Option<Commit>, ResolveError> {
     for attempt in 0.. {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+        let bytes = match read_start(path) {
+            Ok(bytes) => bytes,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
             // A revision such as `refs` names the folder of other refs.
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
+            Err(_) if path.is_dir() => return Ok(None),
+            // Rewritten while it was read.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Vec::new(),
             Err(source) => return Err(ResolveError::Io { path: path.to_owned(), source }),
         };
+        let text = String::from_utf8_lossy(&bytes);
         let text = text.trim();
         match Commit::parse(text) {
             Some(commit) => return Ok(Some(commit)),
@@ -66,10 +72,20 @@ fn read_ref(path: &Path) -> Result<Option<Commit>, ResolveError> {
     Ok(None)
 }
 
+/// The first bytes of a regular file. What else lies in a ref's place could make a reader wait, or read, for ever.
+fn read_start(path: &Path) -> io::Result<Vec<u8>> {
+    let file = PinnedFile::open(path)?;
+    let length = file.identity().length.min(REF_BYTES_MAX);
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
 fn cached(folder: &Path) -> Vec<String> {
     let names = |below: &str| -> Vec<String> {
         let entries = fs::read_dir(folder.join(below)).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| !name.chars().any(char::is_control));
         names.sort();
         names
     };

@@ -12,7 +12,12 @@ pub(super) fn resolve(path: PathBuf, selector: &Selector) -> Result<ResolvedMode
     }
     let metadata = match fs::metadata(&path) {
         Ok(metadata) => metadata,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+            ) =>
+        {
             return Err(ResolveError::PathNotFound { path });
         }
         Err(source) => return Err(ResolveError::Io { path, source }),

@@ -24,7 +24,7 @@ pub struct Failure {
     resource: String,
     hint: String,
     retryable: bool,
-    audit: Option<v1::AuditReport>,
+    audit: Option<Box<v1::AuditReport>>, // A failure is moved about more often than it has a report.
 }
 
 const SHORT_OF_SPACE: &str = "see the daemon's log, and whether the disk or the limit of open files is exhausted";
@@ -78,7 +78,7 @@ impl From<Failure> for Status {
             resource: failure.resource,
             hint: failure.hint,
             retryable: failure.retryable,
-            audit: failure.audit,
+            audit: failure.audit.map(|report| *report),
         };
         rich_error::encode(failure.code, failure.message, detail)
     }
@@ -135,7 +135,7 @@ impl From<&LoadError> for Failure {
             ),
             LoadError::Checkpoint(error) => checkpoint(error, message),
             LoadError::Audit(report) => Self {
-                audit: Some(convert::audit_report(report)),
+                audit: Some(Box::new(convert::audit_report(report))),
                 ..new(
                     Code::FailedPrecondition,
                     ErrorReason::AuditFailed,
@@ -228,7 +228,9 @@ fn snapshot(error: &SnapshotError, message: String) -> Failure {
     use ErrorReason as Reason;
     let new = |code, reason, resource: String, hint: &str| Failure::new(code, reason, message.clone(), resource, hint);
     match error {
-        SnapshotError::TooManyFiles { path } => {
+        SnapshotError::TooManyFiles { path }
+        | SnapshotError::TooManyComponents { path }
+        | SnapshotError::TooManyDocuments { path } => {
             new(Code::InvalidArgument, Reason::NotAModel, path.display().to_string(), "name the model's own directory")
         }
         SnapshotError::TooLarge { path, .. } => new(
@@ -295,6 +297,9 @@ fn io_failure(path: String, source: &io::Error, message: String) -> Failure {
     let (code, hint) = match source.kind() {
         io::ErrorKind::NotFound => (Code::NotFound, "the file was there a moment ago: try again"),
         io::ErrorKind::PermissionDenied => (Code::FailedPrecondition, "make it readable for the daemon's user"),
+        _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            (Code::FailedPrecondition, "links at this path lead in a circle: remove them")
+        }
         io::ErrorKind::InvalidInput => (Code::FailedPrecondition, "replace it by a regular file"),
         _ => (Code::Unavailable, SHORT_OF_SPACE),
     };

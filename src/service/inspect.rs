@@ -1,6 +1,6 @@
 //! `Resolve` and `Audit`: what a spec means and whether its components are whole, without lending anything.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tonic::Status;
 use weightsd_proto::v1::{AuditRequest, AuditResponse, ComponentFiles, ModelConfig, ResolveRequest, ResolveResponse};
@@ -57,11 +57,14 @@ fn component_files(snapshot: &Snapshot, name: &str) -> ComponentFiles {
 
 pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<AuditResponse, Status> {
     let selector: Selector = request::selector(request.model)?;
-    let wanted = request.components.into_iter().map(request::component).collect::<Result<Vec<_>, _>>()?;
+    let mut wanted = request.components.into_iter().map(request::component).collect::<Result<Vec<_>, _>>()?;
+    // One component named a thousand times is still audited once.
+    let mut seen = HashSet::new();
+    wanted.retain(|name| seen.insert(name.clone()));
     within(context, "the audit", move |cache| {
         let snapshot = pipeline::snapshot(&selector, &cache.config().places)?;
         let names = match wanted.is_empty() {
-            true => snapshot.sites().into_iter().map(|site| site.name).collect(),
+            true => snapshot.sites().iter().map(|site| site.name.clone()).collect(),
             false => wanted,
         };
         let audit = |name: &String| pipeline::audit_component(&snapshot, name, cache.pool());

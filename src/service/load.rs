@@ -3,19 +3,23 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::server::UdsConnectInfo};
-use weightsd_proto::v1::{
-    self, LoadComponentRequest, LoadComponentResponse, load_component_response::Event,
+use weightsd_proto::{
+    prepared::LoadComponentResponse,
+    v1::{self, LoadComponentRequest, load_component_response::Event},
 };
 
 use super::{
     Context, Failure, convert,
     request::{self, Hold, LoadRequest},
 };
-use crate::cache::{Acquired, Cache, Holder, Lease};
+use crate::{
+    cache::{Acquired, Cache, Holder, Lease},
+    component::Component,
+};
 
 /// The stream of a load.
 pub(super) type LoadStream = ReceiverStream<Result<LoadComponentResponse, Status>>;
@@ -26,6 +30,8 @@ type Sender = mpsc::Sender<Result<LoadComponentResponse, Status>>;
 const QUEUE: usize = 16;
 /// A page is closed when it has this many bytes; a message may have 1 MiB.
 const PAGE_BYTES: usize = 256 * 1024;
+/// Tag and length of a tensor in a page, at most.
+const FRAMING: usize = 4;
 
 pub(super) fn load_component(
     context: &Context,
@@ -45,7 +51,7 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
     let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive };
     let acquired = tokio::select! {
         acquired = cache.acquire(asked.request, holder, |step, sharers| {
-            let _ = sender.try_send(Ok(event(Event::Progress(convert::progress(step, sharers)))));
+            let _ = sender.try_send(Ok(Event::Progress(convert::progress(step, sharers)).into()));
         }) => acquired,
         () = sender.closed() => return,
     };
@@ -64,35 +70,25 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
 
 /// Waits until the client hangs up, passing on what a holder should know.
 async fn hold(cache: &Arc<Cache>, lease: &Lease, sender: &Sender) {
-    let mut changes = lease.entry().changes();
-    loop {
-        let notice = tokio::select! {
-            () = sender.closed() => return,
-            () = cache.stopping().cancelled() => {
-                let message = "weightsd is stopping; what is mapped stays readable".to_owned();
-                let kind = v1::NoticeKind::ShuttingDown.into();
-                let _ = sender.try_send(Ok(event(Event::Notice(v1::Notice { kind, message }))));
-                return;
-            }
-            changed = changes.wait_for(Option::is_some) => {
-                changed.ok().and_then(|change| change.clone())
-            }
-        };
-        let Some(change) = notice else { return };
-        let notice = v1::Notice { kind: v1::NoticeKind::FileChanged.into(), message: change.0 };
-        if sender.send(Ok(event(Event::Notice(notice)))).await.is_err() {
-            return;
+    let tell_change = async {
+        let mut changes = lease.entry().changes();
+        let change = changes.wait_for(Option::is_some).await.ok().and_then(|change| change.clone());
+        if let Some(change) = change {
+            let notice = v1::Notice { kind: v1::NoticeKind::FileChanged.into(), message: change.0 };
+            let _ = sender.send(Ok(Event::Notice(notice).into())).await;
         }
         // A changed component never becomes a good one again: from here on only the end is awaited.
-        tokio::select! {
-            () = sender.closed() => return,
-            () = cache.stopping().cancelled() => return,
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = sender.closed() => {}
+        () = tell_change => {}
+        () = cache.stopping().cancelled() => {
+            let message = "weightsd is stopping; what is mapped stays readable".to_owned();
+            let kind = v1::NoticeKind::ShuttingDown.into();
+            let _ = sender.try_send(Ok(Event::Notice(v1::Notice { kind, message }).into()));
         }
     }
-}
-
-fn event(event: Event) -> LoadComponentResponse {
-    LoadComponentResponse { event: Some(event) }
 }
 
 async fn send_component(
@@ -126,25 +122,38 @@ async fn send_component(
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
         audit: Some(convert::audit_report(&component.audit)),
-        lease: Some(v1::Lease { id, ticket: ticket.into(), keep_alive: convert::duration(keep_alive) }),
+        lease: Some(v1::Lease { id, ticket, keep_alive: convert::duration(keep_alive) }),
         bytes_copied: 0,
         warm: acquired.warm,
         leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
         timings: Some(timings),
     };
-    sender.send(Ok(event(Event::Component(message)))).await?;
+    sender.send(Ok(Event::Component(message).into())).await?;
+    for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {
+        sender.send(Ok(LoadComponentResponse::Encoded(page.clone()))).await?;
+    }
+    Ok(())
+}
+
+/// The component's tensor table as messages, encoded.
+fn encode_pages(component: &Component) -> Vec<Bytes> {
+    let mut pages = Vec::new();
     let mut page = v1::TensorPage::default();
     let mut bytes = 0;
+    let mut close = |page: &mut v1::TensorPage| {
+        let event = Some(Event::Page(std::mem::take(page)));
+        pages.push(v1::LoadComponentResponse { event }.encode_to_vec().into());
+    };
     for tensor in component.tensors.iter().map(convert::tensor) {
-        bytes += tensor.encoded_len() + 4;
+        bytes += tensor.encoded_len() + FRAMING;
         page.tensors.push(tensor);
         if bytes >= PAGE_BYTES {
             bytes = 0;
-            sender.send(Ok(event(Event::Page(std::mem::take(&mut page))))).await?;
+            close(&mut page);
         }
     }
     if !page.tensors.is_empty() {
-        sender.send(Ok(event(Event::Page(page)))).await?;
+        close(&mut page);
     }
-    Ok(())
+    pages
 }

@@ -18,11 +18,13 @@ use std::{
 
 use tonic::{Request, Response, Status, transport::server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use weightsd_proto::v1::{
-    AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
-    GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, LoadComponentRequest,
-    ResolveRequest, ResolveResponse, WatchEventsRequest,
-    weights_service_server::{WeightsService, WeightsServiceServer},
+use weightsd_proto::{
+    server::weights_service_server::{WeightsService, WeightsServiceServer},
+    v1::{
+        AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
+        GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, LoadComponentRequest,
+        ResolveRequest, ResolveResponse, WatchEventsRequest,
+    },
 };
 
 pub use self::{convert::audit_report, failure::Failure};

@@ -71,8 +71,9 @@ pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure
         Failure::invalid("model", "is missing", "set `model.spec` to a path or to a Hugging Face id such as `org/repo`")
     })?;
     let path = |field: &str, text: String| {
-        if text.len() > weightsd_core::spec::SPEC_BYTES_MAX || text.contains('\0') {
-            return Err(Failure::invalid(field, "is too long or has a NUL", "give an absolute path"));
+        if text.len() > weightsd_core::spec::SPEC_BYTES_MAX || text.chars().any(char::is_control) {
+            let problem = "is too long or has control characters";
+            return Err(Failure::invalid(field, problem, "give an absolute path"));
         }
         Ok((!text.is_empty()).then(|| PathBuf::from(text)))
     };

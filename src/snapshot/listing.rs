@@ -10,7 +10,7 @@ pub(super) const ENTRIES_MAX: usize = 20_000;
 const DEPTH_MAX: usize = 3;
 
 /// Paths of all files below `root`, sorted, with `/` between parts. Links count as what they point to, a dangling link
-/// as a file. Hidden entries and names that are not UTF-8 are passed over.
+/// as a file. Hidden entries, and names that are not UTF-8 or have control characters, are passed over.
 pub(super) fn list(root: &Path) -> Result<Vec<String>, SnapshotError> {
     let mut files = Vec::new();
     let mut seen = 0;
@@ -25,7 +25,7 @@ pub(super) fn list(root: &Path) -> Result<Vec<String>, SnapshotError> {
                 return Err(SnapshotError::TooManyFiles { path: root.to_owned() });
             }
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with('.') {
+            if name.starts_with('.') || name.chars().any(char::is_control) {
                 continue;
             }
             let path = format!("{prefix}{name}");

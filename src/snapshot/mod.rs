@@ -15,9 +15,14 @@ use weightsd_core::{
     index::{INDEX_BYTES_MAX, Index, IndexError},
     select::{self, SelectError, Selection},
 };
-use weightsd_segment::FileIdentity;
+use weightsd_segment::{FileIdentity, PinnedFile};
 
 use crate::resolve::{ModelKind, ResolvedModel};
+
+/// Most components that a model may have; each folder with weights is one, where no family says better.
+const COMPONENTS_MAX: usize = 1024;
+/// Most bytes of small JSON files that are kept of a model.
+const DOCUMENTS_BYTES_MAX: usize = 16_000_000;
 
 /// A model's files on disk.
 #[derive(Debug)]
@@ -28,6 +33,7 @@ pub struct Snapshot {
     pub facts: ModelFacts,
     /// The family that recognises it.
     pub family: &'static dyn Family,
+    sites: Vec<ComponentSite>,
 }
 
 /// One weight file of a component.
@@ -62,6 +68,18 @@ pub enum SnapshotError {
     /// More entries than a model has.
     #[error("`{}` holds more than {} files, which is not a model", path.display(), listing::ENTRIES_MAX)]
     TooManyFiles {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// More folders with weights than a model has components.
+    #[error("`{}` holds more than {COMPONENTS_MAX} folders with weights, which is not a model", path.display())]
+    TooManyComponents {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// More JSON than a model has.
+    #[error("the configurations below `{}` have more than {DOCUMENTS_BYTES_MAX} bytes together", path.display())]
+    TooManyDocuments {
         /// The directory.
         path: PathBuf,
     },
@@ -127,22 +145,31 @@ impl Snapshot {
             ModelKind::Directory | ModelKind::Hub { .. } => listing::list(&model.path)?,
         };
         let mut documents = BTreeMap::new();
+        let mut bytes_total = 0;
         for name in files.iter().filter(|name| family::is_document(name)) {
             let path = model.root().join(name);
             // A dangling link of a half-downloaded snapshot counts as absent.
             if let Some(bytes) = read_bounded(&path, family::CONFIG_BYTES_MAX)? {
+                bytes_total += bytes.len();
+                if bytes_total > DOCUMENTS_BYTES_MAX {
+                    return Err(SnapshotError::TooManyDocuments { path: model.path });
+                }
                 documents.insert(name.clone(), bytes);
             }
         }
         let facts = ModelFacts { files, documents };
         let family = family::detect(&facts);
-        Ok(Self { model, facts, family })
+        let sites = family.components(&facts);
+        if sites.len() > COMPONENTS_MAX {
+            return Err(SnapshotError::TooManyComponents { path: model.path });
+        }
+        Ok(Self { model, facts, family, sites })
     }
 
     /// Where the components are, present or not.
     #[must_use]
-    pub fn sites(&self) -> Vec<ComponentSite> {
-        self.family.components(&self.facts)
+    pub fn sites(&self) -> &[ComponentSite] {
+        &self.sites
     }
 
     /// The files of the component of that name, all of which exist.
@@ -150,11 +177,10 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`].
     pub fn component(&self, name: &str) -> Result<ComponentFiles, SnapshotError> {
-        let sites = self.sites();
-        let Some(site) = sites.iter().find(|site| site.name == name) else {
+        let Some(site) = self.sites.iter().find(|site| site.name == name) else {
             return Err(SnapshotError::NoSuchComponent {
                 component: name.to_owned(),
-                known: sites.into_iter().map(|site| site.name).collect(),
+                known: self.sites.iter().map(|site| site.name.clone()).collect(),
             });
         };
         let root = self.model.root();
@@ -199,18 +225,19 @@ fn read_index(path: &Path, folder: &str) -> Result<Index, SnapshotError> {
 /// Content of a regular file; `None` when there is none of that name.
 fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
     let io_error = |source| SnapshotError::Io { path: path.to_owned(), source };
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
+    let file = match PinnedFile::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(io_error(source)),
     };
-    if !metadata.is_file() {
-        return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
-    }
-    if metadata.len() > max {
-        return Err(SnapshotError::TooLarge { path: path.to_owned(), found: metadata.len(), max });
-    }
-    fs::read(path).map(Some).map_err(io_error)
+    let found = file.identity().length;
+    let length = usize::try_from(found).ok().filter(|_| found <= max);
+    let Some(length) = length else {
+        return Err(SnapshotError::TooLarge { path: path.to_owned(), found, max });
+    };
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).map_err(io_error)?;
+    Ok(Some(bytes))
 }
 
 fn shard_file(root: &Path, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
@@ -221,7 +248,15 @@ fn shard_file(root: &Path, name: &str) -> Result<Option<ShardFile>, SnapshotErro
             let content = blob_name(&path).map_or_else(|| file_key(&identity), ContentKey::Blob);
             Ok(Some(ShardFile { name: name.to_owned(), path, identity, content }))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A name that is longer than the file system allows, or below a file, is not there either.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
         Err(source) => Err(SnapshotError::Io { path, source }),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -10,10 +10,17 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use weightsd_client::{Client, ConnectOptions};
+use weightsd_client::{
+    Client, ConnectOptions, LoadRequest,
+    proto::{Event, EventKind, WatchEventsRequest},
+};
+use weightsd_fixtures::{Checkpoint, Contents, Dims, HubFixture};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_weightsd");
 
 /// A private folder with a place for a socket and a Hugging Face cache.
 pub struct Home {
@@ -39,9 +46,23 @@ impl Home {
         self.path().join("hub")
     }
 
+    /// A tiny checkpoint in the Hugging Face cache.
+    pub fn tiny(&self, repo: &str) -> HubFixture {
+        tiny(1).write_hub_cache(self.hub_cache(), repo, "main").unwrap()
+    }
+
+    /// A request as a process in this home would make it.
+    pub fn request(&self, spec: &str, component: &str) -> LoadRequest {
+        LoadRequest::new(spec, component).hub_cache(self.hub_cache()).working_directory(self.path())
+    }
+
     /// `weightsd` with nothing of the user's own around it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weightsd"));
+        self.around(Command::new(PROGRAM))
+    }
+
+    /// `command` with nothing of the user's own around it.
+    pub fn around(&self, mut command: Command) -> Command {
         for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "LISTEN_FDS", "LISTEN_PID"] {
             command.env_remove(name);
         }
@@ -60,20 +81,19 @@ impl Home {
     }
 
     pub fn daemon_with(&self, arguments: &[&str]) -> Daemon {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).unwrap();
-        let child = self
-            .command()
-            .arg("serve")
-            .args(arguments)
-            .env("WEIGHTSD_LOG", "debug")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let daemon = Daemon { child, socket: self.socket() };
-        eventually("the daemon listens", || std::os::unix::net::UnixStream::connect(&daemon.socket).is_ok());
+        let mut command = self.command();
+        command.arg("serve").args(arguments);
+        let daemon = self.start(command);
+        eventually("the daemon listens", || UnixStream::connect(&daemon.socket).is_ok());
         daemon
+    }
+
+    /// Starts a command that is, or becomes, a daemon on the socket of this home. The descriptors that the command holds
+    /// for its child are closed.
+    pub fn start(&self, mut command: Command) -> Daemon {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).unwrap();
+        command.env("WEIGHTSD_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Daemon { child: command.spawn().unwrap(), socket: self.socket() }
     }
 
     /// What the daemon wrote so far.
@@ -93,9 +113,19 @@ impl Daemon {
         self.child.id()
     }
 
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub async fn client(&self) -> Client {
-        let options = ConnectOptions { socket: self.socket.clone(), ..ConnectOptions::default() };
-        Client::connect(options).await.unwrap()
+        connect(&self.socket).await
+    }
+
+    /// A connection that says nothing by itself.
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -128,6 +158,50 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+pub async fn connect(socket: &Path) -> Client {
+    Client::connect(ConnectOptions { socket: socket.to_owned(), deadline: PATIENCE }).await.unwrap()
+}
+
+/// A tiny checkpoint with contents of its own.
+pub fn tiny(seed: u64) -> Checkpoint {
+    Checkpoint::new(&Dims::tiny(), Contents::Random { seed }).unwrap()
+}
+
+/// The events of that kind, so far.
+pub async fn events(client: &Client, kind: EventKind) -> Vec<Event> {
+    let past = WatchEventsRequest { past_only: true, ..WatchEventsRequest::default() };
+    let mut stream = client.watch_events(past).await.unwrap();
+    let mut events = Vec::new();
+    while let Some(response) = stream.next().await.unwrap() {
+        events.extend(response.event.filter(|event| event.kind() == kind));
+    }
+    events
+}
+
+/// The leases that are held, as the daemon counts them.
+pub async fn leases(client: &Client) -> u32 {
+    client.status().await.unwrap().leases
+}
+
+/// Waits until `condition`, which asks the daemon, holds.
+pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    assert!(within(PATIENCE, condition).await, "{what}: not within {PATIENCE:?}");
+}
+
+/// Whether `condition` holds within that time. Only for what is promised with a time.
+pub async fn within(time: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
+    loop {
+        if condition().await {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub use catalogue::{Catalogue, Expected, Role};
 pub use naming::{Naming, Rule};
 
+use crate::shown::shown;
+
 /// Largest config file that is read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1_000_000;
 
@@ -117,7 +119,7 @@ pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
 fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
     let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| error.to_string());
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| shown(&error.to_string()));
     parsed
         .and_then(|config| reader.end().map(|()| config).map_err(|error| error.to_string()))
         .map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })

@@ -3,6 +3,8 @@
 use super::{Blueprint, Catalogue, LAYERS_MAX, TransformerConfig, WIDTH_MAX, within};
 use crate::family::catalogue::Builder;
 
+/// Most patch sizes; real models have one.
+const PATCH_SIZES_MAX: u64 = 16;
 /// Width of the sinusoidal time embedding.
 const TIME_FREQUENCIES: u64 = 256;
 /// Width of the time embedder's hidden layer.
@@ -36,6 +38,12 @@ impl Blueprint for TransformerConfig {
         }
         if self.all_patch_size.is_empty() || self.all_patch_size.len() != self.all_f_patch_size.len() {
             return Err("`all_patch_size` and `all_f_patch_size` should have the same number of entries".to_owned());
+        }
+        within(&[("all_patch_size (entries)", self.all_patch_size.len() as u64, PATCH_SIZES_MAX)])?;
+        let mut pairs: Vec<_> = self.all_patch_size.iter().zip(&self.all_f_patch_size).collect();
+        pairs.sort_unstable();
+        if pairs.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("`all_patch_size` and `all_f_patch_size` name one pair twice".to_owned());
         }
         self.all_patch_size
             .iter()

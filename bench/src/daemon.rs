@@ -1,0 +1,54 @@
+//! The daemon by itself: how soon it is ready, what it costs when nobody wants anything.
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use weightsd_segment::MemoryUse;
+
+use crate::{
+    samples::{Samples, millis},
+    server::{Folder, Server},
+};
+
+/// How long nobody wants anything.
+const IDLE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(program: &Path, count: usize) -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let mut starts = Vec::new();
+    for _ in 0..count {
+        let (server, ready) = Server::start(program, &folder)?;
+        starts.push(ready);
+        drop(server);
+    }
+    let starts = Samples::from(starts);
+    println!("| what | p50 | p90 | max |\n|---|---|---|---|");
+    println!(
+        "| start to an answering socket, ms | {} | {} | {} |",
+        millis(starts.p50()),
+        millis(starts.percentile(90)),
+        millis(starts.percentile(100))
+    );
+    let (server, _) = Server::start(program, &folder)?;
+    thread::sleep(Duration::from_secs(1));
+    let memory = MemoryUse::of_process(server.pid())?;
+    println!("\nidle: resident {:.1} MB, private {:.1} MB", megabytes(memory.resident), megabytes(memory.private));
+    let before = switches(server.pid())?;
+    thread::sleep(IDLE);
+    println!("idle: {} context switches of all threads in {IDLE:?}", switches(server.pid())? - before);
+    Ok(())
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// Context switches of all threads of a process so far, from Linux's accounting.
+fn switches(pid: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
+        sum += counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>();
+    }
+    Ok(sum)
+}

@@ -1,0 +1,77 @@
+//! A socket that somebody else opened: systemd's protocol, by hand and by systemd's own program.
+
+use std::{
+    fs,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::MetadataExt as _, net::UnixListener},
+    },
+    process::{Command, Stdio},
+};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+
+use crate::harness::{Daemon, Home, PROGRAM, connect, eventually};
+
+const REPO: &str = "test/z-image";
+const SYSTEMD: &str = "systemd-socket-activate";
+
+/// Loads from the daemon, ends it, and finds the socket where it was.
+async fn serve_and_end(home: &Home, client: weightsd_client::Client, daemon: Daemon) {
+    let component = client.load(home.request(REPO, "transformer"), |_| ()).await.unwrap();
+    assert!(component.tensors().len() > 100);
+    let status = client.status().await.unwrap();
+    assert_eq!((status.pid, status.socket), (daemon.pid(), home.socket().display().to_string()));
+    let inode = fs::metadata(home.socket()).unwrap().ino();
+    drop((component, client));
+    assert!(daemon.terminate().success(), "{}", home.log());
+    assert_eq!(fs::metadata(home.socket()).unwrap().ino(), inode, "the socket belongs to the service manager");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handed_down_socket_is_served_and_left_in_place() {
+    let home = Home::new();
+    home.tiny(REPO);
+    let listener = UnixListener::bind(home.socket()).unwrap();
+    // The first client is there before the daemon.
+    let client = connect(&home.socket()).await;
+    for _ in 0..2 {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve --activated"#, PROGRAM]);
+        let mut command = home.around(command);
+        let parent_fd = listener.as_fd().try_clone_to_owned().unwrap();
+        command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+        let daemon = home.start(command);
+        serve_and_end(&home, client.clone(), daemon).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_starts_the_daemon_on_the_first_connection() {
+    let version = Command::new(SYSTEMD).arg("--version").stdout(Stdio::null()).status();
+    if version.is_err() {
+        return eprintln!("not run: there is no {SYSTEMD}");
+    }
+    let home = Home::new();
+    home.tiny(REPO);
+    let mut command = home.around(Command::new(SYSTEMD));
+    command.arg("--listen").arg(home.socket());
+    for variable in ["HF_HUB_CACHE", "WEIGHTSD_CONFIG", "WEIGHTSD_LOG"] {
+        command.args(["--setenv", variable]);
+    }
+    command.args([PROGRAM, "serve", "--activated"]);
+    let daemon = home.start(command);
+    eventually("systemd listens", || home.socket().exists());
+    let client = connect(&home.socket()).await;
+    serve_and_end(&home, client, daemon).await;
+}
+
+#[test]
+fn activated_without_a_socket_is_an_error() {
+    let home = Home::new();
+    let output = home.command().args(["serve", "--activated"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(text.contains("error: no socket was handed over by launchd or systemd"), "{text}");
+    assert!(!home.socket().exists());
+}

@@ -1,0 +1,162 @@
+//! How a daemon begins and ends, and how many connections it has in between.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+};
+
+use rustix::process::Signal;
+use weightsd_client::{
+    Layout,
+    proto::{EventKind, NoticeKind, WatchEventsRequest},
+};
+use weightsd_core::handoff::{MAGIC, Request, Status};
+
+use crate::{
+    client_process::{ClientProcess, Job},
+    harness::{Daemon, Home, events, leases, until},
+    raw,
+};
+
+const REPO: &str = "test/z-image";
+/// A grace period that no test waits for: what ends within the patience of the tests has ended by itself.
+const LONG_GRACE: [&str; 2] = ["--grace", "1h"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_is_refused_and_told_by_whom() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    let second = home.command().arg("serve").output().unwrap();
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(!second.status.success());
+    let expected = format!("another weightsd (pid {}) serves on `{}`", daemon.pid(), home.socket().display());
+    assert!(text.contains(&expected), "{text}");
+    assert_eq!(daemon.client().await.status().await.unwrap().pid, daemon.pid());
+    assert!(daemon.terminate().success());
+    assert!(!home.socket().exists());
+    // The lock is free again.
+    assert!(home.daemon().terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holders_are_told_of_the_end_and_keep_their_bytes() {
+    let home = Home::new();
+    let hub = home.tiny(REPO);
+    let mut daemon = home.daemon_with(&LONG_GRACE);
+    let client = daemon.client().await;
+    let job = Job { model: REPO.into(), component: "transformer".into(), source_layout: true };
+    let mut process = ClientProcess::start(&home, &job);
+    let before = process.held();
+    let mut held = Vec::new();
+    for name in ["transformer", "vae"] {
+        held.push((name, client.load(home.request(REPO, name).layout(Layout::Source), |_| ()).await.unwrap()));
+    }
+    assert_eq!(leases(&client).await, 3);
+    daemon.signal(Signal::TERM);
+    for (_, component) in &mut held {
+        let notice = component.next_notice().await.unwrap();
+        assert_eq!(notice.kind(), NoticeKind::ShuttingDown, "{}", notice.message);
+        assert_eq!(component.next_notice().await, None);
+    }
+    let status = daemon.wait();
+    assert_eq!(status.code(), Some(0), "{}", home.log());
+    assert!(!home.socket().exists());
+    assert!(!home.log().contains("the grace period passed"), "{}", home.log());
+    for (name, component) in &held {
+        for tensor in component.tensors() {
+            let written = hub.written.tensor(name, tensor.source_name()).unwrap();
+            assert_eq!(tensor.bytes(), hub.written.read(written).unwrap(), "{name} {}", tensor.name());
+        }
+    }
+    assert_eq!(process.read_again().checksum, before.checksum);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_do_not_hold_up_the_end() {
+    let home = Home::new();
+    home.tiny(REPO);
+    let mut daemon = home.daemon_with(&LONG_GRACE);
+    let client = daemon.client().await;
+    let silent = daemon.connect();
+    let mut half = daemon.connect();
+    half.write_all(&[MAGIC]).unwrap();
+    let mut service = raw::service(daemon.socket()).await;
+    let loaded = raw::load(&mut service, home.request(REPO, "transformer").message().clone()).await.unwrap();
+    let mut handoff = daemon.connect();
+    let reply = raw::ask(&mut handoff, &Request { ticket: loaded.ticket() }.encode());
+    assert_eq!(raw::receive(&mut handoff, reply).len(), loaded.component.segments.len());
+    let mut watched = client.watch_events(WatchEventsRequest::default()).await.unwrap();
+    // Client, silent, half, service, hand-off.
+    until("all are counted", async || client.status().await.unwrap().connections == 5).await;
+
+    daemon.signal(Signal::TERM);
+    let mut last = None;
+    while let Some(response) = watched.next().await.unwrap() {
+        last = response.event;
+    }
+    assert_eq!(last.unwrap().kind(), EventKind::ShuttingDown);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", home.log());
+    assert!(!home.log().contains("the grace period passed"), "{}", home.log());
+    assert!(raw::drain(&silent).is_empty());
+    for stream in [&half, &handoff] {
+        assert_eq!(raw::drain(stream), [Status::ShuttingDown as u8, 0, 0, 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_never_finishes_is_cut_when_the_grace_period_ends() {
+    let home = Home::new();
+    let daemon = home.daemon_with(&["--grace", "100ms"]);
+    let client = daemon.client().await;
+    let mut begun = daemon.connect();
+    begun.write_all(b"PRI * HTTP/2.0\r\n").unwrap();
+    until("it is counted", async || client.status().await.unwrap().connections == 2).await;
+    assert_eq!(daemon.terminate().code(), Some(0), "{}", home.log());
+    raw::drain(&begun);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_daemon_refuses_and_recovers() {
+    let home = Home::new();
+    home.tiny(REPO);
+    let daemon = home.daemon_with(&["--connections", "4"]);
+    let client = daemon.client().await;
+    assert_eq!(client.status().await.unwrap().limits.unwrap().connections, 4);
+    until("the harness has hung up", async || client.status().await.unwrap().connections == 1).await;
+    let mut idle: Vec<UnixStream> = (0..3).map(|_| daemon.connect()).collect();
+    until("it is full", async || client.status().await.unwrap().connections == 4).await;
+    for _ in 0..3 {
+        let mut refused = daemon.connect();
+        assert_eq!(refused.read(&mut [0]).unwrap(), 0);
+    }
+    let refused = events(&client, EventKind::Refused).await;
+    assert_eq!(refused.len(), 3);
+    assert!(refused[0].message.contains("4 connections are open"), "{refused:?}");
+    // One place for a hand-off is enough.
+    idle.truncate(2);
+    until("a place is free", async || client.status().await.unwrap().connections == 3).await;
+    let _held = client.load(home.request(REPO, "transformer"), |_| ()).await.unwrap();
+    drop(idle);
+    assert_eq!(daemon.client().await.status().await.unwrap().pid, daemon.pid());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_short_connections_leave_nothing_behind() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let alone = async || client.status().await.unwrap().connections == 1;
+    until("the harness has hung up", alone).await;
+    let descriptors = |daemon: &Daemon| fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors(&daemon);
+    for number in 0..1000_usize {
+        let words: [&[u8]; 5] = [b"", b"P", &[MAGIC], b"x", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"];
+        // Fails when the daemon was faster.
+        let _ = daemon.connect().write_all(words[number % words.len()]);
+    }
+    until("all connections have ended", alone).await;
+    assert_eq!(descriptors(&daemon), before);
+    assert_eq!(events(&client, EventKind::Refused).await, []);
+}
