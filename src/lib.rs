@@ -15,3 +15,4 @@ pub mod pipeline;
 pub mod resolve;
 pub mod service;
 pub mod snapshot;
+mod turn;

@@ -9,7 +9,11 @@
 //! Stages never call each other; this file calls them in order. [`prepare`] is cheap and opens no weight file: it says
 //! which component is meant. [`load`] opens it. Both block, and run on threads that may.
 
-use std::{path::PathBuf, sync::OnceLock, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use weightsd_core::{
     audit::{AuditReport, audit},
@@ -54,7 +58,7 @@ pub struct Prepared {
     /// Identity of the component.
     pub id: ComponentId,
     /// The model.
-    pub model: ResolvedModel,
+    pub model: Arc<ResolvedModel>,
     /// Paths that the answer depends on: as long as they stay as they are, so does [`Self::id`].
     pub witnesses: Vec<PathBuf>,
     family: &'static str,
@@ -71,6 +75,11 @@ impl Prepared {
     #[must_use]
     pub fn component(&self) -> &str {
         &self.files.site.name
+    }
+
+    /// The files that [`load`] will open.
+    pub fn shards(&self) -> impl Iterator<Item = &Path> {
+        self.files.shards.iter().map(|shard| shard.path.as_path())
     }
 }
 
@@ -175,7 +184,7 @@ pub fn prepare(request: &Request, places: &Places) -> Result<Prepared, LoadError
         id,
         witnesses,
         family: snapshot.family.id(),
-        model: snapshot.model,
+        model: Arc::new(snapshot.model),
         files,
         description,
         layout: request.layout,

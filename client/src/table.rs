@@ -1,11 +1,8 @@
 use std::path::PathBuf;
 
 use safetensors::Dtype;
-use serde::{
-    Deserialize as _,
-    de::value::{Error as DeError, StrDeserializer},
-};
 use thiserror::Error;
+use weightsd_core::header;
 use weightsd_proto::v1;
 use weightsd_segment::FileIdentity;
 
@@ -160,7 +157,7 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, parts: &[Part]) -> Result<Vec<En
 }
 
 fn check(tensor: &v1::Tensor, parts: &[Part]) -> Result<Dtype, TensorProblem> {
-    let dtype = dtype(&tensor.dtype).ok_or_else(|| TensorProblem::UnknownDtype(tensor.dtype.clone()))?;
+    let dtype = header::dtype_from_name(&tensor.dtype).ok_or_else(|| TensorProblem::UnknownDtype(tensor.dtype.clone()))?;
     let part = parts
         .get(tensor.segment as usize)
         .ok_or(TensorProblem::NoSegment { segment: tensor.segment, count: parts.len() })?;
@@ -168,23 +165,10 @@ fn check(tensor: &v1::Tensor, parts: &[Part]) -> Result<Dtype, TensorProblem> {
     if offset.checked_add(length).is_none_or(|end| end > segment_length) {
         return Err(TensorProblem::OutOfRange { offset, length, segment_length });
     }
-    if byte_length(dtype, &tensor.shape) != Some(length) {
+    if header::byte_length(dtype, &tensor.shape) != Some(length) {
         return Err(TensorProblem::WrongLength { dtype, shape: tensor.shape.clone(), length });
     }
     Ok(dtype)
-}
-
-fn dtype(name: &str) -> Option<Dtype> {
-    Dtype::deserialize(StrDeserializer::<DeError>::new(name)).ok()
-}
-
-/// Bytes of a tensor; `None` when they are no whole number, or more than 64 bits count.
-fn byte_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
-    // A zero anywhere makes the product zero, however large the other dimensions are.
-    let elements =
-        if shape.contains(&0) { 0 } else { shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n))? };
-    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
-    bits.is_multiple_of(8).then_some(bits / 8)
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub const RANK_MAX: usize = 32;
 pub const DIMENSION_MAX: u64 = 1 << 48;
 /// Most entries of `__metadata__`. Real files have some hundreds; millions of short ones cost gigabytes.
 pub const METADATA_ENTRIES_MAX: usize = 65_536;
+/// The entry that is no tensor.
+const METADATA: &str = "__metadata__";
 /// Longest JSON text of one tensor's entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 65_536;
 
@@ -299,11 +301,14 @@ impl Header {
             (Err(error), None) => return Err(HeaderError::NotJson { problem: not_json(text, &error) }),
             (Ok(raw), None) => raw,
         };
+        if raw.iter().filter(|(name, _)| name != METADATA).count() > TENSORS_MAX {
+            return Err(HeaderError::TooManyTensors);
+        }
         let mut metadata = BTreeMap::new();
         let mut seen_metadata = false;
         let mut tensors = Vec::with_capacity(raw.len());
         for (name, entry) in &raw {
-            if name == "__metadata__" {
+            if name == METADATA {
                 if std::mem::replace(&mut seen_metadata, true) {
                     return Err(HeaderError::Metadata { problem: "it comes twice".to_owned() });
                 }
@@ -312,14 +317,16 @@ impl Header {
                 tensors.push(parse_tensor(name, entry)?);
             }
         }
+        // Before the places: a tensor that is listed twice overlaps itself.
+        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(HeaderError::DuplicateName { name: pair[0].name.to_string() });
+        }
         check_tiling(&mut tensors, data_start, available)?;
         for tensor in &mut tensors {
             tensor.range = tensor.range.start + data_start..tensor.range.end + data_start;
         }
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            return Err(HeaderError::DuplicateName { name: pair[0].name.to_string() });
-        }
         Ok(Self { data_start, file_length, tensors, metadata })
     }
 
@@ -410,6 +417,10 @@ fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String>, HeaderEr
             deserializer.deserialize_map(DistinctVisitor)
         }
     }
+    // Said here, because serde's words would repeat all of a text that stands in its place.
+    if !entry.get().starts_with(['{', 'n']) {
+        return Err(HeaderError::Metadata { problem: "it is not an object".to_owned() });
+    }
     // MLX writes `"__metadata__": null` when it has none.
     let found: Option<Distinct> =
         serde_json::from_str(entry.get()).map_err(|error| HeaderError::Metadata { problem: shown(&error.to_string()) })?;
@@ -423,6 +434,9 @@ fn parse_tensor(name: &str, entry: &RawValue) -> Result<TensorInfo, HeaderError>
         dtype: String,
         shape: Vec<u64>,
         data_offsets: (u64, u64),
+        // What else there is has to be JSON that other readers take: no nesting bombs, no half surrogates.
+        #[serde(flatten)]
+        _future: serde::de::IgnoredAny,
     }
     check_name(name)?;
     let bad = |problem: String| HeaderError::BadEntry { name: name.to_owned(), problem };
@@ -513,13 +527,13 @@ pub fn dtype_from_name(name: &str) -> Option<Dtype> {
     Dtype::deserialize(quoted).ok()
 }
 
-/// Size in bits of a tensor; `None` when it overflows 64 bits.
+/// Size in bits of a tensor; `None` when it overflows 64 bits. A dimension of 0 hides no overflow of the others: readers
+/// multiply in the order of the shape.
 #[must_use]
 pub fn bit_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
-    if shape.contains(&0) {
-        return Some(0);
-    }
-    shape.iter().try_fold(dtype.bitsize() as u64, |bits, &dimension| bits.checked_mul(dimension))
+    let mut sizes = shape.iter().filter(|&&dimension| dimension > 0);
+    let bits = sizes.try_fold(dtype.bitsize() as u64, |bits, &dimension| bits.checked_mul(dimension))?;
+    Some(if shape.contains(&0) { 0 } else { bits })
 }
 
 /// Size in bytes of a tensor; `None` when it overflows or is no whole number of bytes.
@@ -556,6 +570,16 @@ mod tests {
             ("BadEntry", r#"{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}"#.into(), 4),
             ("BadEntry", r#"{"a":{"dtype":{"F32":null},"shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
             ("BadEntry", r#"{"a":{"dtype":"F32","shape":[1]}}"#.into(), 4),
+            (
+                "BadEntry",
+                format!(
+                    r#"{{"a":{{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":{}{}}}}}"#,
+                    "[".repeat(200),
+                    "]".repeat(200)
+                ),
+                1,
+            ),
+            ("BadEntry", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":"\ud800"}}"#.into(), 1),
             ("UnknownDtype", r#"{"a":{"dtype":"f32","shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
             ("BadName", r#"{"":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
             ("BadName", r#"{"a\u0000b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.into(), 4),
@@ -564,6 +588,11 @@ mod tests {
                 "SizeOverflow",
                 r#"{"a":{"dtype":"F32","shape":[281474976710656,281474976710656],"data_offsets":[0,4]}}"#.into(),
                 4,
+            ),
+            (
+                "SizeOverflow",
+                r#"{"a":{"dtype":"F32","shape":[281474976710656,281474976710656,0],"data_offsets":[0,0]}}"#.into(),
+                0,
             ),
             ("PartialByte", r#"{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}"#.into(), 2),
             ("ReversedOffsets", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#.into(), 4),
@@ -611,7 +640,7 @@ mod tests {
         let many: Vec<String> = (0..=METADATA_ENTRIES_MAX).map(|at| format!("\"{at}\":\"\"")).collect();
         let many = format!(r#"{{"__metadata__":{{{}}}}}"#, many.join(","));
         let long = format!(r#"{{"__metadata__":"{}"}}"#, "x".repeat(1 << 20));
-        for (json, word) in words.into_iter().chain([(many.as_str(), "more than"), (long.as_str(), "invalid type")]) {
+        for (json, word) in words.into_iter().chain([(many.as_str(), "more than"), (long.as_str(), "not an object")]) {
             let error = parse(json, 0).unwrap_err().to_string();
             assert!(error.contains(word) && error.len() < 1000 && !error.contains('\n'), "{error}");
         }

@@ -2,9 +2,13 @@
 //!
 //! Its file names come from strangers: they are checked here, before anything joins them to a path.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use crate::shown::shown;
 
@@ -12,6 +16,8 @@ use crate::shown::shown;
 pub const INDEX_BYTES_MAX: u64 = 25_000_000;
 /// Most shards that an index may name.
 pub const SHARDS_MAX: usize = 1024;
+/// Most tensors that an index may list.
+pub const INDEX_TENSORS_MAX: usize = 1 << 19;
 
 /// A parsed index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,19 +60,29 @@ impl Index {
     /// [`IndexError`].
     pub fn parse(json: &[u8], folder: &str) -> Result<Self, IndexError> {
         #[derive(Deserialize)]
-        struct Raw {
-            #[serde(default)]
-            metadata: serde_json::Value,
-            weight_map: BTreeMap<String, String>,
+        struct Raw<'a> {
+            // Not looked into: megabytes of numbers are some bytes each as text, and many as values.
+            #[serde(borrow)]
+            metadata: Option<&'a RawValue>,
+            weight_map: WeightMap,
         }
-        let raw: Raw =
+        #[derive(Deserialize)]
+        struct Totals {
+            total_size: u64,
+        }
+        // Serde takes an array for a structure, without a word about names.
+        if json.trim_ascii_start().starts_with(b"[") {
+            return Err(IndexError::NotAnIndex { problem: "it is not an object".to_owned() });
+        }
+        let raw: Raw<'_> =
             serde_json::from_slice(json).map_err(|error| IndexError::NotAnIndex { problem: shown(&error.to_string()) })?;
-        if raw.weight_map.is_empty() {
+        if raw.weight_map.0.is_empty() {
             return Err(IndexError::Empty);
         }
-        let total_size = raw.metadata.get("total_size").and_then(serde_json::Value::as_u64);
+        let totals = raw.metadata.and_then(|metadata| serde_json::from_str::<Totals>(metadata.get()).ok());
+        let total_size = totals.map(|totals| totals.total_size);
         let mut shard_of = BTreeMap::new();
-        for (tensor, file) in raw.weight_map {
+        for (tensor, file) in raw.weight_map.0 {
             if !is_safe_relative(&file) || !file.ends_with(".safetensors") {
                 return Err(IndexError::BadFileName { tensor: shown(&tensor), file: shown(&file) });
             }
@@ -88,6 +104,36 @@ impl Index {
         shards.sort_unstable();
         shards.dedup();
         shards
+    }
+}
+
+/// A map of at most [`INDEX_TENSORS_MAX`] entries.
+struct WeightMap(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WeightMapVisitor;
+        impl<'de> Visitor<'de> for WeightMapVisitor {
+            type Value = WeightMap;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of file names")
+            }
+            fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<WeightMap, E> {
+                // Serde's words would repeat all of it.
+                Err(E::custom("invalid type: string, expected an object of file names"))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
+                let mut found = BTreeMap::new();
+                while let Some((tensor, file)) = map.next_entry()? {
+                    if found.len() == INDEX_TENSORS_MAX {
+                        return Err(A::Error::custom(format!("it lists more than {INDEX_TENSORS_MAX} tensors")));
+                    }
+                    found.insert(tensor, file);
+                }
+                Ok(WeightMap(found))
+            }
+        }
+        deserializer.deserialize_map(WeightMapVisitor)
     }
 }
 
@@ -120,6 +166,8 @@ mod tests {
             assert!(matches!(Index::parse(json.as_bytes(), "t"), Err(IndexError::BadFileName { .. })), "{file}");
         }
         assert_eq!(Index::parse(br#"{"weight_map":{}}"#, ""), Err(IndexError::Empty));
-        assert!(matches!(Index::parse(b"[]", ""), Err(IndexError::NotAnIndex { .. })));
+        for no_index in ["[]", r#"[null,{"a":"x.safetensors"}]"#, "{"] {
+            assert!(matches!(Index::parse(no_index.as_bytes(), ""), Err(IndexError::NotAnIndex { .. })), "{no_index}");
+        }
     }
 }

@@ -32,6 +32,9 @@ impl Layout {
     }
 }
 
+/// Most tensors of a component, in all its shards: the largest mixtures of experts have some 200 000.
+pub const TENSORS_MAX: usize = 1 << 19;
+
 /// A tensor of a checkpoint and the shard that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sourced {
@@ -60,6 +63,9 @@ pub enum TableError {
         /// The other.
         second: String,
     },
+    /// Over [`TENSORS_MAX`].
+    #[error("they hold more than {TENSORS_MAX} tensors")]
+    TooManyTensors,
     /// The index lists tensors that the shard it names does not have.
     #[error("the index lists {count} tensors that its shards do not hold, such as `{name}` in `{shard}`")]
     NotInShard {

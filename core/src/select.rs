@@ -47,6 +47,17 @@ pub enum SelectError {
     },
 }
 
+impl SelectError {
+    /// The same, naming the folder as `path`: whoever reads it may not know of which model it is.
+    #[must_use]
+    pub fn in_folder(mut self, path: String) -> Self {
+        match &mut self {
+            Self::Nothing { folder } | Self::Ambiguous { folder, .. } | Self::MissingShards { folder, .. } => *folder = path,
+        }
+        self
+    }
+}
+
 /// A shard's name taken apart: `model-00001-of-00003.safetensors`.
 #[derive(Debug, PartialEq, Eq)]
 struct ShardName<'a> {

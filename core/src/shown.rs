@@ -7,9 +7,14 @@ const SHOWN_BYTES_MAX: usize = 300;
 
 /// `text` on one line, control characters escaped, cut when it is long.
 pub(crate) fn shown(text: &str) -> String {
+    shown_up_to(text, SHOWN_BYTES_MAX)
+}
+
+/// As [`shown`], cut after about `bytes_max` bytes.
+pub(crate) fn shown_up_to(text: &str, bytes_max: usize) -> String {
     let mut line = String::new();
     for character in text.chars() {
-        if line.len() >= SHOWN_BYTES_MAX {
+        if line.len() >= bytes_max {
             line.push('…');
             break;
         }

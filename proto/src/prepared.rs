@@ -13,20 +13,20 @@ use crate::v1;
 #[derive(Debug, Clone, PartialEq)]
 pub enum LoadComponentResponse {
     /// To be encoded when it is sent.
-    Message(v1::LoadComponentResponse),
+    Message(Box<v1::LoadComponentResponse>),
     /// Encoded already.
     Encoded(Bytes),
 }
 
 impl Default for LoadComponentResponse {
     fn default() -> Self {
-        Self::Message(v1::LoadComponentResponse::default())
+        Self::Message(Box::default())
     }
 }
 
 impl From<v1::load_component_response::Event> for LoadComponentResponse {
     fn from(event: v1::load_component_response::Event) -> Self {
-        Self::Message(v1::LoadComponentResponse { event: Some(event) })
+        Self::Message(Box::new(v1::LoadComponentResponse { event: Some(event) }))
     }
 }
 
@@ -46,7 +46,7 @@ impl Message for LoadComponentResponse {
         context: DecodeContext,
     ) -> Result<(), DecodeError> {
         if let Self::Encoded(bytes) = self {
-            *self = Self::Message(v1::LoadComponentResponse::decode(bytes.clone())?);
+            *self = Self::Message(Box::new(v1::LoadComponentResponse::decode(bytes.clone())?));
         }
         match self {
             Self::Message(message) => message.merge_field(tag, wire_type, buffer, context),

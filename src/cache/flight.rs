@@ -13,7 +13,7 @@ use dashmap::{DashMap, mapref::entry::Entry as Slot};
 use tokio::sync::watch;
 use weightsd_core::identity::ComponentId;
 
-use super::{AcquireError, Cache, EventKind, blocking};
+use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
     pipeline::{self, LoadError, Prepared, Step, Watcher},
@@ -87,6 +87,10 @@ impl Cache {
         let (flight, mut state) = match self.flights.by_id.entry(prepared.id) {
             Slot::Occupied(flight) => (Arc::clone(flight.get()), flight.get().state.subscribe()),
             Slot::Vacant(slot) => {
+                // A flight that landed since this request looked has left its component.
+                if let Some(entry) = self.components.get(&prepared.id) {
+                    return Ok(Arc::clone(&entry.component));
+                }
                 let state = watch::Sender::new(State::Running(Step::default()));
                 let receiver = state.subscribe();
                 let component = prepared.component().to_owned();
@@ -124,7 +128,7 @@ impl Leader {
         let abandoned = Arc::new(AtomicBool::new(false));
         let reporter = Reporter { flight: Arc::clone(&self.flight), abandoned: Arc::clone(&abandoned) };
         let pool = Arc::clone(self.cache.pool());
-        let work = blocking("the load", move || pipeline::load(prepared, &pool, &reporter));
+        let work = self.cache.stage("the load", move || pipeline::load(prepared, &pool, &reporter));
         tokio::pin!(work);
         let result = tokio::select! {
             result = &mut work => result,

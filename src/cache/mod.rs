@@ -10,6 +10,8 @@ mod flight;
 mod recall;
 
 use std::{
+    collections::HashSet,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +20,7 @@ use std::{
 };
 
 use dashmap::{DashMap, mapref::entry::Entry as Slot};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use weightsd_core::{
     handoff::Ticket,
@@ -36,10 +38,12 @@ use crate::{
     checkpoint::ShardPool,
     component::Component,
     daemon::Tasks,
-    pipeline::{self, LoadError, Request, Step},
-    resolve::Places,
+    pipeline::{self, LoadError, Prepared, Request, Step},
+    resolve::{Places, ResolvedModel},
 };
 
+/// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
+const STAGES_AT_ONCE: usize = 8;
 /// How often a request starts over when what it joined was abandoned by everyone else.
 const ATTEMPTS: usize = 3;
 
@@ -66,6 +70,7 @@ pub struct Cache {
     events: Events,
     leases: AtomicU64,
     janitor: Notify,
+    stages: Arc<Semaphore>,
     tasks: Tasks,
 }
 
@@ -105,6 +110,8 @@ impl From<LoadError> for AcquireError {
 pub struct Acquired {
     /// The lease.
     pub lease: Lease,
+    /// The model that was asked for; the component may have been loaded under another one of the same content.
+    pub model: Arc<ResolvedModel>,
     /// Whether it was loaded before.
     pub warm: bool,
     /// Leases on the component, this one included.
@@ -127,6 +134,7 @@ impl Cache {
             events: Events::default(),
             leases: AtomicU64::new(0),
             janitor: Notify::new(),
+            stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),
             tasks,
         });
         let janitor = Arc::clone(&cache);
@@ -171,44 +179,81 @@ impl Cache {
         started: Instant,
         progress: &mut (impl FnMut(&Step, usize) + Send),
     ) -> Result<Acquired, AcquireError> {
-        let acquired = |lease: Lease, warm| {
+        let acquired = |lease: Lease, model, warm| {
             let leases = lease.entry().usage().holders.len();
-            Acquired { lease, warm, leases, resolve: started.elapsed() }
+            Acquired { lease, model, warm, leases, resolve: started.elapsed() }
         };
         // A few `stat` calls: done here and now, since waking another thread would take longer than they do.
         let recalled = tokio::task::block_in_place(|| self.recalls.get(request, |id| self.intact(id)));
-        if let Some(lease) = recalled.and_then(|id| self.lease_loaded(id, holder)) {
-            return Ok(acquired(lease, true));
+        let recalled = recalled.and_then(|(id, model)| Some((self.lease_loaded(id, holder)?, model)));
+        if let Some((lease, model)) = recalled {
+            return Ok(acquired(lease, model, true));
         }
         let (cache, asked) = (Arc::clone(self), request.clone());
-        let (prepared, loaded) = blocking("finding the model", move || -> Result<_, LoadError> {
+        let work = move || -> Result<_, LoadError> {
             let begun = std::time::SystemTime::now();
             let prepared = pipeline::prepare(&asked, &cache.config.places)?;
-            cache.recalls.remember(asked, prepared.id, &prepared.witnesses, begun);
+            cache.recalls.remember(asked, &prepared, begun);
             let loaded = cache.intact(prepared.id);
+            if !loaded {
+                cache.look_again(&prepared);
+            }
             Ok((prepared, loaded))
-        })
-        .await??;
-        let id = prepared.id;
+        };
+        let (prepared, loaded) = self.stage("finding the model", work).await??;
+        let (id, model) = (prepared.id, Arc::clone(&prepared.model));
         if let Some(lease) = loaded.then(|| self.lease_loaded(id, holder)).flatten() {
-            return Ok(acquired(lease, true));
+            return Ok(acquired(lease, model, true));
         }
         let component = self.fly(prepared, &request.selector.spec, progress).await?;
-        Ok(acquired(self.lease_or_insert(component, holder), false))
+        Ok(acquired(self.lease_or_insert(component, holder), model, false))
     }
 
-    /// Whether the component is loaded and its files are as they were; if they are not, it is dropped and its holders
-    /// are told.
+    /// Runs stages of the pipeline on a thread that may block, a few at a time. A thread that hangs keeps its place
+    /// until it is done, whoever has stopped waiting for it.
+    pub(crate) async fn stage<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AcquireError> {
+        let place = Arc::clone(&self.stages).acquire_owned().await.map_err(|_| AcquireError::Stopping)?;
+        blocking(operation, move || {
+            let result = work();
+            drop(place);
+            result
+        })
+        .await
+    }
+
+    /// Whether the component is loaded and its files are as they were; if they are not, it is dropped, and its holders
+    /// are told if their bytes can have changed.
     fn intact(&self, id: ComponentId) -> bool {
         let Some(entry) = self.components.get(&id).map(|entry| Arc::clone(&entry)) else { return false };
         if entry.component.is_unchanged() {
             return true;
         }
-        self.components.remove_if(&id, |_, found| Arc::ptr_eq(found, &entry));
-        let message = format!("a file of {} of {} changed on disk", entry.component.name, entry.component.model);
-        self.events.push(EventKind::FileChanged, Some(id), message.clone());
-        entry.notify(Change(message));
+        if self.components.remove_if(&id, |_, found| Arc::ptr_eq(found, &entry)).is_none() {
+            return false;
+        }
+        let what = format!("a file of {} of {}", entry.component.name, entry.component.model);
+        if entry.component.is_intact() {
+            self.events.push(EventKind::Evicted, Some(id), format!("{what} was deleted or replaced"));
+        } else {
+            let message = format!("{what} changed on disk");
+            self.events.push(EventKind::FileChanged, Some(id), message.clone());
+            entry.notify(Change(message));
+        }
         false
+    }
+
+    /// Looks at the loaded components over the paths that are about to be opened. A file that was written to is known
+    /// by another id than before, so nobody who asks for it would find that out for those who hold it.
+    fn look_again(&self, prepared: &Prepared) {
+        let paths: HashSet<&Path> = prepared.shards().collect();
+        let lends = |entry: &Entry| entry.component.segments.iter().any(|shard| paths.contains(shard.file.path()));
+        for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact()) {
+            self.intact(entry.component.id);
+        }
     }
 
     fn lease_loaded(self: &Arc<Self>, id: ComponentId, holder: &Holder) -> Option<Lease> {

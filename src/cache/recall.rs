@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -11,7 +12,10 @@ use dashmap::DashMap;
 use weightsd_core::identity::ComponentId;
 use weightsd_segment::FileIdentity;
 
-use crate::pipeline::Request;
+use crate::{
+    pipeline::{Prepared, Request},
+    resolve::ResolvedModel,
+};
 
 /// Requests that are remembered; when there are more, all are forgotten.
 const KEPT: usize = 1024;
@@ -21,6 +25,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct Recall {
     id: ComponentId,
+    model: Arc<ResolvedModel>,
     witnesses: Vec<(PathBuf, FileIdentity)>,
 }
 
@@ -31,22 +36,37 @@ pub(super) struct Recalls {
 }
 
 impl Recalls {
-    /// The id that `request` means, if that is still known and the component is `intact`. Blocks on `stat`.
-    pub(super) fn get(&self, request: &Request, intact: impl FnOnce(ComponentId) -> bool) -> Option<ComponentId> {
-        let id = {
+    /// The id and the model that `request` means, if that is still known and the component is `intact`. Blocks on `stat`.
+    pub(super) fn get(
+        &self,
+        request: &Request,
+        intact: impl FnOnce(ComponentId) -> bool,
+    ) -> Option<(ComponentId, Arc<ResolvedModel>)> {
+        let found = {
             let recall = self.by_request.get(request)?;
             let same = |(path, identity): &(PathBuf, FileIdentity)| identity_of(path).as_ref() == Some(identity);
-            recall.witnesses.iter().all(same).then_some(recall.id)
+            recall.witnesses.iter().all(same).then(|| (recall.id, Arc::clone(&recall.model)))
         };
-        if id.is_none() {
+        if found.is_none() {
             self.by_request.remove(request);
         }
-        id.filter(|&id| intact(id))
+        found.filter(|&(id, _)| intact(id))
     }
 
     /// Remembers an answer that was found by looking at `witnesses` after `begun`. Files that were changed around that
     /// time could have been read before the change, so nothing is remembered then.
-    pub(super) fn remember(&self, request: Request, id: ComponentId, witnesses: &[PathBuf], begun: SystemTime) {
+    pub(super) fn remember(&self, request: Request, prepared: &Prepared, begun: SystemTime) {
+        self.insert(request, prepared.id, Arc::clone(&prepared.model), &prepared.witnesses, begun);
+    }
+
+    fn insert(
+        &self,
+        request: Request,
+        id: ComponentId,
+        model: Arc<ResolvedModel>,
+        witnesses: &[PathBuf],
+        begun: SystemTime,
+    ) {
         let settled = begun.checked_sub(SETTLED).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let Some(settled) = settled.and_then(|time| i64::try_from(time.as_nanos()).ok()) else { return };
         let found = witnesses.iter().map(|path| Some((path.clone(), identity_of(path)?))).collect::<Option<Vec<_>>>();
@@ -57,7 +77,7 @@ impl Recalls {
         if self.by_request.len() >= KEPT {
             self.by_request.clear();
         }
-        self.by_request.insert(request, Recall { id, witnesses });
+        self.by_request.insert(request, Recall { id, model, witnesses });
     }
 }
 
@@ -70,7 +90,10 @@ mod tests {
     use weightsd_core::{identity::IdentityInputs, plan::Layout};
 
     use super::*;
-    use crate::{pipeline::AuditPolicy, resolve::Selector};
+    use crate::{
+        pipeline::AuditPolicy,
+        resolve::{ModelKind, Selector},
+    };
 
     #[test]
     fn a_changed_witness_makes_it_forget() {
@@ -92,11 +115,15 @@ mod tests {
             policy: AuditPolicy::Strict,
         };
         let recalls = Recalls::default();
-        recalls.remember(request.clone(), id, std::slice::from_ref(&path), SystemTime::now());
+        let model = Arc::new(ResolvedModel { kind: ModelKind::File, path: path.clone(), witnesses: Vec::new() });
+        let remember = || {
+            recalls.insert(request.clone(), id, Arc::clone(&model), std::slice::from_ref(&path), SystemTime::now());
+        };
+        remember();
         assert_eq!(recalls.get(&request, |_| true), None, "the file is too young to be trusted");
         std::thread::sleep(2 * SETTLED);
-        recalls.remember(request.clone(), id, std::slice::from_ref(&path), SystemTime::now());
-        assert_eq!(recalls.get(&request, |_| true), Some(id));
+        remember();
+        assert_eq!(recalls.get(&request, |_| true), Some((id, Arc::clone(&model))));
         assert_eq!(recalls.get(&request, |_| false), None, "a component that is gone is not recalled");
         fs::write(&path, "b").unwrap();
         assert_eq!(recalls.get(&request, |_| true), None);

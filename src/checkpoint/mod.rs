@@ -7,14 +7,15 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use weightsd_core::{
     header::{self, Header, HeaderError, PREFIX_BYTES},
-    plan::{Table, TableError},
+    plan::{TENSORS_MAX, Table, TableError},
 };
 use weightsd_segment::PinnedFile;
 
-pub use self::pool::{ShardPool, is_unchanged};
+pub use self::pool::{ShardPool, is_intact, is_unchanged};
 use crate::{
     pipeline::{Phase, Step, Watcher},
     snapshot::{ComponentFiles, ShardFile},
+    turn::in_turn,
 };
 
 /// A weight file, held open, with its checked header.
@@ -90,20 +91,26 @@ pub fn open(files: &ComponentFiles, pool: &ShardPool, watcher: &dyn Watcher) -> 
         bytes_total,
         ..Step::default()
     };
+    let table_error = |source| CheckpointError::Table { component: files.site.name.clone(), source };
     let mut shards = Vec::with_capacity(files.shards.len());
+    let mut tensors = 0;
     for shard in &files.shards {
         if watcher.is_abandoned() {
             return Err(CheckpointError::Abandoned);
         }
         step.file.clone_from(&shard.name);
         watcher.step(&step);
-        shards.push(pool.get_or_open(shard)?);
+        let open = pool.get_or_open(shard)?;
+        tensors += open.header.tensors.len();
+        if tensors > TENSORS_MAX {
+            return Err(table_error(TableError::TooManyTensors));
+        }
+        shards.push(open);
         step.files_done += 1;
         step.bytes_done += shard.identity.length;
     }
     watcher.step(&step);
     let names: Vec<&str> = files.shards.iter().map(|shard| shard.name.as_str()).collect();
-    let table_error = |source| CheckpointError::Table { component: files.site.name.clone(), source };
     let headers = names.iter().copied().zip(shards.iter().map(|shard| shard.header.clone())).collect();
     let table = Table::merge(headers).map_err(table_error)?;
     let remarks = match &files.index {
@@ -147,7 +154,10 @@ fn read_header(file: &PinnedFile) -> Result<Header, CheckpointError> {
     }
     let mut prefix = [0; 8];
     read(&mut prefix, 0)?;
-    let mut json = vec![0; header::header_length(prefix, length).map_err(bad)?];
-    read(&mut json, PREFIX_BYTES)?;
-    Header::parse(&json, length).map_err(bad)
+    let json_length = header::header_length(prefix, length).map_err(bad)?;
+    in_turn(json_length as u64, || {
+        let mut json = vec![0; json_length];
+        read(&mut json, PREFIX_BYTES)?;
+        Header::parse(&json, length).map_err(bad)
+    })
 }

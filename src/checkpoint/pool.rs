@@ -1,10 +1,14 @@
 //! Open shards, shared by content: two layouts of a component, two names of a commit, and one blob in two repositories
 //! use one descriptor and one parsed header.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use dashmap::DashMap;
 use weightsd_core::identity::ContentKey;
+use weightsd_segment::FileIdentity;
 
 use super::{CheckpointError, OpenShard, open_shard};
 use crate::snapshot::ShardFile;
@@ -41,4 +45,15 @@ impl ShardPool {
 #[must_use]
 pub fn is_unchanged(shard: &OpenShard) -> bool {
     shard.file.current_identity().is_ok_and(|now| now == *shard.file.identity())
+}
+
+/// Whether the open file has the bytes that it had when its header was read. A file that was deleted, or replaced by
+/// another under its name, has changed in nothing but the time that says so.
+#[must_use]
+pub fn is_intact(shard: &OpenShard) -> bool {
+    let then = *shard.file.identity();
+    shard.file.file().metadata().is_ok_and(|metadata| {
+        let now = FileIdentity::of(&metadata);
+        now == then || (metadata.nlink() == 0 && FileIdentity { changed_ns: then.changed_ns, ..now } == then)
+    })
 }

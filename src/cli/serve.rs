@@ -31,9 +31,9 @@ pub(super) fn run(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<Exi
     };
     let config = flags.or(file).complete();
     // Before there are threads: taking over a socket changes the environment.
-    let bound = match BoundListener::inherit() {
-        Err(BindError::NothingInherited) if !command.activated => BoundListener::bind(&config.socket)?,
-        inherited => inherited?,
+    let inherited = match BoundListener::inherit() {
+        Err(BindError::NothingInherited) if !command.activated => None,
+        inherited => Some(inherited?),
     };
     raise_file_limit();
     let runtime = super::runtime(THREADS)?;
@@ -41,6 +41,7 @@ pub(super) fn run(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<Exi
         // Handlers are in place before anyone can connect, so no signal is missed.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let bound = inherited.map_or_else(|| BoundListener::bind(&config.socket), Ok)?;
         let shutdown = async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
             tokio::spawn(async move {

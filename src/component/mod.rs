@@ -37,7 +37,7 @@ pub struct Component {
     /// Layout of the tensors.
     pub layout: Layout,
     /// The model under which it was loaded first.
-    pub model: ResolvedModel,
+    pub model: Arc<ResolvedModel>,
     /// The typed config as JSON; empty when there is none.
     pub config_json: String,
     /// The files that are lent; [`Placed::shard`] counts in them.
@@ -63,5 +63,11 @@ impl Component {
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.segments.iter().all(|segment| crate::checkpoint::is_unchanged(segment))
+    }
+
+    /// Whether every file under it still has the bytes that it had when it was opened, under whatever name.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.segments.iter().all(|segment| crate::checkpoint::is_intact(segment))
     }
 }

@@ -50,8 +50,9 @@ async fn follow(
             return;
         }
         tokio::select! {
+            // In this order, so that the event of the shutdown is sent before the end.
+            biased;
             changed = latest.changed() => if changed.is_err() { return },
-            // What happened until now has been sent, the event of the shutdown included.
             () = cache.stopping().cancelled() => return,
         }
     }

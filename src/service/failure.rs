@@ -300,6 +300,10 @@ fn io_failure(path: String, source: &io::Error, message: String) -> Failure {
         _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             (Code::FailedPrecondition, "links at this path lead in a circle: remove them")
         }
+        // A socket cannot even be opened.
+        _ if source.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            (Code::FailedPrecondition, "replace it by a regular file")
+        }
         io::ErrorKind::InvalidInput => (Code::FailedPrecondition, "replace it by a regular file"),
         _ => (Code::Unavailable, SHORT_OF_SPACE),
     };

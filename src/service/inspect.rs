@@ -7,7 +7,7 @@ use weightsd_proto::v1::{AuditRequest, AuditResponse, ComponentFiles, ModelConfi
 
 use super::{Context, Failure, convert, request};
 use crate::{
-    cache::{AcquireError, blocking},
+    cache::AcquireError,
     pipeline::{self, LoadError},
     resolve::Selector,
     snapshot::{Snapshot, SnapshotError},
@@ -86,7 +86,8 @@ async fn within<T: Send + 'static>(
 ) -> Result<T, Status> {
     let cache = Arc::clone(&context.cache);
     let limit: Duration = cache.config().load_deadline;
-    let result = tokio::time::timeout(limit, blocking(operation, move || work(&cache)))
+    let worker = Arc::clone(&cache);
+    let result = tokio::time::timeout(limit, cache.stage(operation, move || work(&worker)))
         .await
         .unwrap_or(Err(AcquireError::Deadline { operation, limit }));
     match result {

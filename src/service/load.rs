@@ -116,7 +116,7 @@ async fn send_component(
         name: component.name.clone(),
         family: component.family.to_owned(),
         layout: convert::layout(component.layout).into(),
-        model: Some(convert::model(&component.model)),
+        model: Some(convert::model(&acquired.model)),
         config_json: component.config_json.clone(),
         segments: component.segments.iter().map(|segment| convert::segment(segment)).collect(),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),

@@ -48,9 +48,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
         v1::Hold::None => Hold::None,
     };
-    let keep_alive = request.keep_alive.map(Duration::try_from).transpose().map_err(|_| {
-        Failure::invalid("keep_alive", "is negative or malformed", "give seconds, 0 for not keeping it at all")
-    })?;
+    let keep_alive = request.keep_alive.map(keep_alive).transpose()?;
     let shown = |character: &char| !character.is_control();
     let client_name: String = request.client_name.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
     Ok(LoadRequest {
@@ -64,6 +62,18 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         keep_alive,
         client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
     })
+}
+
+/// By hand, because `prost_types` negates what is negative, and panics over the least number where sums are checked.
+fn keep_alive(asked: prost_types::Duration) -> Result<Duration, Failure> {
+    let nanos = u32::try_from(asked.nanos).ok().filter(|&nanos| nanos < 1_000_000_000);
+    match u64::try_from(asked.seconds).ok().zip(nanos) {
+        Some((seconds, nanos)) => Ok(Duration::new(seconds, nanos)),
+        None => {
+            let hint = "give seconds, 0 for not keeping it at all";
+            Err(Failure::invalid("keep_alive", "is negative or malformed", hint))
+        }
+    }
 }
 
 pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure> {

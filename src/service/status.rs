@@ -18,6 +18,8 @@ use crate::cache::{Cache, Entry, blocking};
 
 /// Digits of an id that name it.
 const ID_DIGITS_MIN: usize = 8;
+/// Digits that an id has.
+const ID_DIGITS_MAX: usize = 64;
 
 pub(super) async fn list_components(
     context: &Context,
@@ -48,8 +50,11 @@ pub(super) async fn get_component(
 
 /// The loaded component whose id begins with `digits`.
 pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
-    if digits.len() < ID_DIGITS_MIN || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        let problem = format!("is {digits:?}, expected at least {ID_DIGITS_MIN} hex digits of a component's id");
+    let length = ID_DIGITS_MIN..=ID_DIGITS_MAX;
+    if !length.contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let shown: String = digits.chars().take(ID_DIGITS_MAX).collect();
+        let problem =
+            format!("is {shown:?}, expected {ID_DIGITS_MIN} to {ID_DIGITS_MAX} hex digits of a component's id");
         return Err(Failure::invalid("id", &problem, "`weightsd ls` lists the ids"));
     }
     let digits = digits.to_ascii_lowercase();

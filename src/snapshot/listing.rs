@@ -1,6 +1,6 @@
 //! The files below a model's directory.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use super::SnapshotError;
 
@@ -18,7 +18,13 @@ pub(super) fn list(root: &Path) -> Result<Vec<String>, SnapshotError> {
     while let Some((prefix, depth)) = folders.pop() {
         let folder = root.join(&prefix);
         let io_error = |source| SnapshotError::Io { path: folder.clone(), source };
-        for entry in fs::read_dir(&folder).map_err(io_error)? {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // A folder that somebody removed in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !prefix.is_empty() => continue,
+            Err(error) => return Err(io_error(error)),
+        };
+        for entry in entries {
             let entry = entry.map_err(io_error)?;
             seen += 1;
             if seen > ENTRIES_MAX {

@@ -17,7 +17,10 @@ use weightsd_core::{
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
-use crate::resolve::{ModelKind, ResolvedModel};
+use crate::{
+    resolve::{ModelKind, ResolvedModel},
+    turn::in_turn,
+};
 
 /// Most components that a model may have; each folder with weights is one, where no family says better.
 const COMPONENTS_MAX: usize = 1024;
@@ -66,7 +69,7 @@ pub struct ComponentFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// More entries than a model has.
-    #[error("`{}` holds more than {} files, which is not a model", path.display(), listing::ENTRIES_MAX)]
+    #[error("`{}` holds more than {} files, or over {} bytes of configs, which is not a model", path.display(), listing::ENTRIES_MAX, family::CONFIGS_BYTES_MAX)]
     TooManyFiles {
         /// The directory.
         path: PathBuf,
@@ -94,8 +97,10 @@ pub enum SnapshotError {
         max: u64,
     },
     /// A component that the model does not have.
-    #[error("there is no component `{component}`; the model has {}", known.join(", "))]
+    #[error("`{model}` has no component `{component}`; it has {}", known.join(", "))]
     NoSuchComponent {
+        /// The model.
+        model: String,
         /// What was asked for.
         component: String,
         /// What there is.
@@ -177,17 +182,24 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`].
     pub fn component(&self, name: &str) -> Result<ComponentFiles, SnapshotError> {
+        let root = self.model.root();
+        if self.sites.is_empty() {
+            return Err(SelectError::Nothing { folder: root.display().to_string() }.into());
+        }
         let Some(site) = self.sites.iter().find(|site| site.name == name) else {
             return Err(SnapshotError::NoSuchComponent {
+                model: self.model.to_string(),
                 component: name.to_owned(),
                 known: self.sites.iter().map(|site| site.name.clone()).collect(),
             });
         };
-        let root = self.model.root();
         let files = self.facts.files.iter().map(String::as_str);
-        let mut witnesses = vec![root.join(&site.folder)];
+        let folder = if site.folder.is_empty() { root.to_owned() } else { root.join(&site.folder) };
+        let mut witnesses = vec![folder.clone()];
         witnesses.extend(self.facts.documents.keys().map(|name| root.join(name)));
-        let (index, names) = match select::weight_files(files, &site.folder, &site.stem)? {
+        let selected = select::weight_files(files, &site.folder, &site.stem)
+            .map_err(|error| error.in_folder(folder.display().to_string()))?;
+        let (index, names) = match selected {
             Selection::Files(names) => (None, names),
             Selection::Index(name) => {
                 let path = root.join(&name);
@@ -215,11 +227,14 @@ impl Snapshot {
 }
 
 fn read_index(path: &Path, folder: &str) -> Result<Index, SnapshotError> {
-    let bytes = read_bounded(path, INDEX_BYTES_MAX)?.ok_or_else(|| SnapshotError::Io {
-        path: path.to_owned(),
-        source: io::ErrorKind::NotFound.into(),
-    })?;
-    Index::parse(&bytes, folder).map_err(|source| SnapshotError::Index { path: path.to_owned(), source })
+    let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    in_turn(length, || {
+        let bytes = read_bounded(path, INDEX_BYTES_MAX)?.ok_or_else(|| SnapshotError::Io {
+            path: path.to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        })?;
+        Index::parse(&bytes, folder).map_err(|source| SnapshotError::Index { path: path.to_owned(), source })
+    })
 }
 
 /// Content of a regular file; `None` when there is none of that name.

@@ -178,7 +178,7 @@ fn client_process() {
     let read = || {
         let bytes = component.tensors().map(|tensor| tensor.bytes().len() as u64).sum();
         let checksum = checksum(component.tensors().map(|tensor| tensor.bytes()));
-        tell(&Held { tensors: component.tensors().len(), bytes, checksum: checksum, error: None });
+        tell(&Held { tensors: component.tensors().len(), bytes, checksum, error: None });
     };
     if manner.leaves_pages_alone {
         tell(&Held { tensors: component.tensors().len(), bytes: 0, checksum: 0, error: None });

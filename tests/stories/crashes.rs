@@ -85,7 +85,8 @@ async fn clients_outlive_a_killed_daemon_and_the_next_one_serves_at_once() {
     let mut sleeper = ClientProcess::start_so(&home, &job("transformer"), &manner);
     let read = reader.held();
     assert_eq!((read.error.as_deref(), sleeper.held().bytes), (None, 0));
-    let component = client.load(home.request(REPO, "vae").layout(weightsd_client::Layout::Source), |_| ()).await.unwrap();
+    let component =
+        client.load(home.request(REPO, "vae").layout(weightsd_client::Layout::Source), |_| ()).await.unwrap();
     assert_eq!(leases(&client).await, 3);
     let first = daemon.pid();
     daemon.kill();

@@ -4,13 +4,19 @@
 #![allow(unreachable_pub)] // A test program exports nothing.
 
 mod activation;
+mod changes;
+mod checkpoints;
 mod client_process;
 mod crashes;
 #[cfg(target_os = "linux")]
 mod crowd;
 mod harness;
+mod hostile;
+mod keeping;
 mod lending;
 mod lifecycle;
+mod names;
+mod progress;
 mod raw;
 mod sharing;
 mod strangers;

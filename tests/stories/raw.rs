@@ -20,8 +20,12 @@ use weightsd_segment::descriptors;
 
 pub type Service = WeightsServiceClient<tonic::transport::Channel>;
 
+/// The window with which HTTP/2 begins; hyper's own is of megabytes, which no slow reader fills.
+const WINDOW: u32 = 65_535;
+
 pub async fn service(socket: &Path) -> Service {
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(2 * WINDOW);
     Service::new(endpoint.connect().await.unwrap())
 }
 

@@ -50,7 +50,7 @@ async fn of_33_gigabytes_only_the_headers_are_read() {
     let read = read_by(daemon.pid()) - before;
 
     let shard_files: Vec<PathBuf> = COMPONENTS.iter().flat_map(|(name, ..)| shards(name)).collect();
-    let headers: u64 = shard_files.iter().map(|path| header_length(path)).sum();
+    let headers: u64 = shard_files.iter().map(header_length).sum();
     let small: u64 = hub.files.iter().filter(|file| file.path.ends_with(".json")).map(|file| file.bytes).sum();
     // Each of the three loads looks at the small files.
     let allowed = headers + 3 * small + READ_SLACK;
@@ -59,7 +59,8 @@ async fn of_33_gigabytes_only_the_headers_are_read() {
     let mut resident = 0;
     for (component, (name, ..)) in held.iter().zip(COMPONENTS) {
         let listed = client.get(component.id()).await.unwrap().component.unwrap();
-        let counted: u64 = shards(name).iter().map(|path| PinnedFile::open(path).unwrap().resident_bytes().unwrap()).sum();
+        let counted: u64 =
+            shards(name).iter().map(|path| PinnedFile::open(path).unwrap().resident_bytes().unwrap()).sum();
         assert_eq!(listed.resident_bytes, counted, "{name}");
         resident += counted;
     }

@@ -13,10 +13,13 @@ use std::collections::BTreeMap;
 pub use catalogue::{Catalogue, Expected, Role};
 pub use naming::{Naming, Rule};
 
-use crate::shown::shown;
+use crate::shown::{shown, shown_up_to};
 
 /// Largest config file that is read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1_000_000;
+
+/// Bytes that are shown of the place of a mistake in a config.
+const WHERE_BYTES_MAX: usize = 80;
 
 /// A model as far as its listing and its small JSON files show it.
 #[derive(Debug, Clone, Default)]
@@ -27,10 +30,13 @@ pub struct ModelFacts {
     pub documents: BTreeMap<String, Vec<u8>>,
 }
 
-/// Whether a file is one of the small JSON files that families read.
+/// Most bytes of all config files of a model together.
+pub const CONFIGS_BYTES_MAX: u64 = 16_000_000;
+
+/// Whether a file is one of the small JSON files that families read: in the root or in a component's folder.
 #[must_use]
 pub fn is_document(path: &str) -> bool {
-    matches!(path.rsplit('/').next(), Some("config.json" | "model_index.json" | "scheduler_config.json"))
+    path.matches('/').count() <= 1 && matches!(path.rsplit('/').next(), Some("config.json" | "model_index.json" | "scheduler_config.json"))
 }
 
 /// Where a component's files lie.
@@ -119,8 +125,15 @@ pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
 fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
     let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| shown(&error.to_string()));
-    parsed
-        .and_then(|config| reader.end().map(|()| config).map_err(|error| error.to_string()))
-        .map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })
+    let malformed = |problem| ConfigError::Malformed { path: path.to_owned(), problem };
+    let config = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let (at, problem) = (error.path().to_string(), shown(&error.into_inner().to_string()));
+        malformed(if at == "." { problem } else { format!("{}: {problem}", shown_up_to(&at, WHERE_BYTES_MAX)) })
+    })?;
+    // Serde takes an array for a structure, without a word about names.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(malformed("it is not a JSON object".to_owned()));
+    }
+    reader.end().map_err(|error| malformed(error.to_string()))?;
+    Ok(config)
 }

@@ -1,8 +1,10 @@
 //! The autoencoder's tensors (diffusers' `AutoencoderKL`).
 
-use super::{Blueprint, Catalogue, LAYERS_MAX, VaeConfig, WIDTH_MAX, within};
+use super::{Blueprint, Catalogue, VaeConfig, WIDTH_MAX, within};
 use crate::family::catalogue::Builder;
 
+/// Most residual layers of a block; real models have two.
+const LAYERS_PER_BLOCK_MAX: u64 = 64;
 /// Most blocks; real models have four.
 const BLOCKS_MAX: u64 = 16;
 
@@ -13,7 +15,7 @@ impl Blueprint for VaeConfig {
             ("in_channels", self.in_channels, WIDTH_MAX),
             ("out_channels", self.out_channels, WIDTH_MAX),
             ("latent_channels", self.latent_channels, WIDTH_MAX),
-            ("layers_per_block", self.layers_per_block, LAYERS_MAX),
+            ("layers_per_block", self.layers_per_block, LAYERS_PER_BLOCK_MAX),
         ])?;
         self.block_out_channels.iter().try_for_each(|&width| within(&[("block_out_channels", width, WIDTH_MAX)]))
     }

@@ -1,0 +1,244 @@
+//! Files and names change under the daemon, and one content goes by several names.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use weightsd_client::{
+    Component, Layout,
+    proto::{EventKind, NoticeKind},
+};
+use weightsd_fixtures::{CacheForm, Written, damage};
+
+use crate::harness::{Home, events, eventually, tiny, until};
+
+const REPO: &str = "org/repo";
+const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
+const TENSOR: &str = "decoder.conv_in.weight";
+
+/// Whether the component has the bytes that were written.
+fn is(component: &Component, written: &Written) -> bool {
+    component.tensors().all(|tensor| {
+        let placed = written.tensor(component.name(), tensor.source_name()).unwrap();
+        tensor.bytes() == written.read(placed).unwrap()
+    })
+}
+
+/// Waits until the file is so old that the daemon remembers what it says; see `cache::recall`.
+fn settle(path: &Path) {
+    eventually("the file is old", || {
+        let modified = fs::metadata(path).unwrap().modified().unwrap();
+        SystemTime::now().duration_since(modified).is_ok_and(|age| age > Duration::from_millis(300))
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_moved_is_followed() {
+    let home = Home::new();
+    let old = home.tiny(REPO);
+    let reference = old.repo_dir.join("refs/main");
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let request = || home.request(REPO, "vae").layout(Layout::Source);
+    settle(&reference);
+    let mut held = Vec::new();
+    for warm in [false, true, true] {
+        let component = client.load(request(), |_| ()).await.unwrap();
+        assert_eq!((component.info().warm, &component.model().unwrap().commit), (warm, &old.commit));
+        held.push(component);
+    }
+    let new = tiny(2).write_hub_cache(home.hub_cache(), REPO, "main").unwrap();
+    let moved = client.load(request(), |_| ()).await.unwrap();
+    assert_eq!(moved.model().unwrap().commit, new.commit);
+    assert_ne!(moved.id(), held[0].id());
+    assert!(is(&moved, &new.written) && is(&held[0], &old.written));
+    // And back again, to what is still loaded.
+    old.add_ref("main").unwrap();
+    let back = client.load(request(), |_| ()).await.unwrap();
+    assert_eq!((back.id(), back.info().warm), (held[0].id(), true));
+    assert!(events(&client, EventKind::FileChanged).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_replaced_by_rename_is_another_component() {
+    let home = Home::new();
+    let model = home.path().join("model");
+    tiny(1).write_directory(&model).unwrap();
+    let copy = tiny(1).write_directory(home.path().join("copy")).unwrap();
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let request = || home.request(model.to_str().unwrap(), "vae").layout(Layout::Source);
+    settle(&model.join(VAE));
+    let old = client.load(request(), |_| ()).await.unwrap();
+    assert!(client.load(request(), |_| ()).await.unwrap().info().warm);
+    // As every careful program does: written beside, and moved into place.
+    let written = tiny(2).write_directory(&model).unwrap();
+    let new = client.load(request(), |_| ()).await.unwrap();
+    assert_ne!(new.id(), old.id());
+    assert!(is(&new, &written) && is(&old, &copy) && !is(&old, &written));
+    // The old one has lost its name, and none of its bytes: there is nothing to tell its holder.
+    assert!(events(&client, EventKind::FileChanged).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_was_deleted_and_fetched_again_is_lent_anew() {
+    let home = Home::new();
+    let hub = home.tiny(REPO);
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let request = || home.request(REPO, "vae").layout(Layout::Source);
+    let old = client.load(request(), |_| ()).await.unwrap();
+    fs::remove_dir_all(&hub.repo_dir).unwrap();
+    let hub = home.tiny(REPO);
+    let new = client.load(request(), |_| ()).await.unwrap();
+    // The same content by the same name, in another file.
+    assert_eq!((new.id(), new.info().warm), (old.id(), false));
+    assert_ne!(new.info().segments[0].identity, old.info().segments[0].identity);
+    assert!(is(&new, &hub.written) && is(&old, &hub.written));
+    assert!(events(&client, EventKind::FileChanged).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_changed_in_place_is_told_to_its_holder() {
+    let home = Home::new();
+    let model = home.path().join("model");
+    let written = tiny(1).write_directory(&model).unwrap();
+    let hub = home.tiny(REPO);
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    for (spec, path) in [(model.to_str().unwrap(), model.join(VAE)), (REPO, hub.snapshot_dir.join(VAE))] {
+        let told_before = events(&client, EventKind::FileChanged).await.len();
+        let request = || home.request(spec, "vae").layout(Layout::Source);
+        settle(&path);
+        let mut old = client.load(request(), |_| ()).await.unwrap();
+        let mut also = client.load(request(), |_| ()).await.unwrap();
+        assert!(also.info().warm && also.id() == old.id());
+        let placed = written.tensor("vae", TENSOR).unwrap();
+        let before = old.tensor(TENSOR).unwrap().bytes()[0];
+        damage::flip_byte(&path, placed.range.start).unwrap();
+
+        let fresh = client.load(request(), |_| ()).await.unwrap();
+        assert!(!fresh.info().warm, "{spec}");
+        assert_eq!(fresh.tensor(TENSOR).unwrap().bytes()[0], !before);
+        for holder in [&mut old, &mut also] {
+            let notice = tokio::time::timeout(crate::harness::PATIENCE, holder.next_notice()).await;
+            let notice = notice.unwrap_or_else(|_| panic!("{spec}: no notice")).unwrap();
+            assert_eq!(notice.kind(), NoticeKind::FileChanged);
+            assert!(notice.message.contains("vae"), "{notice:?}");
+        }
+        let told = events(&client, EventKind::FileChanged).await;
+        assert_eq!(told.len(), told_before + 1, "{told:?}");
+        assert_eq!(told[told_before].component_id, old.id());
+        // The new state is as good as any other.
+        assert!(client.load(request(), |_| ()).await.unwrap().info().warm);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_file_is_refused_and_the_daemon_lives() {
+    let home = Home::new();
+    let model = home.path().join("model");
+    tiny(1).write_directory(&model).unwrap();
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let request = || home.request(model.to_str().unwrap(), "vae").layout(Layout::Source);
+    let mut old = client.load(request(), |_| ()).await.unwrap();
+    damage::set_length(&model.join(VAE), 4096).unwrap();
+    let error = client.load(request(), |_| ()).await.unwrap_err();
+    assert_eq!(error.reason(), Some(weightsd_client::ErrorReason::InvalidCheckpoint), "{error}");
+    assert!(error.to_string().contains(VAE), "{error}");
+    let notice = tokio::time::timeout(crate::harness::PATIENCE, old.next_notice()).await.unwrap();
+    assert_eq!(notice.unwrap().kind(), NoticeKind::FileChanged);
+    assert_eq!(client.status().await.unwrap().pid, daemon.pid());
+    let _other = client.load(home.request(model.to_str().unwrap(), "transformer"), |_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_content_under_two_repositories_is_one_component() {
+    for form in [CacheForm::Links, CacheForm::SharedStore] {
+        let home = Home::new();
+        let [one, two] = ["org/one", "org/two"]
+            .map(|repo| tiny(1).write_hub_cache_as(form, home.hub_cache(), repo, "main").unwrap());
+        assert_ne!(one.commit, two.commit);
+        let other = tiny(1).write_hub_cache_as(form, home.path().join("other"), "org/three", "main").unwrap();
+        let daemon = home.daemon();
+        let client = daemon.client().await;
+        let load = async |hub: &weightsd_fixtures::HubFixture, layout| {
+            let request = home.request(&hub.repo, "transformer").hub_cache(&hub.cache_root).layout(layout);
+            client.load(request, |_| ()).await.unwrap()
+        };
+        let first = load(&one, Layout::Mlx).await;
+        for hub in [&two, &other] {
+            let same = load(hub, Layout::Mlx).await;
+            assert_eq!((same.id(), same.info().warm), (first.id(), true), "{form:?}");
+            assert_eq!(same.info().segments, first.info().segments, "{form:?}");
+        }
+        // Another layout is another component over the same files.
+        let source = load(&two, Layout::Source).await;
+        assert_ne!(source.id(), first.id());
+        assert_eq!(source.info().segments, first.info().segments);
+        #[cfg(target_os = "linux")]
+        assert_eq!(shards_open(daemon.pid()), sorted(one.written.weight_files_of("transformer")), "{form:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_two_components_share_is_opened_once() {
+    for form in [CacheForm::Links, CacheForm::SharedStore] {
+        let home = Home::new();
+        let one = tiny(1).write_hub_cache_as(form, home.hub_cache(), "org/one", "main").unwrap();
+        let mut changed = tiny(1);
+        let last = changed.component("transformer").tensors().last().unwrap().clone();
+        changed.component_mut("transformer").retype(&last.name, weightsd_fixtures::Dtype::BF16);
+        let two = changed.write_hub_cache_as(form, home.hub_cache(), "org/two", "main").unwrap();
+        let daemon = home.daemon();
+        let client = daemon.client().await;
+        let first = client.load(home.request("org/one", "transformer"), |_| ()).await.unwrap();
+        let second = client.load(home.request("org/two", "transformer"), |_| ()).await.unwrap();
+        assert_ne!(first.id(), second.id());
+        assert!(is(&first, &one.written) && is(&second, &two.written));
+        let (first, second) = (&first.info().segments, &second.info().segments);
+        let shared = first.iter().filter(|segment| second.contains(segment)).count();
+        assert_eq!((first.len(), second.len(), shared), (first.len(), first.len(), first.len() - 1), "{form:?}");
+        #[cfg(target_os = "linux")]
+        assert_eq!(shards_open(daemon.pid()).len(), first.len() + 1, "{form:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_closed_when_the_last_component_over_them_is_gone() {
+    let home = Home::new();
+    home.tiny(REPO);
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let request = |layout| home.request(REPO, "transformer").layout(layout).keep_alive(Duration::ZERO);
+    let mlx = client.load(request(Layout::Mlx), |_| ()).await.unwrap();
+    let source = client.load(request(Layout::Source), |_| ()).await.unwrap();
+    let count = mlx.info().segments.len();
+    drop(mlx);
+    until("one is dropped", async || client.status().await.unwrap().components == 1).await;
+    #[cfg(target_os = "linux")]
+    assert_eq!(shards_open(daemon.pid()).len(), count);
+    drop(source);
+    until("both are dropped", async || client.status().await.unwrap().components == 0).await;
+    #[cfg(target_os = "linux")]
+    until("the files are closed", async || shards_open(daemon.pid()).is_empty()).await;
+    let _ = count;
+}
+
+/// The weight files that the process has open, one path a descriptor. Blobs of weights have names of 64 digits.
+#[cfg(target_os = "linux")]
+fn shards_open(pid: u32) -> Vec<PathBuf> {
+    let is_blob = |path: &PathBuf| path.file_name().is_some_and(|name| name.len() == 64);
+    sorted(crate::crowd::descriptors_of(pid).into_iter().filter(is_blob).collect())
+}
+
+/// The files that the paths lead to.
+#[cfg(target_os = "linux")]
+fn sorted(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = paths.into_iter().map(|path| fs::canonicalize(path).unwrap()).collect();
+    paths.sort();
+    paths
+}

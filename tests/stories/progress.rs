@@ -1,0 +1,175 @@
+//! What is told while a load runs, and afterwards.
+
+use std::fs;
+
+use tokio::sync::mpsc;
+use weightsd_client::{
+    LoadRequest, Phase,
+    proto::{EventKind, WatchEventsRequest},
+};
+
+use crate::{
+    harness::{Home, events, leases, until},
+    keeping::heavy,
+    raw,
+};
+
+const REPO: &str = "test/z-image";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_load_tells_of_its_progress_first() {
+    let home = Home::new();
+    let hub = home.tiny(REPO);
+    let daemon = home.daemon();
+    let mut service = raw::service(daemon.socket()).await;
+    let request = home.request(REPO, "transformer").message().clone();
+    // That they come before the component, `raw::load` sees to.
+    let cold = raw::load(&mut service, request.clone()).await.unwrap();
+    assert!(!cold.component.warm && !cold.progress.is_empty());
+    assert!(cold.progress.iter().all(|step| step.sharers == 1 && step.phase() != Phase::Unspecified));
+    let files = hub.written.weight_files_of("transformer").len() as u32;
+    for step in cold.progress.iter().filter(|step| step.phase() == Phase::Open) {
+        assert!(
+            step.files_total == files && step.files_done <= files && step.bytes_done <= step.bytes_total,
+            "{step:?}"
+        );
+    }
+    let warm = raw::load(&mut service, request).await.unwrap();
+    assert!(warm.component.warm && warm.progress.is_empty());
+    assert_eq!(warm.tensors, cold.tensors);
+    assert_eq!(warm.component.leases, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_late_is_told_how_far_it_is() {
+    const FILES: usize = 8;
+    let home = Home::new();
+    let model = home.path().join("heavy");
+    fs::create_dir(&model).unwrap();
+    for number in 1..=FILES {
+        // Headers that take a while; the names of their tensors differ by length.
+        let file = heavy(30_000);
+        let text = String::from_utf8_lossy(&file[8..]).replace("\"tensor.", &format!("\"{number}."));
+        let bytes = [(text.len() as u64).to_le_bytes().as_slice(), text.as_bytes()].concat();
+        fs::write(model.join(format!("model-{number:05}-of-{FILES:05}.safetensors")), bytes).unwrap();
+    }
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let request = LoadRequest::new(model.display().to_string(), "model");
+    let (begun, mut begins) = mpsc::unbounded_channel();
+    let first = tokio::spawn({
+        let (client, request) = (client.clone(), request.clone());
+        async move {
+            let told = |step: &weightsd_client::Progress| drop(begun.send(step.clone()));
+            client.load(request, told).await.unwrap()
+        }
+    });
+    while begins.recv().await.unwrap().files_done == 0 {}
+    let running = client.status().await.unwrap().loads;
+    assert_eq!((running.len(), running[0].component.as_str()), (1, "model"));
+    let mut steps = Vec::new();
+    let second = client.load(request, |step| steps.push(step.clone())).await.unwrap();
+    let first = first.await.unwrap();
+    let step = &steps[0];
+    assert_eq!((step.phase(), step.files_total as usize, step.sharers), (Phase::Open, FILES, 2));
+    assert!(step.files_done > 0 && step.bytes_done > 0 && step.bytes_total > step.bytes_done, "{step:?}");
+    assert_eq!((first.id(), first.tensors().len()), (second.id(), FILES * 30_000));
+    assert!(!second.info().warm);
+    assert_eq!(events(&client, EventKind::Loaded).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_nobody_waits_for_is_given_up() {
+    let home = Home::new();
+    let model = home.path().join("heavy");
+    fs::create_dir(&model).unwrap();
+    for number in 1..=4 {
+        fs::write(model.join(format!("model-{number:05}-of-00004.safetensors")), heavy(30_000)).unwrap();
+    }
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let mut service = raw::service(daemon.socket()).await;
+    let request = LoadRequest::new(model.display().to_string(), "model").message().clone();
+    let mut stream = service.load_component(request).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    assert_eq!(client.status().await.unwrap().loads.len(), 1);
+    drop(stream);
+    until("the load ends", async || client.status().await.unwrap().loads.is_empty()).await;
+    let failed = events(&client, EventKind::LoadFailed).await;
+    assert!(failed.len() == 1 && failed[0].message.contains("given up"), "{failed:?}");
+    assert_eq!((leases(&client).await, client.status().await.unwrap().components), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_replayed_from_where_one_asks_and_followed() {
+    let home = Home::new();
+    home.tiny(REPO);
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let watch = async |from_sequence, past_only| {
+        client.watch_events(WatchEventsRequest { from_sequence, past_only }).await.unwrap()
+    };
+    let mut empty = watch(0, true).await;
+    assert_eq!(empty.next().await.unwrap(), None);
+    let component = client.load(home.request(REPO, "transformer").client_name("a story"), |_| ()).await.unwrap();
+    client.load(home.request(REPO, "unet"), |_| ()).await.unwrap_err();
+    let mut following = watch(0, false).await;
+    let mut next = async || following.next().await.unwrap().unwrap();
+    let (loaded, leased) = (next().await.event.unwrap(), next().await.event.unwrap());
+    assert_eq!((loaded.sequence, loaded.kind()), (1, EventKind::Loaded));
+    assert_eq!((leased.sequence, leased.kind()), (2, EventKind::Leased));
+    assert!(leased.message.contains(&format!("a story ({})", std::process::id())), "{leased:?}");
+    assert!(loaded.component_id == component.id() && loaded.time.is_some(), "{loaded:?}");
+
+    let mut late = watch(2, true).await;
+    assert_eq!(late.next().await.unwrap().unwrap().event, Some(leased.clone()));
+    assert_eq!(late.next().await.unwrap(), None);
+    // One who asks for what has not happened yet waits for it.
+    let mut early = watch(3, false).await;
+    drop(component);
+    let released = next().await;
+    assert_eq!(released.event.as_ref().map(|event| (event.sequence, event.kind())), Some((3, EventKind::Released)));
+    assert_eq!(early.next().await.unwrap(), Some(released));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_never_reads_holds_up_nobody_and_learns_what_it_missed() {
+    // More than the ring keeps, with messages so long that windows and queues fill up before.
+    const FAILURES: usize = 1300;
+    let home = Home::new();
+    home.tiny(REPO);
+    fs::create_dir(home.path().join("broken")).unwrap();
+    fs::write(home.path().join("broken/model.safetensors"), "?").unwrap();
+    let broken = format!("{}{}/broken", home.path().display(), "/.".repeat(1900));
+    let daemon = home.daemon_with(&["--grace", "100ms"]);
+    let client = daemon.client().await;
+    let mut service = raw::service(daemon.socket()).await;
+    let mut lazy = service.watch_events(WatchEventsRequest::default()).await.unwrap().into_inner();
+    let _lazier = service.clone().watch_events(WatchEventsRequest::default()).await.unwrap();
+    for _ in 0..FAILURES {
+        client.load(home.request(&broken, "model"), |_| ()).await.unwrap_err();
+    }
+    let _held = client.load(home.request(REPO, "transformer"), |_| ()).await.unwrap();
+    // Loaded, leased.
+    let last = FAILURES as u64 + 2;
+    let past = WatchEventsRequest { past_only: true, ..WatchEventsRequest::default() };
+    let mut kept = client.watch_events(past).await.unwrap();
+    let mut numbers = Vec::new();
+    while let Some(response) = kept.next().await.unwrap() {
+        numbers.push(response.event.unwrap().sequence);
+    }
+    assert!(numbers[0] > 1 && numbers.iter().copied().eq(numbers[0]..=last), "{numbers:?}");
+
+    // What is skipped is counted, so that the numbers add up.
+    let (mut expected, mut skipped) = (1, 0);
+    while expected <= last {
+        let response = lazy.message().await.unwrap().unwrap();
+        skipped += response.skipped;
+        expected += response.skipped;
+        assert_eq!(response.event.unwrap().sequence, expected);
+        expected += 1;
+    }
+    assert!(skipped > 0, "the reader was not slow enough to show anything");
+    // Nor does one that still does not read hold up the end.
+    assert_eq!(daemon.terminate().code(), Some(0), "{}", home.log());
+}
