@@ -27,7 +27,7 @@ pub struct DtypeTotal {
     pub bytes: u64,
 }
 
-/// The full report; names are sorted.
+/// The full report. Expected names come in the order of the catalogue, extra ones sorted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditReport {
     /// Component that was audited.

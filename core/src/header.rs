@@ -293,6 +293,10 @@ impl Header {
             return Err(HeaderError::HeaderTruncated { announced: json.len() as u64, available });
         };
         let text = std::str::from_utf8(json).map_err(|error| HeaderError::NotUtf8 { at: error.valid_up_to() })?;
+        if let Some(first) = text.trim_start().chars().next().filter(|&first| !matches!(first, '{' | '\u{feff}')) {
+            // Said here, because serde's words would repeat all of a text that stands in its place.
+            return Err(HeaderError::NotJson { problem: format!("it begins with {first:?}") });
+        }
         let mut limit = None;
         let mut reader = serde_json::Deserializer::from_str(text);
         let raw = RawHeader { limit: &mut limit }.deserialize(&mut reader).and_then(|raw| reader.end().map(|()| raw));
@@ -458,7 +462,10 @@ fn parse_tensor(name: &str, entry: &RawValue) -> Result<TensorInfo, HeaderError>
         return Err(HeaderError::DimensionTooLarge { name: name.to_owned(), found });
     }
     let overflow = || HeaderError::SizeOverflow { name: name.to_owned() };
-    let bits = bit_length(dtype, &found.shape).ok_or_else(overflow)?;
+    // A dimension of 0 hides no overflow of the others: readers multiply in the order of the shape.
+    let others: Vec<u64> = found.shape.iter().copied().filter(|&dimension| dimension > 0).collect();
+    let bits = bit_length(dtype, &others).ok_or_else(overflow)?;
+    let bits = if others.len() < found.shape.len() { 0 } else { bits };
     if bits % 8 != 0 {
         return Err(HeaderError::PartialByte { name: name.to_owned(), dtype, bits });
     }
@@ -527,13 +534,13 @@ pub fn dtype_from_name(name: &str) -> Option<Dtype> {
     Dtype::deserialize(quoted).ok()
 }
 
-/// Size in bits of a tensor; `None` when it overflows 64 bits. A dimension of 0 hides no overflow of the others: readers
-/// multiply in the order of the shape.
+/// Size in bits of a tensor; `None` when it overflows 64 bits.
 #[must_use]
 pub fn bit_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
-    let mut sizes = shape.iter().filter(|&&dimension| dimension > 0);
-    let bits = sizes.try_fold(dtype.bitsize() as u64, |bits, &dimension| bits.checked_mul(dimension))?;
-    Some(if shape.contains(&0) { 0 } else { bits })
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape.iter().try_fold(dtype.bitsize() as u64, |bits, &dimension| bits.checked_mul(dimension))
 }
 
 /// Size in bytes of a tensor; `None` when it overflows or is no whole number of bytes.

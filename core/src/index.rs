@@ -64,7 +64,8 @@ impl Index {
             // Not looked into: megabytes of numbers are some bytes each as text, and many as values.
             #[serde(borrow)]
             metadata: Option<&'a RawValue>,
-            weight_map: WeightMap,
+            #[serde(borrow)]
+            weight_map: &'a RawValue,
         }
         #[derive(Deserialize)]
         struct Totals {
@@ -76,13 +77,19 @@ impl Index {
         }
         let raw: Raw<'_> =
             serde_json::from_slice(json).map_err(|error| IndexError::NotAnIndex { problem: shown(&error.to_string()) })?;
-        if raw.weight_map.0.is_empty() {
+        // Said here, because serde's words would repeat all of a text that stands in its place.
+        if !raw.weight_map.get().starts_with('{') {
+            return Err(IndexError::NotAnIndex { problem: "its weight_map is not an object".to_owned() });
+        }
+        let WeightMap(weight_map) = serde_json::from_str(raw.weight_map.get())
+            .map_err(|error| IndexError::NotAnIndex { problem: shown(&error.to_string()) })?;
+        if weight_map.is_empty() {
             return Err(IndexError::Empty);
         }
         let totals = raw.metadata.and_then(|metadata| serde_json::from_str::<Totals>(metadata.get()).ok());
         let total_size = totals.map(|totals| totals.total_size);
         let mut shard_of = BTreeMap::new();
-        for (tensor, file) in raw.weight_map.0 {
+        for (tensor, file) in weight_map {
             if !is_safe_relative(&file) || !file.ends_with(".safetensors") {
                 return Err(IndexError::BadFileName { tensor: shown(&tensor), file: shown(&file) });
             }
@@ -117,10 +124,6 @@ impl<'de> Deserialize<'de> for WeightMap {
             type Value = WeightMap;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of file names")
-            }
-            fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<WeightMap, E> {
-                // Serde's words would repeat all of it.
-                Err(E::custom("invalid type: string, expected an object of file names"))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
                 let mut found = BTreeMap::new();

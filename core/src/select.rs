@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Ending of an index file.
 pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
 const SUFFIX: &str = ".safetensors";
+/// Most missing shards that an error names.
+const NAMED_MAX: usize = 16;
 
 /// What a folder's weights are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +38,14 @@ pub enum SelectError {
         candidates: Vec<String>,
     },
     /// A numbered set with holes.
-    #[error("`{folder}` lacks {} of {total} shards: {}", missing.len(), missing.join(", "))]
+    #[error("`{folder}` lacks {count} of {total} shards: {}{}", missing.join(", "), if missing.len() < *count { ", …" } else { "" })]
     MissingShards {
         /// The folder.
         folder: String,
-        /// Their names.
+        /// Their names, or the first ones when there are many.
         missing: Vec<String>,
+        /// How many are missing.
+        count: usize,
         /// How many there should be.
         total: u32,
     },
@@ -151,10 +155,11 @@ fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> 
             let width = first.digits.len();
             let name_of = |number: u32| format!("{}-{number:0width$}-of-{total:0width$}{SUFFIX}", first.set);
             let present: BTreeSet<u32> = shards.iter().map(|(shard, _)| shard.number).collect();
-            let missing: Vec<String> =
-                (1..=total.min(100_000)).filter(|number| !present.contains(number)).map(name_of).collect();
-            if !missing.is_empty() || total == 0 {
-                return Err(SelectError::MissingShards { folder, missing, total });
+            let absent = || (1..=total).filter(|number| !present.contains(number));
+            let count = absent().count();
+            if count > 0 || total == 0 {
+                let missing = absent().take(NAMED_MAX).map(name_of).collect();
+                return Err(SelectError::MissingShards { folder, missing, count, total });
             }
             if u32::try_from(shards.len()) != Ok(total) {
                 let candidates = names.iter().map(|&name| name.to_owned()).collect();
@@ -194,6 +199,7 @@ mod tests {
             Err(SelectError::MissingShards {
                 folder: "t".into(),
                 missing: vec!["a-00001-of-00002.safetensors".into()],
+                count: 1,
                 total: 2
             })
         );

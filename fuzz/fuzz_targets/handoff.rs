@@ -5,7 +5,9 @@
 use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
-use weightsd_core::handoff::{self, BATCH, HandoffError, MAGIC, REPLY_LEN, REQUEST_LEN, Reply, Request, TICKET_LEN, Ticket, VERSION};
+use weightsd_core::handoff::{
+    self, BATCH, HandoffError, MAGIC, REPLY_LEN, REQUEST_LEN, Reply, Request, TICKET_LEN, Ticket, VERSION,
+};
 
 fuzz_target!(|input: &[u8]| {
     let Some(([piece, count], stream)) = input.split_first_chunk() else { return };

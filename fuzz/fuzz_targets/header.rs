@@ -244,8 +244,32 @@ enum Space {
 }
 
 const DTYPES: [&str; 26] = [
-    "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ",
-    "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64", "f32", "F8_E4M3FN", "I4", "",
+    "BOOL",
+    "F4",
+    "F6_E2M3",
+    "F6_E3M2",
+    "U8",
+    "I8",
+    "F8_E5M2",
+    "F8_E4M3",
+    "F8_E8M0",
+    "F8_E4M3FNUZ",
+    "F8_E5M2FNUZ",
+    "I16",
+    "U16",
+    "F16",
+    "BF16",
+    "I32",
+    "U32",
+    "F32",
+    "C64",
+    "F64",
+    "I64",
+    "U64",
+    "f32",
+    "F8_E4M3FN",
+    "I4",
+    "",
 ];
 
 impl Table {
@@ -254,8 +278,11 @@ impl Table {
         let mut last = (0, 0);
         let mut parts = Vec::new();
         if let Some(metadata) = &self.metadata {
-            let pairs: Vec<_> =
-                metadata.iter().enumerate().map(|(at, (key, value))| format!("{}:{}", key.write(at), value.write(at))).collect();
+            let pairs: Vec<_> = metadata
+                .iter()
+                .enumerate()
+                .map(|(at, (key, value))| format!("{}:{}", key.write(at), value.write(at)))
+                .collect();
             parts.push(format!("\"__metadata__\":{{{}}}", pairs.join(",")));
         }
         for (at, entry) in self.entries.iter().enumerate() {
@@ -284,7 +311,9 @@ impl Table {
                     format!("{{\"data_offsets\":[{begin}, {end}], \"shape\":[{shape}], \"dtype\":\"{dtype}\"}}")
                 }
                 Form::Extra => {
-                    format!("{{\"x\":[{{}}],\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{begin},{end}]}}")
+                    format!(
+                        "{{\"x\":[{{}}],\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{begin},{end}]}}"
+                    )
                 }
                 Form::Repeated => format!(
                     "{{\"dtype\":\"{dtype}\",\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{begin},{end}]}}"

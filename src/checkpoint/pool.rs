@@ -26,19 +26,33 @@ impl ShardPool {
     /// [`CheckpointError`].
     pub fn get_or_open(&self, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
         let slot = Arc::clone(&self.slots.entry(shard.content.clone()).or_default());
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = slot.upgrade().filter(|open| is_unchanged(open)) {
-            return Ok(open);
+        let result = open_in(&mut slot.lock().unwrap_or_else(PoisonError::into_inner), shard);
+        drop(slot);
+        if result.is_err() {
+            // Whoever tries a million bad files leaves no million names behind.
+            self.slots.remove_if(&shard.content, |_, slot| !is_held(slot));
         }
-        let open = Arc::new(open_shard(shard)?);
-        *slot = Arc::downgrade(&open);
-        Ok(open)
+        result
     }
 
     /// Forgets the names of shards that nobody holds any more.
     pub fn sweep(&self) {
-        self.slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.lock().is_ok_and(|slot| slot.strong_count() > 0));
+        self.slots.retain(|_, slot| is_held(slot));
     }
+}
+
+/// Whether somebody waits for the shard, or has it.
+fn is_held(slot: &Arc<Mutex<Weak<OpenShard>>>) -> bool {
+    Arc::strong_count(slot) > 1 || slot.lock().is_ok_and(|slot| slot.strong_count() > 0)
+}
+
+fn open_in(slot: &mut Weak<OpenShard>, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
+    if let Some(open) = slot.upgrade().filter(|open| is_unchanged(open)) {
+        return Ok(open);
+    }
+    let open = Arc::new(open_shard(shard)?);
+    *slot = Arc::downgrade(&open);
+    Ok(open)
 }
 
 /// Whether the open file is as it was when its header was read.

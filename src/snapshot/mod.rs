@@ -25,7 +25,7 @@ use crate::{
 /// Most components that a model may have; each folder with weights is one, where no family says better.
 const COMPONENTS_MAX: usize = 1024;
 /// Most bytes of small JSON files that are kept of a model.
-const DOCUMENTS_BYTES_MAX: usize = 16_000_000;
+const DOCUMENTS_BYTES_MAX: usize = 4_000_000;
 
 /// A model's files on disk.
 #[derive(Debug)]

@@ -1,8 +1,10 @@
 //! Files and names change under the daemon, and one content goes by several names.
 
+#[cfg(target_os = "linux")]
+use std::path::PathBuf;
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -12,7 +14,7 @@ use weightsd_client::{
 };
 use weightsd_fixtures::{CacheForm, Written, damage};
 
-use crate::harness::{Home, events, eventually, tiny, until};
+use crate::harness::{Home, PATIENCE, events, eventually, tiny};
 
 const REPO: &str = "org/repo";
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
@@ -123,7 +125,7 @@ async fn a_file_changed_in_place_is_told_to_its_holder() {
         assert!(!fresh.info().warm, "{spec}");
         assert_eq!(fresh.tensor(TENSOR).unwrap().bytes()[0], !before);
         for holder in [&mut old, &mut also] {
-            let notice = tokio::time::timeout(crate::harness::PATIENCE, holder.next_notice()).await;
+            let notice = tokio::time::timeout(PATIENCE, holder.next_notice()).await;
             let notice = notice.unwrap_or_else(|_| panic!("{spec}: no notice")).unwrap();
             assert_eq!(notice.kind(), NoticeKind::FileChanged);
             assert!(notice.message.contains("vae"), "{notice:?}");
@@ -149,7 +151,7 @@ async fn a_truncated_file_is_refused_and_the_daemon_lives() {
     let error = client.load(request(), |_| ()).await.unwrap_err();
     assert_eq!(error.reason(), Some(weightsd_client::ErrorReason::InvalidCheckpoint), "{error}");
     assert!(error.to_string().contains(VAE), "{error}");
-    let notice = tokio::time::timeout(crate::harness::PATIENCE, old.next_notice()).await.unwrap();
+    let notice = tokio::time::timeout(PATIENCE, old.next_notice()).await.unwrap();
     assert_eq!(notice.unwrap().kind(), NoticeKind::FileChanged);
     assert_eq!(client.status().await.unwrap().pid, daemon.pid());
     let _other = client.load(home.request(model.to_str().unwrap(), "transformer"), |_| ()).await.unwrap();
@@ -207,6 +209,7 @@ async fn a_blob_that_two_components_share_is_opened_once() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_closed_when_the_last_component_over_them_is_gone() {
     let home = Home::new();
@@ -218,14 +221,11 @@ async fn files_are_closed_when_the_last_component_over_them_is_gone() {
     let source = client.load(request(Layout::Source), |_| ()).await.unwrap();
     let count = mlx.info().segments.len();
     drop(mlx);
-    until("one is dropped", async || client.status().await.unwrap().components == 1).await;
-    #[cfg(target_os = "linux")]
+    crate::harness::until("one is dropped", async || client.status().await.unwrap().components == 1).await;
     assert_eq!(shards_open(daemon.pid()).len(), count);
     drop(source);
-    until("both are dropped", async || client.status().await.unwrap().components == 0).await;
-    #[cfg(target_os = "linux")]
-    until("the files are closed", async || shards_open(daemon.pid()).is_empty()).await;
-    let _ = count;
+    crate::harness::until("both are dropped", async || client.status().await.unwrap().components == 0).await;
+    crate::harness::until("the files are closed", async || shards_open(daemon.pid()).is_empty()).await;
 }
 
 /// The weight files that the process has open, one path a descriptor. Blobs of weights have names of 64 digits.

@@ -40,7 +40,7 @@ const MANIFESTS: [(&str, &str); 8] = [
     ("bytes", include_str!("../hostile/bytes.toml")),
 ];
 /// So that no case gets lost unnoticed.
-const CASES_MIN: usize = 300;
+const CASES_MIN: usize = 380;
 /// Longest message, in bytes: a sentence, not a copy of what was sent.
 const MESSAGE_BYTES_MAX: usize = 1200;
 /// What the daemon may have in memory after all cases, and at the worst moment.
@@ -111,7 +111,6 @@ async fn every_hostile_input_has_its_answer_and_hurts_nobody() {
     sound.is_lent("the beginning").await;
     let descriptors = descriptors(&daemon);
     let mut service = raw::service(daemon.socket()).await;
-    let mut last = 0u64;
     let mut names = HashSet::new();
     let mut faults = Vec::new();
     for (kind, manifest) in manifests() {
@@ -134,9 +133,6 @@ async fn every_hostile_input_has_its_answer_and_hurts_nobody() {
             // Twenty thousand files are not kept for longer than they are needed.
             fs::remove_dir_all(&folder).unwrap();
             sound.is_lent(&case.name).await;
-            let m = sound.client.status().await.unwrap().memory_bytes >> 20;
-            if m.abs_diff(last) > 3 { println!("MEM {} {} -> {}, peak {}", case.name, last, m, peak(&daemon) >> 20); }
-            last = m;
         }
     }
     assert!(faults.is_empty(), "{} of {} cases:\n{}", faults.len(), names.len(), faults.join("\n"));
@@ -297,7 +293,8 @@ impl Expected {
 
     fn check(&self, status: Status) -> Result<(), String> {
         let message = status.message();
-        let fault = |what: &str| Err(format!("{what}: {:?} {message:?} {:?}", status.code(), rich_error::decode(&status)));
+        let fault =
+            |what: &str| Err(format!("{what}: {:?} {message:?} {:?}", status.code(), rich_error::decode(&status)));
         if format!("{:?}", status.code()) != self.code {
             return fault(&format!("expected code {}", self.code));
         }
