@@ -20,9 +20,7 @@ pub(crate) fn run(program: &Path, python: &Path, count: usize) -> anyhow::Result
     let (server, _) = Server::start(program, &folder)?;
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     println!("Warm acquire of a Z-Image transformer, {count} samples each, times in ms (sparse files).\n");
-    println!(
-        "| size GB | tensors | way | p50 | p90 | p99 | p50 : safe_open |\n|---|---|---|---|---|---|---|"
-    );
+    println!("| size GB | tensors | way | p50 | p90 | p99 | p50 : safe_open |\n|---|---|---|---|---|---|---|");
     for (name, dims) in [("small", small()), ("bf16", bf16()), ("f32", Dims::true_size())] {
         let checkpoint = Checkpoint::new(&dims, Contents::Sparse)?;
         let written = checkpoint.write_directory(folder.path().join(name))?;
@@ -46,27 +44,35 @@ pub(crate) fn run(program: &Path, python: &Path, count: usize) -> anyhow::Result
         let client = runtime.block_on(Client::connect(server.options()))?;
         // Holds it, so that everything below is warm.
         let _held = acquire(&runtime, &client, request())?;
-        row("weightsd, connection reused", &Samples::take(count, || {
-            acquire(&runtime, &client, request()).map(drop)
-        })?);
-        row("weightsd, connection reused, files by path", &Samples::take(count, || {
-            acquire(&runtime, &client, request().handoff(Handoff::Path)).map(drop)
-        })?);
-        row("weightsd, new connection", &Samples::take(count, || {
-            let client = runtime.block_on(Client::connect(server.options()))?;
-            acquire(&runtime, &client, request()).map(drop)
-        })?);
-        row("weightsd, connection reused, and one byte of each tensor read", &Samples::take(count, || {
-            let component = acquire(&runtime, &client, request())?;
-            for tensor in component.tensors() {
-                black_box(tensor.bytes().first());
-            }
-            Ok(())
-        })?);
-        row("one unary RPC on the same connection (Evict, dry run)", &Samples::take(count, || {
-            black_box(runtime.block_on(client.evict(EvictRequest { dry_run: true, ..EvictRequest::default() }))?);
-            Ok(())
-        })?);
+        row("weightsd, connection reused", &Samples::take(count, || acquire(&runtime, &client, request()).map(drop))?);
+        row(
+            "weightsd, connection reused, files by path",
+            &Samples::take(count, || acquire(&runtime, &client, request().handoff(Handoff::Path)).map(drop))?,
+        );
+        row(
+            "weightsd, new connection",
+            &Samples::take(count, || {
+                let client = runtime.block_on(Client::connect(server.options()))?;
+                acquire(&runtime, &client, request()).map(drop)
+            })?,
+        );
+        row(
+            "weightsd, connection reused, and one byte of each tensor read",
+            &Samples::take(count, || {
+                let component = acquire(&runtime, &client, request())?;
+                for tensor in component.tensors() {
+                    black_box(tensor.bytes().first());
+                }
+                Ok(())
+            })?,
+        );
+        row(
+            "one unary RPC on the same connection (Evict, dry run)",
+            &Samples::take(count, || {
+                black_box(runtime.block_on(client.evict(EvictRequest { dry_run: true, ..EvictRequest::default() }))?);
+                Ok(())
+            })?,
+        );
         row("raw open + mmap, no table", &Samples::take(count, || baseline::open_and_map(&files))?);
         row("raw open + mmap + safetensors crate's table", &Samples::take(count, || baseline::open_and_parse(&files))?);
         row("Python safe_open + get_slice", &python);

@@ -157,7 +157,8 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, parts: &[Part]) -> Result<Vec<En
 }
 
 fn check(tensor: &v1::Tensor, parts: &[Part]) -> Result<Dtype, TensorProblem> {
-    let dtype = header::dtype_from_name(&tensor.dtype).ok_or_else(|| TensorProblem::UnknownDtype(tensor.dtype.clone()))?;
+    let dtype =
+        header::dtype_from_name(&tensor.dtype).ok_or_else(|| TensorProblem::UnknownDtype(tensor.dtype.clone()))?;
     let part = parts
         .get(tensor.segment as usize)
         .ok_or(TensorProblem::NoSegment { segment: tensor.segment, count: parts.len() })?;

@@ -426,8 +426,8 @@ fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String>, HeaderEr
         return Err(HeaderError::Metadata { problem: "it is not an object".to_owned() });
     }
     // MLX writes `"__metadata__": null` when it has none.
-    let found: Option<Distinct> =
-        serde_json::from_str(entry.get()).map_err(|error| HeaderError::Metadata { problem: shown(&error.to_string()) })?;
+    let found: Option<Distinct> = serde_json::from_str(entry.get())
+        .map_err(|error| HeaderError::Metadata { problem: shown(&error.to_string()) })?;
     Ok(found.map(|distinct| distinct.0).unwrap_or_default())
 }
 

@@ -41,7 +41,9 @@ pub enum IndexError {
     #[error("its weight_map is empty")]
     Empty,
     /// A shard outside the model's directory, or not a safetensors file.
-    #[error("tensor `{tensor}` is mapped to {file:?}, which is not the name of a safetensors file below the model's directory")]
+    #[error(
+        "tensor `{tensor}` is mapped to {file:?}, which is not the name of a safetensors file below the model's directory"
+    )]
     BadFileName {
         /// The tensor.
         tensor: String,
@@ -75,8 +77,8 @@ impl Index {
         if json.trim_ascii_start().starts_with(b"[") {
             return Err(IndexError::NotAnIndex { problem: "it is not an object".to_owned() });
         }
-        let raw: Raw<'_> =
-            serde_json::from_slice(json).map_err(|error| IndexError::NotAnIndex { problem: shown(&error.to_string()) })?;
+        let raw: Raw<'_> = serde_json::from_slice(json)
+            .map_err(|error| IndexError::NotAnIndex { problem: shown(&error.to_string()) })?;
         // Said here, because serde's words would repeat all of a text that stands in its place.
         if !raw.weight_map.get().starts_with('{') {
             return Err(IndexError::NotAnIndex { problem: "its weight_map is not an object".to_owned() });

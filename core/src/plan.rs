@@ -134,11 +134,7 @@ impl Table {
             })
             .collect();
         if let Some((name, shard)) = absent.first() {
-            return Err(TableError::NotInShard {
-                count: absent.len(),
-                name: shown(name),
-                shard: (*shard).clone(),
-            });
+            return Err(TableError::NotInShard { count: absent.len(), name: shown(name), shard: (*shard).clone() });
         }
         let mut remarks = Vec::new();
         let unlisted = self.tensors.len() - index.shard_of.len();
@@ -146,10 +142,7 @@ impl Table {
             remarks.push(format!("the shards hold {unlisted} tensors that the index does not list"));
         }
         if let Some(total) = index.total_size.filter(|&total| total != self.tensor_bytes()) {
-            remarks.push(format!(
-                "the index gives a total of {total} bytes, the tensors have {}",
-                self.tensor_bytes()
-            ));
+            remarks.push(format!("the index gives a total of {total} bytes, the tensors have {}", self.tensor_bytes()));
         }
         Ok(remarks)
     }
@@ -307,7 +300,8 @@ mod tests {
 
     #[test]
     fn kernels_that_only_change_their_shape_are_lent() {
-        let expected = |name: &str, shape: &[u64]| Expected { name: name.into(), shape: shape.into(), role: Role::Conv2d };
+        let expected =
+            |name: &str, shape: &[u64]| Expected { name: name.into(), shape: shape.into(), role: Role::Conv2d };
         let shapes: [(&str, &[u64]); 3] = [("a", &[4, 3, 1, 1]), ("b", &[4, 1, 3, 3]), ("c", &[4, 2, 3, 3])];
         let table = Table::merge(vec![("x", header(&shapes))]).unwrap();
         let lent = Catalogue::new(shapes[..2].iter().map(|(name, shape)| expected(name, shape)).collect());

@@ -56,7 +56,9 @@ impl SelectError {
     #[must_use]
     pub fn in_folder(mut self, path: String) -> Self {
         match &mut self {
-            Self::Nothing { folder } | Self::Ambiguous { folder, .. } | Self::MissingShards { folder, .. } => *folder = path,
+            Self::Nothing { folder } | Self::Ambiguous { folder, .. } | Self::MissingShards { folder, .. } => {
+                *folder = path
+            }
         }
         self
     }
@@ -81,12 +83,7 @@ fn shard_name(file: &str) -> Option<ShardName<'_>> {
     if !all_digits(digits) || !all_digits(after) {
         return None;
     }
-    Some(ShardName {
-        set: before[..dash].to_owned(),
-        digits,
-        number: digits.parse().ok()?,
-        total: after.parse().ok()?,
-    })
+    Some(ShardName { set: before[..dash].to_owned(), digits, number: digits.parse().ok()?, total: after.parse().ok()? })
 }
 
 /// Chooses the weights of `folder` (empty for the root) among `files`, the paths of all files of the model. `stem` is
@@ -187,7 +184,10 @@ mod tests {
         assert_eq!(select(&[index, "t/other.safetensors"]), Ok(Selection::Index(index.into())));
         let single = "t/diffusion_pytorch_model.safetensors";
         assert_eq!(select(&[single, "t/x.fp16.safetensors"]), Ok(Selection::Files(vec![single.into()])));
-        assert_eq!(select(&["t/0.safetensors", "u/1.safetensors"]), Ok(Selection::Files(vec!["t/0.safetensors".into()])));
+        assert_eq!(
+            select(&["t/0.safetensors", "u/1.safetensors"]),
+            Ok(Selection::Files(vec!["t/0.safetensors".into()]))
+        );
     }
 
     #[test]

@@ -13,9 +13,8 @@ use crate::shown::shown;
 pub const SPEC_BYTES_MAX: usize = 4096;
 
 /// First parts of `a/b` that name a local folder in practice, so `a/b` is not taken for a Hugging Face id.
-pub const FOLDER_NAMES: [&str; 11] = [
-    "models", "model", "weights", "data", "datasets", "checkpoints", "output", "tmp", "temp", "cache", "snapshots",
-];
+pub const FOLDER_NAMES: [&str; 11] =
+    ["models", "model", "weights", "data", "datasets", "checkpoints", "output", "tmp", "temp", "cache", "snapshots"];
 
 /// A parsed model spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +114,9 @@ impl SpecError {
             Self::LooksLikeFolder { .. } | Self::NotAnId { .. } => {
                 "write a path with a leading `/`, `./` or `~/`, or a Hugging Face id as `org/repo`, `org/repo:revision` or `org/repo@revision`"
             }
-            Self::Url { .. } => "give the id (`org/repo`) instead of the page's address, or the path of a downloaded file",
+            Self::Url { .. } => {
+                "give the id (`org/repo`) instead of the page's address, or the path of a downloaded file"
+            }
             Self::FileUrl { .. } => "write the plain path, or `file:///` followed by an absolute path",
             Self::Revision { .. } => "a revision is a branch, a tag or a 40-digit commit",
             Self::TwoRevisions { .. } => "name the revision once",
@@ -330,8 +331,7 @@ impl Commit {
     /// Takes 40 hex digits of either case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        (text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
-            .then(|| Self(text.to_ascii_lowercase()))
+        (text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| Self(text.to_ascii_lowercase()))
     }
 
     /// The digits.
@@ -372,7 +372,8 @@ mod tests {
 
     #[test]
     fn paths_are_never_ids() {
-        for path in ["/x", "./a/b", "../a", "~/x", "~", ".", "a/b.safetensors", "x.safetensors", "a/b/", "\\\\host\\x"] {
+        for path in ["/x", "./a/b", "../a", "~/x", "~", ".", "a/b.safetensors", "x.safetensors", "a/b/", "\\\\host\\x"]
+        {
             assert_eq!(ModelSpec::parse(path).unwrap(), ModelSpec::Path(path.to_owned()));
         }
         assert_eq!(ModelSpec::parse("file:///a%20b/c").unwrap(), ModelSpec::Path("/a b/c".to_owned()));

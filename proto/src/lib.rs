@@ -24,4 +24,3 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// Type URL under which an [`v1::ErrorDetail`] travels in a `google.rpc.Status`.
 pub const ERROR_DETAIL_TYPE_URL: &str = "type.googleapis.com/weights.v1.ErrorDetail";
-

@@ -75,7 +75,8 @@ mod tests {
         let page = v1::TensorPage { tensors: vec![v1::Tensor { name: "a".into(), ..v1::Tensor::default() }; 3] };
         let event = v1::load_component_response::Event::Page(page);
         let message = v1::LoadComponentResponse { event: Some(event.clone()) };
-        let (later, before) = (LoadComponentResponse::from(event), LoadComponentResponse::Encoded(message.encode_to_vec().into()));
+        let (later, before) =
+            (LoadComponentResponse::from(event), LoadComponentResponse::Encoded(message.encode_to_vec().into()));
         assert_eq!(later.encode_to_vec(), before.encode_to_vec());
         assert_eq!(before.encoded_len(), message.encoded_len());
         assert_eq!(LoadComponentResponse::decode(before.encode_to_vec().as_slice()).unwrap(), later);

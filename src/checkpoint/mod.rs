@@ -85,12 +85,7 @@ pub enum CheckpointError {
 /// [`CheckpointError`].
 pub fn open(files: &ComponentFiles, pool: &ShardPool, watcher: &dyn Watcher) -> Result<Checkpoint, CheckpointError> {
     let bytes_total = files.shards.iter().map(|shard| shard.identity.length).sum();
-    let mut step = Step {
-        phase: Phase::Open,
-        files_total: files.shards.len(),
-        bytes_total,
-        ..Step::default()
-    };
+    let mut step = Step { phase: Phase::Open, files_total: files.shards.len(), bytes_total, ..Step::default() };
     let table_error = |source| CheckpointError::Table { component: files.site.name.clone(), source };
     let mut shards = Vec::with_capacity(files.shards.len());
     let mut tensors = 0;

@@ -7,12 +7,17 @@ use clap_complete::Shell;
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
-#[command(name = "weightsd", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "weightsd",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   weightsd serve                                     run the daemon
   weightsd load Tongyi-MAI/Z-Image-Turbo transformer load a component and keep it warm
   weightsd inspect model.safetensors                 what is in a file
-  weightsd demo                                      see it all work, without network or weights")]
+  weightsd demo                                      see it all work, without network or weights"
+)]
 pub(super) struct Args {
     /// The daemon's socket [default: the usual place of this user]
     #[arg(long, global = true, env = "WEIGHTSD_SOCKET", value_name = "PATH")]

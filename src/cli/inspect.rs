@@ -73,9 +73,12 @@ fn overview(snapshot: &Snapshot, format: Format) -> anyhow::Result<ExitCode> {
         }
     }
     match format {
-        Format::Json => print(format_args!("{:#}", serde_json::json!({
-            "model": snapshot.model.to_string(), "family": snapshot.family.id(), "components": rows,
-        })))?,
+        Format::Json => print(format_args!(
+            "{:#}",
+            serde_json::json!({
+                "model": snapshot.model.to_string(), "family": snapshot.family.id(), "components": rows,
+            })
+        ))?,
         Format::Text => {
             print(format_args!("{} (family {})\n", snapshot.model, snapshot.family.id()))?;
             print(table.trim_fmt())?;
@@ -116,9 +119,12 @@ fn tensors(snapshot: &Snapshot, component: &str, command: &Inspect, format: Form
             })
             .collect();
         let metadata: Vec<_> = checkpoint.shards.iter().map(|shard| &shard.header.metadata).collect();
-        print(format_args!("{:#}", serde_json::json!({
-            "component": component, "tensors": rows, "metadata": metadata, "remarks": checkpoint.remarks,
-        })))?;
+        print(format_args!(
+            "{:#}",
+            serde_json::json!({
+                "component": component, "tensors": rows, "metadata": metadata, "remarks": checkpoint.remarks,
+            })
+        ))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = output::table(&["TENSOR", "DTYPE", "SHAPE", "SIZE", "FILE"]);

@@ -31,10 +31,8 @@ pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<serde_j
         .get_message_by_name(&format!("weights.v1.{name}"))
         .ok_or_else(|| anyhow::anyhow!("there is no message {name}"))?;
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
-    let options = SerializeOptions::new()
-        .skip_default_fields(false)
-        .stringify_64_bit_integers(false)
-        .use_proto_field_name(true);
+    let options =
+        SerializeOptions::new().skip_default_fields(false).stringify_64_bit_integers(false).use_proto_field_name(true);
     Ok(message.serialize_with_options(serde_json::value::Serializer, &options)?)
 }
 

@@ -33,7 +33,10 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
         status.connections,
         bytes(status.memory_bytes)
     ))?;
-    print(format_args!("Hugging Face cache: {}", if status.hub_cache.is_empty() { "none" } else { &status.hub_cache }))?;
+    print(format_args!(
+        "Hugging Face cache: {}",
+        if status.hub_cache.is_empty() { "none" } else { &status.hub_cache }
+    ))?;
     for load in &status.loads {
         let progress = load.progress.clone().unwrap_or_default();
         print(format_args!(
@@ -50,7 +53,8 @@ pub(super) async fn list(client: &Client, command: &Ls, format: Format) -> anyho
         Format::Json => output::print_json("ListComponentsResponse", &list)?,
         Format::Text if list.components.is_empty() => print("nothing is loaded")?,
         Format::Text => {
-            let mut table = output::table(&["ID", "MODEL", "COMPONENT", "LAYOUT", "TENSORS", "SIZE", "RESIDENT", "HELD BY"]);
+            let mut table =
+                output::table(&["ID", "MODEL", "COMPONENT", "LAYOUT", "TENSORS", "SIZE", "RESIDENT", "HELD BY"]);
             numbers(&mut table, &[4, 5, 6]);
             for component in &list.components {
                 table.add_row(row(component, command.resident));

@@ -65,7 +65,8 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
     tasks.spawn("accept", accept::accept(listener, Arc::clone(&cache), connections, config.connections, sender));
-    let incoming = ReceiverStream::new(receiver).map(|(stream, counted)| Ok::<_, io::Error>(Grpc { stream, _counted: counted }));
+    let incoming =
+        ReceiverStream::new(receiver).map(|(stream, counted)| Ok::<_, io::Error>(Grpc { stream, _counted: counted }));
     let server = router.serve_with_incoming_shutdown(incoming, tasks.stopping().clone().cancelled_owned());
     let mut server = std::pin::pin!(server);
 

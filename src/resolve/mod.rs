@@ -176,9 +176,7 @@ fn known(cached: &[String]) -> String {
 /// # Errors
 /// [`ResolveError`].
 pub fn resolve(selector: &Selector, places: &Places) -> Result<ResolvedModel, ResolveError> {
-    for (field, path) in
-        [("hub_cache", &selector.hub_cache), ("working_directory", &selector.working_directory)]
-    {
+    for (field, path) in [("hub_cache", &selector.hub_cache), ("working_directory", &selector.working_directory)] {
         if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
             return Err(ResolveError::NotAbsolute { field, path: path.clone() });
         }
@@ -213,7 +211,8 @@ fn chosen_revision(in_spec: Option<Revision>, beside: Option<&str>) -> Result<Re
 fn absolute(written: &str, selector: &Selector, places: &Places) -> Result<PathBuf, ResolveError> {
     let home_problem = |problem| ResolveError::Home { path: written.to_owned(), problem };
     if let Some(rest) = written.strip_prefix('~') {
-        let home = places.home.as_ref().ok_or_else(|| home_problem("needs a home directory, and the daemon has none"))?;
+        let home =
+            places.home.as_ref().ok_or_else(|| home_problem("needs a home directory, and the daemon has none"))?;
         return match rest.strip_prefix('/') {
             Some(rest) => Ok(home.join(rest)),
             None if rest.is_empty() => Ok(home.clone()),

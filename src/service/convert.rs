@@ -48,11 +48,7 @@ pub fn audit_report(report: &AuditReport) -> v1::AuditReport {
         dtypes: report
             .dtypes
             .iter()
-            .map(|(dtype, total)| v1::DtypeCount {
-                dtype: dtype.clone(),
-                tensors: total.tensors,
-                bytes: total.bytes,
-            })
+            .map(|(dtype, total)| v1::DtypeCount { dtype: dtype.clone(), tensors: total.tensors, bytes: total.bytes })
             .collect(),
         tensor_bytes: report.tensor_bytes,
         remarks: report.remarks.clone(),

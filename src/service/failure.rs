@@ -106,9 +106,13 @@ impl From<&AcquireError> for Failure {
                 *operation,
                 "the disk or network file system is slow: try again, or raise `load_deadline` in the configuration file",
             ),
-            AcquireError::Died { operation } => {
-                Self::new(Code::Internal, ErrorReason::Internal, error.to_string(), *operation, "report it with the log")
-            }
+            AcquireError::Died { operation } => Self::new(
+                Code::Internal,
+                ErrorReason::Internal,
+                error.to_string(),
+                *operation,
+                "report it with the log",
+            ),
             AcquireError::Stopping => Self::new(
                 Code::Unavailable,
                 ErrorReason::ShuttingDown,
@@ -242,9 +246,12 @@ fn snapshot(error: &SnapshotError, message: String) -> Failure {
         SnapshotError::NoSuchComponent { component, .. } => {
             new(Code::NotFound, Reason::ComponentNotFound, component.clone(), "ask for one of the components listed")
         }
-        SnapshotError::Incomplete { component, .. } => {
-            new(Code::FailedPrecondition, Reason::SnapshotIncomplete, component.clone(), "fetch the missing files again")
-        }
+        SnapshotError::Incomplete { component, .. } => new(
+            Code::FailedPrecondition,
+            Reason::SnapshotIncomplete,
+            component.clone(),
+            "fetch the missing files again",
+        ),
         SnapshotError::Select(error) => match error {
             SelectError::Nothing { folder } => new(
                 Code::FailedPrecondition,
@@ -252,9 +259,12 @@ fn snapshot(error: &SnapshotError, message: String) -> Failure {
                 folder.clone(),
                 "the component's weights were not fetched, or lie elsewhere",
             ),
-            SelectError::MissingShards { folder, .. } => {
-                new(Code::FailedPrecondition, Reason::SnapshotIncomplete, folder.clone(), "fetch the missing files again")
-            }
+            SelectError::MissingShards { folder, .. } => new(
+                Code::FailedPrecondition,
+                Reason::SnapshotIncomplete,
+                folder.clone(),
+                "fetch the missing files again",
+            ),
             SelectError::Ambiguous { folder, .. } => new(
                 Code::FailedPrecondition,
                 Reason::AmbiguousWeights,
@@ -285,9 +295,12 @@ fn checkpoint(error: &CheckpointError, message: String) -> Failure {
             component.clone(),
             "files of different downloads were mixed: fetch the component again",
         ),
-        CheckpointError::Changed { path } => {
-            new(Code::Aborted, Reason::FileChanged, path.display().to_string(), "somebody writes to it; try again later")
-        }
+        CheckpointError::Changed { path } => new(
+            Code::Aborted,
+            Reason::FileChanged,
+            path.display().to_string(),
+            "somebody writes to it; try again later",
+        ),
         CheckpointError::Abandoned => new(Code::Aborted, Reason::Internal, String::new(), "ask again"),
         CheckpointError::Io { path, source } => io_failure(path.display().to_string(), source, message.clone()),
     }

@@ -35,7 +35,8 @@ pub(super) struct LoadRequest {
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
-    let unknown = |field: &str| Failure::invalid(field, "has a value that this version does not know", "see the .proto");
+    let unknown =
+        |field: &str| Failure::invalid(field, "has a value that this version does not know", "see the .proto");
     let layout = match v1::Layout::try_from(request.layout).map_err(|_| unknown("layout"))? {
         v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
         v1::Layout::Source => Layout::Source,

@@ -30,7 +30,9 @@ pub(super) async fn list_components(
     let describe = move || entries.iter().map(|entry| describe(entry, residency)).collect();
     let components = match residency {
         Residency::NotAsked => describe(),
-        Residency::Measured => blocking("measuring residency", describe).await.map_err(|error| Failure::from(&error))?,
+        Residency::Measured => {
+            blocking("measuring residency", describe).await.map_err(|error| Failure::from(&error))?
+        }
     };
     Ok(ListComponentsResponse { components })
 }

@@ -69,7 +69,7 @@ pub struct ComponentFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// More entries than a model has.
-    #[error("`{}` holds more than {} files, or over {} bytes of configs, which is not a model", path.display(), listing::ENTRIES_MAX, family::CONFIGS_BYTES_MAX)]
+    #[error("`{}` holds more than {} files, which is not a model", path.display(), listing::ENTRIES_MAX)]
     TooManyFiles {
         /// The directory.
         path: PathBuf,
@@ -146,7 +146,9 @@ impl Snapshot {
     /// [`SnapshotError`].
     pub fn list(model: ResolvedModel) -> Result<Self, SnapshotError> {
         let files = match model.kind {
-            ModelKind::File => model.path.file_name().map(|name| name.to_string_lossy().into_owned()).into_iter().collect(),
+            ModelKind::File => {
+                model.path.file_name().map(|name| name.to_string_lossy().into_owned()).into_iter().collect()
+            }
             ModelKind::Directory | ModelKind::Hub { .. } => listing::list(&model.path)?,
         };
         let mut documents = BTreeMap::new();
@@ -229,10 +231,8 @@ impl Snapshot {
 fn read_index(path: &Path, folder: &str) -> Result<Index, SnapshotError> {
     let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
     in_turn(length, || {
-        let bytes = read_bounded(path, INDEX_BYTES_MAX)?.ok_or_else(|| SnapshotError::Io {
-            path: path.to_owned(),
-            source: io::ErrorKind::NotFound.into(),
-        })?;
+        let bytes = read_bounded(path, INDEX_BYTES_MAX)?
+            .ok_or_else(|| SnapshotError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })?;
         Index::parse(&bytes, folder).map_err(|source| SnapshotError::Index { path: path.to_owned(), source })
     })
 }
@@ -289,7 +289,10 @@ pub(crate) fn blob_name(path: &Path) -> Option<String> {
     let in_blobs = target.parent()?.file_name()? == "blobs";
     let in_cache = path.ancestors().any(|folder| {
         folder.file_name().is_some_and(|name| name == "snapshots")
-            && folder.parent().and_then(Path::file_name).is_some_and(|name| name.to_string_lossy().starts_with("models--"))
+            && folder
+                .parent()
+                .and_then(Path::file_name)
+                .is_some_and(|name| name.to_string_lossy().starts_with("models--"))
     });
     (is_hash && in_blobs && in_cache).then(|| name.to_ascii_lowercase())
 }

@@ -1,7 +1,6 @@
 //! How a daemon begins and ends, and how many connections it has in between.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
 };
@@ -15,7 +14,7 @@ use weightsd_core::handoff::{MAGIC, Request, Status};
 
 use crate::{
     client_process::{ClientProcess, Job},
-    harness::{Daemon, Home, events, leases, until},
+    harness::{Home, events, leases, until},
     raw,
 };
 
@@ -150,7 +149,8 @@ async fn a_thousand_short_connections_leave_nothing_behind() {
     let client = daemon.client().await;
     let alone = async || client.status().await.unwrap().connections == 1;
     until("the harness has hung up", alone).await;
-    let descriptors = |daemon: &Daemon| fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let descriptors =
+        |daemon: &crate::harness::Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     let before = descriptors(&daemon);
     for number in 0..1000_usize {
         let words: [&[u8]; 5] = [b"", b"P", &[MAGIC], b"x", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"];

@@ -30,13 +30,11 @@ pub struct ModelFacts {
     pub documents: BTreeMap<String, Vec<u8>>,
 }
 
-/// Most bytes of all config files of a model together.
-pub const CONFIGS_BYTES_MAX: u64 = 16_000_000;
-
 /// Whether a file is one of the small JSON files that families read: in the root or in a component's folder.
 #[must_use]
 pub fn is_document(path: &str) -> bool {
-    path.matches('/').count() <= 1 && matches!(path.rsplit('/').next(), Some("config.json" | "model_index.json" | "scheduler_config.json"))
+    path.matches('/').count() <= 1
+        && matches!(path.rsplit('/').next(), Some("config.json" | "model_index.json" | "scheduler_config.json"))
 }
 
 /// Where a component's files lie.

@@ -46,7 +46,11 @@ pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode>
     let checkpoint = Checkpoint::new(&Dims::demo(), Contents::Random { seed: 1 })?;
     checkpoint.write_hub_cache(&cache, REPO, "main")?;
     let size = bytes(checkpoint.payload_bytes());
-    print(format_args!("1. wrote a reduced Z-Image-Turbo, {size}, in {}\n   {}", time(began.elapsed()), cache.display()))?;
+    print(format_args!(
+        "1. wrote a reduced Z-Image-Turbo, {size}, in {}\n   {}",
+        time(began.elapsed()),
+        cache.display()
+    ))?;
 
     let began = Instant::now();
     let mut daemon = Process::start("serve", &socket, &["--hub-cache", &cache.to_string_lossy()], Stdio::null())?;
@@ -114,7 +118,8 @@ async fn describe(client: &Client, cache: &Path) -> anyhow::Result<()> {
 }
 
 fn print_acquires(reports: &[Report]) -> anyhow::Result<()> {
-    let mut table = output::table(&["   CLIENT", "COMPONENT", "LAYOUT", "TENSORS", "SIZE", "COPIED", "ACQUIRED IN", ""]);
+    let mut table =
+        output::table(&["   CLIENT", "COMPONENT", "LAYOUT", "TENSORS", "SIZE", "COPIED", "ACQUIRED IN", ""]);
     numbers(&mut table, &[3, 4, 5, 6]);
     for (number, report) in reports.iter().enumerate() {
         for Acquire { component, layout, tensors, bytes: size, copied, micros, warm } in &report.acquires {

@@ -36,7 +36,8 @@ impl Family for ZImage {
     }
 
     fn recognises(&self, facts: &ModelFacts) -> bool {
-        let class_of = |path| read_config::<serde_json::Value>(facts, path).ok()?["_class_name"].as_str().map(str::to_owned);
+        let class_of =
+            |path| read_config::<serde_json::Value>(facts, path).ok()?["_class_name"].as_str().map(str::to_owned);
         match class_of("model_index.json") {
             Some(class) => class.starts_with("ZImage"),
             None => class_of("transformer/config.json").is_some_and(|class| class == "ZImageTransformer2DModel"),
@@ -67,8 +68,10 @@ impl Family for ZImage {
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
         let sites = self.components(facts);
-        let mut configs: BTreeMap<_, _> =
-            sites.iter().filter_map(|site| Some((site.name.clone(), self.describe(site, facts).ok()?.config))).collect();
+        let mut configs: BTreeMap<_, _> = sites
+            .iter()
+            .filter_map(|site| Some((site.name.clone(), self.describe(site, facts).ok()?.config)))
+            .collect();
         if let Ok(scheduler) = read_config::<SchedulerConfig>(facts, SCHEDULER_CONFIG) {
             configs.insert("scheduler".to_owned(), to_json(&scheduler));
         }
@@ -76,7 +79,11 @@ impl Family for ZImage {
     }
 }
 
-fn blueprint<B: Blueprint>(site: &ComponentSite, facts: &ModelFacts, naming: Naming) -> Result<Description, ConfigError> {
+fn blueprint<B: Blueprint>(
+    site: &ComponentSite,
+    facts: &ModelFacts,
+    naming: Naming,
+) -> Result<Description, ConfigError> {
     let path = site.config.as_deref().unwrap_or_default();
     let config: B = read_config(facts, path)?;
     config.check().map_err(|problem| ConfigError::Impossible { path: path.to_owned(), problem })?;

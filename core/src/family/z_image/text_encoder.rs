@@ -24,8 +24,12 @@ impl Blueprint for TextEncoderConfig {
         tensors.plain("model.embed_tokens.weight", &[self.vocab_size, hidden]);
         for layer in 0..self.num_hidden_layers {
             let base = format!("model.layers.{layer}");
-            let projections =
-                [("q_proj", queries, hidden), ("k_proj", keys, hidden), ("v_proj", keys, hidden), ("o_proj", hidden, queries)];
+            let projections = [
+                ("q_proj", queries, hidden),
+                ("k_proj", keys, hidden),
+                ("v_proj", keys, hidden),
+                ("o_proj", hidden, queries),
+            ];
             for (name, output, input) in projections {
                 let name = format!("{base}.self_attn.{name}");
                 if self.attention_bias {

@@ -26,7 +26,10 @@ impl Blueprint for TransformerConfig {
             ("siglip_feat_dim", self.siglip_feat_dim.unwrap_or(1), WIDTH_MAX),
         ])?;
         if self.n_kv_heads != self.n_heads {
-            return Err(format!("`n_kv_heads` is {} and `n_heads` is {}, expected equal", self.n_kv_heads, self.n_heads));
+            return Err(format!(
+                "`n_kv_heads` is {} and `n_heads` is {}, expected equal",
+                self.n_kv_heads, self.n_heads
+            ));
         }
         if !self.dim.is_multiple_of(self.n_heads) {
             return Err(format!("`dim` {} is no multiple of `n_heads` {}", self.dim, self.n_heads));
