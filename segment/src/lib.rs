@@ -9,11 +9,13 @@ pub mod accounting;
 pub mod activation;
 pub mod descriptors;
 mod identity;
+mod locality;
 mod pinned;
 mod residency;
 mod view;
 
 pub use accounting::MemoryUse;
 pub use identity::FileIdentity;
+pub use locality::is_local;
 pub use pinned::{NotRegular, PinnedFile};
 pub use view::{MapError, View};

@@ -183,8 +183,8 @@ impl Cache {
             let leases = lease.entry().usage().holders.len();
             Acquired { lease, model, warm, leases, resolve: started.elapsed() }
         };
-        // A few `stat` calls: done here and now, since waking another thread would take longer than they do.
-        let recalled = tokio::task::block_in_place(|| self.recalls.get(request, |id| self.intact(id)));
+        // A few `stat` calls on local disks: waking another thread for them would take longer than they do.
+        let recalled = self.recalls.get(request, |id| self.intact(id));
         let recalled = recalled.and_then(|(id, model)| Some((self.lease_loaded(id, holder)?, model)));
         if let Some((lease, model)) = recalled {
             return Ok(acquired(lease, model, true));

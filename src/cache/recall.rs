@@ -1,5 +1,6 @@
 //! Remembers what a request meant, together with the files that decided it. As long as each of them is the same file,
-//! the answer is the same, and a warm request costs a few `stat` calls.
+//! the answer is the same, and a warm request costs a few `stat` calls. Only answers found on local disks are
+//! remembered, so that nobody has to wait for a network here.
 
 use std::{
     fs,
@@ -36,7 +37,7 @@ pub(super) struct Recalls {
 }
 
 impl Recalls {
-    /// The id and the model that `request` means, if that is still known and the component is `intact`. Blocks on `stat`.
+    /// The id and the model that `request` means, if that is still known and the component is `intact`.
     pub(super) fn get(
         &self,
         request: &Request,
@@ -67,6 +68,9 @@ impl Recalls {
         witnesses: &[PathBuf],
         begun: SystemTime,
     ) {
+        if !witnesses.iter().all(|path| weightsd_segment::is_local(path)) {
+            return;
+        }
         let settled = begun.checked_sub(SETTLED).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let Some(settled) = settled.and_then(|time| i64::try_from(time.as_nanos()).ok()) else { return };
         let found = witnesses.iter().map(|path| Some((path.clone(), identity_of(path)?))).collect::<Option<Vec<_>>>();

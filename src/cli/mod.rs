@@ -47,20 +47,20 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let connect = async || Client::connect(options(socket.clone())).await;
     match command {
         Command::Serve(command) => serve::run(*command, socket),
-        Command::Load(command) => runtime(1)?.block_on(async { load::run(&connect().await?, command, format).await }),
-        Command::Status => runtime(1)?.block_on(async { status::status(&connect().await?, format).await }),
-        Command::Ls(command) => runtime(1)?.block_on(async { status::list(&connect().await?, &command, format).await }),
+        Command::Load(command) => runtime()?.block_on(async { load::run(&connect().await?, command, format).await }),
+        Command::Status => runtime()?.block_on(async { status::status(&connect().await?, format).await }),
+        Command::Ls(command) => runtime()?.block_on(async { status::list(&connect().await?, &command, format).await }),
         Command::Resolve(command) => {
-            runtime(1)?.block_on(async { resolve::run(&connect().await?, command, format).await })
+            runtime()?.block_on(async { resolve::run(&connect().await?, command, format).await })
         }
-        Command::Audit(command) => runtime(1)?.block_on(async { audit::run(&connect().await?, command, format).await }),
-        Command::Evict(command) => runtime(1)?.block_on(async { evict::run(&connect().await?, command, format).await }),
+        Command::Audit(command) => runtime()?.block_on(async { audit::run(&connect().await?, command, format).await }),
+        Command::Evict(command) => runtime()?.block_on(async { evict::run(&connect().await?, command, format).await }),
         Command::Events(command) => {
-            runtime(1)?.block_on(async { events::run(&connect().await?, &command, format).await })
+            runtime()?.block_on(async { events::run(&connect().await?, &command, format).await })
         }
         Command::Inspect(command) => inspect::run(&command, format),
-        Command::Demo(command) => demo::run(&command, &runtime(1)?),
-        Command::DemoClient(command) => demo::client::run(command, options(socket), &runtime(1)?),
+        Command::Demo(command) => demo::run(&command, &runtime()?),
+        Command::DemoClient(command) => demo::client::run(command, options(socket), &runtime()?),
         Command::Install(command) => install::run(&command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "weightsd", &mut io::stdout());
@@ -74,8 +74,10 @@ fn options(socket: Option<std::path::PathBuf>) -> ConnectOptions {
     ConnectOptions { socket: socket.unwrap_or(defaults.socket), ..defaults }
 }
 
-fn runtime(threads: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+/// One thread, for the daemon too: what blocks or computes has threads of its own, and a request that wakes no other
+/// thread is answered sooner.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
 }
 
 /// `error: what happened`, its causes, and what to do.

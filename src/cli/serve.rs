@@ -12,8 +12,6 @@ use tracing_subscriber::EnvFilter;
 use super::args::Serve;
 use crate::daemon::{self, BindError, BoundListener, ConfigFile};
 
-/// Worker threads. Work that blocks has threads of its own.
-const THREADS: usize = 2;
 /// Exit code after a second signal: the shell's for SIGINT.
 const IMPATIENT: i32 = 130;
 
@@ -36,7 +34,7 @@ pub(super) fn run(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<Exi
         inherited => Some(inherited?),
     };
     raise_file_limit();
-    let runtime = super::runtime(THREADS)?;
+    let runtime = super::runtime()?;
     let result = runtime.block_on(async {
         // Handlers are in place before anyone can connect, so no signal is missed.
         let mut terminate = signal(SignalKind::terminate())?;

@@ -1,0 +1,56 @@
+//! Whether a path lies on this machine's own disks, so that looking at it cannot hang on a network.
+
+use std::path::Path;
+
+/// Whether `path` exists and lies on a local file system. File systems served by user programs count as remote: many of
+/// them are a network in disguise.
+#[must_use]
+pub fn is_local(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| platform::is_local(&found))
+}
+
+#[cfg(not(target_os = "macos"))]
+mod platform {
+    /// `f_type` of the remote file systems in Linux's `linux/magic.h` and of those that live outside its tree: 9P, AFS,
+    /// autofs, Ceph, CIFS, Coda, FUSE, GPFS, Lustre, NFS, SMB, SMB2.
+    const REMOTE: [u32; 12] = [
+        0x0102_1997,
+        0x5346_414f,
+        0x0187,
+        0x00c3_6400,
+        0xff53_4d42,
+        0x7375_7245,
+        0x6573_5546,
+        0x4750_4653,
+        0x0bd0_0bd0,
+        0x6969,
+        0x517b,
+        0xfe53_4d42,
+    ];
+
+    pub(super) fn is_local(found: &rustix::fs::StatFs) -> bool {
+        // The kernel's numbers have 32 bits, whatever the field has.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let kind = found.f_type as u32;
+        !REMOTE.contains(&kind)
+    }
+}
+
+#[cfg(target_os = "macos")]
+mod platform {
+    pub(super) fn is_local(found: &rustix::fs::StatFs) -> bool {
+        found.f_flags & libc::MNT_LOCAL.cast_unsigned() != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_folder_is_local_and_nothing_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(is_local(folder.path()));
+        assert!(!is_local(&folder.path().join("absent")));
+    }
+}
