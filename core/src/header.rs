@@ -37,6 +37,15 @@ const METADATA: &str = "__metadata__";
 /// Longest JSON text of one tensor's entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 65_536;
 
+/// What is found in place of weights, by its first bytes. As a length each is beyond all limits, so that no safetensors
+/// file begins like it.
+const IMPOSTORS: [(&[u8], &str, &str); 4] = [
+    (b"version ", "a Git LFS pointer", "fetch the content: `git lfs pull`, or `hf download` instead of `git clone`"),
+    (b"<!DOCTYP", "a web page", "the download saved an error page: fetch the file again, with a token if it is gated"),
+    (b"<html", "a web page", "the download saved an error page: fetch the file again, with a token if it is gated"),
+    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint", "convert it to safetensors"),
+];
+
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -79,6 +88,14 @@ pub enum HeaderError {
     FileTooShort {
         /// Length of the file.
         found: u64,
+    },
+    /// The beginning of a text that downloads leave in a file's place.
+    #[error("the file is {what}, not a safetensors file")]
+    SomethingElse {
+        /// What it looks like.
+        what: &'static str,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// Announced header over [`HEADER_BYTES_MAX`].
     #[error("the header is announced as {found} bytes, at most {HEADER_BYTES_MAX} are read")]
@@ -259,6 +276,7 @@ impl HeaderError {
             Self::Truncated { .. } | Self::HeaderTruncated { .. } | Self::FileTooShort { .. } => {
                 "the file was cut while it was copied or downloaded: fetch it again"
             }
+            Self::SomethingElse { hint, .. } => hint,
             Self::UnknownDtype { .. } => "the file was written by a newer or another format: convert it",
             _ => "the file is damaged or was not written by a safetensors library: fetch it again, or save it anew",
         }
@@ -268,8 +286,11 @@ impl HeaderError {
 /// Reads the length prefix and checks it against the file.
 ///
 /// # Errors
-/// [`HeaderError::HeaderTooLong`] or [`HeaderError::HeaderTruncated`].
+/// [`HeaderError::SomethingElse`], [`HeaderError::HeaderTooLong`] or [`HeaderError::HeaderTruncated`].
 pub fn header_length(prefix: [u8; 8], file_length: u64) -> Result<usize, HeaderError> {
+    if let Some(&(_, what, hint)) = IMPOSTORS.iter().find(|(start, ..)| prefix.starts_with(start)) {
+        return Err(HeaderError::SomethingElse { what, hint });
+    }
     let announced = u64::from_le_bytes(prefix);
     if announced > HEADER_BYTES_MAX {
         return Err(HeaderError::HeaderTooLong { found: announced });
@@ -632,6 +653,13 @@ mod tests {
         assert_eq!(name_of(&parse(&rank, 1).unwrap_err()), "RankTooHigh");
         assert_eq!(name_of(&Header::parse(b"{\"\xff\":1}", 100).unwrap_err()), "NotUtf8");
         assert_eq!(name_of(&Header::parse(b"{}", 5).unwrap_err()), "HeaderTruncated");
+        for (start, ..) in IMPOSTORS {
+            let mut prefix = [0; 8];
+            prefix[..start.len()].copy_from_slice(start);
+            assert_eq!(name_of(&header_length(prefix, u64::MAX).unwrap_err()), "SomethingElse");
+            prefix[start.len()..].fill(0);
+            assert!(u64::from_le_bytes(prefix) > HEADER_BYTES_MAX);
+        }
         assert_eq!(name_of(&header_length(u64::MAX.to_le_bytes(), 100).unwrap_err()), "HeaderTooLong");
         assert_eq!(name_of(&header_length(93u64.to_le_bytes(), 100).unwrap_err()), "HeaderTruncated");
     }
