@@ -10,14 +10,15 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use weightsd_client::{Client, ConnectOptions};
 
-use crate::harness::{Daemon, Home, PROGRAM, connect, eventually};
+use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, until};
 
 const REPO: &str = "test/z-image";
 const SYSTEMD: &str = "systemd-socket-activate";
 
 /// Loads from the daemon, ends it, and finds the socket where it was.
-async fn serve_and_end(home: &Home, client: weightsd_client::Client, daemon: Daemon) {
+async fn serve_and_end(home: &Home, client: Client, daemon: Daemon) {
     let component = client.load(home.request(REPO, "transformer"), |_| ()).await.unwrap();
     assert!(component.tensors().len() > 100);
     let status = client.status().await.unwrap();
@@ -61,9 +62,14 @@ async fn systemd_starts_the_daemon_on_the_first_connection() {
     }
     command.args([PROGRAM, "serve", "--activated"]);
     let daemon = home.start(command);
-    eventually("systemd listens", || home.socket().exists());
-    let client = connect(&home.socket()).await;
-    serve_and_end(&home, client, daemon).await;
+    // The path is there a moment before systemd listens on it, and a connection that is refused starts nothing.
+    let mut client = None;
+    until("systemd listens", async || {
+        client = Client::connect(ConnectOptions { socket: home.socket(), deadline: PATIENCE }).await.ok();
+        client.is_some()
+    })
+    .await;
+    serve_and_end(&home, client.unwrap(), daemon).await;
 }
 
 #[test]
