@@ -28,6 +28,9 @@ use crate::{
 
 /// Connections that wait for the gRPC server to take them.
 const BACKLOG: usize = 16;
+/// How long a connection on which nothing runs any more may take to close. Clients whose runtime is not running at the
+/// moment never do.
+const FAREWELL: Duration = Duration::from_millis(250);
 /// What the watchdog allows beyond the grace period.
 const WATCHDOG_SLACK: Duration = Duration::from_secs(2);
 
@@ -81,9 +84,17 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
     service::not_serving(&health).await;
     tasks.stop();
     let drained = async {
-        let result = server.await;
-        tasks.ended().await;
-        result
+        let quiet = async {
+            tasks.ended().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            result = &mut server => {
+                tasks.ended().await;
+                result
+            }
+            () = quiet => Ok(()),
+        }
     };
     match tokio::time::timeout(grace, drained).await {
         Ok(result) => result.map_err(RunError::Serve)?,

@@ -2,7 +2,10 @@
 
 use std::future::Future;
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tracing::Instrument as _;
 
 /// The daemon's tasks. Clones mean the same set.
@@ -17,6 +20,11 @@ impl Tasks {
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let span = tracing::debug_span!("task", name);
         self.tracker.spawn(task.instrument(span));
+    }
+
+    /// Work that is not a task and is waited for like one, until the token is dropped.
+    pub fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
     }
 
     /// Is cancelled when the daemon stops.

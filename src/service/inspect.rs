@@ -87,6 +87,8 @@ async fn within<T: Send + 'static>(
     let cache = Arc::clone(&context.cache);
     let limit: Duration = cache.config().load_deadline;
     let worker = Arc::clone(&cache);
+    // A shutdown waits for the answer.
+    let _token = cache.tasks().token();
     let result = tokio::time::timeout(limit, cache.stage(operation, move || work(&worker)))
         .await
         .unwrap_or(Err(AcquireError::Deadline { operation, limit }));

@@ -14,7 +14,7 @@ use weightsd_core::handoff::{MAGIC, Request, Status};
 
 use crate::{
     client_process::{ClientProcess, Job},
-    harness::{Home, events, leases, until},
+    harness::{Home, connect, events, leases, until},
     raw,
 };
 
@@ -86,8 +86,17 @@ async fn idle_connections_do_not_hold_up_the_end() {
     let reply = raw::ask(&mut handoff, &Request { ticket: loaded.ticket() }.encode());
     assert_eq!(raw::receive(&mut handoff, reply).len(), loaded.component.segments.len());
     let mut watched = client.watch_events(WatchEventsRequest::default()).await.unwrap();
-    // Client, silent, half, service, hand-off.
-    until("all are counted", async || client.status().await.unwrap().connections == 5).await;
+    // A client whose runtime does not run hears nothing of the end.
+    let socket = daemon.socket().to_owned();
+    let asleep = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(connect(&socket));
+        runtime.block_on(client.status()).unwrap();
+        (runtime, client)
+    });
+    let (runtime, asleep) = asleep.join().unwrap();
+    // Client, silent, half, service, hand-off, asleep.
+    until("all are counted", async || client.status().await.unwrap().connections == 6).await;
 
     daemon.signal(Signal::TERM);
     let mut told = Vec::new();
@@ -101,6 +110,8 @@ async fn idle_connections_do_not_hold_up_the_end() {
     for stream in [&half, &handoff] {
         assert_eq!(raw::drain(stream), [Status::ShuttingDown as u8, 0, 0, 0]);
     }
+    drop(asleep);
+    runtime.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,7 @@ pub(super) struct Memory {
     pub(super) resident: u64,
     pub(super) shared: u64,
     pub(super) private: u64,
+    pub(super) proportional: Option<u64>,
     pub(super) page_tables: Option<u64>,
 }
 
@@ -58,6 +59,7 @@ pub(in crate::cli) fn run(command: DemoClient, options: ConnectOptions, runtime:
         resident: memory.resident,
         shared: memory.shared,
         private: memory.private,
+        proportional: memory.proportional,
         page_tables: memory.page_tables,
     };
     print(serde_json::to_string(&Report { acquires, memory })?)?;

@@ -156,8 +156,11 @@ fn print_memory(clients: &[DemoClient], reports: &[Report]) -> anyhow::Result<()
     }
     print(table.trim_fmt())?;
     let held: u64 = reports.iter().flat_map(|report| &report.acquires).map(|acquire| acquire.bytes).sum();
-    let once = held / reports.len() as u64;
-    print(format_args!("   {} of tensors are held, {} of pages exist once", bytes(held), bytes(once)))?;
+    print(format_args!("   they hold {} of tensors", bytes(held)))?;
+    // Each page divided by the number of processes that map it: the sum is what exists.
+    if let Some(exists) = reports.iter().map(|report| report.memory.proportional).sum::<Option<u64>>() {
+        print(format_args!("   and occupy {} of memory together, all of their own included", bytes(exists)))?;
+    }
     Ok(())
 }
 
