@@ -16,23 +16,17 @@ use weightsd_core::identity::ComponentId;
 use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
-    pipeline::{self, LoadError, Prepared, Step, Watcher},
+    pipeline::{self, Prepared, Step, Watcher},
 };
 
-/// Why a flight ended without a component.
-#[derive(Debug, Clone)]
-pub enum FlightError {
-    /// A stage failed.
-    Failed(Arc<LoadError>),
-    /// The task panicked.
-    Died,
-}
+/// The task of a flight is gone, and nobody knows why.
+const DIED: AcquireError = AcquireError::Died { operation: "the load" };
 
 #[derive(Debug, Clone)]
 enum State {
     Running(Step),
     Landed(Arc<Component>),
-    Crashed(FlightError),
+    Crashed(AcquireError),
 }
 
 /// A flight as a list shows it.
@@ -106,11 +100,10 @@ impl Cache {
             match now {
                 State::Running(step) => progress(&step, flight.state.receiver_count()),
                 State::Landed(component) => return Ok(component),
-                State::Crashed(FlightError::Failed(error)) => return Err(AcquireError::Load(error)),
-                State::Crashed(FlightError::Died) => return Err(AcquireError::Died { operation: "the load" }),
+                State::Crashed(error) => return Err(error),
             }
             if state.changed().await.is_err() {
-                return Err(AcquireError::Died { operation: "the load" });
+                return Err(DIED);
             }
         }
     }
@@ -150,9 +143,9 @@ impl Leader {
                 let message = format!("{name} of {}: {error}", self.flight.spec);
                 tracing::warn!(id = %self.id, "{message}");
                 self.cache.events().push(EventKind::LoadFailed, None, message);
-                State::Crashed(FlightError::Failed(Arc::new(error)))
+                State::Crashed(error.into())
             }
-            Err(_) => State::Crashed(FlightError::Died),
+            Err(error) => State::Crashed(error),
         };
         self.flight.state.send_replace(end);
     }
@@ -164,7 +157,7 @@ impl Drop for Leader {
         self.flight.state.send_if_modified(|state| {
             let running = matches!(state, State::Running(_));
             if running {
-                *state = State::Crashed(FlightError::Died);
+                *state = State::Crashed(DIED);
             }
             running
         });

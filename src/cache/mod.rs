@@ -31,7 +31,7 @@ use weightsd_core::{
 pub use self::{
     entry::{Change, Entry, Holder, Lease, Usage},
     events::{Event, EventKind, Events, Read},
-    flight::{FlightError, FlightReport},
+    flight::FlightReport,
 };
 use self::{flight::Flights, recall::Recalls};
 use crate::{
