@@ -22,13 +22,13 @@ use weightsd_core::{
     family::{ConfigError, Description},
     identity::{ComponentId, IdentityInputs},
     plan::{self, Layout, PlanError},
-    spec::SpecError,
+    spec::{Commit, SpecError},
 };
 
 use crate::{
     checkpoint::{self, CheckpointError, ShardPool},
     component::{Component, Timings},
-    hub::{Hub, HubError, Patience},
+    hub::{Hub, HubError, Patience, RepoStore},
     resolve::{self, Choice, Pin, Places, ResolveError, ResolvedModel, Selector, Target},
     snapshot::{
         Attestations, ComponentFiles, FetchError, FetchReport, Fetcher, FileProgress, Remote, RemoteError, Scope,
@@ -243,29 +243,38 @@ impl From<SpecError> for LoadError {
     }
 }
 
-/// Finds out what `selector` names. Blocks.
+/// Finds out what `selector` names, and the commit that the cache knows for it. Blocks.
 ///
 /// # Errors
 /// [`LoadError::Resolve`].
-pub fn target(selector: &Selector, places: &Places) -> Result<Target, LoadError> {
-    Ok(resolve::target(selector, places)?)
+pub fn target(selector: &Selector, places: &Places) -> Result<(Target, Option<Commit>), LoadError> {
+    let target = resolve::target(selector, places)?;
+    let known = match &target {
+        Target::Hub(target) => target.last_known(),
+        Target::Path(_) => None,
+    };
+    Ok((target, known))
 }
 
 /// The commit that a hub id means: the revision itself if it is one; else what the hub says; else, when the hub is away
-/// and the cache knows a commit, that one, with a warning. `None` for what has no commit, and for what the cache alone
-/// may answer.
+/// and the cache has a `known` one, that, with a warning. `None` for what has no commit, and when only the cache may
+/// answer and does not know.
 ///
 /// # Errors
 /// [`LoadError::Hub`].
-pub async fn pin(target: &Target, offline: bool, hub: &Arc<Hub>) -> Result<Option<Pin>, LoadError> {
+pub async fn pin(
+    target: &Target,
+    known: Option<Commit>,
+    offline: bool,
+    hub: &Arc<Hub>,
+) -> Result<Option<Pin>, LoadError> {
     let Target::Hub(target) = target else { return Ok(None) };
     if let Some(pin) = target.commit() {
         return Ok(Some(pin));
     }
     if offline || hub.settings().offline {
-        return Ok(None);
+        return Ok(known.map(|commit| Pin { commit, warning: None }));
     }
-    let known = target.last_known();
     let patience = if known.is_some() { Patience::Brief } else { Patience::Full };
     match (hub.commit(&target.repo, &target.revision, patience).await, known) {
         (Ok(commit), _) => Ok(Some(Pin { commit, warning: None })),
@@ -275,6 +284,16 @@ pub async fn pin(target: &Target, offline: bool, hub: &Arc<Hub>) -> Result<Optio
             Ok(Some(Pin { commit, warning: Some(warning) }))
         }
         (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// Lets the cache know what a branch means, as the hub's other clients do. A cache that cannot be written to is no
+/// obstacle. Blocks.
+pub fn note(target: &Target, pin: Option<&Pin>) {
+    let (Target::Hub(target), Some(pin)) = (target, pin) else { return };
+    let store = RepoStore::new(&target.cache, &target.repo);
+    if let Err(error) = store.point(&target.revision, &pin.commit) {
+        tracing::warn!(repo = %target.repo, revision = %target.revision, %error, "a ref cannot be written");
     }
 }
 

@@ -6,6 +6,7 @@
 mod acquire;
 mod baseline;
 mod daemon;
+mod download;
 mod samples;
 mod server;
 
@@ -34,6 +35,18 @@ enum Bench {
         #[arg(long, default_value_t = 1000)]
         samples: usize,
     },
+    /// From the hub to verified files, against curl and huggingface_hub
+    Download {
+        /// Megabytes of each repository
+        #[arg(long, default_value_t = 2000)]
+        megabytes: u64,
+        /// Downloads of each kind
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Where the files are written [default: the system's folder for temporary files]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// Start, idle memory and idle wake-ups of the daemon
     Daemon {
         /// Starts
@@ -46,6 +59,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.bench {
         Bench::Acquire { samples } => acquire::run(&args.weightsd, &args.python, samples),
+        Bench::Download { megabytes, rounds, folder } => {
+            download::run(&args.weightsd, &args.python, megabytes, rounds, folder.as_deref())
+        }
         Bench::Daemon { samples } => daemon::run(&args.weightsd, samples),
     }
 }

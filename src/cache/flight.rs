@@ -100,6 +100,7 @@ impl Cache {
                 self.events().push(EventKind::Loaded, Some(id), message);
                 let loaded = Arc::new(loaded);
                 self.insert(Arc::clone(&loaded));
+                self.verify_afterwards(&loaded);
                 Ok(loaded)
             }
             Err(error) => {

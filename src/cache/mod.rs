@@ -227,7 +227,6 @@ impl Cache {
         }
         let flight = self.fly(prepared, &request.selector.spec, progress);
         let component = self.in_time("the load", flight).await?;
-        self.verify_afterwards(&component);
         Ok(acquired(self.lease_or_insert(component, holder), model, false))
     }
 
@@ -252,8 +251,8 @@ impl Cache {
     pub async fn pinned(self: &Arc<Self>, selector: &Selector) -> Result<(Arc<Target>, Option<Pin>), AcquireError> {
         let (cache, asked) = (Arc::clone(self), selector.clone());
         let work = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places));
-        let target = self.in_time("finding the model", work).await??;
-        let pin = pipeline::pin(&target, selector.offline, &self.config.hub).await?;
+        let (target, known) = self.in_time("finding the model", work).await??;
+        let pin = pipeline::pin(&target, known, selector.offline, &self.config.hub).await?;
         Ok((Arc::new(target), pin))
     }
 
@@ -316,6 +315,7 @@ impl Cache {
         let work = self.stage("finding the model", move || -> Result<_, LoadError> {
             let begun = std::time::SystemTime::now();
             let prepared = pipeline::prepare(&asked, &target, pin.as_ref())?;
+            pipeline::note(&target, pin.as_ref());
             if !prepared.is_provisional() {
                 cache.recalls.remember(asked, &prepared, begun);
             }
@@ -333,8 +333,8 @@ impl Cache {
     /// [`AcquireError`].
     pub async fn look_up_again(self: &Arc<Self>, selector: &Selector) -> Result<(), AcquireError> {
         let (cache, asked) = (Arc::clone(self), selector.clone());
-        let target = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places)).await??;
-        if let Target::Hub(target) = target {
+        let work = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places));
+        if let (Target::Hub(target), _) = work.await?? {
             self.config.hub.forget(&target.repo, &target.revision).await;
         }
         Ok(())

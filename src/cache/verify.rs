@@ -8,6 +8,7 @@ use std::{
 };
 
 use weightsd_core::identity::ComponentId;
+use weightsd_segment::FileIdentity;
 
 use super::{AcquireError, Cache, Change, ChangeKind, Entry, EventKind};
 use crate::{
@@ -75,9 +76,10 @@ impl Cache {
             let (Finding::Bad { found, aside }, Some(blob)) = (&verdict.finding, &verdict.blob) else { continue };
             let message = format!("`{}` of {model} is not what its hash says, and was moved to `{}`", verdict.name, aside.display());
             self.events.push(EventKind::Quarantined, None, message.clone());
-            let is_over = |entry: &Arc<Entry>| {
-                entry.component.suspects.iter().any(|suspect| suspect.blob.as_ref() == Some(blob))
-            };
+            let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
+            let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
+            let is_over =
+                |entry: &Arc<Entry>| entry.component.segments.iter().any(|segment| is_it(segment.file.identity()));
             for entry in self.entries().into_iter().filter(is_over) {
                 self.components.remove_if(&entry.component.id, |_, found| Arc::ptr_eq(found, &entry));
                 entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });

@@ -28,7 +28,7 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         choice: Choice { patterns: command.model.patterns.clone(), variant: command.model.variant.clone() },
         offline: true,
     };
-    let target = pipeline::target(&selector, &places)?;
+    let (target, _) = pipeline::target(&selector, &places)?;
     let snapshot = pipeline::snapshot(&target, None, &selector.choice)?;
     let sites = snapshot.sites();
     match (&command.component, sites) {

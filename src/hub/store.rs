@@ -89,6 +89,11 @@ impl RepoStore {
         replace(&path, listing.to_cached().as_bytes())
     }
 
+    /// Drops a listing that contradicts the hub.
+    pub fn drop_listing(&self, commit: &Commit) {
+        let _ = fs::remove_file(self.tree(commit));
+    }
+
     /// Points `revision` at `commit`. A commit needs no ref to itself.
     ///
     /// # Errors

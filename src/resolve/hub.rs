@@ -30,28 +30,28 @@ pub(super) fn on_disk(target: &HubTarget, pin: Option<&Pin>) -> Result<ResolvedM
         return Err(ResolveError::RepoNotCached { repo: repo.clone(), cache: cache.clone() });
     }
     let mut known = pin.cloned().or_else(|| target.commit());
-    let mut witnesses = Vec::new();
     if known.is_none() {
-        let path = ref_path(target);
-        known = read_ref(&path)?.map(|commit| Pin { commit, warning: None });
-        witnesses.push(path);
+        known = read_ref(&ref_path(target))?.map(|commit| Pin { commit, warning: None });
     }
     let model = known.map(|pin| at(target, &pin)).filter(|model| model.path.is_dir());
-    let mut model = model.ok_or_else(|| ResolveError::RevisionNotCached {
+    model.ok_or_else(|| ResolveError::RevisionNotCached {
         repo: repo.clone(),
         revision: revision.clone(),
         cache: cache.clone(),
         cached: cached(&folder),
-    })?;
-    model.witnesses.extend(witnesses);
-    Ok(model)
+    })
 }
 
 pub(super) fn at(target: &HubTarget, pin: &Pin) -> ResolvedModel {
     let HubTarget { repo, revision, cache } = target.clone();
+    let mut witnesses = Vec::new();
+    if revision.as_commit().is_none() {
+        witnesses.push(ref_path(target));
+    }
     let path = cache.join(repo.cache_folder()).join("snapshots").join(pin.commit.as_str());
     let kind = ModelKind::Hub { repo, revision, commit: pin.commit.clone(), cache };
-    ResolvedModel { kind, witnesses: vec![path.clone()], path, warning: pin.warning.clone() }
+    witnesses.push(path.clone());
+    ResolvedModel { kind, witnesses, path, warning: pin.warning.clone() }
 }
 
 pub(super) fn ref_path(target: &HubTarget) -> PathBuf {

@@ -22,7 +22,7 @@ use crate::{
     cache::{AcquireError, Cache, blocking},
     hub::HubError,
     pipeline::{self, LoadError, Step, Watcher},
-    resolve::{Pin, Selector, Target},
+    resolve::{Selector, Target},
     snapshot::{FetchReport, Finding, Scope, Suspect, Verdict, Want},
 };
 
@@ -152,9 +152,8 @@ async fn verify_all(
     let worker = Arc::clone(cache);
     let (model, suspects) = cache
         .stage("finding the model", move || -> Result<_, LoadError> {
-            let target = pipeline::target(&selector, &worker.config().places)?;
-            let pin: Option<Pin> = None;
-            let snapshot = pipeline::snapshot(&target, pin.as_ref(), &selector.choice)?;
+            let (target, _) = pipeline::target(&selector, &worker.config().places)?;
+            let snapshot = pipeline::snapshot(&target, None, &selector.choice)?;
             let suspects = pipeline::suspects_of(&snapshot, &components)?;
             Ok((Arc::new(snapshot.model), suspects))
         })

@@ -34,6 +34,8 @@ pub struct Verdict {
     pub bytes: u64,
     /// Its blob's name.
     pub blob: Option<BlobName>,
+    /// The file that was looked at.
+    pub identity: Option<FileIdentity>,
     /// The finding.
     pub finding: Finding,
 }
@@ -107,14 +109,15 @@ pub fn verify(
         step.file.clone_from(&suspect.name);
         watcher.step(&step);
         let before = step.bytes_done;
-        let (bytes, finding) = find(suspect, scope, store, attestations, |piece| {
+        let (identity, finding) = find(suspect, scope, store, attestations, |piece| {
             step.bytes_done += piece;
             watcher.step(&step);
             !watcher.is_abandoned()
         })?;
+        let bytes = identity.map_or(0, |identity| identity.length);
         step.bytes_done = before + bytes;
         step.files_done += 1;
-        verdicts.push(Verdict { name: suspect.name.clone(), bytes, blob: suspect.blob.clone(), finding });
+        verdicts.push(Verdict { name: suspect.name.clone(), bytes, blob: suspect.blob.clone(), identity, finding });
     }
     watcher.step(&step);
     Ok(verdicts)
@@ -126,16 +129,16 @@ fn find(
     store: Option<&RepoStore>,
     attestations: &Attestations,
     go_on: impl FnMut(u64) -> bool,
-) -> Result<(u64, Finding), VerifyError> {
+) -> Result<(Option<FileIdentity>, Finding), VerifyError> {
     let path = || suspect.path.clone();
     let identity = match std::fs::metadata(&suspect.path) {
         Ok(metadata) => FileIdentity::of(&metadata),
-        Err(error) if files::is_absent(&error) => return Ok((0, Finding::Missing)),
+        Err(error) if files::is_absent(&error) => return Ok((None, Finding::Missing)),
         Err(source) => return Err(VerifyError::Io { path: path(), source }),
     };
-    let Some(blob) = &suspect.blob else { return Ok((identity.length, Finding::Unnamed)) };
+    let Some(blob) = &suspect.blob else { return Ok((Some(identity), Finding::Unnamed)) };
     if let Some(at) = attestations.get(blob, &identity).filter(|_| scope == Scope::Unattested) {
-        return Ok((identity.length, Finding::Good(at)));
+        return Ok((Some(identity), Finding::Good(at)));
     }
     let (found, identity) = hash_file(&suspect.path, blob, go_on).map_err(|error| match error {
         NotHashed::Io(source) => VerifyError::Io { path: path(), source },
@@ -144,7 +147,7 @@ fn find(
     })?;
     if found == blob.as_str() {
         attestations.attest_for_good(blob, &identity);
-        return Ok((identity.length, Finding::Good(SystemTime::now())));
+        return Ok((Some(identity), Finding::Good(SystemTime::now())));
     }
     attestations.forget(blob);
     let aside = match store {
@@ -152,7 +155,7 @@ fn find(
         None => path(),
     };
     tracing::warn!(path = %suspect.path.display(), %blob, found, aside = %aside.display(), "not what its name says");
-    Ok((identity.length, Finding::Bad { found, aside }))
+    Ok((Some(identity), Finding::Bad { found, aside }))
 }
 
 #[cfg(test)]

@@ -110,6 +110,19 @@ impl From<SnapshotError> for FetchError {
 }
 
 impl FetchError {
+    /// Whether the listing and what the hub sends do not fit together, so that one of them must be asked for again.
+    #[must_use]
+    pub fn is_contradiction(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongLength { .. }
+                | Self::OtherBlob { .. }
+                | Self::OtherCommit { .. }
+                | Self::Corrupt { .. }
+                | Self::File { source: HubError::NoFile { .. }, .. }
+        )
+    }
+
     pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source: Arc::new(source) }

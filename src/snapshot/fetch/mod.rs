@@ -257,8 +257,10 @@ impl Set {
             }
             Ok(_) | Err(FetchError::Abandoned) => {}
             Err(error) => {
-                // What the hub's listing said was not true, or is not any more.
-                self.fetcher.hub.forget_listing(&self.key.repo, &self.key.commit).await;
+                if error.is_contradiction() {
+                    self.fetcher.hub.forget_listing(&self.key.repo, &self.key.commit).await;
+                    self.key.store.drop_listing(&self.key.commit);
+                }
                 (self.fetcher.tell)(Told::Failed(format!("{what}: {error}")));
             }
         }
