@@ -230,8 +230,11 @@ mod tests {
         let Boarding::Joined(two) = flights.board(1, || panic!("it is under way")) else { panic!() };
         assert_eq!((two.step(), flights.reports()), (Some(7), vec![(1, 7, 2)]));
         let mut steps = Vec::new();
-        let (result, other, ()) =
-            tokio::join!(two.land(|step, sharers| steps.push((*step, sharers))), one.land(|_, _| {}), pilot.fly(async { Ok("x") }));
+        let (result, other, ()) = tokio::join!(
+            two.land(|step, sharers| steps.push((*step, sharers))),
+            one.land(|_, _| {}),
+            pilot.fly(async { Ok("x") })
+        );
         assert_eq!((result, other), (Ok("x"), Ok("x")));
         assert_eq!(steps[0], (7, 2));
         assert!(flights.reports().is_empty());

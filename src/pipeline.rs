@@ -279,7 +279,10 @@ pub async fn pin(
     match (hub.commit(&target.repo, &target.revision, patience).await, known) {
         (Ok(commit), _) => Ok(Some(Pin { commit, warning: None })),
         (Err(error), Some(commit)) if error.is_absence() => {
-            let warning = format!("the hub was not asked what `{}` means now, this is the commit last known ({error})", target.revision);
+            let warning = format!(
+                "the hub was not asked what `{}` means now, this is the commit last known ({error})",
+                target.revision
+            );
             tracing::warn!(repo = %target.repo, %commit, "{warning}");
             Ok(Some(Pin { commit, warning: Some(warning) }))
         }
@@ -392,7 +395,8 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<AuditRepor
     let snapshot = &remote.snapshot;
     let description = snapshot.family.describe(&found.site, &snapshot.facts)?;
     let table = found.table(headers);
-    let (table, remarks) = table.map_err(|source| CheckpointError::Table { component: component.to_owned(), source })?;
+    let (table, remarks) =
+        table.map_err(|source| CheckpointError::Table { component: component.to_owned(), source })?;
     Ok(audit(component, &table, description.catalogue.as_ref(), remarks))
 }
 

@@ -81,7 +81,8 @@ impl Cache {
     ) -> Result<Arc<Component>, AcquireError> {
         let id = prepared.id;
         let abandoned = Arc::new(AtomicBool::new(false));
-        let reporter = Reporter { name: Arc::clone(&name), cockpit: Arc::clone(&cockpit), abandoned: Arc::clone(&abandoned) };
+        let reporter =
+            Reporter { name: Arc::clone(&name), cockpit: Arc::clone(&cockpit), abandoned: Arc::clone(&abandoned) };
         reporter.step(&Step::default());
         let pool = Arc::clone(self.pool());
         let work = self.stage("the load", move || pipeline::load(prepared, &pool, &reporter));

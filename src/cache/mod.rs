@@ -40,7 +40,7 @@ use crate::{
     component::Component,
     daemon::Tasks,
     flight::Flights,
-    hub::Hub,
+    hub::{Hub, HubError},
     pipeline::{self, LoadError, Prepared, Request, Step, Verification},
     resolve::{ModelKind, Pin, Places, ResolvedModel, Selector, Target},
     snapshot::{Attestations, FetchReport, Fetcher, Remote, Told, Want},
@@ -235,10 +235,12 @@ impl Cache {
         let hub = &self.config.hub;
         match &model.kind {
             ModelKind::Hub { repo, revision, commit, .. } if revision.as_commit().is_none() => {
+                // Whether the hub was asked is part of the answer.
+                let was_asked = model.warning.is_none();
                 offline
                     || hub.settings().offline
-                    || hub.was_absent().is_some()
-                    || hub.known_commit(repo, revision).await.as_ref() == Some(commit)
+                    || (!was_asked && hub.was_absent().is_some())
+                    || (was_asked && hub.known_commit(repo, revision).await.as_ref() == Some(commit))
             }
             ModelKind::Hub { .. } | ModelKind::Directory | ModelKind::File => true,
         }
@@ -264,7 +266,7 @@ impl Cache {
         pin: Option<&Pin>,
         progress: &mut (impl FnMut(&Step, usize) + Send),
     ) -> Result<Prepared, AcquireError> {
-        let mut fetched = request.selector.offline || self.config.hub.settings().offline;
+        let mut fetched = self.is_offline(&request.selector);
         let mut verified = request.verification == Verification::Afterwards;
         let want = || Want {
             components: vec![request.component.clone()],
@@ -293,7 +295,8 @@ impl Cache {
                 Ok(()) => return Ok(prepared),
                 // It was moved aside, so it is missing now. What comes in its place is verified as it comes.
                 Err(AcquireError::Load(error))
-                    if matches!(*error, LoadError::Corrupt { .. }) && !self.is_offline(request) => {
+                    if matches!(*error, LoadError::Corrupt { .. }) && !self.is_offline(&request.selector) =>
+                {
                     fetched = false;
                 }
                 Err(error) => return Err(error),
@@ -301,8 +304,8 @@ impl Cache {
         }
     }
 
-    fn is_offline(&self, request: &Request) -> bool {
-        request.selector.offline || self.config.hub.settings().offline
+    fn is_offline(&self, selector: &Selector) -> bool {
+        selector.offline || self.config.hub.settings().offline
     }
 
     async fn prepare(
@@ -316,7 +319,8 @@ impl Cache {
             let begun = std::time::SystemTime::now();
             let prepared = pipeline::prepare(&asked, &target, pin.as_ref())?;
             pipeline::note(&target, pin.as_ref());
-            if !prepared.is_provisional() {
+            // Whoever wants it verified first must not be lent it because somebody else asked before.
+            if !prepared.is_provisional() && asked.verification == Verification::Afterwards {
                 cache.recalls.remember(asked, &prepared, begun);
             }
             if !cache.intact(prepared.id) {
@@ -351,8 +355,7 @@ impl Cache {
         pin: Option<&Pin>,
     ) -> Result<Option<Remote>, AcquireError> {
         let hub = &self.config.hub;
-        let may_ask = !selector.offline && !hub.settings().offline;
-        let (Target::Hub(target), Some(pin), true) = (target, pin, may_ask) else { return Ok(None) };
+        let (Target::Hub(target), Some(pin), false) = (target, pin, self.is_offline(selector)) else { return Ok(None) };
         let remote = Remote::look(&self.fetcher, hub, target, pin, &selector.choice).await;
         Ok(Some(remote.map_err(LoadError::from)?))
     }
@@ -367,6 +370,13 @@ impl Cache {
         want: Want,
         progress: impl FnMut(&Step, usize) + Send,
     ) -> Result<(Arc<Target>, Option<Pin>, Option<Arc<FetchReport>>), AcquireError> {
+        if self.is_offline(selector) {
+            return Err(LoadError::from(HubError::forbidden(
+                format!("the files of `{}`", selector.spec),
+                selector.offline,
+            ))
+            .into());
+        }
         let (target, pin) = self.pinned(selector).await?;
         let report = pipeline::fetch(&target, pin.as_ref(), want, &self.fetcher, progress).await?;
         Ok((target, pin, report))
@@ -565,10 +575,7 @@ impl Cache {
 
 fn is_abandoned(error: &LoadError) -> bool {
     use crate::{checkpoint::CheckpointError, snapshot::VerifyError};
-    matches!(
-        error,
-        LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned)
-    )
+    matches!(error, LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned))
 }
 
 /// Runs `work` on a thread that may block.

@@ -120,7 +120,8 @@ mod tests {
             verification: Verification::Afterwards,
         };
         let recalls = Recalls::default();
-        let model = Arc::new(ResolvedModel { kind: ModelKind::File, path: path.clone(), witnesses: Vec::new(), warning: None });
+        let model =
+            Arc::new(ResolvedModel { kind: ModelKind::File, path: path.clone(), witnesses: Vec::new(), warning: None });
         let remember = || {
             recalls.insert(request.clone(), id, Arc::clone(&model), std::slice::from_ref(&path), SystemTime::now());
         };

@@ -2,10 +2,7 @@
 //! otherwise once afterwards, one at a time. A component that is not what its hashes say is lent to nobody any more, and
 //! whoever holds it is told.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use weightsd_core::identity::ComponentId;
 use weightsd_segment::FileIdentity;
@@ -51,18 +48,21 @@ impl Cache {
             Boarding::Joined(passenger) => passenger,
             Boarding::First(passenger, pilot) => {
                 let (cache, watcher) = (Arc::clone(self), Reporter(pilot.cockpit()));
-                self.tasks.spawn("verify", pilot.fly(async move {
-                    let operation = "the verification";
-                    let verdicts = super::blocking(operation, {
-                        let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));
-                        move || {
-                            let attestations = &cache.config.attestations;
-                            pipeline::verify_files(&model, &suspects, Scope::Unattested, attestations, &watcher)
-                        }
-                    })
-                    .await??;
-                    cache.found(&model, &verdicts).map_err(AcquireError::from)
-                }));
+                self.tasks.spawn(
+                    "verify",
+                    pilot.fly(async move {
+                        let operation = "the verification";
+                        let verdicts = super::blocking(operation, {
+                            let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));
+                            move || {
+                                let attestations = &cache.config.attestations;
+                                pipeline::verify_files(&model, &suspects, Scope::Unattested, attestations, &watcher)
+                            }
+                        })
+                        .await??;
+                        cache.found(&model, &verdicts).map_err(AcquireError::from)
+                    }),
+                );
                 passenger
             }
         };
@@ -74,7 +74,11 @@ impl Cache {
         let mut first = None;
         for verdict in verdicts {
             let (Finding::Bad { found, aside }, Some(blob)) = (&verdict.finding, &verdict.blob) else { continue };
-            let message = format!("`{}` of {model} is not what its hash says, and was moved to `{}`", verdict.name, aside.display());
+            let message = format!(
+                "`{}` of {model} is not what its hash says, and was moved to `{}`",
+                verdict.name,
+                aside.display()
+            );
             self.events.push(EventKind::Quarantined, None, message.clone());
             let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
             let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;

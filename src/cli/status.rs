@@ -38,11 +38,7 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
         "Hugging Face cache: {}",
         if status.hub_cache.is_empty() { "none" } else { &status.hub_cache }
     ))?;
-    print(format_args!(
-        "hub: {}{}",
-        status.hub_endpoint,
-        if status.offline { " (offline: never asked)" } else { "" }
-    ))?;
+    print(format_args!("hub: {}{}", status.hub_endpoint, if status.offline { " (offline: never asked)" } else { "" }))?;
     for download in &status.downloads {
         let progress = download.progress.clone().unwrap_or_default();
         print(format_args!(

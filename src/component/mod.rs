@@ -12,7 +12,11 @@ use weightsd_core::{
     plan::{Layout, Placed},
 };
 
-use crate::{checkpoint::OpenShard, resolve::ResolvedModel, snapshot::{Attestations, Suspect}};
+use crate::{
+    checkpoint::OpenShard,
+    resolve::ResolvedModel,
+    snapshot::{Attestations, Suspect},
+};
 
 /// Where the time of a load went.
 #[derive(Debug, Clone, Copy, Default)]

@@ -99,6 +99,12 @@ pub enum HubError {
         /// The status.
         status: u16,
     },
+    /// 416: the host does not give the part that was asked for.
+    #[error("`{host}` does not give the part of the file that was asked for")]
+    NoSuchPart {
+        /// The host.
+        host: String,
+    },
     /// An answer that is none.
     #[error("the answer of `{host}` cannot be used: {problem}")]
     Malformed {
@@ -131,12 +137,22 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// The error of what would need the hub, where the request or the daemon's own settings forbid to ask.
+    #[must_use]
+    pub fn forbidden(what: String, by_request: bool) -> Self {
+        Self::Offline { what, why: if by_request { "the request is offline" } else { "the daemon is offline" } }
+    }
+
     /// Whether the same request may succeed in a moment.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::RateLimited { .. } | Self::Failing { .. } | Self::StorageRefused { .. }
+            Self::Unreachable { .. }
+                | Self::RateLimited { .. }
+                | Self::Failing { .. }
+                | Self::StorageRefused { .. }
+                | Self::NoSuchPart { .. }
         )
     }
 

@@ -166,7 +166,10 @@ impl Http {
                 return Err(NoAnswer::Refused(Refusal {
                     status,
                     code: text(headers, "x-error-code").map(str::to_owned),
-                    message: shown_up_to(text(headers, "x-error-message").unwrap_or("no reason given"), MESSAGE_BYTES_MAX),
+                    message: shown_up_to(
+                        text(headers, "x-error-message").unwrap_or("no reason given"),
+                        MESSAGE_BYTES_MAX,
+                    ),
                     after: retry_after(headers),
                     host: host(&url),
                     from_hub,
@@ -180,7 +183,8 @@ impl Http {
 
     fn next(&self, url: &Url, headers: &HeaderMap) -> Result<Url, HubError> {
         let malformed = |problem: String| HubError::Malformed { host: host(url), problem };
-        let location = text(headers, LOCATION.as_str()).ok_or_else(|| malformed("an unreadable redirect".to_owned()))?;
+        let location =
+            text(headers, LOCATION.as_str()).ok_or_else(|| malformed("an unreadable redirect".to_owned()))?;
         let next = url.join(location).map_err(|error| malformed(format!("a redirect to no address: {error}")))?;
         let allowed = match next.scheme() {
             "https" => true,
@@ -250,7 +254,12 @@ impl Answer {
     }
 }
 
-fn answer(response: Response, blob: Option<BlobName>, commit: Option<String>, host: String) -> Result<Answer, HubError> {
+fn answer(
+    response: Response,
+    blob: Option<BlobName>,
+    commit: Option<String>,
+    host: String,
+) -> Result<Answer, HubError> {
     let headers = response.headers();
     let length = response.content_length();
     let (offset, total) = if response.status() == StatusCode::PARTIAL_CONTENT {

@@ -32,13 +32,13 @@ use weightsd_core::{
     spec::{Commit, RepoId, Revision},
 };
 
+pub(crate) use self::store::create_parent;
 pub use self::{
     error::HubError,
     http::{Answer, Part},
     retry::Backoff,
     store::{BlobLock, RepoStore, blob_name},
 };
-pub(crate) use self::store::create_parent;
 use self::{http::Http, refusal::Asked, token::Token};
 
 /// Commits whose listings are kept.
@@ -47,6 +47,9 @@ const LISTINGS_KEPT: u64 = 64;
 const REVISIONS_KEPT: u64 = 1024;
 /// Most pages of a listing.
 const PAGES_MAX: usize = 1000;
+/// Without a token hf-hub looks for one itself, in places that may not be the ones that the daemon was told. One that no
+/// header can hold is not sent.
+const NO_TOKEN: &str = "\n";
 /// How long an absent hub is not asked again when there is something to fall back on.
 const ABSENCE: Duration = Duration::from_secs(30);
 /// How long it is waited for when there is something to fall back on.
@@ -179,8 +182,9 @@ impl Hub {
         absent.as_ref().filter(|(since, _)| since.elapsed() < ABSENCE).map(|(_, error)| error.clone())
     }
 
-    /// Forgets what `revision` means, so that it is asked for again.
+    /// Forgets what `revision` means, and whether the hub was there, so that it is asked for again.
     pub async fn forget(&self, repo: &RepoId, revision: &Revision) {
+        *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.commits.invalidate(&(repo.clone(), revision.clone())).await;
     }
 
@@ -244,7 +248,9 @@ impl Hub {
         parts.extend(path.split('/'));
         let token = Token::read(&self.settings.token);
         let asked = Asked::File { repo: repo.clone(), path: path.to_owned() };
-        http.get(http.url(&parts), part, token.as_ref()).await.map_err(|answer| asked.error(answer, &self.settings.endpoint))
+        http.get(http.url(&parts), part, token.as_ref())
+            .await
+            .map_err(|answer| asked.error(answer, &self.settings.endpoint))
     }
 
     /// The content of a file, or of a part of it, of exactly `length` bytes; tried again when that may help.
@@ -278,16 +284,13 @@ impl Hub {
 
     fn online(&self, what: impl FnOnce() -> String) -> Result<(), HubError> {
         match self.settings.offline {
-            true => Err(HubError::Offline { what: what(), why: "the daemon is offline" }),
+            true => Err(HubError::forbidden(what(), false)),
             false => Ok(()),
         }
     }
 
     /// Runs `work` on the hub's threads; it ends when the caller loses interest.
-    async fn on_own_threads<T, F>(
-        self: &Arc<Self>,
-        work: impl FnOnce(Arc<Self>) -> F + Send,
-    ) -> Result<T, HubError>
+    async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, HubError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, HubError>> + Send + 'static,
@@ -296,12 +299,7 @@ impl Hub {
         work.await.unwrap_or_else(|_| Err(HubError::Unusable { problem: "the request died".to_owned() }))
     }
 
-    async fn ask_commit(
-        &self,
-        repo: &RepoId,
-        revision: &Revision,
-        patience: Patience,
-    ) -> Result<Commit, HubError> {
+    async fn ask_commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, HubError> {
         let limit = match patience {
             Patience::Brief => self.settings.answer_deadline.min(BRIEF),
             Patience::Full => self.settings.answer_deadline,
@@ -320,7 +318,9 @@ impl Hub {
         let asked = Asked::Revision { repo: repo.clone(), revision: revision.clone() };
         let model = client.model(owner, name);
         let info = match tokio::time::timeout(limit, model.info().revision(revision.as_str()).send()).await {
-            Ok(result) => result.map_err(|error| asked.error_of_hf_hub(error, http, &self.settings.endpoint, Token::read(&self.settings.token).is_some()))?,
+            Ok(result) => result.map_err(|error| {
+                asked.error_of_hf_hub(error, http, &self.settings.endpoint, Token::read(&self.settings.token).is_some())
+            })?,
             Err(_) => {
                 let problem = format!("no answer within {limit:?}");
                 return Err(HubError::Unreachable { host: http.host(), problem });
@@ -339,15 +339,13 @@ impl Hub {
         if let Some((_, client)) = kept.as_ref().filter(|(of, _)| *of == token) {
             return Ok(client.clone());
         }
-        let mut builder = HFClient::builder()
+        let builder = HFClient::builder()
             .endpoint(&self.settings.endpoint)
             .client(http.client().clone())
             .user_agent(http::USER_AGENT)
             .cache_enabled(false)
-            .retry_max_attempts(0);
-        if let Some(token) = &token {
-            builder = builder.token(token.expose());
-        }
+            .retry_max_attempts(0)
+            .token(token.as_ref().map_or(NO_TOKEN, Token::expose));
         let client = builder.build().map_err(|error| HubError::Unusable { problem: error.to_string() })?;
         *kept = Some((token, client.clone()));
         Ok(client)
@@ -371,7 +369,10 @@ impl Hub {
             let malformed = |problem| HubError::Malformed { host: http.host(), problem };
             url = url.join(next).map_err(|error| malformed(format!("a next page at no address: {error}")))?;
             if !http.is_hub(&url) {
-                return Err(malformed(format!("the next page of the listing is on another host, `{}`", http::host(&url))));
+                return Err(malformed(format!(
+                    "the next page of the listing is on another host, `{}`",
+                    http::host(&url)
+                )));
             }
         }
         Err(HubError::Malformed { host: http.host(), problem: format!("a listing of more than {PAGES_MAX} pages") })

@@ -47,6 +47,9 @@ impl Asked {
         if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
             return HubError::Failing { host, status: status.as_u16(), after };
         }
+        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return HubError::NoSuchPart { host };
+        }
         if !from_hub {
             return HubError::StorageRefused { host, status: status.as_u16() };
         }

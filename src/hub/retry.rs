@@ -65,8 +65,7 @@ mod tests {
 
     use super::*;
 
-    const QUICK: Backoff =
-        Backoff { tries: 3, pause: Duration::from_millis(1), pause_max: Duration::from_millis(20) };
+    const QUICK: Backoff = Backoff { tries: 3, pause: Duration::from_millis(1), pause_max: Duration::from_millis(20) };
 
     async fn tries(error: HubError) -> usize {
         let count = Cell::new(0);

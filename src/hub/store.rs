@@ -121,10 +121,16 @@ impl RepoStore {
             return Ok(());
         }
         create_parent(&link)?;
+        // Python would believe it more than the link.
+        let _ = fs::remove_file(self.absence(commit, path));
         let up = "../".repeat(2 + path.matches('/').count());
         let temporary = temporary_name(&link);
         symlink(format!("{up}blobs/{blob}"), &temporary)?;
         fs::rename(&temporary, &link).inspect_err(|_| drop(fs::remove_file(&temporary)))
+    }
+
+    fn absence(&self, commit: &Commit, path: &str) -> PathBuf {
+        self.folder.join(".no_exist").join(commit.as_str()).join(path)
     }
 
     /// Marks that a commit has no such file, as `huggingface_hub` does.
@@ -132,7 +138,7 @@ impl RepoStore {
     /// # Errors
     /// What the system says.
     pub fn mark_absent(&self, commit: &Commit, path: &str) -> io::Result<()> {
-        let marker = self.folder.join(".no_exist").join(commit.as_str()).join(path);
+        let marker = self.absence(commit, path);
         create_parent(&marker)?;
         File::create(marker).map(drop)
     }
@@ -271,6 +277,9 @@ mod tests {
         assert_eq!(fs::read_link(&link).unwrap(), Path::new(&format!("../../../../blobs/{blob}")));
         store.mark_absent(&commit, "vae/none.json").unwrap();
         assert!(folder.join(".no_exist").join(commit.as_str()).join("vae/none.json").exists());
+        store.mark_absent(&commit, "vae/late.safetensors").unwrap();
+        store.link(&commit, "vae/late.safetensors", &blob).unwrap();
+        assert!(!folder.join(".no_exist").join(commit.as_str()).join("vae/late.safetensors").exists());
     }
 
     #[test]

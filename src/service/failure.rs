@@ -377,6 +377,9 @@ fn hub(error: &HubError, message: String) -> Failure {
             host,
             "the address that the hub gave may have expired: try again",
         ),
+        HubError::NoSuchPart { host } => {
+            new(Code::Unavailable, Reason::HubFailing, host, "the host, or a proxy in between, is at fault: try again")
+        }
         HubError::RateLimited { .. } => {
             let hint = "wait, or log in: the hub grants more to accounts (`hf auth login`)";
             new(Code::ResourceExhausted, Reason::RateLimited, "", hint)
@@ -466,6 +469,10 @@ fn fetch(error: &FetchError, message: String) -> Failure {
 }
 
 fn io_failure(path: String, source: &io::Error, message: String) -> Failure {
+    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        let hint = "make room; what has come already is kept";
+        return Failure::new(Code::ResourceExhausted, ErrorReason::NoSpace, message, path, hint);
+    }
     let (code, hint) = match source.kind() {
         io::ErrorKind::NotFound => (Code::NotFound, "the file was there a moment ago: try again"),
         io::ErrorKind::PermissionDenied => (Code::FailedPrecondition, "make it readable for the daemon's user"),

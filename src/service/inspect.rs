@@ -14,7 +14,7 @@ use crate::{
     cache::{AcquireError, Cache},
     pipeline::{self, LoadError},
     resolve::{Pin, Selector, Target},
-    snapshot::{Remote, Snapshot, SnapshotError},
+    snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
 
 pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Result<ResolveResponse, Status> {
@@ -103,6 +103,12 @@ impl Place {
                 problem: String::new(),
             },
             (Ok(Err(error)), Self::Here { snapshot, .. }) => {
+                if error.is_missing()
+                    && let Some(remote) = self.elsewhere(cache).await
+                    && let Ok(component) = remote.component(&name).await
+                {
+                    return component_there(name, &remote, &component);
+                }
                 let files = match &error {
                     LoadError::Snapshot(SnapshotError::Incomplete { missing, .. }) => {
                         missing.iter().map(|path| missing_file(snapshot, path)).collect()
@@ -112,20 +118,18 @@ impl Place {
                 problem(name, files, &Failure::from(&error))
             }
             (Ok(Err(_)), Self::There(remote)) => match remote.component(&name).await {
-                Ok(component) => {
-                    let is_here = |path: &str| remote.snapshot.files.path(path).exists();
-                    let file = |(path, listed): &(String, Listed)| convert::listed_file(path, listed, is_here(path));
-                    ComponentFiles {
-                        name,
-                        bytes: component.shards.iter().map(|(_, listed)| listed.bytes).sum(),
-                        files: component.shards.iter().map(file).collect(),
-                        problem: String::new(),
-                    }
-                }
+                Ok(component) => component_there(name, remote, &component),
                 Err(error) => problem(name, Vec::new(), &Failure::from(&LoadError::from(error))),
             },
             (Err(error), _) => problem(name, Vec::new(), &Failure::from(&error)),
         }
+    }
+
+    /// The hub's side of a model that is here in part, when the hub was there a moment ago.
+    async fn elsewhere(&self, cache: &Arc<Cache>) -> Option<Remote> {
+        let Self::Here { selector, target, pin, .. } = self else { return None };
+        let was_there = cache.config().hub.was_absent().is_none();
+        if was_there { cache.look(selector, target, pin.as_ref()).await.ok().flatten() } else { None }
     }
 
     async fn audit(&self, cache: &Arc<Cache>, name: &str) -> Result<AuditReport, AcquireError> {
@@ -143,6 +147,18 @@ impl Place {
                 None => Err(error.into()),
             },
         }
+    }
+}
+
+/// A component by the hub's listing, some of whose files may be here.
+fn component_there(name: String, remote: &Remote, component: &RemoteComponent) -> ComponentFiles {
+    let is_here = |path: &str| remote.snapshot.files.path(path).exists();
+    let file = |(path, listed): &(String, Listed)| convert::listed_file(path, listed, is_here(path));
+    ComponentFiles {
+        name,
+        bytes: component.shards.iter().map(|(_, listed)| listed.bytes).sum(),
+        files: component.shards.iter().map(file).collect(),
+        problem: String::new(),
     }
 }
 

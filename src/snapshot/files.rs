@@ -118,8 +118,5 @@ pub(super) fn glob_set(patterns: &[String]) -> Result<Option<GlobSet>, SnapshotE
 /// Whether there is no such file, whatever the system calls that: a name that is longer than the file system allows, or
 /// below a file, is not there either.
 pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory)
 }

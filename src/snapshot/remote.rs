@@ -158,7 +158,8 @@ impl Remote {
     }
 
     fn listed(&self, name: &str, site: &ComponentSite) -> Result<Listed, FetchError> {
-        let missing = || SnapshotError::Incomplete { component: site.name.clone(), missing: vec![name.to_owned()], total: 1 };
+        let missing =
+            || SnapshotError::Incomplete { component: site.name.clone(), missing: vec![name.to_owned()], total: 1 };
         Ok(self.listing.get(name).cloned().ok_or_else(missing)?)
     }
 }
@@ -168,7 +169,10 @@ impl RemoteComponent {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn table(&self, headers: Vec<(String, Header)>) -> Result<(Table, Vec<String>), weightsd_core::plan::TableError> {
+    pub fn table(
+        &self,
+        headers: Vec<(String, Header)>,
+    ) -> Result<(Table, Vec<String>), weightsd_core::plan::TableError> {
         let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
         let owned = names.iter().copied().zip(headers.iter().map(|(_, header)| header.clone())).collect();
         let table = Table::merge(owned)?;

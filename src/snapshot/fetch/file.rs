@@ -2,31 +2,28 @@
 //! as it comes, and under its final name only when it is what that name says.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    fs::{self, File},
+    io,
+    path::Path,
     sync::Arc,
-    thread,
     time::Duration,
 };
 
-use tokio::runtime::Handle;
 use weightsd_core::{
     listing::{BlobName, Listed},
     spec::{Commit, RepoId},
 };
 use weightsd_segment::FileIdentity;
 
-use super::{FetchError, FileState, FileStep};
+use super::{FetchError, FileState, FileStep, blocking, partial::Partial};
 use crate::{
     flight::{Cargo, Cockpit},
     hub::{self, Answer, BlobLock, Hub, HubError, Part, RepoStore},
-    snapshot::{Attestations, hash::BlobHasher},
+    snapshot::Attestations,
 };
 
 /// How often a lock that another program holds is tried.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of an earlier attempt that are read at once.
-const BUFFER_BYTES: usize = 1 << 20;
 /// Contents that are fetched anew because they were not what was announced.
 const CORRUPT_MAX: usize = 1;
 
@@ -62,60 +59,53 @@ impl Cargo for FileCargo {
     }
 }
 
-/// Where the bytes go.
-struct Partial {
-    file: File,
-    hasher: BlobHasher,
-    length: u64,
-}
-
-/// What works on one job. Blocks; the network runs on `handle`.
+/// What works on one job. Runs on the hub's threads: the connection and the writing share one, since handing over
+/// each piece to another would cost more than the writing does.
 pub(super) struct Download {
     job: Job,
     hub: Arc<Hub>,
-    handle: Handle,
     attestations: Arc<Attestations>,
-    cockpit: Cockpit<FileCargo>,
+    cockpit: Arc<Cockpit<FileCargo>>,
     fetched: u64,
     /// What names the content on the host that sends it.
     validator: Option<String>,
 }
 
 impl Download {
-    pub(super) fn new(
-        job: Job,
-        hub: Arc<Hub>,
-        handle: Handle,
-        attestations: Arc<Attestations>,
-        cockpit: Cockpit<FileCargo>,
-    ) -> Self {
-        Self { job, hub, handle, attestations, cockpit, fetched: 0, validator: None }
+    pub(super) fn new(job: Job, hub: Arc<Hub>, attestations: Arc<Attestations>, cockpit: Cockpit<FileCargo>) -> Self {
+        Self { job, hub, attestations, cockpit: Arc::new(cockpit), fetched: 0, validator: None }
     }
 
-    pub(super) async fn abandoned(&self) {
-        self.cockpit.abandoned().await;
+    /// Does the job, or gives up when nobody waits for it any more.
+    pub(super) async fn run(mut self) -> Result<Arrived, FetchError> {
+        let cockpit = Arc::clone(&self.cockpit);
+        tokio::select! {
+            result = self.steps() => result,
+            () = cockpit.abandoned() => Err(FetchError::Abandoned),
+        }
     }
 
-    pub(super) fn run(mut self) -> Result<Arrived, FetchError> {
+    async fn steps(&mut self) -> Result<Arrived, FetchError> {
+        let _place = self.hub.download_place().await;
         let blob = self.job.store.blob(&self.job.listed.blob);
         if self.is_there(&blob)? {
             return Ok(Arrived { fetched: 0 });
         }
         hub::create_parent(&blob).map_err(FetchError::io(&blob))?;
-        let _lock = self.lock()?;
+        let lock = self.lock().await?;
         // Whoever had the lock may have left the file.
         if self.is_there(&blob)? {
             return Ok(Arrived { fetched: 0 });
         }
-        let partial = self.job.store.partial(&self.job.listed.blob);
+        let path = self.job.store.partial(&self.job.listed.blob);
         let mut corrupt = 0;
         let file = loop {
-            let (file, found) = self.fill(&partial)?;
+            let (file, found) = self.fill(&path).await?;
             let expected = &self.job.listed.blob;
             if found == expected.as_str() {
                 break file;
             }
-            fs::remove_file(&partial).map_err(FetchError::io(&partial))?;
+            fs::remove_file(&path).map_err(FetchError::io(&path))?;
             let error = FetchError::Corrupt {
                 file: self.job.path.clone(),
                 kind: expected.kind(),
@@ -128,13 +118,14 @@ impl Download {
             corrupt += 1;
             tracing::warn!(%error, "it is fetched again");
         };
-        fs::rename(&partial, &blob).map_err(FetchError::io(&blob))?;
+        fs::rename(&path, &blob).map_err(FetchError::io(&blob))?;
+        drop(lock);
         self.attest(file).map_err(FetchError::io(&blob))?;
         Ok(Arrived { fetched: self.fetched })
     }
 
     /// Whether the blob is there with the length it must have; one of another length is moved aside.
-    fn is_there(&self, blob: &std::path::Path) -> Result<bool, FetchError> {
+    fn is_there(&self, blob: &Path) -> Result<bool, FetchError> {
         match fs::metadata(blob) {
             Ok(metadata) if metadata.is_file() && metadata.len() == self.job.listed.bytes => Ok(true),
             Ok(metadata) => {
@@ -149,110 +140,88 @@ impl Download {
         }
     }
 
-    fn lock(&self) -> Result<BlobLock, FetchError> {
+    async fn lock(&self) -> Result<BlobLock, FetchError> {
         let blob = &self.job.listed.blob;
         loop {
             if let Some(lock) = self.job.store.try_lock(blob).map_err(FetchError::io(self.job.store.cache()))? {
                 return Ok(lock);
             }
-            self.go_on()?;
             self.cockpit.report(FileStep { state: FileState::Elsewhere, bytes_done: 0 });
-            thread::sleep(LOCK_PAUSE);
+            tokio::time::sleep(LOCK_PAUSE).await;
         }
     }
 
     /// Brings the file to its full length, over as many connections as that takes, and returns it with the hash of its
     /// content.
-    fn fill(&mut self, path: &std::path::Path) -> Result<(File, String), FetchError> {
-        let mut partial = self.open(path)?;
+    async fn fill(&mut self, path: &Path) -> Result<(File, String), FetchError> {
+        let mut partial = self.open(path).await?;
         let backoff = self.hub.settings().backoff;
         let mut pauses = backoff.pauses();
-        while partial.length < self.job.listed.bytes {
-            let before = partial.length;
-            let Err(error) = self.receive(&mut partial) else { continue };
+        while partial.length() < self.job.listed.bytes {
+            let before = partial.length();
+            let Err(error) = self.receive(&mut partial).await else { continue };
             let FetchError::File { source, .. } = &error else { return Err(error) };
-            if partial.length > before {
+            if partial.length() > before {
                 pauses = backoff.pauses();
             }
             let Some(pause) = backoff.pause_after(source, pauses.next()) else { return Err(error) };
-            tracing::info!(file = self.job.path, at = partial.length, error = %source, ?pause, "the download goes on soon");
+            tracing::info!(file = self.job.path, at = partial.length(), error = %source, ?pause, "it goes on soon");
+            if matches!(source, HubError::NoSuchPart { .. }) {
+                // The whole file can still be had.
+                partial.empty().await?;
+            }
             self.report(FileState::Retrying, &partial);
-            self.sleep(pause)?;
+            tokio::time::sleep(pause).await;
         }
-        Ok((partial.file, partial.hasher.finish()))
+        partial.finish().await
     }
 
     /// What an earlier attempt left, hashed.
-    fn open(&self, path: &std::path::Path) -> Result<Partial, FetchError> {
-        let at = || FetchError::io(path);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at())?;
-        let there = file.metadata().map_err(at())?.len();
-        let hasher = || BlobHasher::new(self.job.listed.blob.kind(), self.job.listed.bytes);
-        let mut partial = Partial { hasher: hasher(), length: 0, file: file.try_clone().map_err(at())? };
-        if there > self.job.listed.bytes {
-            file.set_len(0).map_err(at())?;
-            return Ok(partial);
-        }
-        let mut buffer = vec![0; BUFFER_BYTES];
-        while partial.length < there {
-            self.go_on()?;
-            let read = file.read(&mut buffer).map_err(at())?;
-            if read == 0 {
-                break;
-            }
-            partial.hasher.update(&buffer[..read]);
-            partial.length += read as u64;
-            self.report(FileState::Checking, &partial);
-        }
-        Ok(partial)
-    }
-
-    /// Begins anew.
-    fn empty(&self, partial: &mut Partial) -> Result<(), FetchError> {
-        let at = || FetchError::io(self.job.store.partial(&self.job.listed.blob));
-        partial.file.set_len(0).map_err(at())?;
-        partial.file.seek(SeekFrom::Start(0)).map_err(at())?;
-        partial.hasher = BlobHasher::new(self.job.listed.blob.kind(), self.job.listed.bytes);
-        partial.length = 0;
-        Ok(())
+    async fn open(&self, path: &Path) -> Result<Partial, FetchError> {
+        let (path, listed, cockpit) = (path.to_owned(), self.job.listed.clone(), Arc::clone(&self.cockpit));
+        let found = blocking(move || {
+            Partial::open(path, &listed, |bytes_done| {
+                cockpit.report(FileStep { state: FileState::Checking, bytes_done });
+                if cockpit.is_abandoned() { Err(FetchError::Abandoned) } else { Ok(()) }
+            })
+        });
+        found.await
     }
 
     /// One connection: writes what comes of it.
-    fn receive(&mut self, partial: &mut Partial) -> Result<(), FetchError> {
+    async fn receive(&mut self, partial: &mut Partial) -> Result<(), FetchError> {
         let Job { repo, commit, path, .. } = &self.job;
-        let part = (partial.length > 0).then(|| Part { from: partial.length, to: None, validator: self.validator.clone() });
+        let from = partial.length();
+        let part = (from > 0).then(|| Part { from, to: None, validator: self.validator.clone() });
         let file = |source| FetchError::File { file: path.clone(), source };
-        let asked = self.handle.block_on(self.hub.file(repo, commit, path, part.as_ref()));
+        let asked = self.hub.file(repo, commit, path, part.as_ref()).await;
         let mut answer = asked.map_err(|source| self.refused(source))?;
         self.check(&answer)?;
         self.validator.clone_from(&answer.validator);
-        if answer.offset != partial.length {
+        if answer.offset != from {
             if answer.offset != 0 {
-                let problem = format!("bytes from {} on, and {} was asked for", answer.offset, partial.length);
+                let problem = format!("bytes from {} on, and {from} was asked for", answer.offset);
                 return Err(file(HubError::Malformed { host: answer.host, problem }));
             }
             // The host does not send parts, so everything comes again.
-            self.empty(partial)?;
+            partial.empty().await?;
         }
         let stall = self.hub.settings().stall_deadline;
         let expected = self.job.listed.bytes;
-        loop {
-            self.go_on()?;
-            let Some(chunk) = self.handle.block_on(answer.chunk(stall)).map_err(file)? else { break };
+        while let Some(chunk) = answer.chunk(stall).await.map_err(file)? {
             self.fetched += chunk.len() as u64;
-            let found = partial.length + chunk.len() as u64;
+            let found = partial.length() + chunk.len() as u64;
             if found > expected {
-                self.empty(partial)?;
+                partial.empty().await?;
                 return Err(FetchError::WrongLength { file: path.clone(), expected, found });
             }
-            partial.file.write_all(&chunk).map_err(|error| self.not_written(error, partial.length))?;
-            partial.hasher.update(&chunk);
-            partial.length = found;
+            let left = expected - partial.length();
+            partial.write(chunk).await.map_err(|error| self.not_written(error, left))?;
             self.report(FileState::Downloading, partial);
         }
-        if partial.length < expected {
-            let problem = format!("the content ended after {} of {expected} bytes", partial.length);
+        let found = partial.length();
+        if found < expected {
+            let problem = format!("the content ended after {found} of {expected} bytes");
             return Err(file(HubError::Unreachable { host: answer.host, problem }));
         }
         Ok(())
@@ -287,11 +256,10 @@ impl Download {
         }
     }
 
-    fn not_written(&self, error: io::Error, done: u64) -> FetchError {
+    fn not_written(&self, error: io::Error, needed: u64) -> FetchError {
         let path = self.job.store.partial(&self.job.listed.blob);
         if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            let cache = self.job.store.cache().to_owned();
-            return FetchError::NoSpace { path: cache, needed: self.job.listed.bytes - done, free: 0, floor: 0 };
+            return FetchError::NoSpace { path: self.job.store.cache().to_owned(), needed, free: 0, floor: 0 };
         }
         FetchError::io(path)(error)
     }
@@ -302,7 +270,7 @@ impl Download {
         let blob = self.job.listed.blob.clone();
         self.attestations.attest(&blob, &identity);
         let attestations = Arc::clone(&self.attestations);
-        self.handle.spawn_blocking(move || match file.sync_all() {
+        tokio::task::spawn_blocking(move || match file.sync_all() {
             Ok(()) => attestations.attest_for_good(&blob, &identity),
             Err(error) => tracing::warn!(%blob, %error, "a downloaded file is not safely on the disk"),
         });
@@ -310,20 +278,6 @@ impl Download {
     }
 
     fn report(&self, state: FileState, partial: &Partial) {
-        self.cockpit.report(FileStep { state, bytes_done: partial.length });
-    }
-
-    fn go_on(&self) -> Result<(), FetchError> {
-        if self.cockpit.is_abandoned() { Err(FetchError::Abandoned) } else { Ok(()) }
-    }
-
-    fn sleep(&self, pause: Duration) -> Result<(), FetchError> {
-        self.handle.block_on(async {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.cockpit.abandoned() => {}
-            }
-        });
-        self.go_on()
+        self.cockpit.report(FileStep { state, bytes_done: partial.length() });
     }
 }

@@ -7,14 +7,10 @@
 mod error;
 mod file;
 mod pace;
+mod partial;
 mod space;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use tokio::task::spawn_blocking;
 use weightsd_core::{
@@ -253,7 +249,10 @@ impl Set {
         match &result {
             Ok(report) if report.bytes_fetched > 0 => {
                 let bytes = humansize::format_size(report.bytes_fetched, humansize::DECIMAL);
-                (self.fetcher.tell)(Told::Ended(format!("{what}: {} files are there, {bytes} came", report.files.len())));
+                (self.fetcher.tell)(Told::Ended(format!(
+                    "{what}: {} files are there, {bytes} came",
+                    report.files.len()
+                )));
             }
             Ok(_) | Err(FetchError::Abandoned) => {}
             Err(error) => {
@@ -342,7 +341,8 @@ impl Set {
     }
 
     async fn shards(&self, listing: &Arc<Listing>) -> Result<Files, FetchError> {
-        let shards = |snapshot: &Snapshot, site: &ComponentSite, selection| Ok(snapshot.shard_names(site, selection)?.1);
+        let shards =
+            |snapshot: &Snapshot, site: &ComponentSite, selection| Ok(snapshot.shard_names(site, selection)?.1);
         let names = self.selected(listing, shards).await?;
         let mut missing = Vec::new();
         let mut files = Files::new();
@@ -368,7 +368,8 @@ impl Set {
             return Ok(0);
         }
         if missing.values().any(|listed| listed.blob.as_str().len() == 64) {
-            let total = humansize::format_size(missing.values().map(|listed| listed.bytes).sum::<u64>(), humansize::DECIMAL);
+            let total =
+                humansize::format_size(missing.values().map(|listed| listed.bytes).sum::<u64>(), humansize::DECIMAL);
             let message = format!("{}@{}: {} files, {total}", self.key.repo, self.key.revision, missing.len());
             (self.fetcher.tell)(Told::Began(message));
         }
@@ -380,7 +381,9 @@ impl Set {
         }
         let tracked: Vec<_> = passengers
             .iter()
-            .map(|(path, listed, passenger)| ((*path).clone(), listed.bytes, Box::new(passenger.watcher()) as pace::FileWatch))
+            .map(|(path, listed, passenger)| {
+                ((*path).clone(), listed.bytes, Box::new(passenger.watcher()) as pace::FileWatch)
+            })
             .collect();
         let landing = futures_util::future::try_join_all(
             passengers.into_iter().map(|(_, _, passenger)| passenger.land(|_, _| {})),
@@ -412,16 +415,9 @@ impl Set {
             Boarding::Arrived(_) => return Err(FetchError::Died),
             Boarding::Joined(passenger) => passenger,
             Boarding::First(passenger, pilot) => {
-                let handle = fetcher.hub.handle()?;
-                let download = Download::new(job, Arc::clone(&fetcher.hub), handle.clone(), Arc::clone(&fetcher.attestations), pilot.cockpit());
-                let hub = Arc::clone(&fetcher.hub);
-                handle.spawn(pilot.fly(async move {
-                    let _place = tokio::select! {
-                        place = hub.download_place() => place,
-                        () = download.abandoned() => return Err(FetchError::Abandoned),
-                    };
-                    spawn_blocking(move || download.run()).await.unwrap_or(Err(FetchError::Died))
-                }));
+                let (hub, attestations) = (Arc::clone(&fetcher.hub), Arc::clone(&fetcher.attestations));
+                let download = Download::new(job, hub, attestations, pilot.cockpit());
+                fetcher.hub.handle()?.spawn(pilot.fly(download.run()));
                 passenger
             }
         })
@@ -459,7 +455,8 @@ fn report(files: &[(String, u64, pace::FileWatch)], pace: &mut Pace) -> Step {
             step.files.push(FileProgress { path: path.clone(), bytes_total: *bytes_total, step: file });
         }
     }
-    let came = files.iter().filter_map(|(_, _, watch)| watch()).filter(|file| file.state == FileState::Checking).count();
+    let came =
+        files.iter().filter_map(|(_, _, watch)| watch()).filter(|file| file.state == FileState::Checking).count();
     // Bytes of an earlier attempt are read faster than any network brings them.
     if came == 0 {
         pace.add(step.bytes_done);

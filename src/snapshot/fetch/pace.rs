@@ -59,7 +59,10 @@ mod tests {
         assert_eq!((pace.bytes_per_second(), pace.remaining(10)), (0, None));
         let start = Instant::now();
         for second in 0..20 {
-            pace.add_at(start + Duration::from_secs(second), if second < 10 { second } else { 10 + (second - 10) * 100 });
+            pace.add_at(
+                start + Duration::from_secs(second),
+                if second < 10 { second } else { 10 + (second - 10) * 100 },
+            );
         }
         assert_eq!((pace.bytes_per_second(), pace.remaining(1000)), (100, Some(Duration::from_secs(10))));
         pace.add_at(start + Duration::from_secs(21), 5);
