@@ -151,20 +151,17 @@ fn curl_and_hash(hub: &Hub, case: &Case, into: &Path) -> anyhow::Result<Duration
 fn snapshot_download(hub: &Hub, case: &Case, python: &Path, into: &Path) -> anyhow::Result<Duration> {
     let mut command = Command::new(python);
     command.args(["-c", PYTHON, case.repo]).arg(into.join("hub"));
-    command.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", into.join("home")).env("HF_HUB_DISABLE_PROGRESS_BARS", "1");
+    command
+        .env("HF_ENDPOINT", hub.endpoint())
+        .env("HF_HOME", into.join("home"))
+        .env("HF_HUB_DISABLE_PROGRESS_BARS", "1");
     command.env("NO_PROXY", "127.0.0.1,localhost").stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().with_context(|| format!("{}: run .ci/python first", python.display()))?;
     anyhow::ensure!(output.status.success(), "Python ended with {}", output.status);
     Ok(Duration::from_nanos(String::from_utf8(output.stdout)?.trim().parse()?))
 }
 
-fn weightsd(
-    hub: &Hub,
-    case: &Case,
-    program: &Path,
-    into: &Path,
-    runtime: &Runtime,
-) -> anyhow::Result<Duration> {
+fn weightsd(hub: &Hub, case: &Case, program: &Path, into: &Path, runtime: &Runtime) -> anyhow::Result<Duration> {
     let folder = Folder::below(into)?;
     let settings = ["--hub-endpoint", &hub.endpoint(), "--free-space", "0B"];
     let (server, _) = Server::start_with(program, &folder, &settings)?;

@@ -15,11 +15,13 @@ use weightsd_proto::v1::{
     AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
     GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, ModelSelector, Progress,
     PullReport, PullRequest, ResolveRequest, ResolveResponse, VerifyReport, VerifyRequest, WatchEventsRequest,
-    WatchEventsResponse, pull_response, verify_response,
-    weights_service_client::WeightsServiceClient,
+    WatchEventsResponse, pull_response, verify_response, weights_service_client::WeightsServiceClient,
 };
 
-use crate::{ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError, connect, handoff::HandoffClient, load};
+use crate::{
+    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError, connect, handoff::HandoffClient,
+    load,
+};
 
 pub(crate) type Service = WeightsServiceClient<Channel>;
 
