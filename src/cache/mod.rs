@@ -222,12 +222,32 @@ impl Cache {
         let (id, model) = (prepared.id, Arc::clone(&prepared.model));
         if self.intact(id)
             && let Some(lease) = self.lease_loaded(id, holder)
+            && self.is_as_wanted(request, lease.component(), progress).await?
         {
             return Ok(acquired(lease, model, true));
         }
         let flight = self.fly(prepared, &request.selector.spec, progress);
         let component = self.in_time("the load", flight).await?;
         Ok(acquired(self.lease_or_insert(component, holder), model, false))
+    }
+
+    /// Whether a loaded component may be lent for `request`. One of the same content can lie over other files than those
+    /// that were looked at for this request; if they turn out to be bad, it is dropped.
+    async fn is_as_wanted(
+        self: &Arc<Self>,
+        request: &Request,
+        component: &Arc<Component>,
+        progress: &mut (impl FnMut(&Step, usize) + Send),
+    ) -> Result<bool, AcquireError> {
+        if request.verification == Verification::Afterwards {
+            return Ok(true);
+        }
+        let (model, suspects) = (Arc::clone(&component.model), component.suspects.clone());
+        match self.verified(component.id, model, suspects, progress).await {
+            Ok(()) => Ok(true),
+            Err(AcquireError::Load(error)) if matches!(*error, LoadError::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether what a revision meant is still known to be what it means.

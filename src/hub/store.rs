@@ -67,7 +67,7 @@ impl RepoStore {
     /// The listing of a commit that this program or `huggingface_hub` left. One that cannot be used is none.
     #[must_use]
     pub fn listing(&self, commit: &Commit) -> Option<Listing> {
-        let file = PinnedFile::open(&self.tree(commit)).ok()?;
+        let file = PinnedFile::open(self.tree(commit)).ok()?;
         let length = file.identity().length;
         if length > LISTING_BYTES_MAX {
             return None;

@@ -14,9 +14,13 @@ use redb::{Database, ReadableDatabase as _, TableDefinition};
 use weightsd_core::listing::BlobName;
 use weightsd_segment::FileIdentity;
 
-/// Blob name, device, inode; length, time of the last change of content, of content or attributes (nanoseconds since
-/// 1970), time of the attestation (seconds since 1970).
-const TABLE: TableDefinition<'_, (&str, u64, u64), (u64, i64, i64, u64)> = TableDefinition::new("attestations-1");
+/// Blob name, device, inode.
+type Key = (&'static str, u64, u64);
+/// Length, time of the last change of content, of content or attributes (nanoseconds since 1970), time of the attestation
+/// (seconds since 1970).
+type Value = (u64, i64, i64, u64);
+
+const TABLE: TableDefinition<'_, Key, Value> = TableDefinition::new("attestations-1");
 
 /// See the module.
 #[derive(Debug)]
