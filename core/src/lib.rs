@@ -2,15 +2,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod assemble;
 pub mod audit;
 pub mod family;
 pub mod handoff;
 pub mod header;
 pub mod identity;
 pub mod index;
+pub mod parts;
 pub mod places;
 pub mod plan;
 pub mod policy;
+pub mod quantisation;
+pub mod rewrite;
 pub mod select;
 mod shown;
 pub mod spec;

@@ -3,17 +3,27 @@
 //! Names and shapes are those of `Tongyi-MAI/Z-Image-Turbo` and `Tongyi-MAI/Z-Image`.
 
 mod config;
+mod control;
+mod infer;
+pub mod known;
+mod layouts;
 mod names;
+mod parts;
 mod text_encoder;
 mod transformer;
 mod vae;
 
 use std::collections::BTreeMap;
 
+pub use self::control::{ControlConfig, ControlVersion};
 pub use config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use serde::Serialize;
 
-use super::{Catalogue, ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, read_config};
+use super::{
+    Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Naming,
+    Writer, read_config,
+};
+use crate::{parts::PartRule, plan::Table, rewrite::Rules};
 
 /// The family; see the module.
 #[derive(Debug)]
@@ -28,6 +38,10 @@ trait Blueprint: serde::de::DeserializeOwned + Serialize {
     fn check(&self) -> Result<(), String>;
     /// The tensors, in checkpoint names.
     fn catalogue(&self) -> Catalogue;
+    /// How many blocks there are that another layout counts from the other end.
+    fn blocks_from_the_end(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Family for ZImage {
@@ -66,6 +80,25 @@ impl Family for ZImage {
         }
     }
 
+    fn parts(&self) -> &'static [PartRule] {
+        &parts::PARTS
+    }
+
+    fn rules(&self, component: &str, writer: Writer) -> Rules {
+        match (component, writer) {
+            ("vae", Writer::Mflux) => Rules { set: &layouts::VAE_MFLUX, count: None },
+            _ => rules(component, None),
+        }
+    }
+
+    fn infer(&self, component: &str, table: &Table, model: Identified) -> Result<Inferred, InferError> {
+        infer::infer(component, table, model)
+    }
+
+    fn identify(&self, name: Option<&str>, facts: &ModelFacts) -> Option<Identified> {
+        Some(known::identify(name, facts))
+    }
+
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
         let sites = self.components(facts);
         let mut configs: BTreeMap<_, _> = sites
@@ -79,6 +112,17 @@ impl Family for ZImage {
     }
 }
 
+/// Rules for a component; `blocks` is the number of the autoencoder's, when it is known.
+fn rules(component: &str, blocks: Option<u64>) -> Rules {
+    match component {
+        "transformer" => Rules { set: &layouts::TRANSFORMER, count: None },
+        "text_encoder" => Rules { set: &layouts::TEXT_ENCODER, count: None },
+        "vae" => Rules { set: &layouts::VAE, count: blocks },
+        "controlnet" => Rules { set: &layouts::CONTROLNET, count: None },
+        _ => Rules::NONE,
+    }
+}
+
 fn blueprint<B: Blueprint>(
     site: &ComponentSite,
     facts: &ModelFacts,
@@ -87,7 +131,13 @@ fn blueprint<B: Blueprint>(
     let path = site.config.as_deref().unwrap_or_default();
     let config: B = read_config(facts, path)?;
     config.check().map_err(|problem| ConfigError::Impossible { path: path.to_owned(), problem })?;
-    Ok(Description { config: to_json(&config), catalogue: Some(config.catalogue()), naming })
+    Ok(Description {
+        config: to_json(&config),
+        catalogue: Some(config.catalogue()),
+        naming,
+        rules: rules(&site.name, config.blocks_from_the_end()),
+        borrowed: Vec::new(),
+    })
 }
 
 fn to_json(config: &impl Serialize) -> serde_json::Value {

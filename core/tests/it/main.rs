@@ -1,0 +1,9 @@
+//! Layouts, recognition, overrides and quantisation, through the public interface, on headers alone.
+
+mod common;
+
+mod all_in_one;
+mod control;
+mod overrides;
+mod properties;
+mod quantised;
