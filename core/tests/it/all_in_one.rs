@@ -146,7 +146,7 @@ fn several_text_encoders_are_told_apart() {
     let other = one("text_encoders.a_llama.transformer.model.embed_tokens.weight", &[4, 8]);
     let inspection = inspect(&table(&[six(), vec![other.clone()]].concat()));
     assert_eq!(inspection.part("text_encoder").unwrap().prefix, "text_encoders.qwen3_4b.transformer.");
-    assert_eq!(inspection.unassigned, [other.0.clone()]);
+    assert_eq!(inspection.unassigned, std::slice::from_ref(&other.0));
 
     // None is the preferred one: refused with the list, whatever order the names have.
     let third = one("text_encoders.b_llama.transformer.model.embed_tokens.weight", &[4, 8]);
