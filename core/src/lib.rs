@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod assemble;
 pub mod audit;
 pub mod family;
@@ -13,6 +14,7 @@ pub mod parts;
 pub mod places;
 pub mod plan;
 pub mod policy;
+pub mod preferred;
 pub mod quantisation;
 pub mod rewrite;
 pub mod select;

@@ -4,6 +4,7 @@
 //! each component lie, and, from the configs, the exact tensors of a component. The engine in this file knows no model.
 
 mod catalogue;
+mod causal_lm;
 mod generic;
 mod inferred;
 mod known;
@@ -18,6 +19,7 @@ pub use known::{Identified, KnownBy, KnownModel, Preset};
 pub use naming::{Naming, Rule};
 
 use crate::{
+    adapter::Targets,
     parts::{self, Inspection, PartRule},
     plan::Table,
     quantisation::{CONTROLNET_MANIFEST, MANIFEST},
@@ -164,6 +166,11 @@ pub trait Family: Send + Sync + std::fmt::Debug {
         Err(InferError::Unknown { problem: format!("nothing tells what `{component}` should hold without a config") })
     }
 
+    /// Layers of a component that adapters change; `None` when the family knows of none.
+    fn adapter_targets(&self, _component: &str) -> Option<&'static Targets> {
+        None
+    }
+
     /// Which of the models that the family knows this is. `name` is an id or a path, as the user wrote it.
     fn identify(&self, _name: Option<&str>, _facts: &ModelFacts) -> Option<Identified> {
         None
@@ -183,12 +190,20 @@ pub fn inspect(table: &Table) -> Option<(&'static dyn Family, Inspection)> {
 }
 
 /// Families in the order in which they are asked; the last one takes everything.
-static FAMILIES: [&dyn Family; 2] = [&z_image::ZImage, &generic::Generic];
+static FAMILIES: [&dyn Family; 3] = [&z_image::ZImage, &causal_lm::CausalLm, &generic::Generic];
 
 /// The first family that recognises the model.
 #[must_use]
 pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
     FAMILIES.into_iter().find(|family| family.recognises(facts)).unwrap_or(&generic::Generic)
+}
+
+/// Checks that every number is between 1 and its limit, so that no config can ask for a catalogue of billions.
+fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
+    match values.iter().find(|(_, value, max)| *value == 0 || value > max) {
+        Some((name, value, max)) => Err(format!("`{name}` is {value}, expected 1 to {max}")),
+        None => Ok(()),
+    }
 }
 
 /// Parses a config file of the model.

@@ -2,6 +2,7 @@
 //!
 //! Names and shapes are those of `Tongyi-MAI/Z-Image-Turbo` and `Tongyi-MAI/Z-Image`.
 
+mod adapter;
 mod config;
 mod control;
 mod infer;
@@ -21,9 +22,9 @@ use serde::Serialize;
 
 use super::{
     Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Naming,
-    Writer, read_config,
+    Writer, read_config, within,
 };
-use crate::{parts::PartRule, plan::Table, rewrite::Rules};
+use crate::{adapter::Targets, parts::PartRule, plan::Table, rewrite::Rules};
 
 /// The family; see the module.
 #[derive(Debug)]
@@ -91,6 +92,10 @@ impl Family for ZImage {
         }
     }
 
+    fn adapter_targets(&self, component: &str) -> Option<&'static Targets> {
+        (component == "transformer").then_some(&adapter::TARGETS)
+    }
+
     fn infer(&self, component: &str, table: &Table, model: Identified) -> Result<Inferred, InferError> {
         infer::infer(component, table, model)
     }
@@ -142,14 +147,6 @@ fn blueprint<B: Blueprint>(
 
 fn to_json(config: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(config).unwrap_or_default()
-}
-
-/// Checks that every number is between 1 and its limit, so that no config can ask for a catalogue of billions.
-fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
-    match values.iter().find(|(_, value, max)| *value == 0 || value > max) {
-        Some((name, value, max)) => Err(format!("`{name}` is {value}, expected 1 to {max}")),
-        None => Ok(()),
-    }
 }
 
 /// Widths above this are refused.
