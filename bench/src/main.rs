@@ -6,6 +6,7 @@
 mod acquire;
 mod baseline;
 mod daemon;
+mod inspect;
 mod samples;
 mod server;
 
@@ -34,6 +35,12 @@ enum Bench {
         #[arg(long, default_value_t = 1000)]
         samples: usize,
     },
+    /// What a single file of 1,095 tensors holds, told from its header
+    Inspect {
+        /// Samples of each figure
+        #[arg(long, default_value_t = 200)]
+        samples: usize,
+    },
     /// Start, idle memory and idle wake-ups of the daemon
     Daemon {
         /// Starts
@@ -46,6 +53,7 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.bench {
         Bench::Acquire { samples } => acquire::run(&args.weightsd, &args.python, samples),
+        Bench::Inspect { samples } => inspect::run(samples),
         Bench::Daemon { samples } => daemon::run(&args.weightsd, samples),
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 mod all_in_one;
+mod configs;
 mod control;
 mod overrides;
 mod properties;
