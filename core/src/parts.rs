@@ -24,8 +24,9 @@ pub struct PartRule {
     pub prefixes: &'static [&'static str],
     /// Prefixes that other components, or other models, have too; the empty one is none.
     pub shared_prefixes: &'static [&'static str],
-    /// A tensor that has this shape in the family's models, which a part under a shared prefix must have.
-    pub shared_shape: Option<(&'static str, &'static [u64])>,
+    /// Tensors of the family's models and their shapes, which a part under a shared prefix must have. No matrices: they
+    /// may be packed.
+    pub shared_shapes: &'static [(&'static str, &'static [u64])],
     /// Names for `*` that win where several components fit.
     pub preferred: &'static [&'static str],
     /// What must be there.
@@ -289,12 +290,12 @@ fn find(table: &Table, rule: &PartRule) -> Result<String, PartProblem> {
     };
     let mut found = whole(&mut own.iter().cloned());
     if found.is_empty() {
-        let has_shape = |prefix: &&&str| {
-            rule.shared_shape.is_none_or(|(name, shape)| {
-                table.get(&format!("{prefix}{name}")).is_some_and(|tensor| tensor.info.shape == shape)
+        let has_shapes = |prefix: &&&str| {
+            rule.shared_shapes.iter().all(|(name, shape)| {
+                table.get(&format!("{prefix}{name}")).is_some_and(|tensor| tensor.info.shape == *shape)
             })
         };
-        found = whole(&mut rule.shared_prefixes.iter().filter(has_shape).map(|&prefix| prefix.to_owned()));
+        found = whole(&mut rule.shared_prefixes.iter().filter(has_shapes).map(|&prefix| prefix.to_owned()));
     }
     if found.len() > 1 {
         let is_preferred =

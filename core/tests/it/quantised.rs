@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
-    family::{ComponentSite, ModelFacts, Writer, detect, is_document, z_image::ZImage},
+    family::{ComponentSite, Family, ModelFacts, Writer, detect, is_document, z_image::ZImage},
     header::Dtype,
     plan::{Layout, place},
     quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PackedRole, Scheme},
@@ -325,5 +325,48 @@ fn a_vae_that_mflux_saved_needs_no_computation() {
         let kernel = placed.iter().find(|tensor| tensor.name == "decoder.conv_in.weight").unwrap();
         assert_eq!(kernel.shape, [512, 3, 3, 16]);
         assert_eq!(kernel.source_name.as_deref(), Some("decoder.conv_in.conv.weight"));
+    }
+}
+
+/// mflux packs every matrix of a module, embeddings included, saves module names, and no configs.
+#[test]
+fn a_model_that_mflux_saved_describes_itself() {
+    let model = Model::real();
+    let scheme = scheme(Mode::Affine, 4, 64);
+    let metadata: BTreeMap<String, String> =
+        [("mflux_version", "0.9"), ("quantization_level", "4")].map(|(key, value)| (key.into(), value.into())).into();
+    let declared = Declaration::from_metadata("0.safetensors", &metadata).unwrap();
+    for (component, layers) in [("transformer", 278 - 2), ("text_encoder", 253)] {
+        let mut file: Vec<Entry> = Vec::new();
+        for (name, dtype, shape) in entries(&model.catalogue(component), Dtype::BF16) {
+            let name = name
+                .replace("t_embedder.mlp.0.", "t_embedder.linear1.")
+                .replace("t_embedder.mlp.2.", "t_embedder.linear2.")
+                .replace("all_final_layer.2-1.adaLN_modulation.1.", "all_final_layer.2-1.adaLN_modulation.0.");
+            let name = name.strip_prefix("model.").unwrap_or(&name).to_owned();
+            match name.strip_suffix(".weight").filter(|_| shape.len() == 2) {
+                None => file.push((name, dtype, shape)),
+                Some(layer) => file.extend(scheme.roles().iter().map(|&role| {
+                    let dtype = if role == PackedRole::Weight { Dtype::U32 } else { Dtype::BF16 };
+                    (format!("{layer}.{}", role.name()), dtype, scheme.shape_of(role, &shape).unwrap())
+                })),
+            }
+        }
+        let raw = Raw::of_files(&table(&file), component, None, &ZImage, Writer::of(&metadata)).unwrap();
+        let assembled = assemble(Inputs {
+            component,
+            family: &ZImage,
+            description: None,
+            model: ZImage.identify(Some("a/Z-Image-Turbo-MLX-Q4"), &ModelFacts::default()),
+            raw,
+            shards: 1,
+            other: None,
+            declaration: declared.as_ref(),
+        })
+        .unwrap();
+        let report = &assembled.report;
+        assert!(report.is_clean() && report.extra.is_empty(), "{component}: {}", report.summary());
+        assert_eq!(report.schemes[&scheme.to_string()].tensors, layers, "{component}");
+        assert_eq!(assembled.description.config, model.describe(component).config);
     }
 }

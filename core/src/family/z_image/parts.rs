@@ -18,7 +18,7 @@ pub(super) static PARTS: [PartRule; 4] = [
         prefixes: &["model.diffusion_model.", "diffusion_model."],
         shared_prefixes: &["model.model.", "net.", "transformer.", "model.", ""],
         // Lumina 2 has the same names and width 2304.
-        shared_shape: Some(("cap_embedder.1.weight", &[3840, 2560])),
+        shared_shapes: &[("cap_embedder.0.weight", &[2560]), ("cap_embedder.1.bias", &[3840])],
         preferred: &[],
         signs: &[Sign { what: "the caption embedder", any_of: &[&[p("cap_embedder.0.weight")]] }],
         place: Place::InAllInOne,
@@ -28,8 +28,11 @@ pub(super) static PARTS: [PartRule; 4] = [
         title: "text encoder",
         prefixes: &["text_encoders.*.transformer.", "cond_stage_model.*.transformer.", "cond_stage_model."],
         shared_prefixes: &["text_encoder.", ""],
-        // Any language model has the names; Qwen3-4B has this width.
-        shared_shape: Some(("model.layers.0.self_attn.o_proj.weight", &[2560, 4096])),
+        // Any language model has the names; Qwen3-4B has this width, and norms its heads.
+        shared_shapes: &[
+            ("model.layers.0.post_attention_layernorm.weight", &[2560]),
+            ("model.layers.0.self_attn.q_norm.weight", &[128]),
+        ],
         preferred: &["qwen3_4b"],
         signs: &[Sign {
             what: "the token embedding",
@@ -42,7 +45,7 @@ pub(super) static PARTS: [PartRule; 4] = [
         title: "VAE",
         prefixes: &["vae.", "first_stage_model."],
         shared_prefixes: &[""],
-        shared_shape: Some(("decoder.conv_in.weight", &[512, 16, 3, 3])),
+        shared_shapes: &[("decoder.conv_in.weight", &[512, 16, 3, 3])],
         preferred: &[],
         signs: &[
             Sign {
@@ -64,7 +67,7 @@ pub(super) static PARTS: [PartRule; 4] = [
         title: "control model",
         prefixes: &[],
         shared_prefixes: &["model.diffusion_model.", "diffusion_model.", "controlnet.", ""],
-        shared_shape: None,
+        shared_shapes: &[],
         preferred: &[],
         signs: &[Sign { what: "the control embedder", any_of: &[&[p("control_all_x_embedder.*.weight")]] }],
         place: Place::Alone,
