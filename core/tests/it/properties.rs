@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use weightsd_core::{
+    assemble::{Inputs, Raw, assemble},
     audit::audit,
-    family::Naming,
-    header::Dtype,
+    family::{self, ModelFacts, Naming},
+    header::{Dtype, byte_length},
     plan::{Layout, place},
     rewrite::canonical,
 };
 
-use crate::common::{COMPONENTS, Model, backwards, entries, header, shapes, table};
+use crate::common::{COMPONENTS, Entry, Model, backwards, entries, header, shapes, table};
 
 prop_compose! {
     fn models()(
@@ -91,6 +92,41 @@ proptest! {
             for tensor in &placed {
                 let bytes = 2 * tensor.shape.iter().product::<u64>();
                 prop_assert_eq!(tensor.range.end - tensor.range.start, bytes, "{}", &tensor.name);
+            }
+        }
+    }
+
+    #[test]
+    fn any_names_and_shapes_give_an_answer(
+        named in proptest::collection::btree_map(
+            r"(model\.diffusion_model\.|text_encoders\.[a-z]\.transformer\.|vae\.|)(layers|model\.layers|decoder\.up|decoder\.up_blocks|control_layers|cap_embedder|decoder\.mid\.attn_1|x)\.([0-9]{1,20}|q|qkv)(\.attention\.qkv|\.block\.0\.conv1|\.after_proj|)\.(weight|bias|scales|biases)",
+            (proptest::sample::select(vec![Dtype::U8, Dtype::BF16, Dtype::U32, Dtype::F4, Dtype::F8_E4M3]), proptest::collection::vec(0u64..7, 0..5)),
+            0..30,
+        ),
+        signs in any::<[bool; 6]>(),
+    ) {
+        let marks = ["model.diffusion_model.cap_embedder.0.weight", "text_encoders.a.transformer.model.embed_tokens.weight",
+            "vae.decoder.conv_in.weight", "vae.decoder.conv_out.weight", "vae.decoder.mid.x", "control_all_x_embedder.2-1.weight"];
+        let marks = marks.into_iter().zip(signs).filter(|(_, is_there)| *is_there);
+        let whole = |(name, (dtype, shape)): (String, (Dtype, Vec<u64>))| {
+            byte_length(dtype, &shape).map(|_| (name, dtype, shape))
+        };
+        let mut file: Vec<Entry> = named.into_iter().filter_map(whole).collect();
+        file.extend(marks.map(|(name, _)| (name.to_owned(), Dtype::BF16, vec![4, 4])));
+        let table = table(&file);
+        let Some((family, inspection)) = family::inspect(&table) else { return Ok(()) };
+        let counted: usize = inspection.parts.iter().map(|part| part.tensors).sum();
+        prop_assert_eq!(counted + inspection.unassigned.len(), file.len(), "each tensor is in one part or in none");
+        for part in &inspection.parts {
+            let Ok(raw) = Raw::of_part(&table, &inspection, part.component, None, family) else { continue };
+            let inputs = Inputs { component: part.component, family, description: None,
+                model: family.identify(None, &ModelFacts::default()), raw, shards: 1, other: None, declaration: None };
+            // Hardly ever a model; that none of it panics is what counts, and that what is lent lies in the file.
+            if let Ok(assembled) = assemble(inputs) {
+                for tensor in assembled.table.tensors() {
+                    let length = byte_length(tensor.info.dtype, &tensor.info.shape);
+                    prop_assert_eq!(Some(tensor.info.bytes()), length, "{}", &tensor.info.name);
+                }
             }
         }
     }
