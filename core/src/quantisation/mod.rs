@@ -1,7 +1,7 @@
 //! Weights that are quantised on disk, as MLX stores them: for each layer a packed `weight`, its `scales`, and for
 //! affine quantisation its `biases` (not to be confused with the layer's own `bias`).
 //!
-//! A [`Declaration`] says how a checkpoint is meant to be quantised, in one of three conventions; [`layers`] finds the
+//! A [`Declaration`] says how a checkpoint is meant to be quantised, in one of three conventions; [`layers()`] finds the
 //! layers that are, and what their tensors stand for.
 
 mod declaration;

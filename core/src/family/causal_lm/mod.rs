@@ -1,5 +1,5 @@
 //! Language models as transformers saves them: `config.json` beside the weights, in the root. Several architectures
-//! differ by a few norms and biases only; [`architecture`] has the differences as data.
+//! differ by a few norms and biases only; [`mod@architecture`] has the differences as data.
 
 mod architecture;
 mod config;
