@@ -6,13 +6,15 @@
 //!                              disk        parsed        vs. found      lies
 //! ```
 //!
-//! Stages never call each other; this file calls them in order. [`prepare`] is cheap and opens no weight file: it says
-//! which component is meant. [`load`] opens it. Both block, and run on threads that may.
+//! Stages never call each other; this file calls them in order. [`pin`] asks the hub which commit is meant, where
+//! somebody must be asked. [`prepare`] is cheap and opens no weight file: it says which component is meant, or what is
+//! missing, which [`fetch`] brings. [`load`] opens the component. `prepare` and `load` block, and run on threads that
+//! may.
 
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use weightsd_core::{
@@ -20,14 +22,18 @@ use weightsd_core::{
     family::{ConfigError, Description},
     identity::{ComponentId, IdentityInputs},
     plan::{self, Layout, PlanError},
-    spec::SpecError,
+    spec::{Commit, SpecError},
 };
 
 use crate::{
     checkpoint::{self, CheckpointError, ShardPool},
     component::{Component, Timings},
-    resolve::{self, Places, ResolveError, ResolvedModel, Selector},
-    snapshot::{ComponentFiles, Snapshot, SnapshotError},
+    hub::{Hub, HubError, Patience, RepoStore},
+    resolve::{self, Choice, Pin, Places, ResolveError, ResolvedModel, Selector, Target},
+    snapshot::{
+        Attestations, ComponentFiles, FetchError, FetchReport, Fetcher, FileProgress, Remote, RemoteError, Scope,
+        Snapshot, SnapshotError, Suspect, Verdict, VerifyError, Want, verify,
+    },
 };
 
 /// What is asked for.
@@ -41,6 +47,17 @@ pub struct Request {
     pub layout: Layout,
     /// What a failed audit does.
     pub policy: AuditPolicy,
+    /// When the content is compared with its hashes.
+    pub verification: Verification,
+}
+
+/// When files that were on this machine before are hashed. What the daemon downloads is hashed as it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verification {
+    /// Once, after they are lent; holders are told if something is wrong.
+    Afterwards,
+    /// Once, before they are lent.
+    Before,
 }
 
 /// What is done with a component that does not match its catalogue.
@@ -68,6 +85,7 @@ pub struct Prepared {
     policy: AuditPolicy,
     started: Instant,
     timings: Timings,
+    missing_documents: bool,
 }
 
 impl Prepared {
@@ -75,6 +93,19 @@ impl Prepared {
     #[must_use]
     pub fn component(&self) -> &str {
         &self.files.site.name
+    }
+
+    /// Whether there are small files that the commit has and this machine has not, so that the answer may be another one
+    /// when they come.
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        self.missing_documents
+    }
+
+    /// The weight files, to be verified.
+    #[must_use]
+    pub fn suspects(&self) -> Vec<Suspect> {
+        suspects(&self.files)
     }
 
     /// The files that [`load`] will open.
@@ -89,6 +120,10 @@ pub enum Phase {
     /// Finding the model and its files.
     #[default]
     Resolve,
+    /// Downloading what is missing.
+    Download,
+    /// Comparing files with their hashes.
+    Verify,
     /// Opening shards and reading headers.
     Open,
     /// Auditing and placing.
@@ -110,6 +145,12 @@ pub struct Step {
     pub bytes_done: u64,
     /// Bytes in all; 0 while unknown.
     pub bytes_total: u64,
+    /// Bytes that come in a second; 0 while unknown.
+    pub bytes_per_second: u64,
+    /// How long it will take; `None` while unknown.
+    pub remaining: Option<Duration>,
+    /// Files on their way.
+    pub files: Vec<FileProgress>,
 }
 
 /// Whoever watches a load.
@@ -137,9 +178,33 @@ pub enum LoadError {
     /// The model was not found.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// The hub does not say what it means.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Its files cannot be used.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// Its files do not come.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// It cannot be looked at where it is.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Its files were not verified.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// A file is not what its name says, and it cannot be fetched again.
+    #[error("`{name}` is damaged: its hash is {found}, expected {expected}; it was moved to `{}`", aside.display())]
+    Corrupt {
+        /// The file, below the model's directory.
+        name: String,
+        /// By its name.
+        expected: String,
+        /// By its content.
+        found: String,
+        /// Where it is now.
+        aside: PathBuf,
+    },
     /// A config is not its family's.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -154,19 +219,109 @@ pub enum LoadError {
     Plan(#[from] PlanError),
 }
 
+impl LoadError {
+    /// Whether something is not on this machine that a hub may have.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Resolve(error) => {
+                matches!(error, ResolveError::RepoNotCached { .. } | ResolveError::RevisionNotCached { .. })
+            }
+            Self::Snapshot(error) => matches!(
+                error,
+                SnapshotError::Incomplete { .. } | SnapshotError::NoSuchComponent { .. } | SnapshotError::Select(_)
+            ),
+            Self::Config(ConfigError::Missing { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 impl From<SpecError> for LoadError {
     fn from(error: SpecError) -> Self {
         Self::Resolve(error.into())
     }
 }
 
-/// Resolves the model of `request` and lists its files.
+/// Finds out what `selector` names, and the commit that the cache knows for it. Blocks.
+///
+/// # Errors
+/// [`LoadError::Resolve`].
+pub fn target(selector: &Selector, places: &Places) -> Result<(Target, Option<Commit>), LoadError> {
+    let target = resolve::target(selector, places)?;
+    let known = match &target {
+        Target::Hub(target) => target.last_known(),
+        Target::Path(_) => None,
+    };
+    Ok((target, known))
+}
+
+/// The commit that a hub id means: the revision itself if it is one; else what the hub says; else, when the hub is away
+/// and the cache has a `known` one, that, with a warning. `None` for what has no commit, and when only the cache may
+/// answer and does not know.
+///
+/// # Errors
+/// [`LoadError::Hub`].
+pub async fn pin(
+    target: &Target,
+    known: Option<Commit>,
+    offline: bool,
+    hub: &Arc<Hub>,
+) -> Result<Option<Pin>, LoadError> {
+    let Target::Hub(target) = target else { return Ok(None) };
+    if let Some(pin) = target.commit() {
+        return Ok(Some(pin));
+    }
+    if offline || hub.settings().offline {
+        return Ok(known.map(|commit| Pin { commit, warning: None }));
+    }
+    let patience = if known.is_some() { Patience::Brief } else { Patience::Full };
+    match (hub.commit(&target.repo, &target.revision, patience).await, known) {
+        (Ok(commit), _) => Ok(Some(Pin { commit, warning: None })),
+        (Err(error), Some(commit)) if error.is_absence() => {
+            let warning = format!(
+                "the hub was not asked what `{}` means now, this is the commit last known ({error})",
+                target.revision
+            );
+            tracing::warn!(repo = %target.repo, %commit, "{warning}");
+            Ok(Some(Pin { commit, warning: Some(warning) }))
+        }
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// Lets the cache know what a branch means, as the hub's other clients do. A cache that cannot be written to is no
+/// obstacle. Blocks.
+pub fn note(target: &Target, pin: Option<&Pin>) {
+    let (Target::Hub(target), Some(pin)) = (target, pin) else { return };
+    let store = RepoStore::new(&target.cache, &target.repo);
+    if let Err(error) = store.point(&target.revision, &pin.commit) {
+        tracing::warn!(repo = %target.repo, revision = %target.revision, %error, "a ref cannot be written");
+    }
+}
+
+/// Brings what is missing of a hub model.
+///
+/// # Errors
+/// [`LoadError::Fetch`].
+pub async fn fetch(
+    target: &Target,
+    pin: Option<&Pin>,
+    want: Want,
+    fetcher: &Arc<Fetcher>,
+    progress: impl FnMut(&Step, usize),
+) -> Result<Option<Arc<FetchReport>>, LoadError> {
+    let (Target::Hub(target), Some(pin)) = (target, pin) else { return Ok(None) };
+    Ok(Some(fetcher.fetch(target, pin, want, progress).await?))
+}
+
+/// Lists the files of the model of `request`, as far as they are on this machine. Blocks.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn prepare(request: &Request, places: &Places) -> Result<Prepared, LoadError> {
+pub fn prepare(request: &Request, target: &Target, pin: Option<&Pin>) -> Result<Prepared, LoadError> {
     let started = Instant::now();
-    let snapshot = snapshot(&request.selector, places)?;
+    let snapshot = snapshot(target, pin, &request.selector.choice)?;
     let files = snapshot.component(&request.component)?;
     let description = snapshot.family.describe(&files.site, &snapshot.facts)?;
     let config = files.site.config.as_ref().and_then(|path| snapshot.facts.documents.get(path));
@@ -190,16 +345,69 @@ pub fn prepare(request: &Request, places: &Places) -> Result<Prepared, LoadError
         layout: request.layout,
         policy: request.policy,
         started,
+        missing_documents: !snapshot.missing_documents.is_empty(),
         timings: Timings { resolve: started.elapsed(), ..Timings::default() },
     })
 }
 
-/// Resolves a model and lists its files.
+/// Lists the files of a model, as far as they are on this machine. Blocks.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn snapshot(selector: &Selector, places: &Places) -> Result<Snapshot, LoadError> {
-    Ok(Snapshot::list(resolve::resolve(selector, places)?)?)
+pub fn snapshot(target: &Target, pin: Option<&Pin>, choice: &Choice) -> Result<Snapshot, LoadError> {
+    Ok(Snapshot::list(target.on_disk(pin)?, choice)?)
+}
+
+/// Compares weight files with their hashes; what is not what its name says is moved aside. Blocks.
+///
+/// # Errors
+/// [`LoadError::Verify`].
+pub fn verify_files(
+    model: &ResolvedModel,
+    suspects: &[Suspect],
+    scope: Scope,
+    attestations: &Attestations,
+    watcher: &dyn Watcher,
+) -> Result<Vec<Verdict>, LoadError> {
+    Ok(verify(suspects, scope, model.store().as_ref(), attestations, watcher)?)
+}
+
+/// The files of `components`, or all files of the model that are on this machine, to be verified. Blocks.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn suspects_of(snapshot: &Snapshot, components: &[String]) -> Result<Vec<Suspect>, LoadError> {
+    if components.is_empty() {
+        return Ok(snapshot.suspects());
+    }
+    let of = |name: &String| Ok(suspects(&snapshot.component(name)?));
+    let all = components.iter().map(of).collect::<Result<Vec<_>, LoadError>>()?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+/// Audits a component where it is, from its headers alone.
+///
+/// # Errors
+/// [`LoadError`].
+pub async fn audit_remote(remote: &Remote, component: &str) -> Result<AuditReport, LoadError> {
+    let found = remote.component(component).await?;
+    let headers = remote.headers(&found).await?;
+    let snapshot = &remote.snapshot;
+    let description = snapshot.family.describe(&found.site, &snapshot.facts)?;
+    let table = found.table(headers);
+    let (table, remarks) =
+        table.map_err(|source| CheckpointError::Table { component: component.to_owned(), source })?;
+    Ok(audit(component, &table, description.catalogue.as_ref(), remarks))
+}
+
+/// The weight files of a component.
+fn suspects(files: &ComponentFiles) -> Vec<Suspect> {
+    let suspect = |shard: &crate::snapshot::ShardFile| Suspect {
+        name: shard.name.clone(),
+        path: shard.path.clone(),
+        blob: shard.blob(),
+    };
+    files.shards.iter().map(suspect).collect()
 }
 
 /// Opens what [`prepare`] found.
@@ -227,6 +435,7 @@ pub fn load(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
         took = ?prepared.started.elapsed(), "component loaded"
     );
     let config = &prepared.description.config;
+    let suspects = suspects(&prepared.files);
     Ok(Component {
         id: prepared.id,
         name: prepared.files.site.name,
@@ -235,6 +444,7 @@ pub fn load(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
         model: prepared.model,
         config_json: if config.is_null() { String::new() } else { config.to_string() },
         segments: checkpoint.shards,
+        suspects,
         tensors,
         audit: report,
         timings,

@@ -6,6 +6,7 @@
 mod acquire;
 mod baseline;
 mod daemon;
+mod download;
 mod inspect;
 mod samples;
 mod server;
@@ -41,6 +42,18 @@ enum Bench {
         #[arg(long, default_value_t = 200)]
         samples: usize,
     },
+    /// From the hub to verified files, against curl and huggingface_hub
+    Download {
+        /// Megabytes of each repository
+        #[arg(long, default_value_t = 2000)]
+        megabytes: u64,
+        /// Downloads of each kind
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Where the files are written [default: the system's folder for temporary files]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// Start, idle memory and idle wake-ups of the daemon
     Daemon {
         /// Starts
@@ -54,6 +67,9 @@ fn main() -> anyhow::Result<()> {
     match args.bench {
         Bench::Acquire { samples } => acquire::run(&args.weightsd, &args.python, samples),
         Bench::Inspect { samples } => inspect::run(samples),
+        Bench::Download { megabytes, rounds, folder } => {
+            download::run(&args.weightsd, &args.python, megabytes, rounds, folder.as_deref())
+        }
         Bench::Daemon { samples } => daemon::run(&args.weightsd, samples),
     }
 }

@@ -19,8 +19,12 @@ pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
     pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::below(&std::env::temp_dir())
+    }
+
+    pub(crate) fn below(parent: &Path) -> anyhow::Result<Self> {
         let mode = fs::Permissions::from_mode(0o700);
-        Ok(Self(tempfile::Builder::new().prefix("weightsd-bench-").permissions(mode).tempdir()?))
+        Ok(Self(tempfile::Builder::new().prefix("weightsd-bench-").permissions(mode).tempdir_in(parent)?))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -37,6 +41,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the daemon and waits until its socket answers; says how long that took.
     pub(crate) fn start(program: &Path, folder: &Folder) -> anyhow::Result<(Self, Duration)> {
+        // The names of sparse blobs are not their hashes.
+        Self::start_with(program, folder, &["--offline", "--verify", "false"])
+    }
+
+    /// The same, with settings of the caller's choice.
+    pub(crate) fn start_with(program: &Path, folder: &Folder, settings: &[&str]) -> anyhow::Result<(Self, Duration)> {
         let socket = folder.path().join("weightsd.sock");
         let began = Instant::now();
         let child = Command::new(program)
@@ -44,6 +54,9 @@ impl Server {
             .arg(&socket)
             .arg("--hub-cache")
             .arg(folder.path().join("hub"))
+            .arg("--own-cache")
+            .arg(folder.path().join("own"))
+            .args(settings)
             .env("WEIGHTSD_CONFIG", "/dev/null")
             .env("WEIGHTSD_LOG", "warn")
             .stdin(Stdio::null())

@@ -14,16 +14,22 @@ use tower::service_fn;
 use weightsd_proto::v1::{
     AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
     GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, ModelSelector, Progress,
-    ResolveRequest, ResolveResponse, WatchEventsRequest, WatchEventsResponse,
-    weights_service_client::WeightsServiceClient,
+    PullReport, PullRequest, ResolveRequest, ResolveResponse, VerifyReport, VerifyRequest, WatchEventsRequest,
+    WatchEventsResponse, pull_response, verify_response, weights_service_client::WeightsServiceClient,
 };
 
-use crate::{ClientError, Component, ConnectError, ConnectOptions, LoadRequest, connect, handoff::HandoffClient, load};
+use crate::{
+    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError, connect, handoff::HandoffClient,
+    load,
+};
 
 pub(crate) type Service = WeightsServiceClient<Channel>;
 
 /// The most that one message may take. The daemon keeps its own below a mebibyte, except for lists of everything.
 const MAX_MESSAGE: usize = 16 << 20;
+
+/// How long work that tells of its progress may say nothing: the hub may take its time for the first answer.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// A connection to the daemon. Clones share it; it is made anew when the daemon was restarted.
 #[derive(Debug, Clone)]
@@ -86,6 +92,46 @@ impl Client {
     /// How components compare with what their family expects; all components when none is named.
     pub async fn audit(&self, model: ModelSelector, components: Vec<String>) -> Result<AuditResponse, ClientError> {
         self.call("Audit", self.service().audit(AuditRequest { model: Some(model), components })).await
+    }
+
+    /// Downloads what a model's components need and verifies it. `on_progress` is called for every step.
+    pub async fn pull(
+        &self,
+        request: PullRequest,
+        mut on_progress: impl FnMut(&Progress),
+    ) -> Result<PullReport, ClientError> {
+        let patient = self.clone().with_deadline(self.deadline.max(SILENCE_MAX));
+        let mut stream = patient.call("Pull", self.service().pull(request)).await?;
+        while let Some(message) = self.next("Pull", &mut stream).await? {
+            match message.event {
+                Some(pull_response::Event::Progress(progress)) => on_progress(&progress),
+                Some(pull_response::Event::Report(report)) => return Ok(report),
+                None => {}
+            }
+        }
+        Err(ProtocolError::NoReport.into())
+    }
+
+    /// Compares files with the hashes that name them. `on_progress` is called for every step.
+    pub async fn verify(
+        &self,
+        request: VerifyRequest,
+        mut on_progress: impl FnMut(&Progress),
+    ) -> Result<VerifyReport, ClientError> {
+        let mut stream = self.call("Verify", self.service().verify(request)).await?;
+        while let Some(message) = self.next("Verify", &mut stream).await? {
+            match message.event {
+                Some(verify_response::Event::Progress(progress)) => on_progress(&progress),
+                Some(verify_response::Event::Report(report)) => return Ok(report),
+                None => {}
+            }
+        }
+        Err(ProtocolError::NoReport.into())
+    }
+
+    async fn next<T>(&self, operation: &str, stream: &mut Streaming<T>) -> Result<Option<T>, ClientError> {
+        let next = async { stream.message().await.map_err(|status| ClientError::from_status(operation, status)) };
+        Deadline::after(self.deadline.max(SILENCE_MAX)).bound(operation, next).await
     }
 
     /// Drops components that nobody holds.

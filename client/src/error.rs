@@ -84,6 +84,11 @@ impl ClientError {
         }
     }
 
+    /// When to try again, if somebody said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        Duration::try_from(self.daemon()?.detail()?.retry_after?).ok()
+    }
+
     /// What to do about it, if the daemon says.
     pub fn hint(&self) -> Option<&str> {
         self.daemon().and_then(DaemonError::hint)
@@ -185,6 +190,7 @@ mod tests {
             hint: "load it with REPORT_ONLY".into(),
             retryable: false,
             audit: Some(AuditReport { missing: 3, ..AuditReport::default() }),
+            retry_after: Some(prost_types::Duration { seconds: 7, nanos: 0 }),
         }
     }
 
@@ -195,6 +201,7 @@ mod tests {
         assert_eq!(error.to_string(), "3 tensors are missing; hint: load it with REPORT_ONLY");
         assert_eq!(error.reason(), Some(ErrorReason::AuditFailed));
         assert_eq!(error.audit().map(|audit| audit.missing), Some(3));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert!(!error.retryable());
     }
 

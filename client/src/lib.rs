@@ -50,4 +50,6 @@ pub use tensor::{Tensor, ViewError};
 pub use tensors::Tensors;
 pub use tree::{Tree, UnflattenError};
 pub use weightsd_proto::v1 as proto;
-pub use weightsd_proto::v1::{AuditPolicy, AuditReport, ErrorReason, Hold, Layout, Notice, Phase, Progress};
+pub use weightsd_proto::v1::{
+    AuditPolicy, AuditReport, ErrorReason, Hold, Layout, Notice, Phase, Progress, Verification,
+};

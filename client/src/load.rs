@@ -1,4 +1,4 @@
-use std::{fs::File, path::PathBuf};
+use std::{fs::File, path::PathBuf, time::Duration};
 
 use tonic::Streaming;
 use weightsd_core::handoff::Ticket;
@@ -19,45 +19,43 @@ pub(crate) async fn load(
     request: LoadRequest,
     mut on_progress: impl FnMut(&Progress),
 ) -> Result<Component, ClientError> {
-    let deadline = Deadline::after(request.deadline);
+    let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
     let mut service = client.service();
     let mut assembly = Assembly::default();
-    let mut stream = deadline
-        .bound(&operation, async {
-            let call = service.load_component(request.message).await;
-            let mut stream = call.map_err(|status| ClientError::from_status(&operation, status))?.into_inner();
-            read(&mut stream, &mut assembly, &operation, Assembly::has_component, &mut on_progress).await?;
-            Ok(stream)
-        })
-        .await?;
+    let call = async {
+        let call = service.load_component(request.message).await;
+        Ok(call.map_err(|status| ClientError::from_status(&operation, status))?.into_inner())
+    };
+    let mut stream = Deadline::after(patience).bound(&operation, call).await?;
+    read(&mut stream, &mut assembly, &operation, patience, Assembly::has_component, &mut on_progress).await?;
 
     // The files come while the table comes: each is a journey of its own.
     let component = assembly.component()?;
     let parts = table::parts(&component.segments)?;
     let ticket = ticket(component, request.handoff)?;
     let files = format!("receiving the files of {}", component.name);
-    let rest = read(&mut stream, &mut assembly, &operation, Assembly::is_complete, &mut on_progress);
-    let (views, ()) = tokio::try_join!(
-        deadline.bound(&files, map(client.handoff(), ticket, &parts)),
-        deadline.bound(&operation, rest),
-    )?;
+    let rest = read(&mut stream, &mut assembly, &operation, patience, Assembly::is_complete, &mut on_progress);
+    let mapped = Deadline::after(patience).bound(&files, map(client.handoff(), ticket, &parts));
+    let (views, ()) = tokio::try_join!(mapped, rest)?;
 
     let Assembled { component, tensors, notices } = assembly.finish()?;
     let tensors = Tensors::new(views, table::entries(tensors, &parts)?)?;
     Ok(Component::new(component, tensors, notices, stream, service))
 }
 
-/// Reads on until `enough` has come, or the stream ends.
+/// Reads on until `enough` has come, or the stream ends, or nothing came for as long as `patience`.
 async fn read(
     stream: &mut Streaming<LoadComponentResponse>,
     assembly: &mut Assembly,
     operation: &str,
+    patience: Duration,
     enough: impl Fn(&Assembly) -> bool,
     on_progress: &mut impl FnMut(&Progress),
 ) -> Result<(), ClientError> {
     while !enough(assembly) {
-        let message = stream.message().await.map_err(|status| ClientError::from_status(operation, status))?;
+        let next = async { stream.message().await.map_err(|status| ClientError::from_status(operation, status)) };
+        let message = Deadline::after(patience).bound(operation, next).await?;
         let Some(message) = message else { break };
         if let Some(progress) = assembly.accept(message)? {
             on_progress(&progress);

@@ -4,8 +4,8 @@ use std::{
     time::Duration,
 };
 
-use weightsd_core::places;
-use weightsd_proto::v1::{AuditPolicy, Hold, Layout, LoadComponentRequest, ModelSelector};
+use weightsd_core::{hub_env, places};
+use weightsd_proto::v1::{AuditPolicy, Hold, Layout, LoadComponentRequest, ModelSelector, Verification};
 
 /// The longest time that google.protobuf.Duration allows: ten thousand years.
 const LONGEST: Duration = Duration::from_secs(315_576_000_000);
@@ -41,7 +41,7 @@ impl LoadRequest {
                 ..LoadComponentRequest::default()
             },
             handoff: Handoff::default(),
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_secs(120),
         }
     }
 
@@ -60,6 +60,30 @@ impl LoadRequest {
     /// The directory from which a relative path in the spec is taken.
     pub fn working_directory(mut self, directory: impl AsRef<Path>) -> LoadRequest {
         self.model().working_directory = absolute(directory.as_ref());
+        self
+    }
+
+    /// Globs over the paths of weight files, such as `transformer/*`; only weights that match one count.
+    pub fn patterns(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> LoadRequest {
+        self.model().patterns = patterns.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Variant of the weights, such as `fp16`.
+    pub fn variant(mut self, variant: impl Into<String>) -> LoadRequest {
+        self.model().variant = variant.into();
+        self
+    }
+
+    /// Whether the hub must not be asked; as the environment says unless said.
+    pub fn offline(mut self, offline: bool) -> LoadRequest {
+        self.model().offline = offline;
+        self
+    }
+
+    /// When files that were here before are compared with their hashes.
+    pub fn verification(mut self, verification: Verification) -> LoadRequest {
+        self.message.verification = verification.into();
         self
     }
 
@@ -101,7 +125,7 @@ impl LoadRequest {
         self
     }
 
-    /// How long the load may take in all; a minute unless said.
+    /// How long the daemon may say nothing; two minutes unless said. While something is downloaded it says how far it is.
     pub fn deadline(mut self, deadline: Duration) -> LoadRequest {
         self.deadline = deadline;
         self
@@ -117,7 +141,8 @@ impl LoadRequest {
     }
 }
 
-/// A model selector with what the daemon cannot see of this process: current directory and, if named, Hugging Face cache.
+/// A model selector with what the daemon cannot see of this process: current directory, Hugging Face cache if one is
+/// named, and whether the environment forbids asking the hub.
 pub fn selector(spec: impl Into<String>) -> ModelSelector {
     let env = |name: &str| env::var(name).ok();
     let named = places::hub_cache_is_named(&env).then(|| places::hub_cache(&env)).flatten();
@@ -126,6 +151,8 @@ pub fn selector(spec: impl Into<String>) -> ModelSelector {
         revision: String::new(),
         hub_cache: named.map(|cache| absolute(&cache)).unwrap_or_default(),
         working_directory: env::current_dir().map(|directory| text(&directory)).unwrap_or_default(),
+        offline: hub_env::is_offline(&env),
+        ..ModelSelector::default()
     }
 }
 

@@ -13,6 +13,9 @@ pub enum ProtocolError {
     /// The stream ended without a component.
     #[error("the stream ended before the component came")]
     NoComponent,
+    /// The stream of a pull or a verification ended without a report.
+    #[error("the stream ended before the report came")]
+    NoReport,
     /// Two components on one stream.
     #[error("a second component came")]
     SecondComponent,

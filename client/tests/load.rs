@@ -42,6 +42,8 @@ type Steps<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl WeightsService for FakeDaemon {
     type LoadComponentStream = Steps<prepared::LoadComponentResponse>;
+    type PullStream = Steps<PullResponse>;
+    type VerifyStream = Steps<VerifyResponse>;
     type WatchEventsStream = Steps<WatchEventsResponse>;
 
     async fn load_component(
@@ -76,6 +78,20 @@ impl WeightsService for FakeDaemon {
 
     async fn audit(&self, _: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
         Ok(Response::new(Default::default()))
+    }
+
+    async fn pull(&self, _: Request<PullRequest>) -> Result<Response<Self::PullStream>, Status> {
+        let progress = Progress { phase: Phase::Download.into(), ..Progress::default() };
+        let report = PullReport { bytes: 5, ..PullReport::default() };
+        let steps = [pull_response::Event::Progress(progress), pull_response::Event::Report(report)];
+        let steps = steps.map(|event| Ok(PullResponse { event: Some(event) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(steps))))
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        let progress = verify_response::Event::Progress(Progress::default());
+        let steps = [Ok(VerifyResponse { event: Some(progress) })];
+        Ok(Response::new(Box::pin(tokio_stream::iter(steps))))
     }
 
     async fn list_components(
@@ -270,4 +286,16 @@ async fn warm_loads_are_fast() {
     times.sort();
     println!("p50 {:?}, p99 {:?}", times[1000], times[1980]);
     assert!(times[1000] < Duration::from_millis(5));
+}
+
+#[tokio::test]
+async fn long_work_ends_with_a_report_or_with_the_news_that_none_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let (options, _leases) = serve(folder.path());
+    let client = Client::connect(options).await.unwrap();
+    let mut phases = Vec::new();
+    let report = client.pull(PullRequest::default(), |step| phases.push(step.phase())).await.unwrap();
+    assert_eq!((report.bytes, phases), (5, vec![Phase::Download]));
+    let error = client.verify(VerifyRequest::default(), |_| {}).await.unwrap_err();
+    assert!(matches!(error, ClientError::Protocol(_)), "{error}");
 }

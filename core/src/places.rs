@@ -48,17 +48,43 @@ pub fn hub_cache(env: Env<'_>) -> Option<PathBuf> {
     let named = set(env, "HF_HUB_CACHE").or_else(|| set(env, "HUGGINGFACE_HUB_CACHE"));
     let cache = match named {
         Some(path) => path,
-        None => {
-            let home = match (set(env, "HF_HOME"), set(env, "XDG_CACHE_HOME")) {
-                (Some(home), _) => home,
-                (None, Some(cache)) => join(&cache, "huggingface"),
-                (None, None) => join(&expand_user("~", env)?, ".cache/huggingface"),
-            };
-            // Python expands here and then, as part of the default of HF_HUB_CACHE, once more.
-            join(&expand(&home, env)?, "hub")
-        }
+        None => join(&hub_home(env)?, "hub"),
     };
     expand(&cache, env).map(PathBuf::from)
+}
+
+/// `$HF_HOME`, `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
+fn hub_home(env: Env<'_>) -> Option<String> {
+    let home = match (set(env, "HF_HOME"), set(env, "XDG_CACHE_HOME")) {
+        (Some(home), _) => home,
+        (None, Some(cache)) => join(&cache, "huggingface"),
+        (None, None) => join(&expand_user("~", env)?, ".cache/huggingface"),
+    };
+    // Python expands here and then, as part of the default of HF_HUB_CACHE, once more.
+    expand(&home, env)
+}
+
+/// The file that holds the hub's token: `HF_TOKEN_PATH`, or `token` beside the Hugging Face cache's default place.
+pub fn hub_token_file(env: Env<'_>) -> Option<PathBuf> {
+    let path = match set(env, "HF_TOKEN_PATH") {
+        Some(path) => path,
+        None => join(&hub_home(env)?, "token"),
+    };
+    expand(&path, env).map(PathBuf::from)
+}
+
+/// The folder for what the daemon can make again: `weightsd` in `$XDG_CACHE_HOME` or `~/.cache` (Linux), or in
+/// `~/Library/Caches` (macOS). `None` when there is no home.
+pub fn own_cache(env: Env<'_>, platform: Platform) -> Option<PathBuf> {
+    let home = || set(env, "HOME").map(PathBuf::from);
+    let base = match platform {
+        Platform::Linux => set(env, "XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| Some(home()?.join(".cache"))),
+        Platform::MacOs => home().map(|home| home.join("Library/Caches")),
+    };
+    Some(base?.join("weightsd"))
 }
 
 /// Whether the environment says where the Hugging Face cache is. A client that lives in such an environment sends its

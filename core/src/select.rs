@@ -1,7 +1,8 @@
 //! Which files of a folder are its weights.
 //!
 //! The rule, first match wins: the index of the expected name; the set of files of the expected name; the only set
-//! there is. Anything else is ambiguous and refused with the list, because a guess would lend the wrong weights.
+//! there is. Anything else is ambiguous and refused with the list, because a guess would lend the wrong weights. A
+//! *variant* such as `fp16` is part of the expected name: only the set that carries it is taken, never another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,16 @@ pub enum SelectError {
     Nothing {
         /// The folder.
         folder: String,
+    },
+    /// No set of that variant.
+    #[error("`{folder}` has no weights of variant `{variant}`; it has {}", candidates.join(", "))]
+    NoVariant {
+        /// The folder.
+        folder: String,
+        /// What was asked for.
+        variant: String,
+        /// One name a set.
+        candidates: Vec<String>,
     },
     /// Several sets.
     #[error("`{folder}` holds several sets of weights: {}", candidates.join(", "))]
@@ -56,9 +67,10 @@ impl SelectError {
     #[must_use]
     pub fn in_folder(mut self, path: String) -> Self {
         match &mut self {
-            Self::Nothing { folder } | Self::Ambiguous { folder, .. } | Self::MissingShards { folder, .. } => {
-                *folder = path
-            }
+            Self::Nothing { folder }
+            | Self::NoVariant { folder, .. }
+            | Self::Ambiguous { folder, .. }
+            | Self::MissingShards { folder, .. } => *folder = path,
         }
         self
     }
@@ -86,8 +98,24 @@ fn shard_name(file: &str) -> Option<ShardName<'_>> {
     Some(ShardName { set: before[..dash].to_owned(), digits, number: digits.parse().ok()?, total: after.parse().ok()? })
 }
 
+/// The set that an index lists, by its name. A variant is written before `.safetensors` or, as diffusers does, before
+/// `.json`: `model.fp16.safetensors.index.json` and `model.safetensors.index.fp16.json` mean one set.
+fn index_set(file: &str) -> Option<String> {
+    if let Some(set) = file.strip_suffix(INDEX_SUFFIX) {
+        return Some(set.to_owned());
+    }
+    let (stem, variant) = file.strip_suffix(".json")?.split_once(".safetensors.index.")?;
+    (!variant.is_empty()).then(|| format!("{stem}.{variant}"))
+}
+
+/// Whether a file of that path belongs to weights: a safetensors file, or an index in either spelling.
+#[must_use]
+pub fn is_weights(path: &str) -> bool {
+    path.ends_with(SUFFIX) || path.rsplit('/').next().and_then(index_set).is_some()
+}
+
 /// Chooses the weights of `folder` (empty for the root) among `files`, the paths of all files of the model. `stem` is
-/// the expected name, such as `diffusion_pytorch_model`.
+/// the expected name, such as `diffusion_pytorch_model`; `variant` the part after it, such as `fp16`.
 ///
 /// # Errors
 /// [`SelectError`].
@@ -95,38 +123,70 @@ pub fn weight_files<'a>(
     files: impl IntoIterator<Item = &'a str>,
     folder: &str,
     stem: &str,
+    variant: Option<&str>,
 ) -> Result<Selection, SelectError> {
     let names: Vec<&str> = files.into_iter().filter_map(|path| name_in(path, folder)).collect();
     let join = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
     let shown = if folder.is_empty() { "." } else { folder }.to_owned();
-    let index = format!("{stem}{INDEX_SUFFIX}");
-    if names.contains(&index.as_str()) {
-        return Ok(Selection::Index(join(&index)));
-    }
     let mut sets: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut indexes: BTreeMap<String, &str> = BTreeMap::new();
     for name in &names {
         if let Some(bare) = name.strip_suffix(SUFFIX) {
             let set = shard_name(name).map_or_else(|| bare.to_owned(), |shard| shard.set);
             sets.entry(set).or_default().push(name);
-        } else if let Some(set) = name.strip_suffix(INDEX_SUFFIX) {
-            sets.entry(set.to_owned()).or_default();
+        } else if let Some(set) = index_set(name) {
+            sets.entry(set.clone()).or_default();
+            indexes.entry(set).or_insert(name);
         }
     }
-    let chosen = if sets.contains_key(stem) {
-        stem.to_owned()
-    } else {
-        let mut candidates: Vec<String> = sets.keys().cloned().collect();
-        match candidates.len() {
-            0 => return Err(SelectError::Nothing { folder: shown }),
-            1 => candidates.remove(0),
-            _ => return Err(SelectError::Ambiguous { folder: shown, candidates }),
-        }
+    let chosen = match variant {
+        None => expected_or_only(&sets, stem, &shown)?,
+        Some(variant) => of_variant(&sets, stem, variant, &shown)?,
     };
-    let own_index = format!("{chosen}{INDEX_SUFFIX}");
-    if names.contains(&own_index.as_str()) {
-        return Ok(Selection::Index(join(&own_index)));
+    match indexes.get(&chosen) {
+        Some(index) => Ok(Selection::Index(join(index))),
+        None => order_set(&sets[&chosen], shown, &join),
     }
-    order_set(&sets[&chosen], shown, &join)
+}
+
+fn expected_or_only(sets: &BTreeMap<String, Vec<&str>>, stem: &str, folder: &str) -> Result<String, SelectError> {
+    if sets.contains_key(stem) {
+        return Ok(stem.to_owned());
+    }
+    let mut candidates: Vec<String> = sets.keys().cloned().collect();
+    match candidates.len() {
+        0 => Err(SelectError::Nothing { folder: folder.to_owned() }),
+        1 => Ok(candidates.remove(0)),
+        _ => Err(SelectError::Ambiguous { folder: folder.to_owned(), candidates }),
+    }
+}
+
+/// The set of the expected name and variant, or the only set of that variant. Case does not count.
+fn of_variant(
+    sets: &BTreeMap<String, Vec<&str>>,
+    stem: &str,
+    variant: &str,
+    folder: &str,
+) -> Result<String, SelectError> {
+    let folder = folder.to_owned();
+    if sets.is_empty() {
+        return Err(SelectError::Nothing { folder });
+    }
+    let is_variant = |set: &&String| set.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(variant));
+    let mut matching: Vec<&String> = sets.keys().filter(is_variant).collect();
+    let expected = |set: &&&String| set.rsplit_once('.').is_some_and(|(before, _)| before == stem);
+    if let Some(set) = matching.iter().find(expected) {
+        return Ok((*set).clone());
+    }
+    match matching.len() {
+        0 => Err(SelectError::NoVariant {
+            folder,
+            variant: variant.to_owned(),
+            candidates: sets.keys().cloned().collect(),
+        }),
+        1 => Ok(matching.remove(0).clone()),
+        _ => Err(SelectError::Ambiguous { folder, candidates: matching.into_iter().cloned().collect() }),
+    }
 }
 
 fn name_in<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
@@ -175,7 +235,7 @@ mod tests {
     const STEM: &str = "diffusion_pytorch_model";
 
     fn select(files: &[&str]) -> Result<Selection, SelectError> {
-        weight_files(files.iter().copied(), "t", STEM)
+        weight_files(files.iter().copied(), "t", STEM, None)
     }
 
     #[test]
@@ -219,7 +279,33 @@ mod tests {
 
     #[test]
     fn the_root_is_a_folder_too() {
-        let found = weight_files(["model.safetensors", "t/x.safetensors"], "", "model");
+        let found = weight_files(["model.safetensors", "t/x.safetensors"], "", "model", None);
         assert_eq!(found, Ok(Selection::Files(vec!["model.safetensors".into()])));
+    }
+    #[test]
+    fn a_variant_is_that_variant() {
+        let choose = |files: &[&str], variant| weight_files(files.iter().copied(), "t", STEM, Some(variant));
+        let plain = "t/diffusion_pytorch_model.safetensors";
+        let half = "t/diffusion_pytorch_model.fp16.safetensors";
+        assert_eq!(choose(&[plain, half], "FP16"), Ok(Selection::Files(vec![half.into()])));
+        assert!(matches!(choose(&[plain, half], "bf16"), Err(SelectError::NoVariant { candidates, .. })
+            if candidates == [STEM, "diffusion_pytorch_model.fp16"]));
+        assert!(matches!(choose(&[], "fp16"), Err(SelectError::Nothing { .. })));
+        let shards = [
+            "t/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+            "t/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
+        ];
+        assert_eq!(choose(&shards, "fp16"), Ok(Selection::Files(shards.map(str::to_owned).to_vec())));
+        for index in [
+            "t/diffusion_pytorch_model.safetensors.index.fp16.json",
+            "t/diffusion_pytorch_model.fp16.safetensors.index.json",
+        ] {
+            let files = [shards[0], index, plain, "t/diffusion_pytorch_model.safetensors.index.json"];
+            assert_eq!(choose(&files, "fp16"), Ok(Selection::Index(index.into())));
+            assert!(is_weights(index));
+        }
+        let other = ["t/a.fp16.safetensors", "t/b.fp16.safetensors"];
+        assert!(matches!(choose(&other, "fp16"), Err(SelectError::Ambiguous { .. })));
+        assert_eq!(choose(&other[..1], "fp16"), Ok(Selection::Files(vec![other[0].into()])));
     }
 }

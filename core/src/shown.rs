@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 const SHOWN_BYTES_MAX: usize = 300;
 
 /// `text` on one line, control characters escaped, cut when it is long.
-pub(crate) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     shown_up_to(text, SHOWN_BYTES_MAX)
 }
 
 /// As [`shown`], cut after about `bytes_max` bytes.
-pub(crate) fn shown_up_to(text: &str, bytes_max: usize) -> String {
+pub fn shown_up_to(text: &str, bytes_max: usize) -> String {
     let mut line = String::new();
     for character in text.chars() {
         if line.len() >= bytes_max {

@@ -250,6 +250,12 @@ impl RepoId {
         &self.text
     }
 
+    /// `org` and `repo`.
+    #[must_use]
+    pub fn parts(&self) -> (&str, &str) {
+        (&self.text[..self.slash], &self.text[self.slash + 1..])
+    }
+
     /// Name of the repository's folder in a Hugging Face cache: `models--org--repo`.
     #[must_use]
     pub fn cache_folder(&self) -> String {
@@ -308,6 +314,12 @@ impl Revision {
     #[must_use]
     pub fn as_commit(&self) -> Option<Commit> {
         Commit::parse(&self.0)
+    }
+}
+
+impl From<&Commit> for Revision {
+    fn from(commit: &Commit) -> Self {
+        Self(commit.0.clone())
     }
 }
 

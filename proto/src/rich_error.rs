@@ -156,6 +156,7 @@ mod tests {
             hint: text.into(),
             retryable: true,
             audit: Some(audit),
+            retry_after: Some(prost_types::Duration { seconds: i64::MAX, nanos: 999_999_999 }),
         }
     }
 

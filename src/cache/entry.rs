@@ -28,9 +28,23 @@ pub struct Holder {
     pub keep_alive: Duration,
 }
 
-/// A file under a component changed: what happened, in words.
+/// Why a component's bytes can no longer be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Somebody wrote to a file.
+    Changed,
+    /// A file is not what its hash says.
+    Corrupt,
+}
+
+/// A component's bytes can no longer be trusted.
 #[derive(Debug, Clone)]
-pub struct Change(pub String);
+pub struct Change {
+    /// Why.
+    pub kind: ChangeKind,
+    /// What happened, in words.
+    pub message: String,
+}
 
 /// What changes about a loaded component.
 #[derive(Debug)]

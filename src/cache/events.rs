@@ -29,6 +29,16 @@ pub enum EventKind {
     FileChanged,
     /// A connection was refused.
     Refused,
+    /// A download began.
+    DownloadBegan,
+    /// A download ended well.
+    Downloaded,
+    /// A download failed.
+    DownloadFailed,
+    /// A file is not what its hash says, and was moved aside.
+    Quarantined,
+    /// A component's files are what their hashes say.
+    Verified,
     /// The daemon is stopping.
     ShuttingDown,
 }

@@ -1,13 +1,14 @@
 //! What is loaded, who holds it, and how requests for one thing become one piece of work.
 //!
 //! A request goes three ways, the cheapest that works: *recall* (nothing that decided the last answer has changed, and
-//! the component is loaded), *warm* (the request was prepared anew and means a loaded component), *cold* (a flight loads
-//! it, and everyone who asks meanwhile joins the flight).
+//! the component is loaded), *warm* (the request was prepared anew and means a loaded component), *cold* (what is missing
+//! is downloaded, a flight loads the component, and everyone who asks meanwhile joins).
 
 mod entry;
 mod events;
 mod flight;
 mod recall;
+mod verify;
 
 use std::{
     collections::HashSet,
@@ -29,17 +30,20 @@ use weightsd_core::{
 };
 
 pub use self::{
-    entry::{Change, Entry, Holder, Lease, Usage},
+    entry::{Change, ChangeKind, Entry, Holder, Lease, Usage},
     events::{Event, EventKind, Events, Read},
     flight::FlightReport,
 };
-use self::{flight::Flights, recall::Recalls};
+use self::{flight::LoadCargo, recall::Recalls, verify::VerifyCargo};
 use crate::{
     checkpoint::ShardPool,
     component::Component,
     daemon::Tasks,
-    pipeline::{self, LoadError, Prepared, Request, Step},
-    resolve::{Places, ResolvedModel},
+    flight::Flights,
+    hub::Hub,
+    pipeline::{self, LoadError, Prepared, Request, Step, Verification},
+    resolve::{ModelKind, Pin, Places, ResolvedModel, Selector, Target},
+    snapshot::{Attestations, FetchReport, Fetcher, Remote, Told, Want},
 };
 
 /// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
@@ -54,8 +58,16 @@ pub struct CacheConfig {
     pub places: Places,
     /// Keep-alive limits.
     pub keep_alive: KeepAliveLimits,
-    /// How long one load may take.
+    /// How long one load may take, downloads and verification not counted.
     pub load_deadline: Duration,
+    /// The hub.
+    pub hub: Arc<Hub>,
+    /// What was hashed and found good.
+    pub attestations: Arc<Attestations>,
+    /// Whether components whose files were here before are hashed after they are lent.
+    pub verify_afterwards: bool,
+    /// Bytes that downloads leave free on the disk.
+    pub free_space_floor: u64,
 }
 
 /// See the module.
@@ -64,13 +76,17 @@ pub struct Cache {
     config: CacheConfig,
     components: DashMap<ComponentId, Arc<Entry>>,
     tickets: DashMap<Ticket, Arc<Component>>,
-    flights: Flights,
+    flights: Arc<Flights<LoadCargo>>,
+    verifications: Arc<Flights<VerifyCargo>>,
     recalls: Recalls,
     pool: Arc<ShardPool>,
-    events: Events,
+    fetcher: Arc<Fetcher>,
+    events: Arc<Events>,
     leases: AtomicU64,
     janitor: Notify,
     stages: Arc<Semaphore>,
+    /// One component is hashed afterwards at a time.
+    verifying: Semaphore,
     tasks: Tasks,
 }
 
@@ -124,17 +140,30 @@ impl Cache {
     /// An empty cache whose work runs in `tasks`.
     #[must_use]
     pub fn new(config: CacheConfig, tasks: Tasks) -> Arc<Self> {
+        let events = Arc::<Events>::default();
+        let teller = Arc::clone(&events);
+        let tell = Box::new(move |told| match told {
+            Told::Began(message) => teller.push(EventKind::DownloadBegan, None, message),
+            Told::Ended(message) => teller.push(EventKind::Downloaded, None, message),
+            Told::Failed(message) => teller.push(EventKind::DownloadFailed, None, message),
+            Told::Quarantined(message) => teller.push(EventKind::Quarantined, None, message),
+        });
+        let (hub, attestations) = (Arc::clone(&config.hub), Arc::clone(&config.attestations));
+        let fetcher = Fetcher::new(hub, attestations, config.free_space_floor, tell);
         let cache = Arc::new(Self {
             config,
             components: DashMap::new(),
             tickets: DashMap::new(),
-            flights: Flights::default(),
+            flights: Arc::default(),
+            verifications: Arc::default(),
             recalls: Recalls::default(),
             pool: Arc::default(),
-            events: Events::default(),
+            fetcher,
+            events,
             leases: AtomicU64::new(0),
             janitor: Notify::new(),
             stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),
+            verifying: Semaphore::new(1),
             tasks,
         });
         let janitor = Arc::clone(&cache);
@@ -154,7 +183,6 @@ impl Cache {
         mut progress: impl FnMut(&Step, usize) + Send,
     ) -> Result<Acquired, AcquireError> {
         let started = Instant::now();
-        let limit = self.config.load_deadline;
         let work = async {
             for _ in 0..ATTEMPTS {
                 match self.try_acquire(&request, &holder, started, &mut progress).await {
@@ -165,9 +193,7 @@ impl Cache {
             Err(AcquireError::Died { operation: "the load" })
         };
         tokio::select! {
-            result = tokio::time::timeout(limit, work) => {
-                result.unwrap_or(Err(AcquireError::Deadline { operation: "the load", limit }))
-            }
+            result = work => result,
             () = self.tasks.stopping().cancelled() => Err(AcquireError::Stopping),
         }
     }
@@ -185,28 +211,177 @@ impl Cache {
         };
         // A few `stat` calls on local disks: waking another thread for them would take longer than they do.
         let recalled = self.recalls.get(request, |id| self.intact(id));
-        let recalled = recalled.and_then(|(id, model)| Some((self.lease_loaded(id, holder)?, model)));
-        if let Some((lease, model)) = recalled {
+        if let Some((id, model)) = recalled
+            && self.is_current(&model, request.selector.offline).await
+            && let Some(lease) = self.lease_loaded(id, holder)
+        {
             return Ok(acquired(lease, model, true));
         }
-        let (cache, asked) = (Arc::clone(self), request.clone());
-        let work = move || -> Result<_, LoadError> {
+        let (target, pin) = self.pinned(&request.selector).await?;
+        let prepared = self.prepared(request, &target, pin.as_ref(), progress).await?;
+        let (id, model) = (prepared.id, Arc::clone(&prepared.model));
+        if self.intact(id)
+            && let Some(lease) = self.lease_loaded(id, holder)
+        {
+            return Ok(acquired(lease, model, true));
+        }
+        let flight = self.fly(prepared, &request.selector.spec, progress);
+        let component = self.in_time("the load", flight).await?;
+        Ok(acquired(self.lease_or_insert(component, holder), model, false))
+    }
+
+    /// Whether what a revision meant is still known to be what it means.
+    async fn is_current(&self, model: &ResolvedModel, offline: bool) -> bool {
+        let hub = &self.config.hub;
+        match &model.kind {
+            ModelKind::Hub { repo, revision, commit, .. } if revision.as_commit().is_none() => {
+                offline
+                    || hub.settings().offline
+                    || hub.was_absent().is_some()
+                    || hub.known_commit(repo, revision).await.as_ref() == Some(commit)
+            }
+            ModelKind::Hub { .. } | ModelKind::Directory | ModelKind::File => true,
+        }
+    }
+
+    /// What `selector` names, and the commit it means.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn pinned(self: &Arc<Self>, selector: &Selector) -> Result<(Arc<Target>, Option<Pin>), AcquireError> {
+        let (cache, asked) = (Arc::clone(self), selector.clone());
+        let work = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places));
+        let (target, known) = self.in_time("finding the model", work).await??;
+        let pin = pipeline::pin(&target, known, selector.offline, &self.config.hub).await?;
+        Ok((Arc::new(target), pin))
+    }
+
+    /// The component that `request` means, everything it needs being on this machine, verified if that is wanted.
+    async fn prepared(
+        self: &Arc<Self>,
+        request: &Request,
+        target: &Arc<Target>,
+        pin: Option<&Pin>,
+        progress: &mut (impl FnMut(&Step, usize) + Send),
+    ) -> Result<Prepared, AcquireError> {
+        let mut fetched = request.selector.offline || self.config.hub.settings().offline;
+        let mut verified = request.verification == Verification::Afterwards;
+        let want = || Want {
+            components: vec![request.component.clone()],
+            whole: false,
+            choice: request.selector.choice.clone(),
+        };
+        loop {
+            let is_fetchable = !fetched && pin.is_some();
+            let prepared = match self.prepare(request, target, pin).await? {
+                Ok(prepared) if prepared.is_provisional() && is_fetchable => None,
+                Ok(prepared) => Some(prepared),
+                Err(error) if error.is_missing() && is_fetchable => None,
+                Err(error) => return Err(error.into()),
+            };
+            let Some(prepared) = prepared else {
+                fetched = true;
+                pipeline::fetch(target, pin, want(), &self.fetcher, |step, sharers| progress(step, sharers)).await?;
+                continue;
+            };
+            if verified {
+                return Ok(prepared);
+            }
+            verified = true;
+            let (id, model, suspects) = (prepared.id, Arc::clone(&prepared.model), prepared.suspects());
+            match self.verified(id, model, suspects, progress).await {
+                Ok(()) => return Ok(prepared),
+                // It was moved aside, so it is missing now. What comes in its place is verified as it comes.
+                Err(AcquireError::Load(error))
+                    if matches!(*error, LoadError::Corrupt { .. }) && !self.is_offline(request) =>
+                {
+                    fetched = false;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn is_offline(&self, request: &Request) -> bool {
+        request.selector.offline || self.config.hub.settings().offline
+    }
+
+    async fn prepare(
+        self: &Arc<Self>,
+        request: &Request,
+        target: &Arc<Target>,
+        pin: Option<&Pin>,
+    ) -> Result<Result<Prepared, LoadError>, AcquireError> {
+        let (cache, asked, target, pin) = (Arc::clone(self), request.clone(), Arc::clone(target), pin.cloned());
+        let work = self.stage("finding the model", move || -> Result<_, LoadError> {
             let begun = std::time::SystemTime::now();
-            let prepared = pipeline::prepare(&asked, &cache.config.places)?;
-            cache.recalls.remember(asked, &prepared, begun);
-            let loaded = cache.intact(prepared.id);
-            if !loaded {
+            let prepared = pipeline::prepare(&asked, &target, pin.as_ref())?;
+            pipeline::note(&target, pin.as_ref());
+            if !prepared.is_provisional() {
+                cache.recalls.remember(asked, &prepared, begun);
+            }
+            if !cache.intact(prepared.id) {
                 cache.look_again(&prepared);
             }
-            Ok((prepared, loaded))
-        };
-        let (prepared, loaded) = self.stage("finding the model", work).await??;
-        let (id, model) = (prepared.id, Arc::clone(&prepared.model));
-        if let Some(lease) = loaded.then(|| self.lease_loaded(id, holder)).flatten() {
-            return Ok(acquired(lease, model, true));
+            Ok(prepared)
+        });
+        self.in_time("finding the model", work).await
+    }
+
+    /// Forgets what the revision of `selector` means, so that the hub is asked anew.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn look_up_again(self: &Arc<Self>, selector: &Selector) -> Result<(), AcquireError> {
+        let (cache, asked) = (Arc::clone(self), selector.clone());
+        let work = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places));
+        if let (Target::Hub(target), _) = work.await?? {
+            self.config.hub.forget(&target.repo, &target.revision).await;
         }
-        let component = self.fly(prepared, &request.selector.spec, progress).await?;
-        Ok(acquired(self.lease_or_insert(component, holder), model, false))
+        Ok(())
+    }
+
+    /// A hub model where it is; `None` for a path, and for what the cache alone may answer.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn look(
+        self: &Arc<Self>,
+        selector: &Selector,
+        target: &Target,
+        pin: Option<&Pin>,
+    ) -> Result<Option<Remote>, AcquireError> {
+        let hub = &self.config.hub;
+        let may_ask = !selector.offline && !hub.settings().offline;
+        let (Target::Hub(target), Some(pin), true) = (target, pin, may_ask) else { return Ok(None) };
+        let remote = Remote::look(&self.fetcher, hub, target, pin, &selector.choice).await;
+        Ok(Some(remote.map_err(LoadError::from)?))
+    }
+
+    /// Downloads what `want` needs of a hub model, and verifies what was here before.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn pull(
+        self: &Arc<Self>,
+        selector: &Selector,
+        want: Want,
+        progress: impl FnMut(&Step, usize) + Send,
+    ) -> Result<(Arc<Target>, Option<Pin>, Option<Arc<FetchReport>>), AcquireError> {
+        let (target, pin) = self.pinned(selector).await?;
+        let report = pipeline::fetch(&target, pin.as_ref(), want, &self.fetcher, progress).await?;
+        Ok((target, pin, report))
+    }
+
+    /// Waits for `work`, for as long as a load may take.
+    pub(crate) async fn in_time<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, AcquireError>>,
+    ) -> Result<T, AcquireError> {
+        let limit = self.config.load_deadline;
+        let late = AcquireError::Deadline { operation, limit };
+        tokio::time::timeout(limit, work).await.unwrap_or(Err(late))
     }
 
     /// Runs stages of the pipeline on a thread that may block, a few at a time. A thread that hangs keeps its place
@@ -241,7 +416,7 @@ impl Cache {
         } else {
             let message = format!("{what} changed on disk");
             self.events.push(EventKind::FileChanged, Some(id), message.clone());
-            entry.notify(Change(message));
+            entry.notify(Change { kind: ChangeKind::Changed, message });
         }
         false
     }
@@ -309,10 +484,10 @@ impl Cache {
         entries
     }
 
-    /// Loads that are under way.
+    /// What downloads.
     #[must_use]
-    pub fn flights(&self) -> Vec<FlightReport> {
-        self.flights.reports()
+    pub fn fetcher(&self) -> &Arc<Fetcher> {
+        &self.fetcher
     }
 
     /// What happened.
@@ -390,7 +565,8 @@ impl Cache {
 }
 
 fn is_abandoned(error: &LoadError) -> bool {
-    matches!(error, LoadError::Checkpoint(crate::checkpoint::CheckpointError::Abandoned))
+    use crate::{checkpoint::CheckpointError, snapshot::VerifyError};
+    matches!(error, LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned))
 }
 
 /// Runs `work` on a thread that may block.

@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pipeline::AuditPolicy,
+        pipeline::{AuditPolicy, Verification},
         resolve::{ModelKind, Selector},
     };
 
@@ -117,9 +117,11 @@ mod tests {
             component: String::new(),
             layout: Layout::Mlx,
             policy: AuditPolicy::Strict,
+            verification: Verification::Afterwards,
         };
         let recalls = Recalls::default();
-        let model = Arc::new(ResolvedModel { kind: ModelKind::File, path: path.clone(), witnesses: Vec::new() });
+        let model =
+            Arc::new(ResolvedModel { kind: ModelKind::File, path: path.clone(), witnesses: Vec::new(), warning: None });
         let remember = || {
             recalls.insert(request.clone(), id, Arc::clone(&model), std::slice::from_ref(&path), SystemTime::now());
         };

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::daemon::ConfigFile;
+
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
 #[command(
@@ -35,6 +37,10 @@ pub(super) enum Command {
     Serve(Box<Serve>),
     /// Load a component of a model, and hold it or keep it warm
     Load(Load),
+    /// Download what a model's components need, and verify it
+    Pull(Pull),
+    /// Compare the files of a model with their hashes (needs no network)
+    Verify(Verify),
     /// How the daemon is
     Status,
     /// The components in the daemon's cache, and who holds them
@@ -70,29 +76,14 @@ defaults. Durations are written like `10min` or `1h 30min`. Set WEIGHTSD_LOG=deb
 
 Examples:
   weightsd serve
-  weightsd serve --hub-cache /data/hub --keep-alive 1h")]
+  weightsd serve --hub-cache /data/hub --keep-alive 1h
+  weightsd serve --offline")]
 pub(super) struct Serve {
     /// Configuration file [default: weightsd/config.toml in the usual place]
     #[arg(long, env = "WEIGHTSD_CONFIG", value_name = "PATH")]
     pub(super) config: Option<PathBuf>,
-    /// The Hugging Face cache [default: as huggingface_hub finds it]
-    #[arg(long, value_name = "DIR", value_parser = absolute)]
-    pub(super) hub_cache: Option<PathBuf>,
-    /// How long components stay warm when the client does not say [default: 10min]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(super) keep_alive: Option<Duration>,
-    /// The longest keep-alive that a client is granted [default: 1day]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(super) keep_alive_max: Option<Duration>,
-    /// How long one load may take [default: 2min]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(super) load_deadline: Option<Duration>,
-    /// How long a shutdown may take [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(super) grace: Option<Duration>,
-    /// Most connections at once [default: 1024]
-    #[arg(long, value_name = "N")]
-    pub(super) connections: Option<usize>,
+    #[command(flatten)]
+    pub(super) settings: ConfigFile,
     /// Fail unless launchd or systemd hands over a socket
     #[arg(long)]
     pub(super) activated: bool,
@@ -103,7 +94,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 }
 
 /// A model, and where it is looked up.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Model {
     /// A path, or a Hugging Face id: org/repo, org/repo:revision
     pub(super) model: String,
@@ -113,6 +104,15 @@ pub(super) struct Model {
     /// The Hugging Face cache [default: as huggingface_hub finds it]
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub(super) hub_cache: Option<PathBuf>,
+    /// Variant of the weights, such as fp16
+    #[arg(long, value_name = "NAME")]
+    pub(super) variant: Option<String>,
+    /// Only weight files whose paths match this glob (may be repeated)
+    #[arg(long = "pattern", value_name = "GLOB")]
+    pub(super) patterns: Vec<String>,
+    /// Do not ask the hub
+    #[arg(long)]
+    pub(super) offline: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -128,6 +128,9 @@ pub(super) struct Load {
     /// Names and memory order of the tensors
     #[arg(long, value_enum, default_value_t = Layout::Mlx)]
     pub(super) layout: Layout,
+    /// Compare files that were here before with their hashes first
+    #[arg(long)]
+    pub(super) verify: bool,
     /// Lend it even if the audit finds faults
     #[arg(long)]
     pub(super) report_only: bool,
@@ -145,6 +148,34 @@ pub(super) enum Layout {
     Mlx,
     /// As in the checkpoint
     Source,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd pull Tongyi-MAI/Z-Image-Turbo
+  weightsd pull Tongyi-MAI/Z-Image-Turbo vae text_encoder
+  weightsd pull org/repo --all --pattern 'tokenizer/*'")]
+pub(super) struct Pull {
+    #[command(flatten)]
+    pub(super) model: Model,
+    /// Components [default: all]
+    pub(super) components: Vec<String>,
+    /// Everything that the repository has, README and all; patterns then choose among all files
+    #[arg(long, conflicts_with = "components")]
+    pub(super) all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd verify Tongyi-MAI/Z-Image-Turbo
+  weightsd verify Tongyi-MAI/Z-Image-Turbo transformer")]
+pub(super) struct Verify {
+    #[command(flatten)]
+    pub(super) model: Model,
+    /// Components [default: every file of the model that is here]
+    pub(super) components: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -7,11 +7,11 @@ use weightsd_client::{AuditReport, Client, proto::TensorMismatch};
 use super::{
     args::Audit,
     output::{self, Format, bytes, print},
-    resolve::selector,
+    resolve::{PATIENCE, selector},
 };
 
 pub(super) async fn run(client: &Client, command: Audit, format: Format) -> anyhow::Result<ExitCode> {
-    let answer = client.audit(selector(command.model), command.components).await?;
+    let answer = client.clone().with_deadline(PATIENCE).audit(selector(command.model), command.components).await?;
     match format {
         Format::Json => output::print_json("AuditResponse", &answer)?,
         Format::Text => {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     checkpoint::{self, Checkpoint, ShardPool},
     pipeline::{self, LoadError, Unwatched},
-    resolve::{Places, Selector},
+    resolve::{Choice, Places, Selector},
     snapshot::{ComponentFiles, Snapshot},
 };
 
@@ -25,8 +25,11 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         revision: command.model.revision.clone(),
         hub_cache: command.model.hub_cache.clone(),
         working_directory: Some(env::current_dir().context("the current directory")?),
+        choice: Choice { patterns: command.model.patterns.clone(), variant: command.model.variant.clone() },
+        offline: true,
     };
-    let snapshot = pipeline::snapshot(&selector, &places)?;
+    let (target, _) = pipeline::target(&selector, &places)?;
+    let snapshot = pipeline::snapshot(&target, None, &selector.choice)?;
     let sites = snapshot.sites();
     match (&command.component, sites) {
         (Some(component), _) => tensors(&snapshot, component, command, format),

@@ -2,12 +2,12 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use weightsd_client::{AuditPolicy, Client, Component, Hold, LoadRequest, Phase, Progress, proto};
+use weightsd_client::{AuditPolicy, Client, Component, Hold, LoadRequest, Verification, proto};
 
 use super::{
     args::{Layout, Load, Model},
     output::{self, Format, bytes, print, short, time},
+    progress::Bars,
 };
 
 /// A load on a slow disk may take as long as the daemon lets it.
@@ -21,12 +21,16 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
         Layout::Source => proto::Layout::Source,
     };
     let mut request = request(command.model, command.component).layout(layout).audit_policy(policy).hold(hold);
+    if command.verify {
+        request = request.verification(Verification::Before);
+    }
     if let Some(keep_alive) = command.keep_alive {
         request = request.keep_alive(keep_alive);
     }
-    let bar = progress_bar();
-    let mut component = client.load(request, |progress| show(&bar, progress)).await?;
-    bar.finish_and_clear();
+    let mut bars = Bars::new();
+    let loaded = client.load(request, |progress| bars.show(progress)).await;
+    bars.clear();
+    let mut component = loaded?;
     match format {
         Format::Text => print_component(&component)?,
         Format::Json => output::print_json("Component", component.info())?,
@@ -45,25 +49,13 @@ fn request(model: Model, component: String) -> LoadRequest {
     if let Some(cache) = model.hub_cache {
         request = request.hub_cache(cache);
     }
-    request
-}
-
-/// Drawn on a terminal only: indicatif hides it elsewhere.
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {bytes}/{total_bytes}");
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-fn show(bar: &ProgressBar, progress: &Progress) {
-    let doing = match progress.phase() {
-        Phase::Unspecified | Phase::Resolve => "finding the model",
-        Phase::Open => "reading headers",
-        Phase::Audit => "auditing",
-    };
-    let shared = if progress.sharers > 1 { format!(" (with {} others)", progress.sharers - 1) } else { String::new() };
-    bar.set_message(format!("{doing} {}{shared}", progress.file));
-    bar.set_length(progress.bytes_total);
-    bar.set_position(progress.bytes_done);
+    if let Some(variant) = model.variant {
+        request = request.variant(variant);
+    }
+    if model.offline {
+        request = request.offline(true);
+    }
+    request.patterns(model.patterns)
 }
 
 fn print_component(component: &Component) -> anyhow::Result<()> {
@@ -92,6 +84,8 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
     if let Some(report) = component.audit() {
         print(format_args!("  audit: {}", super::audit::verdict(report)))?;
     }
+    let model = info.model.clone().unwrap_or_default();
+    output::warn(&model.warning)?;
     print(format_args!("  stays warm for {} after its last holder", output::span(keep_alive)))?;
     Ok(())
 }

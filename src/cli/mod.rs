@@ -10,6 +10,8 @@ mod inspect;
 mod install;
 mod load;
 mod output;
+mod progress;
+mod pull;
 mod resolve;
 mod serve;
 mod status;
@@ -48,6 +50,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(command) => serve::run(*command, socket),
         Command::Load(command) => runtime()?.block_on(async { load::run(&connect().await?, command, format).await }),
+        Command::Pull(command) => runtime()?.block_on(async { pull::pull(&connect().await?, command, format).await }),
+        Command::Verify(command) => {
+            runtime()?.block_on(async { pull::verify(&connect().await?, command, format).await })
+        }
         Command::Status => runtime()?.block_on(async { status::status(&connect().await?, format).await }),
         Command::Ls(command) => runtime()?.block_on(async { status::list(&connect().await?, &command, format).await }),
         Command::Resolve(command) => {

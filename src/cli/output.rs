@@ -24,6 +24,11 @@ pub(super) fn print(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
+/// What the daemon wants people to know, on standard error, so that it is in nobody's way.
+pub(super) fn warn(warning: &str) -> io::Result<()> {
+    if warning.is_empty() { Ok(()) } else { writeln!(io::stderr().lock(), "warning: {warning}") }
+}
+
 /// A message as protobuf's JSON, with fields that have their default, and 64-bit numbers as numbers.
 pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<serde_json::Value> {
     let pool = DescriptorPool::decode(weightsd_proto::FILE_DESCRIPTOR_SET)?;

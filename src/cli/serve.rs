@@ -18,15 +18,7 @@ const IMPATIENT: i32 = 130;
 pub(super) fn run(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     start_log();
     let file = ConfigFile::load(command.config.as_deref())?;
-    let flags = ConfigFile {
-        socket,
-        hub_cache: command.hub_cache,
-        keep_alive: command.keep_alive,
-        keep_alive_max: command.keep_alive_max,
-        load_deadline: command.load_deadline,
-        grace: command.grace,
-        connections: command.connections,
-    };
+    let flags = ConfigFile { socket, ..command.settings };
     let config = flags.or(file).complete();
     // Before there are threads: taking over a socket changes the environment.
     let inherited = match BoundListener::inherit() {

@@ -10,6 +10,7 @@ use weightsd_client::{
 use super::{
     args::Ls,
     output::{self, Format, bytes, numbers, print, short, since, span, until},
+    progress::doing,
 };
 
 pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
@@ -37,6 +38,20 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
         "Hugging Face cache: {}",
         if status.hub_cache.is_empty() { "none" } else { &status.hub_cache }
     ))?;
+    print(format_args!("hub: {}{}", status.hub_endpoint, if status.offline { " (offline: never asked)" } else { "" }))?;
+    for download in &status.downloads {
+        let progress = download.progress.clone().unwrap_or_default();
+        print(format_args!(
+            "downloading {}: {} of {}, {}",
+            download.what,
+            bytes(progress.bytes_done),
+            bytes(progress.bytes_total),
+            doing(&progress)
+        ))?;
+        for file in &progress.files {
+            print(format_args!("  {} {} of {}", file.path, bytes(file.bytes_done), bytes(file.bytes_total)))?;
+        }
+    }
     for load in &status.loads {
         let progress = load.progress.clone().unwrap_or_default();
         print(format_args!(

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use prost::bytes::Bytes;
@@ -12,7 +12,11 @@ use weightsd_core::{
     plan::{Layout, Placed},
 };
 
-use crate::{checkpoint::OpenShard, resolve::ResolvedModel};
+use crate::{
+    checkpoint::OpenShard,
+    resolve::ResolvedModel,
+    snapshot::{Attestations, Suspect},
+};
 
 /// Where the time of a load went.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,6 +46,8 @@ pub struct Component {
     pub config_json: String,
     /// The files that are lent; [`Placed::shard`] counts in them.
     pub segments: Vec<Arc<OpenShard>>,
+    /// The same files under their names, to be compared with their hashes.
+    pub suspects: Vec<Suspect>,
     /// The tensors, sorted by name.
     pub tensors: Vec<Placed>,
     /// The audit.
@@ -57,6 +63,22 @@ impl Component {
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.range.end - tensor.range.start).sum()
+    }
+
+    /// Whether all its files have hashes to be compared with.
+    #[must_use]
+    pub fn is_verifiable(&self) -> bool {
+        self.suspects.iter().all(|suspect| suspect.blob.is_some())
+    }
+
+    /// When all its files were found to be what their names say: the earliest of the times, `None` unless each has one.
+    #[must_use]
+    pub fn verified(&self, attestations: &Attestations) -> Option<SystemTime> {
+        let attested = |(suspect, segment): (&Suspect, &Arc<OpenShard>)| {
+            attestations.get(suspect.blob.as_ref()?, segment.file.identity())
+        };
+        let times = self.suspects.iter().zip(&self.segments).map(attested).collect::<Option<Vec<_>>>()?;
+        times.into_iter().min()
     }
 
     /// Whether every file under it is as it was when it was opened.

@@ -4,16 +4,24 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 use weightsd_core::{
+    hub_env::{self, TokenSource},
     places::{self, Platform},
     policy::KeepAliveLimits,
 };
 
-use crate::{cache::CacheConfig, resolve::Places};
+use crate::{
+    cache::CacheConfig,
+    hub::{Backoff, Hub, HubSettings},
+    resolve::Places,
+    snapshot::Attestations,
+};
 
 /// Keep-alives over this are cut: a century is for ever.
 const KEEP_ALIVE_CEILING: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -31,33 +39,81 @@ pub struct Config {
     pub grace: Duration,
 }
 
-/// The configuration file, TOML. Durations are written like `10min` or `1h 30min`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// What can be set, in the configuration file (TOML) and on the command line of `serve` (with `-` for `_`). Durations are
+/// written like `10min` or `1h 30min`, sizes like `2GB`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConfigFile {
     /// Path of the socket.
+    #[arg(skip)]
     pub socket: Option<PathBuf>,
-    /// The Hugging Face cache.
+    /// The Hugging Face cache [default: as huggingface_hub finds it]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub hub_cache: Option<PathBuf>,
-    /// How long components stay warm when the client does not say.
+    /// The folder for what weightsd itself keeps [default: weightsd in the user's caches]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub own_cache: Option<PathBuf>,
+    /// How long components stay warm when the client does not say [default: 10min]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub keep_alive: Option<Duration>,
-    /// The longest keep-alive that a client is granted.
+    /// The longest keep-alive that a client is granted [default: 1day]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub keep_alive_max: Option<Duration>,
-    /// How long one load may take.
+    /// How long one load may take, downloads not counted [default: 2min]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub load_deadline: Option<Duration>,
-    /// How long a shutdown may take.
+    /// How long a shutdown may take [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub grace: Option<Duration>,
-    /// Most connections at once.
+    /// Most connections at once [default: 1024]
+    #[arg(long, value_name = "N")]
     pub connections: Option<usize>,
+    /// Never ask the hub [default: as HF_HUB_OFFLINE says]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub offline: Option<bool>,
+    /// Address of the hub [default: HF_ENDPOINT, or https://huggingface.co]
+    #[arg(long, value_name = "URL")]
+    pub hub_endpoint: Option<String>,
+    /// File that holds the hub's token [default: as huggingface_hub finds it]
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    pub hub_token_file: Option<PathBuf>,
+    /// How long what a branch means is believed without asking the hub again [default: 5min]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub hub_freshness: Option<Duration>,
+    /// How long a connection to the hub, and the beginning of an answer, may take [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub hub_deadline: Option<Duration>,
+    /// How long a download may pause before another connection is tried [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub hub_stall: Option<Duration>,
+    /// How often the hub is asked again after a failure that may pass [default: 4]
+    #[arg(long, value_name = "N")]
+    pub hub_tries: Option<usize>,
+    /// Files that are downloaded at once [default: 4]
+    #[arg(long, value_name = "N")]
+    pub downloads: Option<usize>,
+    /// What downloads leave free on the disk [default: 1GB]
+    #[arg(long, value_name = "SIZE")]
+    pub free_space: Option<ByteSize>,
+    /// Hash files that were here before, once, after they are lent [default: true]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub verify: Option<bool>,
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|error| error.to_string())
 }
 
 /// Why the configuration file cannot be used.
@@ -105,11 +161,22 @@ impl ConfigFile {
         Self {
             socket: self.socket.or(other.socket),
             hub_cache: self.hub_cache.or(other.hub_cache),
+            own_cache: self.own_cache.or(other.own_cache),
             keep_alive: self.keep_alive.or(other.keep_alive),
             keep_alive_max: self.keep_alive_max.or(other.keep_alive_max),
             load_deadline: self.load_deadline.or(other.load_deadline),
             grace: self.grace.or(other.grace),
             connections: self.connections.or(other.connections),
+            offline: self.offline.or(other.offline),
+            hub_endpoint: self.hub_endpoint.or(other.hub_endpoint),
+            hub_token_file: self.hub_token_file.or(other.hub_token_file),
+            hub_freshness: self.hub_freshness.or(other.hub_freshness),
+            hub_deadline: self.hub_deadline.or(other.hub_deadline),
+            hub_stall: self.hub_stall.or(other.hub_stall),
+            hub_tries: self.hub_tries.or(other.hub_tries),
+            downloads: self.downloads.or(other.downloads),
+            free_space: self.free_space.or(other.free_space),
+            verify: self.verify.or(other.verify),
         }
     }
 
@@ -118,6 +185,9 @@ impl ConfigFile {
     pub fn complete(self) -> Config {
         let max = self.keep_alive_max.unwrap_or(Duration::from_secs(24 * 3600)).min(KEEP_ALIVE_CEILING);
         let default = self.keep_alive.unwrap_or(Duration::from_secs(10 * 60)).min(max);
+        let hub = Arc::new(Hub::new(self.hub()));
+        let own_cache = self.own_cache.or_else(|| places::own_cache(&variable, Platform::current()));
+        let attestations = Arc::new(Attestations::new(own_cache.map(|folder| folder.join("attestations.redb"))));
         let hub_cache = self.hub_cache.or_else(|| places::hub_cache(&variable)).filter(|path| path.is_absolute());
         Config {
             socket: self.socket.unwrap_or_else(default_socket),
@@ -125,9 +195,37 @@ impl ConfigFile {
                 places: Places { home: variable("HOME").map(PathBuf::from), hub_cache },
                 keep_alive: KeepAliveLimits { default, max },
                 load_deadline: self.load_deadline.unwrap_or(Duration::from_secs(120)),
+                hub,
+                attestations,
+                verify_afterwards: self.verify.unwrap_or(true),
+                free_space_floor: self.free_space.unwrap_or(ByteSize::gb(1)).as_u64(),
             },
             connections: self.connections.unwrap_or(1024).max(1),
             grace: self.grace.unwrap_or(Duration::from_secs(5)),
+        }
+    }
+
+    /// How the hub is dealt with, with defaults where nothing is said.
+    #[must_use]
+    pub fn hub(&self) -> HubSettings {
+        let seconds = Duration::from_secs;
+        let endpoint = self.hub_endpoint.as_deref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
+        let token = self.hub_token_file.clone().map(TokenSource::File);
+        let deadline = self.hub_deadline.unwrap_or(seconds(10));
+        HubSettings {
+            endpoint: endpoint.unwrap_or_else(|| hub_env::endpoint(&variable)),
+            token: token.unwrap_or_else(|| hub_env::token_source(&variable)),
+            offline: self.offline.unwrap_or_else(|| hub_env::is_offline(&variable)),
+            freshness: self.hub_freshness.unwrap_or(seconds(5 * 60)),
+            connect_deadline: deadline,
+            answer_deadline: deadline,
+            stall_deadline: self.hub_stall.unwrap_or(seconds(30)),
+            backoff: Backoff {
+                tries: self.hub_tries.unwrap_or(4),
+                pause: Duration::from_millis(300),
+                pause_max: seconds(20),
+            },
+            files_at_once: self.downloads.unwrap_or(4),
         }
     }
 }

@@ -3,12 +3,17 @@
 //!
 //! A revision means that revision: what is not cached is not found, and no other snapshot takes its place.
 
-use std::{fs, io, path::Path, thread, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
-use weightsd_core::spec::{Commit, RepoId, Revision};
+use weightsd_core::spec::Commit;
 use weightsd_segment::PinnedFile;
 
-use super::{ModelKind, ResolveError, ResolvedModel};
+use super::{HubTarget, ModelKind, Pin, ResolveError, ResolvedModel};
 
 /// hf-hub rewrites ref files in place even when nothing changed; a reader that comes in between sees an empty file.
 const EMPTY_REF_RETRIES: u32 = 5;
@@ -18,34 +23,43 @@ const REF_BYTES_MAX: u64 = 1024;
 /// Most revisions that an error lists.
 const LISTED_MAX: usize = 8;
 
-pub(super) fn resolve(repo: RepoId, revision: Revision, cache: &Path) -> Result<ResolvedModel, ResolveError> {
+pub(super) fn on_disk(target: &HubTarget, pin: Option<&Pin>) -> Result<ResolvedModel, ResolveError> {
+    let HubTarget { repo, revision, cache } = target;
     let folder = cache.join(repo.cache_folder());
     if !folder.is_dir() {
-        return Err(ResolveError::RepoNotCached { repo, cache: cache.to_owned() });
+        return Err(ResolveError::RepoNotCached { repo: repo.clone(), cache: cache.clone() });
     }
+    let mut known = pin.cloned().or_else(|| target.commit());
+    if known.is_none() {
+        known = read_ref(&ref_path(target))?.map(|commit| Pin { commit, warning: None });
+    }
+    let model = known.map(|pin| at(target, &pin)).filter(|model| model.path.is_dir());
+    model.ok_or_else(|| ResolveError::RevisionNotCached {
+        repo: repo.clone(),
+        revision: revision.clone(),
+        cache: cache.clone(),
+        cached: cached(&folder),
+    })
+}
+
+pub(super) fn at(target: &HubTarget, pin: &Pin) -> ResolvedModel {
+    let HubTarget { repo, revision, cache } = target.clone();
     let mut witnesses = Vec::new();
-    let commit = match revision.as_commit() {
-        Some(commit) => Some(commit),
-        None => {
-            let path = folder.join("refs").join(revision.as_str());
-            let commit = read_ref(&path)?;
-            witnesses.push(path);
-            commit
-        }
-    };
-    let snapshot = commit.map(|commit| (folder.join("snapshots").join(commit.as_str()), commit));
-    match snapshot {
-        Some((path, commit)) if path.is_dir() => {
-            witnesses.push(path.clone());
-            let kind = ModelKind::Hub { repo, revision, commit, cache: cache.to_owned() };
-            Ok(ResolvedModel { kind, path, witnesses })
-        }
-        _ => Err(ResolveError::RevisionNotCached { repo, revision, cache: cache.to_owned(), cached: cached(&folder) }),
+    if revision.as_commit().is_none() {
+        witnesses.push(ref_path(target));
     }
+    let path = cache.join(repo.cache_folder()).join("snapshots").join(pin.commit.as_str());
+    let kind = ModelKind::Hub { repo, revision, commit: pin.commit.clone(), cache };
+    witnesses.push(path.clone());
+    ResolvedModel { kind, witnesses, path, warning: pin.warning.clone() }
+}
+
+pub(super) fn ref_path(target: &HubTarget) -> PathBuf {
+    target.cache.join(target.repo.cache_folder()).join("refs").join(target.revision.as_str())
 }
 
 /// The commit in a ref file; `None` when there is no such ref.
-fn read_ref(path: &Path) -> Result<Option<Commit>, ResolveError> {
+pub(super) fn read_ref(path: &Path) -> Result<Option<Commit>, ResolveError> {
     for attempt in 0.. {
         let bytes = match read_start(path) {
             Ok(bytes) => bytes,

@@ -10,6 +10,8 @@ use std::{
 
 use weightsd_core::spec::{self, Commit, HubSpec, ModelSpec, RepoId, Revision, SpecError};
 
+use crate::hub::RepoStore;
+
 /// How a caller names a model, and where the name is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
@@ -21,6 +23,48 @@ pub struct Selector {
     pub hub_cache: Option<PathBuf>,
     /// The directory that relative paths start from.
     pub working_directory: Option<PathBuf>,
+    /// Which of the model's weights are meant.
+    pub choice: Choice,
+    /// Whether the hub must not be asked.
+    pub offline: bool,
+}
+
+/// Which of a model's weights are meant, where there are several.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Choice {
+    /// Globs over the paths of weight files; only files that match one count. None means all. `*` crosses `/`.
+    pub patterns: Vec<String>,
+    /// The variant, such as `fp16`.
+    pub variant: Option<String>,
+}
+
+/// What a selector names, before it is looked for.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A path, found.
+    Path(ResolvedModel),
+    /// A Hugging Face id.
+    Hub(HubTarget),
+}
+
+/// A revision of a repository, and the cache that holds it or will.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubTarget {
+    /// The repository.
+    pub repo: RepoId,
+    /// The revision.
+    pub revision: Revision,
+    /// The cache.
+    pub cache: PathBuf,
+}
+
+/// The commit that a revision means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The commit.
+    pub commit: Commit,
+    /// Why it may not be the newest.
+    pub warning: Option<String>,
 }
 
 /// The daemon's own places, used where a selector names none.
@@ -61,9 +105,20 @@ pub struct ResolvedModel {
     pub path: PathBuf,
     /// Files whose state decided the answer: as long as they stay as they are, the answer stays.
     pub witnesses: Vec<PathBuf>,
+    /// What whoever asked should know, such as that the hub could not be asked for a newer commit.
+    pub warning: Option<String>,
 }
 
 impl ResolvedModel {
+    /// The repository's folder in its Hugging Face cache; `None` for what is named by path.
+    #[must_use]
+    pub fn store(&self) -> Option<RepoStore> {
+        match &self.kind {
+            ModelKind::Hub { repo, cache, .. } => Some(RepoStore::new(cache, repo)),
+            ModelKind::Directory | ModelKind::File => None,
+        }
+    }
+
     /// The directory below which the model's files lie.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -171,11 +226,11 @@ fn known(cached: &[String]) -> String {
     if cached.is_empty() { "none".to_owned() } else { cached.join(", ") }
 }
 
-/// Finds out what `selector` means. An existing path wins over a Hugging Face id of the same spelling.
+/// Finds out what `selector` names. An existing path wins over a Hugging Face id of the same spelling.
 ///
 /// # Errors
 /// [`ResolveError`].
-pub fn resolve(selector: &Selector, places: &Places) -> Result<ResolvedModel, ResolveError> {
+pub fn target(selector: &Selector, places: &Places) -> Result<Target, ResolveError> {
     for (field, path) in [("hub_cache", &selector.hub_cache), ("working_directory", &selector.working_directory)] {
         if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
             return Err(ResolveError::NotAbsolute { field, path: path.clone() });
@@ -185,16 +240,49 @@ pub fn resolve(selector: &Selector, places: &Places) -> Result<ResolvedModel, Re
     if let Some(directory) = selector.working_directory.as_ref().filter(|_| !spec::is_path_like(text)) {
         let path = directory.join(text);
         if path.exists() {
-            return local::resolve(path, selector);
+            return local::resolve(path, selector).map(Target::Path);
         }
     }
     match ModelSpec::parse(text)? {
-        ModelSpec::Path(written) => local::resolve(absolute(&written, selector, places)?, selector),
+        ModelSpec::Path(written) => local::resolve(absolute(&written, selector, places)?, selector).map(Target::Path),
         ModelSpec::Hub(HubSpec { repo, revision }) => {
             let revision = chosen_revision(revision, selector.revision.as_deref())?;
             let cache = selector.hub_cache.as_ref().or(places.hub_cache.as_ref()).ok_or(ResolveError::NoHubCache)?;
-            hub::resolve(repo, revision, cache)
+            Ok(Target::Hub(HubTarget { repo, revision, cache: cache.clone() }))
         }
+    }
+}
+
+impl Target {
+    /// The model on this machine: at the commit of `pin`, or at the one that the cache knows.
+    ///
+    /// # Errors
+    /// [`ResolveError`].
+    pub fn on_disk(&self, pin: Option<&Pin>) -> Result<ResolvedModel, ResolveError> {
+        match self {
+            Self::Path(model) => Ok(model.clone()),
+            Self::Hub(target) => hub::on_disk(target, pin),
+        }
+    }
+}
+
+impl HubTarget {
+    /// The commit, when the revision is one.
+    #[must_use]
+    pub fn commit(&self) -> Option<Pin> {
+        self.revision.as_commit().map(|commit| Pin { commit, warning: None })
+    }
+
+    /// The commit that the cache knows for the revision. What cannot be read is not known.
+    #[must_use]
+    pub fn last_known(&self) -> Option<Commit> {
+        hub::read_ref(&hub::ref_path(self)).ok().flatten()
+    }
+
+    /// The model at a commit, whether it is on this machine or not.
+    #[must_use]
+    pub fn at(&self, pin: &Pin) -> ResolvedModel {
+        hub::at(self, pin)
     }
 }
 

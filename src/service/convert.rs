@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use weightsd_core::{
     audit::{AuditReport, Mismatch},
     identity::ContentKey,
+    listing::Listed,
     plan::{Layout, Placed},
 };
 use weightsd_proto::v1;
@@ -12,9 +13,10 @@ use weightsd_segment::FileIdentity;
 
 use crate::{
     checkpoint::OpenShard,
+    component::Component,
     pipeline::{Phase, Step},
     resolve::{ModelKind, ResolvedModel},
-    snapshot::ShardFile,
+    snapshot::{Attestations, FileProgress, FileState, ShardFile},
 };
 
 /// Names in each sample of an audit report.
@@ -72,7 +74,8 @@ pub(super) fn layout(layout: Layout) -> v1::Layout {
 }
 
 pub(super) fn model(model: &ResolvedModel) -> v1::ResolvedModel {
-    let mut message = v1::ResolvedModel { path: path(&model.path), ..v1::ResolvedModel::default() };
+    let warning = model.warning.clone().unwrap_or_default();
+    let mut message = v1::ResolvedModel { path: path(&model.path), warning, ..v1::ResolvedModel::default() };
     match &model.kind {
         ModelKind::Directory => message.set_kind(v1::ModelKind::Directory),
         ModelKind::File => message.set_kind(v1::ModelKind::File),
@@ -130,6 +133,14 @@ pub(super) fn progress(step: &Step, sharers: usize) -> v1::Progress {
         Phase::Resolve => v1::Phase::Resolve,
         Phase::Open => v1::Phase::Open,
         Phase::Audit => v1::Phase::Audit,
+        Phase::Download => v1::Phase::Download,
+        Phase::Verify => v1::Phase::Verify,
+    };
+    let file = |file: &FileProgress| v1::FileProgress {
+        path: file.path.clone(),
+        state: file_state(file.step.state).into(),
+        bytes_done: file.step.bytes_done,
+        bytes_total: file.bytes_total,
     };
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     v1::Progress {
@@ -140,5 +151,36 @@ pub(super) fn progress(step: &Step, sharers: usize) -> v1::Progress {
         bytes_done: step.bytes_done,
         bytes_total: step.bytes_total,
         sharers: count(sharers),
+        bytes_per_second: step.bytes_per_second,
+        remaining: step.remaining.and_then(duration),
+        files: step.files.iter().map(file).collect(),
     }
+}
+
+fn file_state(state: FileState) -> v1::FileState {
+    match state {
+        FileState::Waiting => v1::FileState::Waiting,
+        FileState::Elsewhere => v1::FileState::Elsewhere,
+        FileState::Checking => v1::FileState::Checking,
+        FileState::Downloading | FileState::Done => v1::FileState::Downloading,
+        FileState::Retrying => v1::FileState::Retrying,
+    }
+}
+
+pub(super) fn listed_file(path: &str, listed: &Listed, present: bool) -> v1::ModelFile {
+    v1::ModelFile { path: path.to_owned(), length: listed.bytes, present, blob: listed.blob.to_string() }
+}
+
+/// What is known about the content of a component.
+pub(super) fn attestation(component: &Component, attestations: &Attestations) -> v1::Attestation {
+    let mut message = v1::Attestation::default();
+    if !component.is_verifiable() {
+        message.set_state(v1::VerificationState::Unverifiable);
+    } else if let Some(time) = component.verified(attestations) {
+        message.set_state(v1::VerificationState::Verified);
+        message.time = Some(time.into());
+    } else {
+        message.set_state(v1::VerificationState::Pending);
+    }
+    message
 }

@@ -67,6 +67,11 @@ fn message(event: Event) -> v1::Event {
         EventKind::Evicted => v1::EventKind::Evicted,
         EventKind::FileChanged => v1::EventKind::FileChanged,
         EventKind::Refused => v1::EventKind::Refused,
+        EventKind::DownloadBegan => v1::EventKind::DownloadBegan,
+        EventKind::Downloaded => v1::EventKind::Downloaded,
+        EventKind::DownloadFailed => v1::EventKind::DownloadFailed,
+        EventKind::Quarantined => v1::EventKind::Quarantined,
+        EventKind::Verified => v1::EventKind::Verified,
         EventKind::ShuttingDown => v1::EventKind::ShuttingDown,
     };
     v1::Event {

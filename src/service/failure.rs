@@ -1,6 +1,6 @@
 //! One table from errors to what a caller gets: gRPC code, reason, resource, hint, and whether trying again may help.
 
-use std::{error::Error, io};
+use std::{error::Error, io, time::Duration};
 
 use tonic::{Code, Status};
 use weightsd_core::{plan::PlanError, select::SelectError, spec::SpecError};
@@ -11,8 +11,12 @@ use weightsd_proto::{
 
 use super::convert;
 use crate::{
-    cache::AcquireError, checkpoint::CheckpointError, pipeline::LoadError, resolve::ResolveError,
-    snapshot::SnapshotError,
+    cache::AcquireError,
+    checkpoint::CheckpointError,
+    hub::HubError,
+    pipeline::LoadError,
+    resolve::ResolveError,
+    snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
 };
 
 /// What a caller gets instead of an answer.
@@ -24,11 +28,12 @@ pub struct Failure {
     resource: String,
     hint: String,
     retryable: bool,
+    retry_after: Option<Duration>,
     audit: Option<Box<v1::AuditReport>>, // A failure is moved about more often than it has a report.
 }
 
 const SHORT_OF_SPACE: &str = "see the daemon's log, and whether the disk or the limit of open files is exhausted";
-const FETCH: &str = "fetch it with `hf download";
+const PULL: &str = "it would be downloaded if the hub could be asked: `weightsd pull";
 
 impl Failure {
     /// A failure of the request itself.
@@ -54,6 +59,7 @@ impl Failure {
             resource: resource.into(),
             hint: hint.into(),
             retryable: matches!(code, Code::Unavailable | Code::Aborted | Code::DeadlineExceeded),
+            retry_after: None,
             audit: None,
         }
     }
@@ -74,6 +80,7 @@ impl Failure {
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let detail = ErrorDetail {
+            retry_after: failure.retry_after.and_then(convert::duration),
             reason: failure.reason.into(),
             resource: failure.resource,
             hint: failure.hint,
@@ -131,6 +138,30 @@ impl From<&LoadError> for Failure {
         match error {
             LoadError::Resolve(error) => resolve(error, message),
             LoadError::Snapshot(error) => snapshot(error, message),
+            LoadError::Hub(error) => hub(error, message),
+            LoadError::Fetch(error) => fetch(error, message),
+            LoadError::Verify(error) => match error {
+                VerifyError::Abandoned => new(Code::Aborted, ErrorReason::Internal, String::new(), "ask again"),
+                VerifyError::Changed { path } => new(
+                    Code::Aborted,
+                    ErrorReason::FileChanged,
+                    path.display().to_string(),
+                    "somebody writes to it; try again later",
+                ),
+                VerifyError::Io { path, source } => io_failure(path.display().to_string(), source, message),
+            },
+            LoadError::Remote(error) => match error {
+                RemoteError::Fetch(error) => fetch(error, message),
+                RemoteError::Header { file, source, .. } => {
+                    new(Code::FailedPrecondition, ErrorReason::InvalidCheckpoint, file.clone(), source.hint())
+                }
+            },
+            LoadError::Corrupt { name, .. } => new(
+                Code::DataLoss,
+                ErrorReason::Corrupt,
+                name.clone(),
+                "it is fetched again when the hub may be asked; if it happens again, look at the disk",
+            ),
             LoadError::Config(_) => new(
                 Code::FailedPrecondition,
                 ErrorReason::InvalidConfig,
@@ -210,13 +241,13 @@ fn resolve(error: &ResolveError, message: String) -> Failure {
             Code::NotFound,
             Reason::RepoNotCached,
             repo.to_string(),
-            &format!("{FETCH} {repo}`; if it lies in another cache, name that cache in `hub_cache`"),
+            &format!("{PULL} {repo}`; if it lies in another cache, name that cache in `hub_cache`"),
         ),
         ResolveError::RevisionNotCached { repo, revision, .. } => new(
             Code::NotFound,
             Reason::RevisionNotCached,
             format!("{repo}@{revision}"),
-            &format!("{FETCH} {repo} --revision {revision}`, or ask for one that is cached"),
+            &format!("{PULL} {repo} --revision {revision}`; or ask for one that is cached"),
         ),
         ResolveError::BadRef { path, .. } => new(
             Code::FailedPrecondition,
@@ -252,7 +283,19 @@ fn snapshot(error: &SnapshotError, message: String) -> Failure {
             component.clone(),
             "fetch the missing files again",
         ),
+        SnapshotError::Pattern { pattern, .. } => new(
+            Code::InvalidArgument,
+            Reason::InvalidRequest,
+            pattern.clone(),
+            "a pattern is a glob such as `transformer/*` or `*.{json,safetensors}`",
+        ),
         SnapshotError::Select(error) => match error {
+            SelectError::NoVariant { folder, .. } => new(
+                Code::NotFound,
+                Reason::SnapshotIncomplete,
+                folder.clone(),
+                "leave the variant out, or name one that is listed",
+            ),
             SelectError::Nothing { folder } => new(
                 Code::FailedPrecondition,
                 Reason::SnapshotIncomplete,
@@ -269,7 +312,7 @@ fn snapshot(error: &SnapshotError, message: String) -> Failure {
                 Code::FailedPrecondition,
                 Reason::AmbiguousWeights,
                 folder.clone(),
-                "name the file that you mean by its path, or move the others away",
+                "choose with `patterns` or `variant`, or name the file that you mean by its path",
             ),
         },
         SnapshotError::Index { path, .. } => new(
@@ -303,6 +346,122 @@ fn checkpoint(error: &CheckpointError, message: String) -> Failure {
         ),
         CheckpointError::Abandoned => new(Code::Aborted, Reason::Internal, String::new(), "ask again"),
         CheckpointError::Io { path, source } => io_failure(path.display().to_string(), source, message.clone()),
+    }
+}
+
+fn hub(error: &HubError, message: String) -> Failure {
+    use ErrorReason as Reason;
+    let new = |code, reason, resource: &str, hint: &str| Failure::new(code, reason, message.clone(), resource, hint);
+    let failure = match error {
+        HubError::Offline { .. } => new(
+            Code::FailedPrecondition,
+            Reason::Offline,
+            "",
+            "allow it (`offline` in the request or configuration, HF_HUB_OFFLINE), or ask for what is cached",
+        ),
+        HubError::Unreachable { host, .. } => new(
+            Code::Unavailable,
+            Reason::HubUnreachable,
+            host,
+            "check the network and `hub_endpoint`; what has come already is kept, and the rest follows at the next try",
+        ),
+        HubError::Failing { host, .. } => new(
+            Code::Unavailable,
+            Reason::HubFailing,
+            host,
+            "the fault is on the other side: try again later; what has come already is kept",
+        ),
+        HubError::StorageRefused { host, .. } => new(
+            Code::Unavailable,
+            Reason::HubFailing,
+            host,
+            "the address that the hub gave may have expired: try again",
+        ),
+        HubError::RateLimited { .. } => {
+            let hint = "wait, or log in: the hub grants more to accounts (`hf auth login`)";
+            new(Code::ResourceExhausted, Reason::RateLimited, "", hint)
+        }
+        HubError::TokenMissing { repo } => new(
+            Code::Unauthenticated,
+            Reason::TokenMissing,
+            repo,
+            "check the spelling; for a private repository log in with `hf auth login`, or set HF_TOKEN for the daemon",
+        ),
+        HubError::TokenRefused { .. } => new(
+            Code::Unauthenticated,
+            Reason::TokenRefused,
+            "",
+            "the token may be expired or revoked: log in again with `hf auth login`",
+        ),
+        HubError::Gated { page, .. } => {
+            let hint = format!("visit {page} to ask for access, with the account of the token");
+            new(Code::PermissionDenied, Reason::Gated, page, &hint)
+        }
+        HubError::Forbidden { repo, .. } => {
+            new(Code::PermissionDenied, Reason::Forbidden, repo, "the token's account needs the right to read it")
+        }
+        HubError::NoRepo { repo } => {
+            new(Code::NotFound, Reason::RepoNotFound, repo, "check the spelling; it may be private: log in to see it")
+        }
+        HubError::NoRevision { repo, revision } => new(
+            Code::NotFound,
+            Reason::RevisionNotFound,
+            &format!("{repo}@{revision}"),
+            "name a branch, tag or commit that the repository has",
+        ),
+        HubError::NoFile { path, .. } => {
+            new(Code::NotFound, Reason::FileNotFound, path, "the repository may have changed: ask again")
+        }
+        HubError::Malformed { host, .. } => {
+            new(Code::Unavailable, Reason::HubMalformed, host, "is `hub_endpoint` the address of a Hugging Face hub?")
+        }
+        HubError::Listing { repo, .. } => {
+            new(Code::Unavailable, Reason::HubMalformed, repo, "is `hub_endpoint` the address of a Hugging Face hub?")
+        }
+        HubError::NotAHubId { spec } => {
+            new(Code::InvalidArgument, Reason::InvalidSpec, spec, "give an id such as `Tongyi-MAI/Z-Image-Turbo`")
+        }
+        HubError::Unusable { .. } => {
+            new(Code::FailedPrecondition, Reason::HubMalformed, "", "check `hub_endpoint` in the configuration")
+        }
+    };
+    let retryable = failure.retryable || error.is_transient();
+    Failure { retry_after: error.retry_after(), retryable, ..failure }
+}
+
+fn fetch(error: &FetchError, message: String) -> Failure {
+    use ErrorReason as Reason;
+    let new = |code, reason, resource: String, hint: &str| Failure::new(code, reason, message.clone(), resource, hint);
+    match error {
+        FetchError::Hub(error) => hub(error, message),
+        FetchError::File { source, .. } => hub(source, message),
+        FetchError::WrongLength { file, .. }
+        | FetchError::OtherBlob { file, .. }
+        | FetchError::OtherCommit { file, .. } => new(
+            Code::Unavailable,
+            Reason::HubInconsistent,
+            file.clone(),
+            "the hub contradicts itself: try again; if it stays so, the mirror or proxy in between is at fault",
+        ),
+        FetchError::Corrupt { file, .. } => new(
+            Code::DataLoss,
+            Reason::Corrupt,
+            file.clone(),
+            "it came twice like this and was thrown away: the mirror, proxy or disk in between is at fault",
+        ),
+        FetchError::NoSpace { path, .. } => new(
+            Code::ResourceExhausted,
+            Reason::NoSpace,
+            path.display().to_string(),
+            "make room, or name another cache in `hub_cache`; what has come already is kept",
+        ),
+        FetchError::NothingMatches { repo, .. } => {
+            new(Code::NotFound, Reason::FileNotFound, repo.clone(), "`weightsd resolve` lists the files")
+        }
+        FetchError::Snapshot(error) => snapshot(error, message),
+        FetchError::Io { path, source } => io_failure(path.display().to_string(), source, message),
+        FetchError::Abandoned => new(Code::Aborted, Reason::Internal, String::new(), "ask again"),
+        FetchError::Died => new(Code::Internal, Reason::Internal, String::new(), "report it with the log"),
     }
 }
 

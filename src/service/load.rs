@@ -17,8 +17,9 @@ use super::{
     request::{self, Hold, LoadRequest},
 };
 use crate::{
-    cache::{Acquired, Cache, Holder, Lease},
+    cache::{Acquired, Cache, ChangeKind, Holder, Lease},
     component::Component,
+    snapshot::Attestations,
 };
 
 /// The stream of a load.
@@ -57,7 +58,8 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
     };
     match acquired {
         Ok(acquired) => {
-            let sent = send_component(&sender, &acquired, asked.hold, keep_alive).await;
+            let attestations = &cache.config().attestations;
+            let sent = send_component(&sender, &acquired, attestations, asked.hold, keep_alive).await;
             if sent.is_ok() && asked.hold == Hold::Stream {
                 hold(cache, &acquired.lease, &sender).await;
             }
@@ -74,7 +76,11 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, sender: &Sender) {
         let mut changes = lease.entry().changes();
         let change = changes.wait_for(Option::is_some).await.ok().and_then(|change| change.clone());
         if let Some(change) = change {
-            let notice = v1::Notice { kind: v1::NoticeKind::FileChanged.into(), message: change.0 };
+            let kind = match change.kind {
+                ChangeKind::Changed => v1::NoticeKind::FileChanged,
+                ChangeKind::Corrupt => v1::NoticeKind::Corrupt,
+            };
+            let notice = v1::Notice { kind: kind.into(), message: change.message };
             let _ = sender.send(Ok(Event::Notice(notice).into())).await;
         }
         // A changed component never becomes a good one again: from here on only the end is awaited.
@@ -94,6 +100,7 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, sender: &Sender) {
 async fn send_component(
     sender: &Sender,
     acquired: &Acquired,
+    attestations: &Attestations,
     hold: Hold,
     keep_alive: std::time::Duration,
 ) -> Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Status>>> {
@@ -127,6 +134,7 @@ async fn send_component(
         warm: acquired.warm,
         leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
         timings: Some(timings),
+        attestation: Some(convert::attestation(component, attestations)),
     };
     sender.send(Ok(Event::Component(message).into())).await?;
     for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {

@@ -9,6 +9,7 @@ mod inspect;
 mod load;
 mod request;
 mod status;
+mod work;
 
 use std::{
     path::PathBuf,
@@ -23,7 +24,7 @@ use weightsd_proto::{
     v1::{
         AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
         GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, LoadComponentRequest,
-        ResolveRequest, ResolveResponse, WatchEventsRequest,
+        PullRequest, ResolveRequest, ResolveResponse, VerifyRequest, WatchEventsRequest,
     },
 };
 
@@ -89,6 +90,8 @@ pub async fn not_serving(health: &HealthReporter) {
 #[tonic::async_trait]
 impl WeightsService for Context {
     type LoadComponentStream = load::LoadStream;
+    type PullStream = work::PullStream;
+    type VerifyStream = work::VerifyStream;
     type WatchEventsStream = events::EventStream;
 
     async fn load_component(
@@ -104,6 +107,14 @@ impl WeightsService for Context {
 
     async fn audit(&self, request: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
         Ok(Response::new(inspect::audit(self, request.into_inner()).await?))
+    }
+
+    async fn pull(&self, request: Request<PullRequest>) -> Result<Response<Self::PullStream>, Status> {
+        Ok(Response::new(work::pull(self, request.into_inner())?))
+    }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        Ok(Response::new(work::verify(self, request.into_inner())?))
     }
 
     async fn list_components(

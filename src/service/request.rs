@@ -1,18 +1,22 @@
 //! Requests, parsed once at the edge into types that cannot be wrong.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::plan::Layout;
 use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
 
 use super::Failure;
 use crate::{
-    pipeline::{AuditPolicy, Request},
-    resolve::Selector,
+    pipeline::{AuditPolicy, Request, Verification},
+    resolve::{Choice, Selector},
 };
 
 /// Longest name of a component.
 const COMPONENT_BYTES_MAX: usize = 256;
+/// Most patterns in a request.
+const PATTERNS_MAX: usize = 64;
+/// Longest pattern, or variant.
+const PATTERN_BYTES_MAX: usize = 256;
 /// Characters of a client's name that are kept.
 const CLIENT_NAME_MAX: usize = 64;
 
@@ -45,6 +49,11 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
         v1::AuditPolicy::ReportOnly => AuditPolicy::ReportOnly,
     };
+    let verification = v1::Verification::try_from(request.verification).map_err(|_| unknown("verification"))?;
+    let verification = match verification {
+        v1::Verification::Unspecified | v1::Verification::Afterwards => Verification::Afterwards,
+        v1::Verification::Before => Verification::Before,
+    };
     let hold = match v1::Hold::try_from(request.hold).map_err(|_| unknown("hold"))? {
         v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
         v1::Hold::None => Hold::None,
@@ -58,6 +67,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
             component: component(request.component)?,
             layout,
             policy,
+            verification,
         },
         hold,
         keep_alive,
@@ -93,7 +103,33 @@ pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure
         revision: (!model.revision.is_empty()).then_some(model.revision),
         hub_cache: path("model.hub_cache", model.hub_cache)?,
         working_directory: path("model.working_directory", model.working_directory)?,
+        choice: choice(model.patterns, model.variant)?,
+        offline: model.offline,
     })
+}
+
+fn choice(patterns: Vec<String>, variant: String) -> Result<Choice, Failure> {
+    if patterns.len() > PATTERNS_MAX {
+        let problem = format!("has {} entries, at most {PATTERNS_MAX} are read", patterns.len());
+        return Err(Failure::invalid("model.patterns", &problem, "`*` and `{a,b}` stand for many names"));
+    }
+    let odd = |text: &str| text.len() > PATTERN_BYTES_MAX || text.chars().any(char::is_control);
+    if patterns.iter().any(|pattern| pattern.is_empty() || odd(pattern)) {
+        let problem = "has an entry that is empty, too long, or has control characters";
+        return Err(Failure::invalid("model.patterns", problem, "give globs such as `transformer/*`"));
+    }
+    if odd(&variant) || variant.contains(['/', '*']) {
+        return Err(Failure::invalid("model.variant", "is no variant", "give a word such as `fp16`"));
+    }
+    Ok(Choice { patterns, variant: (!variant.is_empty()).then_some(variant) })
+}
+
+pub(super) fn components(names: Vec<String>) -> Result<Vec<String>, Failure> {
+    let mut names = names.into_iter().map(component).collect::<Result<Vec<_>, _>>()?;
+    // One component named a thousand times is still one.
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names)
 }
 
 pub(super) fn component(name: String) -> Result<String, Failure> {

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use weightsd_core::header::HEADER_BYTES_MAX;
 use weightsd_proto::v1::{
     ErrorReason, GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits, ListComponentsRequest,
-    ListComponentsResponse, LoadedComponent, RunningLoad,
+    ListComponentsResponse, LoadedComponent, RunningDownload, RunningLoad,
 };
 use weightsd_segment::MemoryUse;
 
@@ -125,6 +125,10 @@ pub(super) fn get_status(context: &Context) -> GetStatusResponse {
         component: flight.component,
         spec: flight.spec,
     };
+    let download = |(what, step, waiting): (String, crate::pipeline::Step, usize)| RunningDownload {
+        what,
+        progress: Some(convert::progress(&step, waiting)),
+    };
     GetStatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -135,6 +139,9 @@ pub(super) fn get_status(context: &Context) -> GetStatusResponse {
         tensor_bytes: entries.iter().map(|entry| entry.component.tensor_bytes()).sum(),
         memory_bytes: MemoryUse::of_self().map(|memory| memory.resident).unwrap_or_default(),
         loads: cache.flights().into_iter().map(load).collect(),
+        downloads: cache.fetcher().reports().into_iter().map(download).collect(),
+        hub_endpoint: config.hub.settings().endpoint.clone(),
+        offline: config.hub.settings().offline,
         connections: count(context.connections.load(Ordering::Relaxed)),
         limits: Some(Limits {
             keep_alive_default: convert::duration(config.keep_alive.default),
@@ -142,6 +149,7 @@ pub(super) fn get_status(context: &Context) -> GetStatusResponse {
             connections: count(context.connections_max),
             header_bytes: HEADER_BYTES_MAX,
             load_deadline: convert::duration(config.load_deadline),
+            free_space_floor: config.free_space_floor,
         }),
         hub_cache: config.places.hub_cache.as_deref().map(convert::path).unwrap_or_default(),
     }

@@ -7,7 +7,7 @@ use super::SnapshotError;
 /// Most entries that are listed.
 pub(super) const ENTRIES_MAX: usize = 20_000;
 /// Folders below the model's directory that are looked into: `split_files/diffusion_models/x` is two deep.
-const DEPTH_MAX: usize = 3;
+pub(super) const DEPTH_MAX: usize = 3;
 
 /// Paths of all files below `root`, sorted, with `/` between parts. Links count as what they point to, a dangling link
 /// as a file. Hidden entries, and names that are not UTF-8 or have control characters, are passed over.

@@ -1,24 +1,40 @@
 //! Second stage: which files a model has, which family it is of, and which files each component is made of. Reads the
 //! listing, the small JSON files and the indexes; opens no weight file.
 
+mod attest;
+mod fetch;
+mod files;
+mod hash;
 mod listing;
+mod remote;
+mod verify;
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use weightsd_core::{
     family::{self, ComponentSite, Family, ModelFacts},
     identity::ContentKey,
     index::{INDEX_BYTES_MAX, Index, IndexError},
+    listing::{BlobName, Listing},
     select::{self, SelectError, Selection},
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
+pub use self::{
+    attest::Attestations,
+    fetch::{FetchError, FetchReport, Fetcher, FileProgress, FileState, FileStep, Told, Want},
+    files::Files,
+    remote::{Remote, RemoteComponent, RemoteError},
+    verify::{Finding, Scope, Suspect, Verdict, VerifyError, verify},
+};
 use crate::{
-    resolve::{ModelKind, ResolvedModel},
+    hub::{RepoStore, blob_name},
+    resolve::{Choice, ResolvedModel},
     turn::in_turn,
 };
 
@@ -36,7 +52,12 @@ pub struct Snapshot {
     pub facts: ModelFacts,
     /// The family that recognises it.
     pub family: &'static dyn Family,
+    /// Where the files are.
+    pub files: Files,
+    /// Small JSON files that the commit has and this machine has not.
+    pub missing_documents: Vec<String>,
     sites: Vec<ComponentSite>,
+    choice: Choice,
 }
 
 /// One weight file of a component.
@@ -116,6 +137,14 @@ pub enum SnapshotError {
         /// How many there should be.
         total: usize,
     },
+    /// A pattern that is none.
+    #[error("`{pattern}` is not a pattern: {problem}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// No weights, or more than one set.
     #[error(transparent)]
     Select(#[from] SelectError),
@@ -140,37 +169,70 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// Lists the files of `model` and detects its family.
+    /// Lists the files of `model` that are on this machine and detects its family.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn list(model: ResolvedModel) -> Result<Self, SnapshotError> {
-        let files = match model.kind {
-            ModelKind::File => {
-                model.path.file_name().map(|name| name.to_string_lossy().into_owned()).into_iter().collect()
-            }
-            ModelKind::Directory | ModelKind::Hub { .. } => listing::list(&model.path)?,
-        };
+    pub fn list(model: ResolvedModel, choice: &Choice) -> Result<Self, SnapshotError> {
+        let files = Files::on_disk(&model, choice)?;
+        Self::read(model, choice, files)
+    }
+
+    /// The files of `model` by the listing of its commit, whether they are on this machine or not; `documents` has the
+    /// content of small JSON files that are not.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn remote(
+        model: ResolvedModel,
+        choice: &Choice,
+        store: RepoStore,
+        listing: Arc<Listing>,
+        documents: BTreeMap<String, Vec<u8>>,
+    ) -> Result<Self, SnapshotError> {
+        let files = Files::listed(&model, choice, store, listing)?;
+        let mut snapshot = Self::read(model, choice, files)?;
+        if !documents.is_empty() {
+            snapshot.missing_documents.retain(|name| !documents.contains_key(name));
+            snapshot.facts.documents.extend(documents);
+            snapshot.recognise()?;
+        }
+        Ok(snapshot)
+    }
+
+    fn read(model: ResolvedModel, choice: &Choice, files: Files) -> Result<Self, SnapshotError> {
         let mut documents = BTreeMap::new();
+        let mut missing_documents = Vec::new();
         let mut bytes_total = 0;
-        for name in files.iter().filter(|name| family::is_document(name)) {
-            let path = model.root().join(name);
-            // A dangling link of a half-downloaded snapshot counts as absent.
-            if let Some(bytes) = read_bounded(&path, family::CONFIG_BYTES_MAX)? {
-                bytes_total += bytes.len();
-                if bytes_total > DOCUMENTS_BYTES_MAX {
-                    return Err(SnapshotError::TooManyDocuments { path: model.path });
+        for name in files.names().iter().filter(|name| family::is_document(name)) {
+            match read_bounded(&files.path(name), family::CONFIG_BYTES_MAX)? {
+                Some(bytes) => {
+                    bytes_total += bytes.len();
+                    if bytes_total > DOCUMENTS_BYTES_MAX {
+                        return Err(SnapshotError::TooManyDocuments { path: model.path });
+                    }
+                    documents.insert(name.clone(), bytes);
                 }
-                documents.insert(name.clone(), bytes);
+                // Not downloaded; or, without a listing, a dangling link, which counts as absent.
+                None if files.in_listing(name).is_some() => missing_documents.push(name.clone()),
+                None => {}
             }
         }
-        let facts = ModelFacts { files, documents };
+        let facts = ModelFacts { files: files.names().to_vec(), documents };
         let family = family::detect(&facts);
-        let sites = family.components(&facts);
-        if sites.len() > COMPONENTS_MAX {
-            return Err(SnapshotError::TooManyComponents { path: model.path });
+        let choice = choice.clone();
+        let mut snapshot = Self { model, facts, family, files, missing_documents, sites: Vec::new(), choice };
+        snapshot.recognise()?;
+        Ok(snapshot)
+    }
+
+    fn recognise(&mut self) -> Result<(), SnapshotError> {
+        self.family = family::detect(&self.facts);
+        self.sites = self.family.components(&self.facts);
+        if self.sites.len() > COMPONENTS_MAX {
+            return Err(SnapshotError::TooManyComponents { path: self.model.path.clone() });
         }
-        Ok(Self { model, facts, family, sites })
+        Ok(())
     }
 
     /// Where the components are, present or not.
@@ -179,43 +241,54 @@ impl Snapshot {
         &self.sites
     }
 
+    /// Where the component of that name is.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn site(&self, name: &str) -> Result<&ComponentSite, SnapshotError> {
+        if self.sites.is_empty() {
+            return Err(SelectError::Nothing { folder: self.files.root().display().to_string() }.into());
+        }
+        self.sites.iter().find(|site| site.name == name).ok_or_else(|| SnapshotError::NoSuchComponent {
+            model: self.model.to_string(),
+            component: name.to_owned(),
+            known: self.sites.iter().map(|site| site.name.clone()).collect(),
+        })
+    }
+
+    /// The weights of a component: its files, or the index that names them.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn select(&self, site: &ComponentSite) -> Result<Selection, SnapshotError> {
+        let files = self.facts.files.iter().map(String::as_str);
+        let selected = select::weight_files(files, &site.folder, &site.stem, self.choice.variant.as_deref());
+        selected.map_err(|error| error.in_folder(self.folder(site).display().to_string()).into())
+    }
+
+    fn folder(&self, site: &ComponentSite) -> PathBuf {
+        let root = self.files.root();
+        if site.folder.is_empty() { root.to_owned() } else { root.join(&site.folder) }
+    }
+
     /// The files of the component of that name, all of which exist.
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub fn component(&self, name: &str) -> Result<ComponentFiles, SnapshotError> {
-        let root = self.model.root();
-        if self.sites.is_empty() {
-            return Err(SelectError::Nothing { folder: root.display().to_string() }.into());
+        let site = self.site(name)?;
+        let mut witnesses = vec![self.folder(site)];
+        witnesses.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
+        let selection = self.select(site)?;
+        if let Selection::Index(name) = &selection {
+            witnesses.push(self.files.path(name));
         }
-        let Some(site) = self.sites.iter().find(|site| site.name == name) else {
-            return Err(SnapshotError::NoSuchComponent {
-                model: self.model.to_string(),
-                component: name.to_owned(),
-                known: self.sites.iter().map(|site| site.name.clone()).collect(),
-            });
-        };
-        let files = self.facts.files.iter().map(String::as_str);
-        let folder = if site.folder.is_empty() { root.to_owned() } else { root.join(&site.folder) };
-        let mut witnesses = vec![folder.clone()];
-        witnesses.extend(self.facts.documents.keys().map(|name| root.join(name)));
-        let selected = select::weight_files(files, &site.folder, &site.stem)
-            .map_err(|error| error.in_folder(folder.display().to_string()))?;
-        let (index, names) = match selected {
-            Selection::Files(names) => (None, names),
-            Selection::Index(name) => {
-                let path = root.join(&name);
-                let index = read_index(&path, &site.folder)?;
-                witnesses.push(path);
-                let names = index.shards().into_iter().map(str::to_owned).collect();
-                (Some(index), names)
-            }
-        };
+        let (index, names) = self.shard_names(site, selection)?;
         let mut shards = Vec::new();
         let mut missing = Vec::new();
         let total = names.len();
         for name in names {
-            match shard_file(root, &name)? {
+            match self.shard_file(&name)? {
                 Some(shard) => shards.push(shard),
                 None => missing.push(name),
             }
@@ -225,6 +298,69 @@ impl Snapshot {
         }
         witnesses.extend(shards.iter().map(|shard| shard.path.clone()));
         Ok(ComponentFiles { site: site.clone(), index, shards, witnesses })
+    }
+
+    /// The names of the weight files that `selection` means, with the index that says so.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn shard_names(
+        &self,
+        site: &ComponentSite,
+        selection: Selection,
+    ) -> Result<(Option<Index>, Vec<String>), SnapshotError> {
+        let name = match selection {
+            Selection::Files(names) => return Ok((None, names)),
+            Selection::Index(name) => name,
+        };
+        let path = self.files.path(&name);
+        if !path.exists() {
+            let component = site.name.clone();
+            return Err(SnapshotError::Incomplete { component, missing: vec![name], total: 1 });
+        }
+        let index = read_index(&path, &site.folder)?;
+        let names = index.shards().into_iter().map(str::to_owned).collect();
+        Ok((Some(index), names))
+    }
+
+    /// All files that are on this machine, to be verified.
+    #[must_use]
+    pub fn suspects(&self) -> Vec<Suspect> {
+        let suspect = |name: &String| {
+            let path = self.files.path(name);
+            let blob = path.exists().then(|| self.blob_of(name, &path))?;
+            Some(Suspect { name: name.clone(), path, blob: blob.as_deref().and_then(BlobName::parse) })
+        };
+        self.files.names().iter().filter_map(suspect).collect()
+    }
+
+    /// The name of the blob that `path` is: the link says so, or the listing, for a blob that nothing links to yet.
+    fn blob_of(&self, name: &str, path: &Path) -> Option<String> {
+        let unlinked = || self.files.in_listing(name).filter(|_| path != self.files.root().join(name));
+        blob_name(path).or_else(|| unlinked().map(|listed| listed.blob.to_string()))
+    }
+
+    fn shard_file(&self, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
+        let path = self.files.path(name);
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if files::is_absent(&error) => return Ok(None),
+            Err(source) => return Err(SnapshotError::Io { path, source }),
+        };
+        let identity = FileIdentity::of(&metadata);
+        let content = self.blob_of(name, &path).map_or_else(|| file_key(&identity), ContentKey::Blob);
+        Ok(Some(ShardFile { name: name.to_owned(), path, identity, content }))
+    }
+}
+
+impl ShardFile {
+    /// The name of its blob, when its content is known by one.
+    #[must_use]
+    pub fn blob(&self) -> Option<BlobName> {
+        match &self.content {
+            ContentKey::Blob(name) => BlobName::parse(name),
+            ContentKey::File(..) => None,
+        }
     }
 }
 
@@ -255,44 +391,6 @@ fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, SnapshotError>
     Ok(Some(bytes))
 }
 
-fn shard_file(root: &Path, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
-    let path = root.join(name);
-    match fs::metadata(&path) {
-        Ok(metadata) => {
-            let identity = FileIdentity::of(&metadata);
-            let content = blob_name(&path).map_or_else(|| file_key(&identity), ContentKey::Blob);
-            Ok(Some(ShardFile { name: name.to_owned(), path, identity, content }))
-        }
-        // A name that is longer than the file system allows, or below a file, is not there either.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(source) => Err(SnapshotError::Io { path, source }),
-    }
-}
-
 fn file_key(identity: &FileIdentity) -> ContentKey {
     ContentKey::File(identity.device, identity.inode, identity.length, identity.modified_ns, identity.changed_ns)
-}
-
-/// The name of the blob that a snapshot's link points to: `../../blobs/<sha-256 or git-sha1>` in a `models--*` folder.
-/// The first link counts, because in the shared blob store the last one is named by another hash.
-pub(crate) fn blob_name(path: &Path) -> Option<String> {
-    let target = fs::read_link(path).ok()?;
-    let name = target.file_name()?.to_str()?;
-    let is_hash = matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let in_blobs = target.parent()?.file_name()? == "blobs";
-    let in_cache = path.ancestors().any(|folder| {
-        folder.file_name().is_some_and(|name| name == "snapshots")
-            && folder
-                .parent()
-                .and_then(Path::file_name)
-                .is_some_and(|name| name.to_string_lossy().starts_with("models--"))
-    });
-    (is_hash && in_blobs && in_cache).then(|| name.to_ascii_lowercase())
 }

@@ -63,7 +63,14 @@ impl Home {
 
     /// `command` with nothing of the user's own around it.
     pub fn around(&self, mut command: Command) -> Command {
-        for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "LISTEN_FDS", "LISTEN_PID"] {
+        let of_the_user = |name: &str| {
+            name.starts_with("HF_") || name.starts_with("HUGGING") || name.to_ascii_lowercase().ends_with("_proxy")
+        };
+        let variables = std::env::vars_os().map(|(name, _)| name);
+        for name in variables.filter(|name| name.to_str().is_some_and(of_the_user)) {
+            command.env_remove(name);
+        }
+        for name in ["TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME", "LISTEN_FDS", "LISTEN_PID"] {
             command.env_remove(name);
         }
         command
@@ -71,6 +78,8 @@ impl Home {
             .env("WEIGHTSD_CONFIG", "/dev/null")
             .env("WEIGHTSD_SOCKET", self.socket())
             .env("HF_HUB_CACHE", self.hub_cache())
+            // No test asks a hub that it did not start.
+            .env("HF_HUB_OFFLINE", "1")
             .current_dir(self.path());
         command
     }

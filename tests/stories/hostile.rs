@@ -96,6 +96,9 @@ struct Case {
     hold: i32,
     keep_alive: Option<(i64, i32)>,
     client_name: String,
+    patterns: Vec<String>,
+    variant: String,
+    verification: i32,
     id: String,
     // Bytes on the socket.
     sent: Option<String>,
@@ -199,6 +202,9 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         hub_cache: expand(&case.hub_cache),
         working_directory: expand(&case.working_directory),
         spec: spec.clone(),
+        patterns: case.patterns.iter().map(|pattern| expand(pattern)).collect(),
+        variant: expand(&case.variant),
+        offline: true,
     };
     for (path, content) in &case.files {
         put(folder, path, content);
@@ -234,6 +240,7 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         hold: if case.hold == 0 { Hold::None.into() } else { case.hold },
         keep_alive: case.keep_alive.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos }),
         client_name: expand(&case.client_name),
+        verification: case.verification,
     }
 }
 

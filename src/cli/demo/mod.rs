@@ -53,7 +53,8 @@ pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode>
     ))?;
 
     let began = Instant::now();
-    let mut daemon = Process::start("serve", &socket, &["--hub-cache", &cache.to_string_lossy()], Stdio::null())?;
+    let mut daemon =
+        Process::start("serve", &socket, &["--offline", "--hub-cache", &cache.to_string_lossy()], Stdio::null())?;
     let connected = runtime.block_on(connect(&socket, &mut daemon))?;
     print(format_args!("\n2. weightsd (pid {}) answers after {}", daemon.id(), time(began.elapsed())))?;
 
@@ -106,7 +107,7 @@ async fn connect(socket: &Path, daemon: &mut Process) -> anyhow::Result<Client> 
 }
 
 async fn describe(client: &Client, cache: &Path) -> anyhow::Result<()> {
-    let model = Model { model: REPO.to_owned(), revision: None, hub_cache: Some(cache.to_owned()) };
+    let model = Model { model: REPO.to_owned(), hub_cache: Some(cache.to_owned()), offline: true, ..Model::default() };
     let resolved = client.resolve(resolve::selector(model.clone())).await?.model.unwrap_or_default();
     print(format_args!("   {} {} -> commit {}", resolved.repo, resolved.revision, resolved.commit))?;
     let answer = client.audit(resolve::selector(model), Vec::new()).await?;

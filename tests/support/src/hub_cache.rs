@@ -119,7 +119,7 @@ pub(crate) fn write(
         let etag = download(plan, contents, &partial)?;
         arrived.push((plan, partial, etag));
     }
-    let commit = commit(repo, &arrived);
+    let commit = commit_id(repo, arrived.iter().map(|(plan, _, etag)| (etag.as_str(), plan.path.as_str())));
     let snapshot_dir = repo_dir.join("snapshots").join(&commit);
     let mut files = Vec::new();
     for (plan, partial, etag) in arrived {
@@ -169,18 +169,19 @@ fn download(plan: &FilePlan, contents: Contents, partial: &Path) -> Result<Strin
     })
 }
 
-fn git_blob_hash(bytes: &[u8]) -> String {
+pub(crate) fn git_blob_hash(bytes: &[u8]) -> String {
     let mut sha1 = Sha1::new();
     sha1.update(format!("blob {}\0", bytes.len()));
     sha1.update(bytes);
     hex::encode(sha1.finalize())
 }
 
-fn commit(repo: &str, arrived: &[(&FilePlan, PathBuf, String)]) -> String {
+/// A commit's name, from the etags and paths of its files.
+pub(crate) fn commit_id<'a>(repo: &str, files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut sha1 = Sha1::new();
     sha1.update(format!("{repo}\n"));
-    for (plan, _, etag) in arrived {
-        sha1.update(format!("{etag} {}\n", plan.path));
+    for (etag, path) in files {
+        sha1.update(format!("{etag} {path}\n"));
     }
     hex::encode(sha1.finalize())
 }

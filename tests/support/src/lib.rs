@@ -12,6 +12,8 @@
 //! # Ok::<(), weightsd_fixtures::FixtureError>(())
 //! ```
 //!
+//! [`hub`] serves such a checkpoint over HTTP as Hugging Face does, with a switch for every fault.
+//!
 //! Two files on the road of the data: `checkpoint` holds what is wanted, `plan` says which bytes go where, `directory`
 //! and `hub_cache` write them.
 //!
@@ -30,6 +32,7 @@ mod dims;
 mod directory;
 mod error;
 mod fill;
+pub mod hub;
 mod hub_cache;
 mod other_layout;
 mod plan;

@@ -1,0 +1,347 @@
+//! The files of a commit on a hub, with their lengths and the hashes that name their blobs.
+//!
+//! Two JSON forms are read: the hub's own (`GET /api/models/<repo>/tree/<commit>?recursive=true`) and the one in which
+//! `huggingface_hub` (from 1.33 on) keeps a listing in its cache, `trees/<commit>.json`. Paths and hashes of both become
+//! paths on this machine, so nothing that could leave the cache passes here.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::shown::shown;
+
+/// Most files that a commit may have.
+pub const FILES_MAX: usize = 20_000;
+/// Longest path, in bytes.
+const PATH_BYTES_MAX: usize = 1024;
+/// Longest listing that is read, in bytes.
+pub const LISTING_BYTES_MAX: u64 = 32_000_000;
+/// The only version of `trees/<commit>.json` so far.
+const FORMAT_VERSION: u32 = 1;
+
+/// The name of a blob: a hash of its content, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobName(String);
+
+/// Which hash a blob's name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashKind {
+    /// SHA-256 of the content: files in Git LFS.
+    Sha256,
+    /// SHA-1 of `blob <length>\0` and the content, as git names it: all others.
+    GitSha1,
+}
+
+impl BlobName {
+    /// Takes 64 or 40 hex digits of either case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hash = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hash.then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Which hash it is.
+    #[must_use]
+    pub fn kind(&self) -> HashKind {
+        if self.0.len() == 64 { HashKind::Sha256 } else { HashKind::GitSha1 }
+    }
+}
+
+impl fmt::Display for BlobName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for HashKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sha256 => "sha-256",
+            Self::GitSha1 => "git-sha1",
+        })
+    }
+}
+
+/// One file of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Name of its blob.
+    pub blob: BlobName,
+    /// Git's name of the file that stands for it, when it lies in Git LFS.
+    pointer: Option<BlobName>,
+}
+
+/// All files of a commit, by path with `/` between parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    files: BTreeMap<String, Listed>,
+}
+
+/// Why a listing cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListingError {
+    /// Not the JSON that is expected.
+    #[error("the listing cannot be read: {problem}")]
+    Malformed {
+        /// The parser's words.
+        problem: String,
+    },
+    /// A later version of the cached form.
+    #[error("the listing has format version {found}, and this program reads version {FORMAT_VERSION}")]
+    Version {
+        /// Its version.
+        found: u32,
+    },
+    /// A path that is not below the repository.
+    #[error("the listing names the file {path:?}: {problem}")]
+    Path {
+        /// The path, cut.
+        path: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A hash that is none.
+    #[error("the listing gives the file {path:?} the hash {found:?}, which is neither a sha-256 nor a git-sha1")]
+    Hash {
+        /// The file.
+        path: String,
+        /// What there is.
+        found: String,
+    },
+    /// A file that comes twice with different contents.
+    #[error("the listing names the file {path:?} twice")]
+    Duplicate {
+        /// The file.
+        path: String,
+    },
+    /// Over [`FILES_MAX`].
+    #[error("the listing names more than {FILES_MAX} files, which is not a model")]
+    TooManyFiles,
+}
+
+/// An entry as the hub writes it.
+#[derive(Deserialize)]
+struct TreeEntry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    oid: String,
+    lfs: Option<TreeLfs>,
+}
+
+#[derive(Deserialize)]
+struct TreeLfs {
+    oid: String,
+    size: u64,
+}
+
+/// `trees/<commit>.json`.
+#[derive(Serialize, Deserialize)]
+struct Cached {
+    format_version: u32,
+    files: BTreeMap<String, CachedFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CachedFile {
+    size: u64,
+    blob_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lfs_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lfs_size: Option<u64>,
+}
+
+impl Listing {
+    /// Adds a page of the hub's listing.
+    ///
+    /// # Errors
+    /// [`ListingError`].
+    pub fn add_page(&mut self, json: &[u8]) -> Result<(), ListingError> {
+        let entries: Vec<TreeEntry> = serde_json::from_slice(json).map_err(malformed)?;
+        for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
+            let (lfs, size) = match entry.lfs {
+                Some(lfs) => (Some(lfs.oid), lfs.size),
+                None => (None, entry.size),
+            };
+            self.add(entry.path, size, &entry.oid, lfs.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Reads a listing that a client of the hub keeps in its cache.
+    ///
+    /// # Errors
+    /// [`ListingError`].
+    pub fn from_cached(json: &[u8]) -> Result<Self, ListingError> {
+        let cached: Cached = serde_json::from_slice(json).map_err(malformed)?;
+        if cached.format_version != FORMAT_VERSION {
+            return Err(ListingError::Version { found: cached.format_version });
+        }
+        let mut listing = Self::default();
+        for (path, file) in cached.files {
+            let size = file.lfs_size.unwrap_or(file.size);
+            listing.add(path, size, &file.blob_id, file.lfs_sha256.as_deref())?;
+        }
+        Ok(listing)
+    }
+
+    /// The listing as clients of the hub keep it in their caches.
+    #[must_use]
+    pub fn to_cached(&self) -> String {
+        let file = |file: &Listed| match &file.pointer {
+            None => CachedFile { size: file.bytes, blob_id: file.blob.0.clone(), lfs_sha256: None, lfs_size: None },
+            Some(pointer) => CachedFile {
+                size: file.bytes,
+                blob_id: pointer.0.clone(),
+                lfs_sha256: Some(file.blob.0.clone()),
+                lfs_size: Some(file.bytes),
+            },
+        };
+        let files = self.files.iter().map(|(path, listed)| (path.clone(), file(listed))).collect();
+        serde_json::to_string(&Cached { format_version: FORMAT_VERSION, files }).unwrap_or_default()
+    }
+
+    fn add(&mut self, path: String, bytes: u64, oid: &str, lfs: Option<&str>) -> Result<(), ListingError> {
+        check_path(&path)?;
+        let hash = |text: &str| {
+            BlobName::parse(text).ok_or_else(|| ListingError::Hash { path: shown(&path), found: shown(text) })
+        };
+        let listed = match lfs {
+            Some(sha256) => Listed { bytes, blob: hash(sha256)?, pointer: Some(hash(oid)?) },
+            None => Listed { bytes, blob: hash(oid)?, pointer: None },
+        };
+        match self.files.insert(path.clone(), listed.clone()) {
+            Some(before) if before != listed => return Err(ListingError::Duplicate { path: shown(&path) }),
+            _ => {}
+        }
+        if self.files.len() > FILES_MAX {
+            return Err(ListingError::TooManyFiles);
+        }
+        Ok(())
+    }
+
+    /// A file by its path.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<&Listed> {
+        self.files.get(path)
+    }
+
+    /// All files, sorted by path.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Listed)> {
+        self.files.iter().map(|(path, listed)| (path.as_str(), listed))
+    }
+
+    /// Number of files.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether the commit has no file.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+}
+
+fn malformed(error: serde_json::Error) -> ListingError {
+    ListingError::Malformed { problem: shown(&error.to_string()) }
+}
+
+/// Checks that `path` stays below the folder that it is joined to, on every system.
+///
+/// # Errors
+/// [`ListingError::Path`].
+pub fn check_path(path: &str) -> Result<(), ListingError> {
+    let fail = |problem| Err(ListingError::Path { path: shown(path), problem });
+    if path.len() > PATH_BYTES_MAX {
+        return fail("it is too long");
+    }
+    if path.chars().any(|character| character.is_control() || character == '\\') {
+        return fail("it has a backslash or a control character");
+    }
+    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        return fail("it does not stay below the repository");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SHA1: &str = "ce013625030ba8dba906f756967f9e9ca394464a";
+
+    fn page(entries: serde_json::Value) -> Result<Listing, ListingError> {
+        let mut listing = Listing::default();
+        listing.add_page(entries.to_string().as_bytes())?;
+        Ok(listing)
+    }
+
+    #[test]
+    fn the_hubs_entries_are_read() {
+        let sha256 = "AB".repeat(32);
+        let listing = page(serde_json::json!([
+            {"type": "directory", "oid": SHA1, "path": "vae"},
+            {"type": "file", "oid": SHA1, "size": 6, "path": "vae/config.json"},
+            {"type": "file", "oid": SHA1, "size": 134, "path": "vae/x.safetensors",
+             "lfs": {"oid": sha256, "size": 5_000_000_000_u64, "pointerSize": 134}},
+        ]))
+        .unwrap();
+        let weights = listing.get("vae/x.safetensors").unwrap();
+        assert_eq!((weights.bytes, weights.blob.kind()), (5_000_000_000, HashKind::Sha256));
+        assert_eq!(weights.blob.as_str(), sha256.to_ascii_lowercase());
+        let config = listing.get("vae/config.json").unwrap();
+        assert_eq!((config.bytes, config.blob.as_str(), config.blob.kind()), (6, SHA1, HashKind::GitSha1));
+        assert_eq!(listing.len(), 2);
+        assert_eq!(Listing::from_cached(listing.to_cached().as_bytes()), Ok(listing));
+    }
+
+    #[test]
+    fn what_would_leave_the_cache_is_refused() {
+        for path in ["/abs", "../x", "a/../b", "a//b", "", "./a", "a/.", "a\\b", "a\nb", "a/"] {
+            let found = page(serde_json::json!([{"type": "file", "oid": SHA1, "size": 1, "path": path}]));
+            assert!(matches!(found, Err(ListingError::Path { .. })), "{path:?}");
+        }
+        for oid in ["", "../x", "/abs", "xyz", &SHA1[1..]] {
+            let found = page(serde_json::json!([{"type": "file", "oid": oid, "size": 1, "path": "a"}]));
+            assert!(matches!(found, Err(ListingError::Hash { .. })), "{oid:?}");
+        }
+    }
+
+    #[test]
+    fn one_path_has_one_content() {
+        let entry = |size: u64| serde_json::json!({"type": "file", "oid": SHA1, "size": size, "path": "a"});
+        assert!(page(serde_json::json!([entry(1), entry(1)])).is_ok(), "pages may overlap");
+        assert!(matches!(page(serde_json::json!([entry(1), entry(2)])), Err(ListingError::Duplicate { .. })));
+        let later = br#"{"format_version": 2, "files": {}}"#;
+        assert_eq!(Listing::from_cached(later), Err(ListingError::Version { found: 2 }));
+        assert!(matches!(Listing::from_cached(b"[]"), Err(ListingError::Malformed { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_path_joined_to_a_folder_stays_below_it(path in "[a./\\\\\\PC]{0,12}") {
+            if check_path(&path).is_ok() {
+                let joined = std::path::Path::new("/cache/x").join(&path);
+                prop_assert!(joined.starts_with("/cache/x"));
+                prop_assert!(joined.components().all(|part| matches!(part,
+                    std::path::Component::RootDir | std::path::Component::Normal(_))));
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Loaded components are compared with the hashes of their files: before they are lent when somebody asks for that,
+//! otherwise once afterwards, one at a time. A component that is not what its hashes say is lent to nobody any more, and
+//! whoever holds it is told.
+
+use std::{sync::Arc, time::Duration};
+
+use weightsd_core::identity::ComponentId;
+use weightsd_segment::FileIdentity;
+
+use super::{AcquireError, Cache, Change, ChangeKind, Entry, EventKind};
+use crate::{
+    component::Component,
+    flight::{Boarding, Cargo, Cockpit},
+    pipeline::{self, LoadError, Step, Watcher},
+    resolve::ResolvedModel,
+    snapshot::{Finding, Scope, Suspect, Verdict},
+};
+
+/// Whoever loads something and lets go of it at once need not have it hashed.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What travels: the news that all files are good.
+#[derive(Debug, Clone)]
+pub(super) struct VerifyCargo;
+
+impl Cargo for VerifyCargo {
+    type Key = ComponentId;
+    type Step = Step;
+    type Goods = ();
+    type Error = AcquireError;
+
+    fn died() -> AcquireError {
+        AcquireError::Died { operation: "the verification" }
+    }
+}
+
+impl Cache {
+    /// Compares the files of a component with their hashes, unless that was done.
+    pub(super) async fn verified(
+        self: &Arc<Self>,
+        id: ComponentId,
+        model: Arc<ResolvedModel>,
+        suspects: Vec<Suspect>,
+        progress: &mut (impl FnMut(&Step, usize) + Send),
+    ) -> Result<(), AcquireError> {
+        let passenger = match self.verifications.board(id, || None) {
+            Boarding::Arrived(()) => return Ok(()),
+            Boarding::Joined(passenger) => passenger,
+            Boarding::First(passenger, pilot) => {
+                let (cache, watcher) = (Arc::clone(self), Reporter(pilot.cockpit()));
+                self.tasks.spawn(
+                    "verify",
+                    pilot.fly(async move {
+                        let operation = "the verification";
+                        let verdicts = super::blocking(operation, {
+                            let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));
+                            move || {
+                                let attestations = &cache.config.attestations;
+                                pipeline::verify_files(&model, &suspects, Scope::Unattested, attestations, &watcher)
+                            }
+                        })
+                        .await??;
+                        cache.found(&model, &verdicts).map_err(AcquireError::from)
+                    }),
+                );
+                passenger
+            }
+        };
+        passenger.land(|step, sharers| progress(step, sharers)).await
+    }
+
+    /// Acts on what was found: drops components over files that are not what their names say, and tells their holders.
+    pub fn found(&self, model: &ResolvedModel, verdicts: &[Verdict]) -> Result<(), LoadError> {
+        let mut first = None;
+        for verdict in verdicts {
+            let (Finding::Bad { found, aside }, Some(blob)) = (&verdict.finding, &verdict.blob) else { continue };
+            let message = format!(
+                "`{}` of {model} is not what its hash says, and was moved to `{}`",
+                verdict.name,
+                aside.display()
+            );
+            self.events.push(EventKind::Quarantined, None, message.clone());
+            let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
+            let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
+            let is_over =
+                |entry: &Arc<Entry>| entry.component.segments.iter().any(|segment| is_it(segment.file.identity()));
+            for entry in self.entries().into_iter().filter(is_over) {
+                self.components.remove_if(&entry.component.id, |_, found| Arc::ptr_eq(found, &entry));
+                entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
+            }
+            first.get_or_insert_with(|| LoadError::Corrupt {
+                name: verdict.name.clone(),
+                expected: blob.to_string(),
+                found: found.clone(),
+                aside: aside.clone(),
+            });
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Has the component's files hashed in its own time, if they never were.
+    pub(super) fn verify_afterwards(self: &Arc<Self>, component: &Arc<Component>) {
+        if !self.config.verify_afterwards || !component.suspects.iter().any(|suspect| suspect.blob.is_some()) {
+            return;
+        }
+        let (cache, component) = (Arc::clone(self), Arc::clone(component));
+        self.tasks.spawn("verify afterwards", async move {
+            let work = async {
+                tokio::time::sleep(PATIENCE).await;
+                let Ok(_turn) = cache.verifying.acquire().await else { return };
+                if cache.components.contains_key(&component.id) {
+                    cache.verify_now(&component).await;
+                }
+            };
+            tokio::select! {
+                () = work => {}
+                () = cache.stopping().cancelled() => {}
+            }
+        });
+    }
+
+    async fn verify_now(self: &Arc<Self>, component: &Arc<Component>) {
+        let (attestations, known) = (Arc::clone(&self.config.attestations), Arc::clone(component));
+        if let Ok(Some(_)) = super::blocking("attestations", move || known.verified(&attestations)).await {
+            return;
+        }
+        let (id, model) = (component.id, Arc::clone(&component.model));
+        let what = format!("{} of {model}", component.name);
+        match self.verified(id, model, component.suspects.clone(), &mut |_, _| {}).await {
+            Ok(()) => self.events.push(EventKind::Verified, Some(id), what),
+            Err(error) => tracing::warn!(%id, %error, "{what} was not found good"),
+        }
+    }
+}
+
+/// Passes steps on, and gives up with the last who waits.
+struct Reporter(Cockpit<VerifyCargo>);
+
+impl Watcher for Reporter {
+    fn step(&self, step: &Step) {
+        self.0.report(step.clone());
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.0.is_abandoned()
+    }
+}

@@ -1,0 +1,160 @@
+//! Why the hub gave no answer, or none that can be used.
+
+use std::time::Duration;
+
+use weightsd_core::{listing::ListingError, spec::Revision};
+
+/// See the module. Says nothing of tokens.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HubError {
+    /// The daemon, or the request, must not ask.
+    #[error("the hub would have to be asked for {what}, and it may not be ({why})")]
+    Offline {
+        /// For what.
+        what: String,
+        /// Who forbids it.
+        why: &'static str,
+    },
+    /// No connection, or one that broke, or no answer in time.
+    #[error("`{host}` cannot be reached: {problem}")]
+    Unreachable {
+        /// The host.
+        host: String,
+        /// What happened.
+        problem: String,
+    },
+    /// 401: the repository is private or does not exist, and there is no token.
+    #[error("`{repo}` does not exist, or is private and there is no token")]
+    TokenMissing {
+        /// The repository.
+        repo: String,
+    },
+    /// 401 with a token.
+    #[error("the hub does not accept the token ({message})")]
+    TokenRefused {
+        /// The hub's words.
+        message: String,
+    },
+    /// 401 or 403: the owner lets nobody in who has not asked.
+    #[error("`{repo}` is gated, and {}", if *with_token { "the token's account has no access" } else { "there is no token" })]
+    Gated {
+        /// The repository.
+        repo: String,
+        /// The page on which access is asked for.
+        page: String,
+        /// Whether a token was sent.
+        with_token: bool,
+    },
+    /// 403.
+    #[error("the hub forbids access to `{repo}` ({message})")]
+    Forbidden {
+        /// The repository.
+        repo: String,
+        /// The hub's words.
+        message: String,
+    },
+    /// 404.
+    #[error("the hub has no repository `{repo}`")]
+    NoRepo {
+        /// The repository.
+        repo: String,
+    },
+    /// 404.
+    #[error("`{repo}` has no revision `{revision}`")]
+    NoRevision {
+        /// The repository.
+        repo: String,
+        /// The revision.
+        revision: Revision,
+    },
+    /// 404.
+    #[error("`{repo}` has no file `{path}`")]
+    NoFile {
+        /// The repository.
+        repo: String,
+        /// The file.
+        path: String,
+    },
+    /// 429.
+    #[error("the hub wants fewer requests{}", after.map(|time| format!("; it may be asked again in {} s", time.as_secs())).unwrap_or_default())]
+    RateLimited {
+        /// When it may be asked again.
+        after: Option<Duration>,
+    },
+    /// 5xx and 408.
+    #[error("`{host}` answered with status {status}")]
+    Failing {
+        /// The host.
+        host: String,
+        /// The status.
+        status: u16,
+        /// When it may be asked again.
+        after: Option<Duration>,
+    },
+    /// The host to which the hub sends for the content does not give it.
+    #[error("the hub sent to `{host}` for the content, which answered with status {status}")]
+    StorageRefused {
+        /// The host.
+        host: String,
+        /// The status.
+        status: u16,
+    },
+    /// An answer that is none.
+    #[error("the answer of `{host}` cannot be used: {problem}")]
+    Malformed {
+        /// The host.
+        host: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A listing that is none.
+    #[error("the hub's listing of `{repo}` cannot be used")]
+    Listing {
+        /// The repository.
+        repo: String,
+        /// What is wrong with it.
+        #[source]
+        source: ListingError,
+    },
+    /// Something that no hub has.
+    #[error("`{spec}` is a path, and only a Hugging Face id can be downloaded")]
+    NotAHubId {
+        /// The spec.
+        spec: String,
+    },
+    /// A request that this program cannot make.
+    #[error("the hub cannot be asked: {problem}")]
+    Unusable {
+        /// Why.
+        problem: String,
+    },
+}
+
+impl HubError {
+    /// Whether the same request may succeed in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::RateLimited { .. } | Self::Failing { .. } | Self::StorageRefused { .. }
+        )
+    }
+
+    /// When the hub said that it may be asked again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { after } | Self::Failing { after, .. } => *after,
+            _ => None,
+        }
+    }
+
+    /// Whether the hub could not be asked, so that what was known before still counts.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::Offline { .. } | Self::Unreachable { .. } | Self::RateLimited { .. } | Self::Failing { .. }
+        )
+    }
+}

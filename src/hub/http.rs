@@ -1,0 +1,372 @@
+//! Requests to the hub and to where it sends: redirects are followed here, so that the token goes to the hub and to
+//! nobody else, and what the hub says on the way is kept.
+
+use std::time::Duration;
+
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LOCATION, RANGE, RETRY_AFTER},
+    redirect,
+};
+use weightsd_core::{listing::BlobName, shown::shown_up_to};
+
+use super::{HubError, HubSettings, token::Token};
+
+/// Most redirects that are followed.
+const REDIRECTS_MAX: usize = 5;
+/// Bytes of a host's words that are shown.
+const MESSAGE_BYTES_MAX: usize = 200;
+/// Longest time that a `Retry-After` is believed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What this program calls itself.
+pub(super) const USER_AGENT: &str = concat!("weightsd/", env!("CARGO_PKG_VERSION"));
+
+/// Sends requests.
+#[derive(Debug, Clone)]
+pub(super) struct Http {
+    client: Client,
+    endpoint: Url,
+    answer_deadline: Duration,
+}
+
+/// An answer with a good status, its body not read yet.
+#[derive(Debug)]
+pub struct Answer {
+    response: Response,
+    /// The blob that the hub says it is, where it says so in a way that can be understood.
+    pub blob: Option<BlobName>,
+    /// The commit that the hub says it is of.
+    pub commit: Option<String>,
+    /// The first byte of the body in the file.
+    pub offset: u64,
+    /// Length of the whole file, where the answer says so.
+    pub total: Option<u64>,
+    /// What names this very content on the host that sends it, for asking for its rest.
+    pub validator: Option<String>,
+    /// The host that sends the body.
+    pub host: String,
+}
+
+/// Which part of a file is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Part {
+    /// First byte.
+    pub from: u64,
+    /// Last byte and one; to the end when there is none.
+    pub to: Option<u64>,
+    /// The whole file is sent instead when the content is not the one of this validator.
+    pub validator: Option<String>,
+}
+
+/// What the hub said beside a refusal.
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) code: Option<String>,
+    pub(super) message: String,
+    pub(super) after: Option<Duration>,
+    pub(super) host: String,
+    pub(super) from_hub: bool,
+    pub(super) with_token: bool,
+}
+
+/// What came instead of an answer.
+pub(super) enum NoAnswer {
+    /// The host cannot be reached, or the answer cannot be used.
+    Broken(HubError),
+    /// Another status than success.
+    Refused(Refusal),
+}
+
+impl From<HubError> for NoAnswer {
+    fn from(error: HubError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl Http {
+    pub(super) fn new(settings: &HubSettings) -> Result<Self, HubError> {
+        let unusable = |problem: String| HubError::Unusable { problem };
+        let endpoint = Url::parse(&settings.endpoint)
+            .map_err(|error| unusable(format!("`{}` is no address: {error}", settings.endpoint)))?;
+        if !matches!(endpoint.scheme(), "http" | "https") || !endpoint.has_host() {
+            return Err(unusable(format!("`{endpoint}` is no http address")));
+        }
+        let client = Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(settings.connect_deadline)
+            .redirect(redirect::Policy::none())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .http1_only()
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { client, endpoint, answer_deadline: settings.answer_deadline })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Host and port of the hub.
+    pub(super) fn host(&self) -> String {
+        host(&self.endpoint)
+    }
+
+    /// `path` below the hub's address, its parts encoded one by one.
+    pub(super) fn url(&self, parts: &[&str]) -> Url {
+        let mut url = self.endpoint.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(parts);
+        }
+        url
+    }
+
+    /// Whether `url` is the hub itself: same scheme, host and port.
+    pub(super) fn is_hub(&self, url: &Url) -> bool {
+        url.origin() == self.endpoint.origin()
+    }
+
+    /// `GET url`, redirects followed.
+    pub(super) async fn get(&self, url: Url, part: Option<&Part>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
+        let deadline = self.answer_deadline;
+        let sent_to = host(&url);
+        let late = |_| HubError::Unreachable { host: sent_to, problem: format!("no answer within {deadline:?}") };
+        tokio::time::timeout(deadline, self.follow(url, part, token)).await.map_err(late)?
+    }
+
+    async fn follow(&self, mut url: Url, part: Option<&Part>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
+        let (mut blob, mut commit) = (None, None);
+        for _ in 0..=REDIRECTS_MAX {
+            let from_hub = self.is_hub(&url);
+            let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+            let authorization = token.filter(|_| from_hub).and_then(Token::header);
+            let with_token = authorization.is_some();
+            if let Some(authorization) = authorization {
+                request = request.header(AUTHORIZATION, authorization);
+            }
+            if let Some(part) = part {
+                request = request.header(RANGE, range_header(part));
+                if let Some(validator) = &part.validator {
+                    request = request.header(IF_RANGE, validator);
+                }
+            }
+            let response = request.send().await.map_err(|error| unreachable(&url, &error))?;
+            let headers = response.headers();
+            if from_hub {
+                let linked = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
+                blob = blob.or_else(|| linked.and_then(|etag| BlobName::parse(bare_etag(etag))));
+                commit = commit.or_else(|| text(headers, "x-repo-commit").map(str::to_owned));
+            }
+            let status = response.status();
+            if status.is_redirection() && headers.contains_key(LOCATION) {
+                url = self.next(&url, headers)?;
+                continue;
+            }
+            if !status.is_success() {
+                return Err(NoAnswer::Refused(Refusal {
+                    status,
+                    code: text(headers, "x-error-code").map(str::to_owned),
+                    message: shown_up_to(
+                        text(headers, "x-error-message").unwrap_or("no reason given"),
+                        MESSAGE_BYTES_MAX,
+                    ),
+                    after: retry_after(headers),
+                    host: host(&url),
+                    from_hub,
+                    with_token,
+                }));
+            }
+            return Ok(answer(response, blob, commit, host(&url))?);
+        }
+        Err(HubError::Malformed { host: host(&url), problem: format!("more than {REDIRECTS_MAX} redirects") }.into())
+    }
+
+    fn next(&self, url: &Url, headers: &HeaderMap) -> Result<Url, HubError> {
+        let malformed = |problem: String| HubError::Malformed { host: host(url), problem };
+        let location =
+            text(headers, LOCATION.as_str()).ok_or_else(|| malformed("an unreadable redirect".to_owned()))?;
+        let next = url.join(location).map_err(|error| malformed(format!("a redirect to no address: {error}")))?;
+        let allowed = match next.scheme() {
+            "https" => true,
+            // What began in secret does not go on in the open.
+            "http" => url.scheme() == "http",
+            _ => false,
+        };
+        if !allowed {
+            return Err(malformed(format!("a redirect to a {} address", shown_up_to(next.scheme(), 20))));
+        }
+        Ok(next)
+    }
+}
+
+impl Answer {
+    /// The next bytes of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// [`HubError::Unreachable`] when the connection breaks, or stays silent for `stall`.
+    pub async fn chunk(&mut self, stall: Duration) -> Result<Option<bytes::Bytes>, HubError> {
+        let broken = |problem: String| HubError::Unreachable { host: self.host.clone(), problem };
+        match tokio::time::timeout(stall, self.response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(error)) => Err(broken(format!("the connection broke while the content came: {}", causes(&error)))),
+            Err(_) => Err(broken(format!("nothing came for {stall:?}"))),
+        }
+    }
+
+    /// The whole body, when it has `max` bytes at most.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`]; [`HubError::Malformed`] when it is longer.
+    pub async fn bytes_to_end(&mut self, max: u64, stall: Duration) -> Result<Vec<u8>, HubError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk(stall).await? {
+            if (bytes.len() + chunk.len()) as u64 > max {
+                let problem = format!("it is longer than the {max} bytes that are read");
+                return Err(HubError::Malformed { host: self.host.clone(), problem });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// The next `length` bytes of the body. A host that sends more than was asked for is not listened to any further.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`]; [`HubError::Unreachable`] when the body ends before.
+    pub async fn bytes(&mut self, length: u64, stall: Duration) -> Result<Vec<u8>, HubError> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < length {
+            let Some(chunk) = self.chunk(stall).await? else {
+                let problem = format!("the content ended after {} of {length} bytes", bytes.len());
+                return Err(HubError::Unreachable { host: self.host.clone(), problem });
+            };
+            let wanted = usize::try_from(length - bytes.len() as u64).unwrap_or(usize::MAX);
+            bytes.extend_from_slice(&chunk[..chunk.len().min(wanted)]);
+        }
+        Ok(bytes)
+    }
+
+    /// The address of the next page of a listing, as the `Link` header gives it.
+    pub(super) fn next_page(&self) -> Option<&str> {
+        let links = text(self.response.headers(), "link")?;
+        let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
+        Some(next.trim().strip_prefix('<')?.split_once('>')?.0)
+    }
+}
+
+fn answer(
+    response: Response,
+    blob: Option<BlobName>,
+    commit: Option<String>,
+    host: String,
+) -> Result<Answer, HubError> {
+    let headers = response.headers();
+    let length = response.content_length();
+    let (offset, total) = if response.status() == StatusCode::PARTIAL_CONTENT {
+        let range = text(headers, CONTENT_RANGE.as_str()).unwrap_or_default();
+        let parsed = content_range(range).ok_or_else(|| HubError::Malformed {
+            host: host.clone(),
+            problem: format!("part of the file, but which? `Content-Range: {}`", shown_up_to(range, 80)),
+        })?;
+        (parsed.0, parsed.1)
+    } else {
+        (0, length)
+    };
+    // A weak validator, or a date, is not good enough for putting parts together.
+    let validator = text(headers, ETAG.as_str()).filter(|etag| etag.starts_with('"')).map(str::to_owned);
+    Ok(Answer { blob, commit, offset, total, validator, host, response })
+}
+
+/// `bytes 5-9/10` or `bytes 5-9/*`: the first byte, and the length of the file.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let total: Option<u64> = if total == "*" { None } else { Some(total.parse().ok()?) };
+    (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
+}
+
+fn range_header(part: &Part) -> String {
+    match part.to {
+        Some(to) => format!("bytes={}-{}", part.from, to.saturating_sub(1)),
+        None => format!("bytes={}-", part.from),
+    }
+}
+
+fn bare_etag(etag: &str) -> &str {
+    etag.trim().trim_start_matches("W/").trim_matches('"')
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Seconds, or a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = text(headers, RETRY_AFTER.as_str())?.trim();
+    let after = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = httpdate::parse_http_date(text).ok()?;
+            at.duration_since(std::time::SystemTime::now()).unwrap_or_default()
+        }
+    };
+    Some(after.min(RETRY_AFTER_MAX))
+}
+
+/// Host and port, which is all of an address that is shown: the rest can hold signatures.
+pub(super) fn host(url: &Url) -> String {
+    match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => "an unknown host".to_owned(),
+    }
+}
+
+fn unreachable(url: &Url, error: &reqwest::Error) -> HubError {
+    HubError::Unreachable { host: host(url), problem: causes(error) }
+}
+
+/// The causes of an error without the address, which can hold a signature.
+pub(super) fn causes(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        // Each level of hyper's repeats the word of the next.
+        text = if text.is_empty() { error.to_string() } else { format!("{text}: {error}") };
+        cause = error.source();
+    }
+    if text.is_empty() {
+        "the request failed".clone_into(&mut text);
+    }
+    shown_up_to(&text, MESSAGE_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 0-0/*"), Some((0, None)));
+        for bad in ["", "bytes 9-5/10", "bytes 5-10/10", "bytes */10", "items 0-1/2", "bytes -1-2/3", "bytes 0-1"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hub_may_say_when_in_two_ways() {
+        let after = |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]));
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(after("99999999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(after("soon"), None);
+    }
+
+    #[test]
+    fn etags_are_taken_out_of_their_quotes() {
+        assert_eq!(bare_etag("W/\"ab\""), "ab");
+        assert_eq!(bare_etag("\"ab\""), "ab");
+    }
+}

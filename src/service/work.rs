@@ -1,0 +1,233 @@
+//! `Pull` and `Verify`: long work that leases nothing. It tells how far it is, and ends with a report.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use weightsd_core::listing::Listed;
+use weightsd_proto::v1::{
+    self, FileFinding, FileVerdict, PullReport, PullRequest, PullResponse, VerifyReport, VerifyRequest, VerifyResponse,
+    pull_response, verify_response,
+};
+
+use super::{Context, Failure, convert, request};
+use crate::{
+    cache::{AcquireError, Cache, blocking},
+    hub::HubError,
+    pipeline::{self, LoadError, Step, Watcher},
+    resolve::{Selector, Target},
+    snapshot::{FetchReport, Finding, Scope, Suspect, Verdict, Want},
+};
+
+/// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
+const QUEUE: usize = 16;
+/// How often those who wait for a verification are told how far it is.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// Verdicts that a report lists; a message has its limit.
+const VERDICTS_MAX: usize = 2000;
+
+/// The stream of a pull.
+pub(super) type PullStream = ReceiverStream<Result<PullResponse, Status>>;
+/// The stream of a verification.
+pub(super) type VerifyStream = ReceiverStream<Result<VerifyResponse, Status>>;
+
+pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream, Status> {
+    let selector = request::selector(request.model)?;
+    let components = request::components(request.components)?;
+    let want = Want { components, whole: request.whole_repository, choice: selector.choice.clone() };
+    let event = |event| PullResponse { event: Some(event) };
+    Ok(run(
+        context,
+        move |step, sharers| event(pull_response::Event::Progress(convert::progress(step, sharers))),
+        move |cache, progress| async move {
+            let report = pull_and_verify(&cache, &selector, want, progress).await?;
+            Ok(event(pull_response::Event::Report(report)))
+        },
+    ))
+}
+
+pub(super) fn verify(context: &Context, request: VerifyRequest) -> Result<VerifyStream, Status> {
+    let selector = request::selector(request.model)?;
+    let components = request::components(request.components)?;
+    let event = |event| VerifyResponse { event: Some(event) };
+    Ok(run(
+        context,
+        move |step, sharers| event(verify_response::Event::Progress(convert::progress(step, sharers))),
+        move |cache, progress| async move {
+            let report = verify_all(&cache, selector, components, progress).await?;
+            Ok(event(verify_response::Event::Report(report)))
+        },
+    ))
+}
+
+/// Passes on what the work says of its progress; may be called from any thread.
+type Progress = Arc<dyn Fn(&Step, usize) + Send + Sync>;
+
+/// Does work in a task that ends when the client hangs up.
+fn run<R, F>(
+    context: &Context,
+    message: impl Fn(&Step, usize) -> R + Send + Sync + 'static,
+    work: impl FnOnce(Arc<Cache>, Progress) -> F + Send + 'static,
+) -> ReceiverStream<Result<R, Status>>
+where
+    R: Send + 'static,
+    F: Future<Output = Result<R, AcquireError>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let cache = Arc::clone(&context.cache);
+    let teller = sender.clone();
+    let progress: Progress = Arc::new(move |step, sharers| drop(teller.try_send(Ok(message(step, sharers)))));
+    context.cache.tasks().spawn("work", async move {
+        let stopping = cache.stopping().clone();
+        let result = tokio::select! {
+            result = work(cache, progress) => result,
+            () = sender.closed() => return,
+            () = stopping.cancelled() => Err(AcquireError::Stopping),
+        };
+        let _ = sender.send(result.map_err(|error| Failure::from(&error).into())).await;
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn pull_and_verify(
+    cache: &Arc<Cache>,
+    selector: &Selector,
+    want: Want,
+    progress: Progress,
+) -> Result<PullReport, AcquireError> {
+    let started = Instant::now();
+    // What a branch means is asked anew: whoever pulls wants the newest.
+    cache.look_up_again(selector).await?;
+    let mut fetched = 0;
+    loop {
+        let pulled = cache.pull(selector, want.clone(), |step, sharers| progress(step, sharers)).await?;
+        let (Target::Hub(target), Some(pin), Some(report)) = (&*pulled.0, pulled.1, pulled.2) else {
+            return Err(LoadError::from(HubError::NotAHubId { spec: selector.spec.clone() }).into());
+        };
+        fetched += report.bytes_fetched;
+        let model = target.at(&pin);
+        let suspect = |(path, listed): &(String, Listed)| Suspect {
+            name: path.clone(),
+            path: model.path.join(path),
+            blob: Some(listed.blob.clone()),
+        };
+        let suspects = report.files.iter().map(suspect).collect();
+        let verdicts = find(cache, &Arc::new(model.clone()), suspects, Scope::Unattested, &progress).await?;
+        // What was moved aside comes again; what comes is verified as it comes.
+        if cache.found(&model, &verdicts).is_ok() {
+            return Ok(pull_report(&model, &report, fetched, started));
+        }
+    }
+}
+
+fn pull_report(
+    model: &crate::resolve::ResolvedModel,
+    report: &FetchReport,
+    bytes_fetched: u64,
+    started: Instant,
+) -> PullReport {
+    PullReport {
+        model: Some(convert::model(model)),
+        files: report.files.iter().map(|(path, listed)| convert::listed_file(path, listed, true)).collect(),
+        bytes: report.files.iter().map(|(_, listed)| listed.bytes).sum(),
+        bytes_fetched,
+        took: convert::duration(started.elapsed()),
+    }
+}
+
+async fn verify_all(
+    cache: &Arc<Cache>,
+    selector: Selector,
+    components: Vec<String>,
+    progress: Progress,
+) -> Result<VerifyReport, AcquireError> {
+    let started = Instant::now();
+    let worker = Arc::clone(cache);
+    let (model, suspects) = cache
+        .stage("finding the model", move || -> Result<_, LoadError> {
+            let (target, _) = pipeline::target(&selector, &worker.config().places)?;
+            let snapshot = pipeline::snapshot(&target, None, &selector.choice)?;
+            let suspects = pipeline::suspects_of(&snapshot, &components)?;
+            Ok((Arc::new(snapshot.model), suspects))
+        })
+        .await??;
+    let mut verdicts = find(cache, &model, suspects, Scope::All, &progress).await?;
+    let _ = cache.found(&model, &verdicts);
+    let is_bad = |verdict: &Verdict| matches!(verdict.finding, Finding::Bad { .. } | Finding::Missing);
+    verdicts.sort_by_key(|verdict| !is_bad(verdict));
+    Ok(VerifyReport {
+        model: Some(convert::model(&model)),
+        clean: !verdicts.iter().any(is_bad),
+        verdicts: verdicts.iter().take(VERDICTS_MAX).map(verdict).collect(),
+        took: convert::duration(started.elapsed()),
+    })
+}
+
+async fn find(
+    cache: &Arc<Cache>,
+    model: &Arc<crate::resolve::ResolvedModel>,
+    suspects: Vec<Suspect>,
+    scope: Scope,
+    progress: &Progress,
+) -> Result<Vec<Verdict>, AcquireError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let reporter = Reporter { progress: Arc::clone(progress), told: Mutex::new(None), stop: Arc::clone(&stop) };
+    let (model, attestations) = (Arc::clone(model), Arc::clone(&cache.config().attestations));
+    // The thread learns of it when this future is dropped.
+    let _stops = StopsOnDrop(stop);
+    let work = move || pipeline::verify_files(&model, &suspects, scope, &attestations, &reporter);
+    Ok(blocking("the verification", work).await??)
+}
+
+struct StopsOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopsOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Reporter {
+    progress: Progress,
+    told: Mutex<Option<Instant>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Watcher for Reporter {
+    fn step(&self, step: &Step) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= REPORT_EVERY) {
+            *told = Some(Instant::now());
+            (self.progress)(step, 1);
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn verdict(verdict: &Verdict) -> FileVerdict {
+    let blob = verdict.blob.as_ref().map(ToString::to_string).unwrap_or_default();
+    let present = verdict.finding != Finding::Missing;
+    let file = v1::ModelFile { path: verdict.name.clone(), length: verdict.bytes, present, blob };
+    let mut message = FileVerdict { file: Some(file), ..FileVerdict::default() };
+    match &verdict.finding {
+        Finding::Good(_) => message.set_finding(FileFinding::Good),
+        Finding::Missing => message.set_finding(FileFinding::Missing),
+        Finding::Unnamed => message.set_finding(FileFinding::Unverifiable),
+        Finding::Bad { found, aside } => {
+            message.set_finding(FileFinding::Corrupt);
+            message.found.clone_from(found);
+            message.moved_to = convert::path(aside);
+        }
+    }
+    message
+}

@@ -1,0 +1,156 @@
+//! Which blobs were hashed and found to be what their names say: an attestation holds for one file in one state, so a
+//! blob that was written to since, or replaced, has none. Kept in an embedded database, because hashing a large model
+//! takes a minute and asking takes microseconds.
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use dashmap::DashMap;
+use redb::{Database, ReadableDatabase as _, TableDefinition};
+use weightsd_core::listing::BlobName;
+use weightsd_segment::FileIdentity;
+
+/// Blob name, device, inode; length, time of the last change of content, of content or attributes (nanoseconds since
+/// 1970), time of the attestation (seconds since 1970).
+const TABLE: TableDefinition<'_, (&str, u64, u64), (u64, i64, i64, u64)> = TableDefinition::new("attestations-1");
+
+/// See the module.
+#[derive(Debug)]
+pub struct Attestations {
+    path: Option<PathBuf>,
+    database: OnceLock<Option<Database>>,
+    /// What was attested since the start. Answers at once, and is all there is when the database cannot be used.
+    recent: DashMap<BlobName, (FileIdentity, SystemTime)>,
+    writing: Mutex<()>,
+}
+
+impl Attestations {
+    /// Kept in the file at `path`, which is opened when it is first needed; kept in memory when there is none.
+    #[must_use]
+    pub fn new(path: Option<PathBuf>) -> Self {
+        Self { path, database: OnceLock::new(), recent: DashMap::new(), writing: Mutex::new(()) }
+    }
+
+    /// When the file of that identity was found to be the blob of that name; `None` when it never was. May wait for the
+    /// disk.
+    #[must_use]
+    pub fn get(&self, blob: &BlobName, file: &FileIdentity) -> Option<SystemTime> {
+        if let Some(recent) = self.recent.get(blob).filter(|recent| recent.0 == *file) {
+            return Some(recent.1);
+        }
+        let found = self.read(blob, file).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the attestations cannot be read");
+            None
+        });
+        if let Some(at) = found {
+            self.recent.insert(blob.clone(), (*file, at));
+        }
+        found
+    }
+
+    fn read(&self, blob: &BlobName, file: &FileIdentity) -> Result<Option<SystemTime>, redb::Error> {
+        let Some(database) = self.database() else { return Ok(None) };
+        let reading = database.begin_read()?;
+        let table = match reading.open_table(TABLE) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(value) = table.get((blob.as_str(), file.device, file.inode))? else { return Ok(None) };
+        let (length, modified_ns, changed_ns, at) = value.value();
+        let same = (length, modified_ns, changed_ns) == (file.length, file.modified_ns, file.changed_ns);
+        Ok(same.then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(at)))
+    }
+
+    /// Attests, for as long as the daemon runs. A file that is not on the disk yet can still become another one.
+    pub fn attest(&self, blob: &BlobName, file: &FileIdentity) {
+        self.recent.insert(blob.clone(), (*file, SystemTime::now()));
+    }
+
+    /// Attests for good. Call it when the file is on the disk. A failure costs another hashing later, and is logged.
+    pub fn attest_for_good(&self, blob: &BlobName, file: &FileIdentity) {
+        self.attest(blob, file);
+        if let Err(error) = self.write(blob, file) {
+            tracing::warn!(%error, "an attestation cannot be kept");
+        }
+    }
+
+    fn write(&self, blob: &BlobName, file: &FileIdentity) -> Result<(), redb::Error> {
+        let Some(database) = self.database() else { return Ok(()) };
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let writing = database.begin_write()?;
+        {
+            let mut table = writing.open_table(TABLE)?;
+            let value = (file.length, file.modified_ns, file.changed_ns, now.as_secs());
+            table.insert((blob.as_str(), file.device, file.inode), value)?;
+        }
+        writing.commit()?;
+        Ok(())
+    }
+
+    /// Forgets what was attested since the start about a blob that turned out to be another.
+    pub fn forget(&self, blob: &BlobName) {
+        self.recent.remove(blob);
+    }
+
+    fn database(&self) -> Option<&Database> {
+        let open = || {
+            let path = self.path.as_ref()?;
+            let opened = path
+                .parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .map_err(|error: io::Error| error.to_string())
+                .and_then(|()| Database::create(path).map_err(|error| error.to_string()));
+            opened.inspect_err(|error| tracing::warn!(path = %path.display(), error, "attestations are not kept")).ok()
+        };
+        self.database.get_or_init(open).as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(changed_ns: i64) -> FileIdentity {
+        FileIdentity { device: 1, inode: 2, length: 3, modified_ns: 4, changed_ns }
+    }
+
+    #[test]
+    fn an_attestation_holds_for_one_state_and_outlives_the_daemon() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weightsd").join("attestations.redb");
+        let blob = BlobName::parse(&"a".repeat(64)).unwrap();
+        let store = Attestations::new(Some(path.clone()));
+        assert_eq!(store.get(&blob, &identity(5)), None);
+        store.attest_for_good(&blob, &identity(5));
+        store.attest(&blob, &identity(7));
+        let at = store.get(&blob, &identity(7)).unwrap();
+        assert!(at.elapsed().unwrap() < Duration::from_secs(60));
+        drop(store);
+        let again = Attestations::new(Some(path.clone()));
+        assert!(again.get(&blob, &identity(5)).is_some());
+        assert_eq!(again.get(&blob, &identity(6)), None, "it was written to since");
+        assert_eq!(again.get(&blob, &identity(7)), None, "it was not for good");
+        // A second daemon cannot open the file, and works without it.
+        let second = Attestations::new(Some(path));
+        assert_eq!(second.get(&blob, &identity(5)), None);
+        second.attest_for_good(&blob, &identity(5));
+        assert!(second.get(&blob, &identity(5)).is_some());
+    }
+
+    #[test]
+    fn a_damaged_store_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("attestations.redb");
+        fs::write(&path, "not a database").unwrap();
+        let store = Attestations::new(Some(path));
+        let blob = BlobName::parse(&"a".repeat(40)).unwrap();
+        store.attest_for_good(&blob, &identity(5));
+        assert!(store.get(&blob, &identity(5)).is_some());
+    }
+}

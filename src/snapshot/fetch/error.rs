@@ -1,0 +1,130 @@
+//! Why files did not come.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use weightsd_core::listing::{BlobName, HashKind};
+
+use crate::{hub::HubError, snapshot::SnapshotError};
+
+/// See the module. Cheap to clone, because everyone who waits for a file gets one.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FetchError {
+    /// The hub gave no answer, or none that can be used.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The hub did not give this file.
+    #[error("cannot download `{file}`")]
+    File {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: HubError,
+    },
+    /// The content has another length than the listing says.
+    #[error("`{file}` has {expected} bytes by the hub's listing, and {found} are sent")]
+    WrongLength {
+        /// The file.
+        file: String,
+        /// By the listing.
+        expected: u64,
+        /// By the answer, or by counting.
+        found: u64,
+    },
+    /// The hub says that the file is another one than its listing says.
+    #[error("`{file}` is {expected} by the hub's listing, and {found} by its answer")]
+    OtherBlob {
+        /// The file.
+        file: String,
+        /// By the listing.
+        expected: BlobName,
+        /// By the answer.
+        found: BlobName,
+    },
+    /// The hub answers with a file of another commit.
+    #[error("`{file}` was asked for at commit {expected}, and the hub sends it from {found}")]
+    OtherCommit {
+        /// The file.
+        file: String,
+        /// What was asked for.
+        expected: String,
+        /// What the answer says.
+        found: String,
+    },
+    /// The content is not what its name says, twice.
+    #[error("the content of `{file}` is not what the hub announced: its {kind} is {found}, expected {expected}")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Which hash.
+        kind: HashKind,
+        /// Its name.
+        expected: BlobName,
+        /// Its content.
+        found: String,
+    },
+    /// No space, before or while writing.
+    #[error("`{}` has no space for the download: {needed} bytes are needed, {free} are free{}", path.display(), if *floor > 0 { format!(", and {floor} are to stay free") } else { String::new() })]
+    NoSpace {
+        /// The cache.
+        path: PathBuf,
+        /// Still to come, in bytes.
+        needed: u64,
+        /// Free, in bytes.
+        free: u64,
+        /// What is to stay free, in bytes.
+        floor: u64,
+    },
+    /// The patterns leave nothing.
+    #[error("no file of `{repo}` matches {}", patterns.join(", "))]
+    NothingMatches {
+        /// The repository.
+        repo: String,
+        /// The patterns.
+        patterns: Vec<String>,
+    },
+    /// What came cannot be used.
+    #[error(transparent)]
+    Snapshot(Arc<SnapshotError>),
+    /// The system refused.
+    #[error("cannot write `{}`", path.display())]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Nobody waits any more.
+    #[error("the download was given up, because nobody waits for it")]
+    Abandoned,
+    /// A task of the daemon died.
+    #[error("the download died: this is a fault of weightsd, and its log says more")]
+    Died,
+}
+
+impl From<SnapshotError> for FetchError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Snapshot(Arc::new(error))
+    }
+}
+
+impl FetchError {
+    /// Whether the listing and what the hub sends do not fit together, so that one of them must be asked for again.
+    #[must_use]
+    pub fn is_contradiction(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongLength { .. }
+                | Self::OtherBlob { .. }
+                | Self::OtherCommit { .. }
+                | Self::Corrupt { .. }
+                | Self::File { source: HubError::NoFile { .. }, .. }
+        )
+    }
+
+    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source: Arc::new(source) }
+    }
+}

@@ -1,0 +1,485 @@
+//! What is missing comes from the hub: for a component its config, index and shards, and the model's small JSON files;
+//! for a pull what was asked for. Requests for the same set share one download of it, and sets that overlap share the
+//! downloads of their files.
+//!
+//! Nothing becomes visible in the snapshot's folder before everything of the set is there.
+
+mod error;
+mod file;
+mod pace;
+mod space;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use tokio::task::spawn_blocking;
+use weightsd_core::{
+    family::{self, ComponentSite},
+    index::INDEX_BYTES_MAX,
+    listing::{Listed, Listing},
+    select::Selection,
+    spec::{Commit, RepoId, Revision},
+};
+
+pub use self::error::FetchError;
+use self::{
+    file::{Download, FileCargo, Job},
+    pace::Pace,
+};
+use super::{Attestations, Snapshot, SnapshotError, files};
+use crate::{
+    flight::{Boarding, Cargo, Cockpit, Flights, Passenger},
+    hub::{Hub, HubError, RepoStore},
+    pipeline::{Phase, Step},
+    resolve::{Choice, HubTarget, Pin},
+};
+
+/// How often a request starts over when what it joined was given up by everyone else.
+const ATTEMPTS: usize = 3;
+/// How often those who wait are told how far it is.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// Files that a report lists.
+const REPORTED_FILES_MAX: usize = 16;
+
+/// What is wanted of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Want {
+    /// Components; none means all.
+    pub components: Vec<String>,
+    /// Everything that the commit has, README and all.
+    pub whole: bool,
+    /// Which weights, where there are several.
+    pub choice: Choice,
+}
+
+/// What a file's download is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FileState {
+    /// It waits for its turn.
+    #[default]
+    Waiting,
+    /// Another program downloads it.
+    Elsewhere,
+    /// What an earlier attempt left is hashed.
+    Checking,
+    /// Bytes come.
+    Downloading,
+    /// The connection broke, and another is tried soon.
+    Retrying,
+    /// It is there.
+    Done,
+}
+
+/// How far a file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileStep {
+    /// What is being done.
+    pub state: FileState,
+    /// Bytes that are there.
+    pub bytes_done: u64,
+}
+
+/// A file of a download that runs, for people to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileProgress {
+    /// Path below the model's directory.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes_total: u64,
+    /// How far it is.
+    pub step: FileStep,
+}
+
+/// What a download did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FetchReport {
+    /// Files of the set: path and length.
+    pub files: Vec<(String, Listed)>,
+    /// Bytes that came over the network.
+    pub bytes_fetched: u64,
+}
+
+/// Something that others than those who wait should know.
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// A download began.
+    Began(String),
+    /// It ended well.
+    Ended(String),
+    /// It failed.
+    Failed(String),
+    /// A file that was there, or came, is not what its hash says.
+    Quarantined(String),
+}
+
+/// Whoever is told.
+pub(crate) type Tell = Box<dyn Fn(Told) + Send + Sync>;
+
+/// Downloads that run: what they are of, how far they are, and how many wait.
+pub(crate) type FetchReports = Vec<(String, Step, usize)>;
+
+#[derive(Debug, Clone)]
+struct SetCargo;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct SetKey {
+    store: RepoStore,
+    repo: RepoId,
+    revision: Revision,
+    commit: Commit,
+    want: Want,
+}
+
+impl Cargo for SetCargo {
+    type Key = SetKey;
+    type Step = Step;
+    type Goods = Arc<FetchReport>;
+    type Error = FetchError;
+
+    fn died() -> FetchError {
+        FetchError::Died
+    }
+}
+
+/// See the module.
+pub struct Fetcher {
+    hub: Arc<Hub>,
+    attestations: Arc<Attestations>,
+    files: Arc<Flights<FileCargo>>,
+    sets: Arc<Flights<SetCargo>>,
+    floor: u64,
+    tell: Tell,
+}
+
+impl fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetcher").field("files", &self.files).field("sets", &self.sets).finish_non_exhaustive()
+    }
+}
+
+impl Fetcher {
+    /// Downloads from `hub`, leaving `floor` bytes free. `tell` is told what begins and ends.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, attestations: Arc<Attestations>, floor: u64, tell: Tell) -> Arc<Self> {
+        Arc::new(Self { hub, attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
+    }
+
+    /// Downloads what is missing of `want`, or joins whoever does.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn fetch(
+        self: &Arc<Self>,
+        target: &HubTarget,
+        pin: &Pin,
+        want: Want,
+        mut progress: impl FnMut(&Step, usize),
+    ) -> Result<Arc<FetchReport>, FetchError> {
+        let store = RepoStore::new(&target.cache, &target.repo);
+        let (repo, revision) = (target.repo.clone(), target.revision.clone());
+        let key = SetKey { store, repo, revision, commit: pin.commit.clone(), want };
+        for _ in 0..ATTEMPTS {
+            let passenger = match self.sets.board(key.clone(), || None) {
+                Boarding::Arrived(report) => return Ok(report),
+                Boarding::Joined(passenger) => passenger,
+                Boarding::First(passenger, pilot) => {
+                    let cockpit = pilot.cockpit();
+                    let (target, pin, key) = (target.clone(), pin.clone(), key.clone());
+                    let set = Set { fetcher: Arc::clone(self), target, pin, key };
+                    self.hub.handle()?.spawn(pilot.fly(async move {
+                        tokio::select! {
+                            result = set.fetch(&cockpit) => result,
+                            () = cockpit.abandoned() => Err(FetchError::Abandoned),
+                        }
+                    }));
+                    passenger
+                }
+            };
+            match passenger.land(&mut progress).await {
+                Err(FetchError::Abandoned) => {}
+                result => return result,
+            }
+        }
+        Err(FetchError::Abandoned)
+    }
+
+    /// The listing of a commit: from the cache, or from the hub.
+    ///
+    /// # Errors
+    /// [`HubError`].
+    pub async fn listing(&self, target: &HubTarget, commit: &Commit) -> Result<Arc<Listing>, HubError> {
+        let store = RepoStore::new(&target.cache, &target.repo);
+        let asked = commit.clone();
+        match spawn_blocking(move || store.listing(&asked)).await {
+            Ok(Some(listing)) => Ok(Arc::new(listing)),
+            _ => self.hub.listing(&target.repo, commit).await,
+        }
+    }
+
+    /// Downloads that run.
+    #[must_use]
+    pub fn reports(&self) -> FetchReports {
+        let name = |key: &SetKey| {
+            let what = match (key.want.whole, key.want.components.as_slice()) {
+                (true, _) => "everything".to_owned(),
+                (false, []) => "all components".to_owned(),
+                (false, components) => components.join(", "),
+            };
+            format!("{what} of {}@{}", key.repo, key.revision)
+        };
+        self.sets.reports().into_iter().map(|(key, step, waiting)| (name(&key), step, waiting)).collect()
+    }
+}
+
+/// One set on its way.
+struct Set {
+    fetcher: Arc<Fetcher>,
+    target: HubTarget,
+    pin: Pin,
+    key: SetKey,
+}
+
+/// The files of a set: path, and what the listing says.
+type Files = BTreeMap<String, Listed>;
+
+impl Set {
+    async fn fetch(&self, cockpit: &Cockpit<SetCargo>) -> Result<Arc<FetchReport>, FetchError> {
+        let result = self.steps(cockpit).await;
+        let what = format!("{}@{}", self.key.repo, self.key.revision);
+        match &result {
+            Ok(report) if report.bytes_fetched > 0 => {
+                let bytes = humansize::format_size(report.bytes_fetched, humansize::DECIMAL);
+                (self.fetcher.tell)(Told::Ended(format!(
+                    "{what}: {} files are there, {bytes} came",
+                    report.files.len()
+                )));
+            }
+            Ok(_) | Err(FetchError::Abandoned) => {}
+            Err(error) => {
+                if error.is_contradiction() {
+                    self.fetcher.hub.forget_listing(&self.key.repo, &self.key.commit).await;
+                    self.key.store.drop_listing(&self.key.commit);
+                }
+                (self.fetcher.tell)(Told::Failed(format!("{what}: {error}")));
+            }
+        }
+        result
+    }
+
+    async fn steps(&self, cockpit: &Cockpit<SetCargo>) -> Result<Arc<FetchReport>, FetchError> {
+        let listing = self.fetcher.listing(&self.target, &self.key.commit).await?;
+        let mut fetched = 0;
+        let mut files = self.documents(&listing)?;
+        fetched += self.download(&files, cockpit).await?;
+        if !self.key.want.whole {
+            let indexes = self.indexes(&listing).await?;
+            fetched += self.download(&indexes, cockpit).await?;
+            files.extend(indexes);
+            files.extend(self.shards(&listing).await?);
+        }
+        fetched += self.download(&files, cockpit).await?;
+        self.publish(&listing, &files).await?;
+        Ok(Arc::new(FetchReport { files: files.into_iter().collect(), bytes_fetched: fetched }))
+    }
+
+    /// The small JSON files, or all files when all are wanted.
+    fn documents(&self, listing: &Listing) -> Result<Files, FetchError> {
+        let want = &self.key.want;
+        let patterns = files::glob_set(&want.choice.patterns)?;
+        let matches = |path: &str| patterns.as_ref().is_none_or(|patterns| patterns.is_match(path));
+        let is_wanted = |path: &str| if want.whole { matches(path) } else { family::is_document(path) };
+        let files = listing.iter().filter(|(path, _)| is_wanted(path));
+        let files: Files = files.map(|(path, listed)| (path.to_owned(), listed.clone())).collect();
+        let nothing = || !listing.iter().any(|(path, _)| matches(path));
+        if patterns.is_some() && nothing() {
+            let patterns = want.choice.patterns.clone();
+            return Err(FetchError::NothingMatches { repo: self.key.repo.to_string(), patterns });
+        }
+        Ok(files)
+    }
+
+    /// The wanted components' weights, as far as the documents tell.
+    async fn selected<T: Send + 'static>(
+        &self,
+        listing: &Arc<Listing>,
+        work: impl Fn(&Snapshot, &ComponentSite, Selection) -> Result<T, SnapshotError> + Send + 'static,
+    ) -> Result<Vec<T>, FetchError> {
+        let model = self.target.at(&self.pin);
+        let (store, want, listing) = (self.key.store.clone(), self.key.want.clone(), Arc::clone(listing));
+        blocking(move || {
+            let snapshot = Snapshot::remote(model, &want.choice, store, listing, BTreeMap::new())?;
+            let names = match want.components.is_empty() {
+                true => snapshot.sites().iter().map(|site| site.name.clone()).collect(),
+                false => want.components,
+            };
+            let one = |name: &String| {
+                let site = snapshot.site(name)?;
+                work(&snapshot, site, snapshot.select(site)?)
+            };
+            Ok(names.iter().map(one).collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+
+    async fn indexes(&self, listing: &Arc<Listing>) -> Result<Files, FetchError> {
+        let index = |_: &Snapshot, _: &ComponentSite, selection| match selection {
+            Selection::Index(name) => Ok(Some(name)),
+            Selection::Files(_) => Ok(None),
+        };
+        let names = self.selected(listing, index).await?;
+        let listed = |name: String| Some((name.clone(), listing.get(&name)?.clone()));
+        let files: Files = names.into_iter().flatten().filter_map(listed).collect();
+        match files.iter().find(|(_, listed)| listed.bytes > INDEX_BYTES_MAX) {
+            Some((name, listed)) => Err(SnapshotError::TooLarge {
+                path: self.key.store.snapshot(&self.key.commit).join(name),
+                found: listed.bytes,
+                max: INDEX_BYTES_MAX,
+            }
+            .into()),
+            None => Ok(files),
+        }
+    }
+
+    async fn shards(&self, listing: &Arc<Listing>) -> Result<Files, FetchError> {
+        let shards =
+            |snapshot: &Snapshot, site: &ComponentSite, selection| Ok(snapshot.shard_names(site, selection)?.1);
+        let names = self.selected(listing, shards).await?;
+        let mut missing = Vec::new();
+        let mut files = Files::new();
+        for name in names.into_iter().flatten() {
+            match listing.get(&name) {
+                Some(listed) => drop(files.insert(name, listed.clone())),
+                None => missing.push(name),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(files);
+        }
+        let component = self.key.want.components.join(", ");
+        Err(SnapshotError::Incomplete { component, total: files.len() + missing.len(), missing }.into())
+    }
+
+    /// Brings all of `files` here, and returns how many bytes came over the network.
+    async fn download(&self, files: &Files, cockpit: &Cockpit<SetCargo>) -> Result<u64, FetchError> {
+        let store = self.key.store.clone();
+        let (sizes, floor) = (files.clone(), self.fetcher.floor);
+        let missing = blocking(move || space::missing(&store, &sizes, floor)).await?;
+        if missing.is_empty() {
+            return Ok(0);
+        }
+        if missing.values().any(|listed| listed.blob.as_str().len() == 64) {
+            let total =
+                humansize::format_size(missing.values().map(|listed| listed.bytes).sum::<u64>(), humansize::DECIMAL);
+            let message = format!("{}@{}: {} files, {total}", self.key.repo, self.key.revision, missing.len());
+            (self.fetcher.tell)(Told::Began(message));
+        }
+        let mut passengers = Vec::new();
+        // One content under two names comes once.
+        let mut seen = std::collections::HashSet::new();
+        for (path, listed) in missing.iter().filter(|(_, listed)| seen.insert(listed.blob.clone())) {
+            passengers.push((path, listed, self.board(path, listed)?));
+        }
+        let tracked: Vec<_> = passengers
+            .iter()
+            .map(|(path, listed, passenger)| {
+                ((*path).clone(), listed.bytes, Box::new(passenger.watcher()) as pace::FileWatch)
+            })
+            .collect();
+        let landing = futures_util::future::try_join_all(
+            passengers.into_iter().map(|(_, _, passenger)| passenger.land(|_, _| {})),
+        );
+        tokio::pin!(landing);
+        let mut pace = Pace::default();
+        let mut ticks = tokio::time::interval(REPORT_EVERY);
+        loop {
+            tokio::select! {
+                arrived = &mut landing => {
+                    return Ok(arrived?.iter().map(|arrived| arrived.fetched).sum());
+                }
+                _ = ticks.tick() => cockpit.report(report(&tracked, &mut pace)),
+            }
+        }
+    }
+
+    fn board(&self, path: &str, listed: &Listed) -> Result<Passenger<FileCargo>, FetchError> {
+        let fetcher = &self.fetcher;
+        let job = Job {
+            store: self.key.store.clone(),
+            repo: self.key.repo.clone(),
+            commit: self.key.commit.clone(),
+            path: path.to_owned(),
+            listed: listed.clone(),
+        };
+        let key = (job.store.clone(), listed.blob.clone());
+        Ok(match fetcher.files.board(key, || None) {
+            Boarding::Arrived(_) => return Err(FetchError::Died),
+            Boarding::Joined(passenger) => passenger,
+            Boarding::First(passenger, pilot) => {
+                let handle = fetcher.hub.handle()?;
+                let download = Download::new(
+                    job,
+                    Arc::clone(&fetcher.hub),
+                    handle.clone(),
+                    Arc::clone(&fetcher.attestations),
+                    pilot.cockpit(),
+                );
+                let hub = Arc::clone(&fetcher.hub);
+                handle.spawn(pilot.fly(async move {
+                    let _place = tokio::select! {
+                        place = hub.download_place() => place,
+                        () = download.abandoned() => return Err(FetchError::Abandoned),
+                    };
+                    spawn_blocking(move || download.run()).await.unwrap_or(Err(FetchError::Died))
+                }));
+                passenger
+            }
+        })
+    }
+
+    /// Makes the set visible: listing, links, and last the ref.
+    async fn publish(&self, listing: &Arc<Listing>, files: &Files) -> Result<(), FetchError> {
+        let SetKey { store, commit, revision, .. } = self.key.clone();
+        let (listing, files) = (Arc::clone(listing), files.clone());
+        blocking(move || {
+            let at = || FetchError::io(store.snapshot(&commit));
+            store.keep_listing(&commit, &listing).map_err(at())?;
+            for (path, listed) in &files {
+                store.link(&commit, path, &listed.blob).map_err(at())?;
+            }
+            store.point(&revision, &commit).map_err(at())
+        })
+        .await
+    }
+}
+
+/// Where the files that are on their way are, as one step.
+fn report(files: &[(String, u64, pace::FileWatch)], pace: &mut Pace) -> Step {
+    let mut step = Step { phase: Phase::Download, files_total: files.len(), ..Step::default() };
+    for (path, bytes_total, watch) in files {
+        let file = watch().unwrap_or(FileStep { state: FileState::Done, bytes_done: *bytes_total });
+        step.bytes_total += bytes_total;
+        step.bytes_done += file.bytes_done;
+        if file.state == FileState::Done {
+            step.files_done += 1;
+        } else if step.files.len() < REPORTED_FILES_MAX {
+            if step.file.is_empty() && file.state != FileState::Waiting {
+                step.file.clone_from(path);
+            }
+            step.files.push(FileProgress { path: path.clone(), bytes_total: *bytes_total, step: file });
+        }
+    }
+    let came =
+        files.iter().filter_map(|(_, _, watch)| watch()).filter(|file| file.state == FileState::Checking).count();
+    // Bytes of an earlier attempt are read faster than any network brings them.
+    if came == 0 {
+        pace.add(step.bytes_done);
+    }
+    step.bytes_per_second = pace.bytes_per_second();
+    step.remaining = pace.remaining(step.bytes_total.saturating_sub(step.bytes_done));
+    step
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    spawn_blocking(work).await.unwrap_or(Err(FetchError::Died))
+}

@@ -1,0 +1,224 @@
+//! A model that is looked at where it is: its listing, its small JSON files and the headers of its weights come by
+//! themselves, a few hundred kilobytes for any size, and nothing is kept.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::future::try_join_all;
+use tokio::task::spawn_blocking;
+use weightsd_core::{
+    family::{CONFIG_BYTES_MAX, ComponentSite},
+    header::{self, Header, HeaderError, PREFIX_BYTES},
+    index::{INDEX_BYTES_MAX, Index},
+    listing::{Listed, Listing},
+    plan::Table,
+    select::Selection,
+};
+
+use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
+use crate::{
+    hub::{Hub, Part, RepoStore},
+    resolve::{Choice, HubTarget, Pin},
+};
+
+/// Bytes of a weight file that are asked for first: most headers fit.
+const FIRST_BYTES: u64 = 128 * 1024;
+
+/// A commit on the hub.
+#[derive(Debug)]
+pub struct Remote {
+    /// Its files, as far as the listing and the small JSON files tell.
+    pub snapshot: Arc<Snapshot>,
+    hub: Arc<Hub>,
+    target: HubTarget,
+    pin: Pin,
+    listing: Arc<Listing>,
+}
+
+/// A component that is not on this machine, or not all of it.
+#[derive(Debug)]
+pub struct RemoteComponent {
+    /// Where it is.
+    pub site: ComponentSite,
+    /// The index, when there is one.
+    pub index: Option<Index>,
+    /// Its weight files, in shard order.
+    pub shards: Vec<(String, Listed)>,
+}
+
+/// Why the headers of a remote component cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// It does not come.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A file that breaks the format.
+    #[error("`{file}` of `{repo}` is not a usable safetensors file")]
+    Header {
+        /// The file.
+        file: String,
+        /// The repository.
+        repo: String,
+        /// The rule that it breaks.
+        #[source]
+        source: HeaderError,
+    },
+}
+
+impl From<SnapshotError> for RemoteError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Fetch(error.into())
+    }
+}
+
+impl Remote {
+    /// Looks at a commit.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn look(
+        fetcher: &Fetcher,
+        hub: &Arc<Hub>,
+        target: &HubTarget,
+        pin: &Pin,
+        choice: &Choice,
+    ) -> Result<Self, FetchError> {
+        let listing = fetcher.listing(target, &pin.commit).await?;
+        let (hub, target, pin) = (Arc::clone(hub), target.clone(), pin.clone());
+        let snapshot = |documents| list(&target, &pin, choice, &listing, documents);
+        let missing = snapshot(BTreeMap::new()).await?.missing_documents;
+        let fetch = async |name: &String| {
+            let listed = listing.get(name).filter(|listed| listed.bytes <= CONFIG_BYTES_MAX);
+            match listed {
+                Some(listed) => Ok(Some((name.clone(), small_file(&hub, &target, &pin, name, listed).await?))),
+                None => Ok::<_, FetchError>(None),
+            }
+        };
+        let documents = try_join_all(missing.iter().map(fetch)).await?.into_iter().flatten().collect();
+        let snapshot = Arc::new(snapshot(documents).await?);
+        Ok(Self { snapshot, hub, target, pin, listing })
+    }
+
+    /// The files of a component.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn component(&self, name: &str) -> Result<RemoteComponent, FetchError> {
+        let site = self.snapshot.site(name)?.clone();
+        let (index, names) = match self.snapshot.select(&site)? {
+            Selection::Files(names) => (None, names),
+            Selection::Index(path) => {
+                let listed = self.listed(&path, &site)?;
+                if listed.bytes > INDEX_BYTES_MAX {
+                    let (found, max) = (listed.bytes, INDEX_BYTES_MAX);
+                    return Err(SnapshotError::TooLarge { path: path.into(), found, max }.into());
+                }
+                let bytes = small_file(&self.hub, &self.target, &self.pin, &path, &listed).await?;
+                let index = Index::parse(&bytes, &site.folder);
+                let index = index.map_err(|source| SnapshotError::Index { path: path.into(), source })?;
+                let names = index.shards().into_iter().map(str::to_owned).collect();
+                (Some(index), names)
+            }
+        };
+        let shard = |name: String| Ok::<_, FetchError>((name.clone(), self.listed(&name, &site)?));
+        let shards = names.into_iter().map(shard).collect::<Result<_, _>>()?;
+        Ok(RemoteComponent { site, index, shards })
+    }
+
+    /// The tensors of a component, from the headers of its files.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn headers(&self, component: &RemoteComponent) -> Result<Vec<(String, Header)>, RemoteError> {
+        let one = async |(name, listed): &(String, Listed)| Ok((name.clone(), self.header(name, listed).await?));
+        try_join_all(component.shards.iter().map(one)).await
+    }
+
+    async fn header(&self, file: &str, listed: &Listed) -> Result<Header, RemoteError> {
+        let bad = |source| RemoteError::Header { file: file.to_owned(), repo: self.target.repo.to_string(), source };
+        if listed.bytes < PREFIX_BYTES {
+            return Err(bad(HeaderError::FileTooShort { found: listed.bytes }));
+        }
+        let mut bytes = self.range(file, 0, listed.bytes.min(FIRST_BYTES)).await?;
+        let prefix = bytes.first_chunk().copied().unwrap_or_default();
+        let json_length = header::header_length(prefix, listed.bytes).map_err(bad)?;
+        let end = PREFIX_BYTES + json_length as u64;
+        if end > bytes.len() as u64 {
+            bytes.extend(self.range(file, bytes.len() as u64, end).await?);
+        }
+        let length = listed.bytes;
+        let json = bytes.get(8..8 + json_length).unwrap_or_default().to_vec();
+        let parsed = spawn_blocking(move || crate::turn::in_turn(json_length as u64, || Header::parse(&json, length)));
+        parsed.await.map_err(|_| FetchError::Died)?.map_err(bad)
+    }
+
+    async fn range(&self, file: &str, from: u64, to: u64) -> Result<Vec<u8>, FetchError> {
+        let part = Part { from, to: Some(to), validator: None };
+        let got = self.hub.bytes(&self.target.repo, &self.pin.commit, file, Some(part), to - from).await;
+        got.map_err(|source| FetchError::File { file: file.to_owned(), source })
+    }
+
+    fn listed(&self, name: &str, site: &ComponentSite) -> Result<Listed, FetchError> {
+        let missing =
+            || SnapshotError::Incomplete { component: site.name.clone(), missing: vec![name.to_owned()], total: 1 };
+        Ok(self.listing.get(name).cloned().ok_or_else(missing)?)
+    }
+}
+
+impl RemoteComponent {
+    /// Puts the headers of all shards together, as if they had been opened.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn table(
+        &self,
+        headers: Vec<(String, Header)>,
+    ) -> Result<(Table, Vec<String>), weightsd_core::plan::TableError> {
+        let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+        let owned = names.iter().copied().zip(headers.iter().map(|(_, header)| header.clone())).collect();
+        let table = Table::merge(owned)?;
+        let remarks = match &self.index {
+            Some(index) => table.compare(index, &names)?,
+            None => Vec::new(),
+        };
+        Ok((table, remarks))
+    }
+}
+
+async fn list(
+    target: &HubTarget,
+    pin: &Pin,
+    choice: &Choice,
+    listing: &Arc<Listing>,
+    documents: BTreeMap<String, Vec<u8>>,
+) -> Result<Snapshot, FetchError> {
+    let (model, store) = (target.at(pin), RepoStore::new(&target.cache, &target.repo));
+    let (choice, listing) = (choice.clone(), Arc::clone(listing));
+    let list = move || Ok(Snapshot::remote(model, &choice, store, listing, documents)?);
+    spawn_blocking(list).await.unwrap_or(Err(FetchError::Died))
+}
+
+/// The content of a small file: the blob on this machine, or what the hub sends, compared with its hash.
+async fn small_file(
+    hub: &Arc<Hub>,
+    target: &HubTarget,
+    pin: &Pin,
+    name: &str,
+    listed: &Listed,
+) -> Result<Vec<u8>, FetchError> {
+    let path = RepoStore::new(&target.cache, &target.repo).blob(&listed.blob);
+    if let Ok(Ok(bytes)) = spawn_blocking(move || std::fs::read(path)).await
+        && bytes.len() as u64 == listed.bytes
+    {
+        return Ok(bytes);
+    }
+    let file = || name.to_owned();
+    let bytes = hub.bytes(&target.repo, &pin.commit, name, None, listed.bytes).await;
+    let bytes = bytes.map_err(|source| FetchError::File { file: file(), source })?;
+    let mut hasher = BlobHasher::new(listed.blob.kind(), listed.bytes);
+    hasher.update(&bytes);
+    let found = hasher.finish();
+    if found == listed.blob.as_str() {
+        return Ok(bytes);
+    }
+    Err(FetchError::Corrupt { file: file(), kind: listed.blob.kind(), expected: listed.blob.clone(), found })
+}
