@@ -7,6 +7,7 @@ mod acquire;
 mod baseline;
 mod daemon;
 mod download;
+mod inspect;
 mod samples;
 mod server;
 
@@ -35,6 +36,12 @@ enum Bench {
         #[arg(long, default_value_t = 1000)]
         samples: usize,
     },
+    /// What a single file of 1,095 tensors holds, told from its header
+    Inspect {
+        /// Samples of each figure
+        #[arg(long, default_value_t = 200)]
+        samples: usize,
+    },
     /// From the hub to verified files, against curl and huggingface_hub
     Download {
         /// Megabytes of each repository
@@ -59,6 +66,7 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.bench {
         Bench::Acquire { samples } => acquire::run(&args.weightsd, &args.python, samples),
+        Bench::Inspect { samples } => inspect::run(samples),
         Bench::Download { megabytes, rounds, folder } => {
             download::run(&args.weightsd, &args.python, megabytes, rounds, folder.as_deref())
         }

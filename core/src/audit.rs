@@ -1,8 +1,17 @@
 //! A checkpoint compared with what its family says it must hold.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use crate::{family::Catalogue, header::Dtype, plan::Table};
+use crate::{
+    family::Catalogue,
+    header::Dtype,
+    plan::{Sourced, Table},
+    quantisation::{LayerProblem, PackedRole, names},
+    rewrite::{Operation, Unusable},
+};
 
 /// Dtypes that a float parameter may have on disk.
 pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
@@ -27,6 +36,65 @@ pub struct DtypeTotal {
     pub bytes: u64,
 }
 
+/// What was done to the tensors of one file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OriginTotal {
+    /// Tensors as they are in the file.
+    pub as_they_are: u32,
+    /// Under another name.
+    pub renamed: u32,
+    /// In another shape.
+    pub reshaped: u32,
+    /// Some rows of a tensor.
+    pub rows: u32,
+}
+
+impl OriginTotal {
+    fn add(&mut self, tensor: &Sourced) {
+        let count = match tensor.origin.as_ref().map(|origin| origin.operation) {
+            None => &mut self.as_they_are,
+            Some(Operation::Renamed) => &mut self.renamed,
+            Some(Operation::Reshaped | Operation::KernelOhwi) => &mut self.reshaped,
+            Some(Operation::Rows { .. }) => &mut self.rows,
+        };
+        *count += 1;
+    }
+
+    /// All tensors of the file that are in the component.
+    #[must_use]
+    pub fn tensors(&self) -> u32 {
+        self.as_they_are + self.renamed + self.reshaped + self.rows
+    }
+}
+
+/// The first of many names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample<'a> {
+    /// Those that are shown.
+    pub names: &'a [String],
+    /// How many are not.
+    pub more: usize,
+}
+
+impl<'a> Sample<'a> {
+    /// At most `count` of `names`.
+    #[must_use]
+    pub fn of(names: &'a [String], count: usize) -> Self {
+        let shown = names.len().min(count);
+        Self { names: &names[..shown], more: names.len() - shown }
+    }
+}
+
+impl fmt::Display for Sample<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names.join(", "))?;
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, ", … ({more} more)"),
+        }
+    }
+}
+
 /// The full report. Expected names come in the order of the catalogue, extra ones sorted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditReport {
@@ -46,6 +114,16 @@ pub struct AuditReport {
     pub wrong_dtype: Vec<Mismatch>,
     /// Dtypes of all tensors found, by name.
     pub dtypes: BTreeMap<String, DtypeTotal>,
+    /// Shapes of all tensors found, with the number of tensors that have each.
+    pub shapes: BTreeMap<Vec<u64>, DtypeTotal>,
+    /// How the quantised layers are quantised, with the number of layers and the bytes of their tensors.
+    pub schemes: BTreeMap<String, DtypeTotal>,
+    /// Which file the tensors come from, by index of the shard.
+    pub origins: BTreeMap<u32, OriginTotal>,
+    /// Tensors that are there, belong to no module, and do no harm.
+    pub tolerated: Vec<String>,
+    /// Names of tensors of another component that the model takes by reference.
+    pub borrowed: Vec<String>,
     /// Bytes of all tensors found.
     pub tensor_bytes: u64,
     /// What is untidy and refuses nothing.
@@ -58,6 +136,28 @@ impl AuditReport {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.missing.is_empty() && self.wrong_shape.is_empty() && self.wrong_dtype.is_empty()
+    }
+
+    /// Share of the catalogue that is there as expected, from 0 to 1; `None` without a catalogue.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn coverage(&self) -> Option<f64> {
+        self.expected.map(|expected| if expected == 0 { 1.0 } else { self.matched as f64 / expected as f64 })
+    }
+
+    /// Adds what was found while the tensors got their names: fused tensors that do not split, and packed tensors that
+    /// do not fit together.
+    pub fn add_damage(&mut self, unusable: &[Unusable], problems: &[LayerProblem]) {
+        self.wrong_shape.extend(unusable.iter().map(|tensor| Mismatch {
+            name: tensor.name.clone(),
+            expected: format!("rows in {} equal parts", tensor.parts),
+            found: format!("{:?} of {}", tensor.found, tensor.dtype),
+        }));
+        self.wrong_shape.extend(problems.iter().map(|problem| Mismatch {
+            name: problem.name.clone(),
+            expected: problem.expected.clone(),
+            found: problem.found.clone(),
+        }));
     }
 
     /// The verdict in one line.
@@ -86,8 +186,27 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
         total.tensors += 1;
         total.bytes += tensor.info.bytes();
     }
-    if catalogue.is_some() && dtypes.len() > 1 {
-        let kinds: Vec<&str> = dtypes.keys().map(String::as_str).collect();
+    let mut shapes: BTreeMap<Vec<u64>, DtypeTotal> = BTreeMap::new();
+    let mut schemes: BTreeMap<String, DtypeTotal> = BTreeMap::new();
+    let mut origins: BTreeMap<u32, OriginTotal> = BTreeMap::new();
+    let mut plain: BTreeSet<String> = BTreeSet::new();
+    for tensor in table.tensors() {
+        let total = shapes.entry(tensor.info.shape.clone()).or_default();
+        total.tensors += 1;
+        total.bytes += tensor.info.bytes();
+        origins.entry(tensor.shard).or_default().add(tensor);
+        match &tensor.packed {
+            Some(packed) => {
+                let total = schemes.entry(packed.scheme.to_string()).or_default();
+                total.tensors += u32::from(packed.role == PackedRole::Weight);
+                total.bytes += tensor.info.bytes();
+            }
+            None => drop(plain.insert(tensor.info.dtype.to_string())),
+        }
+    }
+    // Quantised layers have several by their nature.
+    if catalogue.is_some() && plain.len() > 1 {
+        let kinds: Vec<&str> = plain.iter().map(String::as_str).collect();
         remarks.push(format!("the tensors have several dtypes: {}", kinds.join(", ")));
     }
     let mut report = AuditReport {
@@ -99,6 +218,11 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
         wrong_shape: Vec::new(),
         wrong_dtype: Vec::new(),
         dtypes,
+        shapes,
+        schemes,
+        origins,
+        tolerated: Vec::new(),
+        borrowed: Vec::new(),
         tensor_bytes: table.tensor_bytes(),
         remarks,
     };
@@ -111,15 +235,18 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
         if found.shape != expected.shape {
             let text = |shape: &[u64]| format!("{shape:?}");
             report.wrong_shape.push(mismatch(text(&expected.shape), text(&found.shape)));
-        } else if !FLOATS.contains(&found.dtype) {
-            report.wrong_dtype.push(mismatch("F32, F16 or BF16".to_owned(), found.dtype.to_string()));
+        } else if !expected.dtypes().contains(&found.dtype) {
+            report.wrong_dtype.push(mismatch(names(expected.dtypes()), found.dtype.to_string()));
         } else {
             report.matched += 1;
         }
     }
     let known = |name: &str| catalogue.is_some_and(|catalogue| catalogue.contains(name));
-    report.extra =
-        table.tensors().iter().filter(|tensor| !known(&tensor.info.name)).map(|t| t.info.name.to_string()).collect();
+    let tolerates = |name: &str| catalogue.is_some_and(|catalogue| catalogue.tolerates(name));
+    for tensor in table.tensors().iter().filter(|tensor| !known(&tensor.info.name)) {
+        let list = if tolerates(&tensor.info.name) { &mut report.tolerated } else { &mut report.extra };
+        list.push(tensor.info.name.to_string());
+    }
     report
 }
 
@@ -152,7 +279,7 @@ mod tests {
         #[test]
         fn exactly_what_is_wrong_is_reported(kinds in proptest::collection::vec(0u8..5, 0..40)) {
             let name = |index: usize| format!("t{index:02}");
-            let expected = |index| Expected { name: name(index), shape: vec![2, 3], role: Role::Plain };
+            let expected = |index| Expected { name: name(index), shape: vec![2, 3], role: Role::Plain, packed: None };
             let catalogue = Catalogue::new((0..kinds.len()).map(expected).collect());
             let mut found = Vec::new();
             let mut count = [0usize; 5];

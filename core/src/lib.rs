@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adapter;
+pub mod assemble;
 pub mod audit;
 pub mod family;
 pub mod handoff;
@@ -10,9 +12,13 @@ pub mod hub_env;
 pub mod identity;
 pub mod index;
 pub mod listing;
+pub mod parts;
 pub mod places;
 pub mod plan;
 pub mod policy;
+pub mod preferred;
+pub mod quantisation;
+pub mod rewrite;
 pub mod select;
 pub mod shown;
 pub mod spec;

@@ -9,6 +9,8 @@ use crate::{
     family::{Catalogue, Naming, Role},
     header::{Dtype, Header, TensorInfo},
     index::Index,
+    quantisation::{Layers, Packed},
+    rewrite::{Operation, Origin},
     shown::shown,
 };
 
@@ -42,12 +44,33 @@ pub struct Sourced {
     pub shard: u32,
     /// The tensor; its range counts from the start of the shard's file.
     pub info: TensorInfo,
+    /// What it is in the shard, when rules made this tensor of it.
+    pub origin: Option<Box<Origin>>,
+    /// What it is a part of, when it belongs to a quantised layer.
+    pub packed: Option<Box<Packed>>,
+}
+
+impl Sourced {
+    /// Its name in the shard.
+    #[must_use]
+    pub fn source_name(&self) -> &str {
+        self.origin.as_ref().map_or(&self.info.name, |origin| &origin.name)
+    }
 }
 
 /// All tensors of a checkpoint, sorted by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     tensors: Vec<Sourced>,
+}
+
+/// Two tensors of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twice {
+    /// One of them.
+    pub first: Box<Sourced>,
+    /// The other.
+    pub second: Box<Sourced>,
 }
 
 /// Why shards do not make one checkpoint.
@@ -85,20 +108,40 @@ impl Table {
     /// [`TableError::InTwoShards`].
     pub fn merge(shards: Vec<(&str, Header)>) -> Result<Self, TableError> {
         let paths: Vec<String> = shards.iter().map(|(path, _)| (*path).to_owned()).collect();
-        let mut tensors: Vec<Sourced> = shards
+        let tensors: Vec<Sourced> = shards
             .into_iter()
             .zip(0u32..)
-            .flat_map(|((_, header), shard)| header.tensors.into_iter().map(move |info| Sourced { shard, info }))
+            .flat_map(|((_, header), shard)| {
+                header.tensors.into_iter().map(move |info| Sourced { shard, info, origin: None, packed: None })
+            })
             .collect();
-        tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name));
-        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].info.name == pair[1].info.name) {
-            return Err(TableError::InTwoShards {
-                name: pair[0].info.name.to_string(),
-                first: paths[pair[0].shard as usize].clone(),
-                second: paths[pair[1].shard as usize].clone(),
-            });
+        Self::of(tensors).map_err(|Twice { first, second }| TableError::InTwoShards {
+            name: first.info.name.to_string(),
+            first: paths[first.shard as usize].clone(),
+            second: paths[second.shard as usize].clone(),
+        })
+    }
+
+    /// A table of these tensors.
+    ///
+    /// # Errors
+    /// Two tensors of one name.
+    pub fn of(mut tensors: Vec<Sourced>) -> Result<Self, Twice> {
+        // By shard too, so that an error names them in one order.
+        tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name).then(a.shard.cmp(&b.shard)));
+        match tensors.windows(2).find(|pair| pair[0].info.name == pair[1].info.name) {
+            Some(pair) => Err(Twice { first: Box::new(pair[0].clone()), second: Box::new(pair[1].clone()) }),
+            None => Ok(Self { tensors }),
         }
-        Ok(Self { tensors })
+    }
+
+    /// A table of these tensors, where of two of one name the later one stays.
+    #[must_use]
+    pub fn of_latest(mut tensors: Vec<Sourced>) -> Self {
+        tensors.reverse();
+        tensors.sort_by(|a, b| a.info.name.cmp(&b.info.name));
+        tensors.dedup_by(|later, first| later.info.name == first.info.name);
+        Self { tensors }
     }
 
     /// The tensor of that name.
@@ -106,6 +149,13 @@ impl Table {
     pub fn get(&self, name: &str) -> Option<&Sourced> {
         let at = self.tensors.binary_search_by(|tensor| (*tensor.info.name).cmp(name)).ok()?;
         self.tensors.get(at)
+    }
+
+    /// Notes what the tensors of quantised layers are parts of.
+    pub fn describe(&mut self, layers: &Layers) {
+        for tensor in &mut self.tensors {
+            tensor.packed = layers.packed(&tensor.info.name).map(Box::new);
+        }
     }
 
     /// All tensors, sorted by name.
@@ -163,6 +213,10 @@ pub struct Placed {
     pub shard: u32,
     /// Bytes in the shard's file.
     pub range: Range<u64>,
+    /// What it is made of in the shard, when it is not all of a tensor as it is there.
+    pub origin: Option<Box<Origin>>,
+    /// What it is a part of, when it belongs to a quantised layer.
+    pub packed: Option<Box<Packed>>,
 }
 
 /// Why a component cannot be lent in a layout.
@@ -211,7 +265,7 @@ pub fn place(
                 if expected.role == Role::Conv2d && found.info.shape == expected.shape {
                     let [o, i, h, w] = <[u64; 4]>::try_from(expected.shape.as_slice()).unwrap_or_default();
                     // With one input channel, or a 1x1 kernel, both orders have the same bytes.
-                    if i > 1 && h * w > 1 {
+                    if i > 1 && h * w > 1 && !is_ohwi(found) {
                         computed.push(&expected.name);
                     }
                     tensor.shape = vec![o, h, w, i];
@@ -238,21 +292,35 @@ pub fn place(
     Ok(placed)
 }
 
+/// Whether a kernel lies in the file in MLX's order already.
+fn is_ohwi(tensor: &Sourced) -> bool {
+    tensor.origin.as_ref().is_some_and(|origin| origin.operation == Operation::KernelOhwi)
+}
+
 fn in_place(tensor: &Sourced) -> Placed {
+    let shape = match *tensor.info.shape.as_slice() {
+        [o, i, h, w] if is_ohwi(tensor) => vec![o, h, w, i],
+        ref shape => shape.to_vec(),
+    };
+    let source_name = tensor.source_name();
     Placed {
         name: tensor.info.name.to_string(),
-        source_name: None,
+        source_name: (source_name != &*tensor.info.name).then(|| source_name.to_owned()),
         dtype: tensor.info.dtype,
-        shape: tensor.info.shape.clone(),
+        shape,
         shard: tensor.shard,
         range: tensor.info.range.clone(),
+        origin: tensor.origin.clone(),
+        packed: tensor.packed.clone(),
     }
 }
 
 fn renamed(tensor: &Sourced, naming: &Naming) -> Placed {
     let mut placed = in_place(tensor);
     if let Some(name) = naming.apply(&placed.name) {
-        placed.source_name = Some(std::mem::replace(&mut placed.name, name));
+        let canonical = std::mem::replace(&mut placed.name, name);
+        let source = placed.source_name.take().unwrap_or(canonical);
+        placed.source_name = (source != placed.name).then_some(source);
     }
     placed
 }
@@ -300,8 +368,12 @@ mod tests {
 
     #[test]
     fn kernels_that_only_change_their_shape_are_lent() {
-        let expected =
-            |name: &str, shape: &[u64]| Expected { name: name.into(), shape: shape.into(), role: Role::Conv2d };
+        let expected = |name: &str, shape: &[u64]| Expected {
+            name: name.into(),
+            shape: shape.into(),
+            role: Role::Conv2d,
+            packed: None,
+        };
         let shapes: [(&str, &[u64]); 3] = [("a", &[4, 3, 1, 1]), ("b", &[4, 1, 3, 3]), ("c", &[4, 2, 3, 3])];
         let table = Table::merge(vec![("x", header(&shapes))]).unwrap();
         let lent = Catalogue::new(shapes[..2].iter().map(|(name, shape)| expected(name, shape)).collect());

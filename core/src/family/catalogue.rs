@@ -2,6 +2,13 @@
 
 use std::collections::HashMap;
 
+use crate::{
+    audit::FLOATS,
+    header::Dtype,
+    quantisation::{Layers, Packed},
+    rewrite::Pattern,
+};
+
 /// What a tensor is for, as far as its memory order depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -20,6 +27,16 @@ pub struct Expected {
     pub shape: Vec<u64>,
     /// What it is for.
     pub role: Role,
+    /// What it is a part of, when it belongs to a quantised layer.
+    pub packed: Option<Packed>,
+}
+
+impl Expected {
+    /// Dtypes that it may have on disk.
+    #[must_use]
+    pub fn dtypes(&self) -> &'static [Dtype] {
+        self.packed.as_ref().map_or(&FLOATS, |packed| packed.scheme.dtypes(packed.role))
+    }
 }
 
 /// All tensors of a component, in the order of the model's definition.
@@ -27,6 +44,7 @@ pub struct Expected {
 pub struct Catalogue {
     tensors: Vec<Expected>,
     by_name: HashMap<String, usize>,
+    tolerated: &'static [Pattern],
 }
 
 impl Catalogue {
@@ -34,7 +52,7 @@ impl Catalogue {
     #[must_use]
     pub fn new(tensors: Vec<Expected>) -> Self {
         let by_name = tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
-        Self { tensors, by_name }
+        Self { tensors, by_name, tolerated: &[] }
     }
 
     /// The tensors.
@@ -43,13 +61,59 @@ impl Catalogue {
         &self.tensors
     }
 
+    /// The same, and tensors of names that match `patterns` may be there too: writers save them, and no module has
+    /// them.
+    #[must_use]
+    pub fn tolerating(mut self, patterns: &'static [Pattern]) -> Self {
+        self.tolerated = patterns;
+        self
+    }
+
+    /// The same, with the packed tensors of quantised layers in place of their weights.
+    #[must_use]
+    pub fn quantised(&self, layers: &Layers) -> Self {
+        let packed = |expected: &Expected| {
+            let layer = expected.name.strip_suffix(".weight")?;
+            let (scheme, logical) = layers.layers.get(layer)?;
+            let part = |&role| {
+                let name = format!("{layer}.{}", crate::quantisation::PackedRole::name(role));
+                let packed = Packed { scheme: *scheme, role, logical_shape: logical.clone() };
+                let shape = scheme.shape_of(role, &expected.shape)?;
+                Some(Expected { name, shape, role: Role::Plain, packed: Some(packed) })
+            };
+            scheme.roles().iter().map(part).collect::<Option<Vec<_>>>()
+        };
+        let tensors =
+            self.tensors.iter().flat_map(|expected| packed(expected).unwrap_or_else(|| vec![expected.clone()]));
+        Self::new(tensors.collect()).tolerating(self.tolerated)
+    }
+
+    /// The same, without the tensors of which this does not hold.
+    #[must_use]
+    pub fn only(self, keep: impl Fn(&Expected) -> bool) -> Self {
+        let tolerated = self.tolerated;
+        Self::new(self.tensors.into_iter().filter(keep).collect()).tolerating(tolerated)
+    }
+
+    /// The tensor of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Expected> {
+        self.tensors.get(*self.by_name.get(name)?)
+    }
+
+    /// Whether a tensor that is not expected may be there all the same.
+    #[must_use]
+    pub fn tolerates(&self, name: &str) -> bool {
+        self.tolerated.iter().any(|pattern| pattern.matches(name).is_some())
+    }
+
     /// Whether a tensor of that name is expected.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }
 
-    /// Number of elements of all tensors.
+    /// Number of elements of all tensors as they lie on disk.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum()
@@ -64,7 +128,7 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn plain(&mut self, name: impl Into<String>, shape: &[u64]) {
-        self.tensors.push(Expected { name: name.into(), shape: shape.to_vec(), role: Role::Plain });
+        self.tensors.push(Expected { name: name.into(), shape: shape.to_vec(), role: Role::Plain, packed: None });
     }
 
     /// A vector `{base}.weight`.
@@ -92,7 +156,7 @@ impl Builder {
     /// A square kernel `{base}.weight`, `[output, input, size, size]`, and its bias.
     pub(super) fn conv(&mut self, base: &str, output: u64, input: u64, size: u64) {
         let shape = vec![output, input, size, size];
-        self.tensors.push(Expected { name: format!("{base}.weight"), shape, role: Role::Conv2d });
+        self.tensors.push(Expected { name: format!("{base}.weight"), shape, role: Role::Conv2d, packed: None });
         self.plain(format!("{base}.bias"), &[output]);
     }
 

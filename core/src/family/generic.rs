@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, read_config};
+use crate::rewrite::Rules;
 
 /// See the module.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Family for Generic {
 
     fn describe(&self, site: &ComponentSite, facts: &ModelFacts) -> Result<Description, ConfigError> {
         let config = site.config.as_deref().map_or(Ok(serde_json::Value::Null), |path| read_config(facts, path))?;
-        Ok(Description { config, catalogue: None, naming: Naming::NONE })
+        Ok(Description { config, catalogue: None, naming: Naming::NONE, rules: Rules::NONE, borrowed: Vec::new() })
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {

@@ -4,16 +4,28 @@
 //! each component lie, and, from the configs, the exact tensors of a component. The engine in this file knows no model.
 
 mod catalogue;
+mod causal_lm;
 mod generic;
+mod inferred;
+mod known;
 mod naming;
 pub mod z_image;
 
 use std::collections::BTreeMap;
 
 pub use catalogue::{Catalogue, Expected, Role};
+pub use inferred::{Assumption, InferError, Inferred};
+pub use known::{Identified, KnownBy, KnownModel, Preset};
 pub use naming::{Naming, Rule};
 
-use crate::shown::{shown, shown_up_to};
+use crate::{
+    adapter::Targets,
+    parts::{self, Inspection, PartRule},
+    plan::Table,
+    quantisation::{CONTROLNET_MANIFEST, MANIFEST},
+    rewrite::Rules,
+    shown::{shown, shown_up_to},
+};
 
 /// Largest config file that is read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1_000_000;
@@ -34,7 +46,10 @@ pub struct ModelFacts {
 #[must_use]
 pub fn is_document(path: &str) -> bool {
     path.matches('/').count() <= 1
-        && matches!(path.rsplit('/').next(), Some("config.json" | "model_index.json" | "scheduler_config.json"))
+        && matches!(
+            path.rsplit('/').next(),
+            Some("config.json" | "model_index.json" | "scheduler_config.json" | MANIFEST | CONTROLNET_MANIFEST)
+        )
 }
 
 /// Where a component's files lie.
@@ -59,6 +74,29 @@ pub struct Description {
     pub catalogue: Option<Catalogue>,
     /// Module names.
     pub naming: Naming,
+    /// From other layouts' names to the catalogue's.
+    pub rules: Rules,
+    /// Names of tensors of another component that the model takes by reference.
+    pub borrowed: Vec<String>,
+}
+
+/// Who wrote a file, where its names do not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Writer {
+    /// Anyone.
+    #[default]
+    Any,
+    /// mflux, by the metadata of its files.
+    Mflux,
+}
+
+impl Writer {
+    /// By the metadata of a file.
+    #[must_use]
+    pub fn of(metadata: &BTreeMap<String, String>) -> Self {
+        let is_mflux = ["mflux_version", "quantization_level"].iter().any(|key| metadata.contains_key(*key));
+        if is_mflux { Self::Mflux } else { Self::Any }
+    }
 }
 
 /// Why a config is not its family's.
@@ -108,15 +146,64 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     /// All typed configs of the model, by name, as JSON. Configs that cannot be read are left out: [`Self::describe`]
     /// says why when they are needed.
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value>;
+
+    /// How its components are found in one file.
+    fn parts(&self) -> &'static [PartRule] {
+        &[]
+    }
+
+    /// Rules for the names of a component's tensors, before anything else is known of it.
+    fn rules(&self, _component: &str, _writer: Writer) -> Rules {
+        Rules::NONE
+    }
+
+    /// Describes a component that comes without a config by its tensors, which have the catalogue's names. `model` is
+    /// what the model was taken for.
+    ///
+    /// # Errors
+    /// [`InferError`].
+    fn infer(&self, component: &str, _table: &Table, _model: Identified) -> Result<Inferred, InferError> {
+        Err(InferError::Unknown { problem: format!("nothing tells what `{component}` should hold without a config") })
+    }
+
+    /// Layers of a component that adapters change; `None` when the family knows of none.
+    fn adapter_targets(&self, _component: &str) -> Option<&'static Targets> {
+        None
+    }
+
+    /// Which of the models that the family knows this is. `name` is an id or a path, as the user wrote it.
+    fn identify(&self, _name: Option<&str>, _facts: &ModelFacts) -> Option<Identified> {
+        None
+    }
+}
+
+/// The family that knows the tensors of a file, and what the file holds. `None` when none does.
+#[must_use]
+pub fn inspect(table: &Table) -> Option<(&'static dyn Family, Inspection)> {
+    let inspections = FAMILIES.into_iter().filter(|family| !family.parts().is_empty()).map(|family| {
+        let inspection = parts::inspect(table, family.parts());
+        (family, inspection)
+    });
+    // One that knows more of it than another one does.
+    let known = |inspection: &Inspection| inspection.parts.iter().map(|part| part.tensors).sum::<usize>();
+    inspections.filter(|(_, inspection)| !inspection.parts.is_empty()).max_by_key(|(_, inspection)| known(inspection))
 }
 
 /// Families in the order in which they are asked; the last one takes everything.
-static FAMILIES: [&dyn Family; 2] = [&z_image::ZImage, &generic::Generic];
+static FAMILIES: [&dyn Family; 3] = [&z_image::ZImage, &causal_lm::CausalLm, &generic::Generic];
 
 /// The first family that recognises the model.
 #[must_use]
 pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
     FAMILIES.into_iter().find(|family| family.recognises(facts)).unwrap_or(&generic::Generic)
+}
+
+/// Checks that every number is between 1 and its limit, so that no config can ask for a catalogue of billions.
+fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
+    match values.iter().find(|(_, value, max)| *value == 0 || value > max) {
+        Some((name, value, max)) => Err(format!("`{name}` is {value}, expected 1 to {max}")),
+        None => Ok(()),
+    }
 }
 
 /// Parses a config file of the model.

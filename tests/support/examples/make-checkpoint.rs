@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use weightsd_fixtures::{CacheForm, Checkpoint, Contents, Dims, Written};
+use weightsd_fixtures::{CacheForm, Checkpoint, Contents, Dims, FilePart, Written};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,6 +62,8 @@ enum Size {
 enum Layout {
     /// A diffusers directory
     Directory,
+    /// One file with all components, `all-in-one.safetensors`, as ComfyUI saves it
+    AllInOne,
     /// A Hugging Face cache: snapshot links to blobs
     HubCache,
     /// A Hugging Face cache whose repositories share a store of blobs
@@ -81,7 +83,7 @@ fn main() -> Result<()> {
     let checkpoint = Checkpoint::new(&dims, contents)?;
     let start = Instant::now();
     let cache_form = match arguments.layout {
-        Layout::Directory => None,
+        Layout::Directory | Layout::AllInOne => None,
         Layout::HubCache => Some(CacheForm::Links),
         Layout::HubCacheShared => Some(CacheForm::SharedStore),
         Layout::HubCachePlain => Some(CacheForm::PlainFiles),
@@ -91,7 +93,14 @@ fn main() -> Result<()> {
             if !arguments.force {
                 refuse_unless_empty(&arguments.out_dir)?;
             }
-            (checkpoint.write_directory(&arguments.out_dir)?, None)
+            let written = match arguments.layout {
+                Layout::AllInOne => {
+                    let name = "all-in-one.safetensors";
+                    checkpoint.write_single_file(&arguments.out_dir, name, &FilePart::COMFY)?
+                }
+                _ => checkpoint.write_directory(&arguments.out_dir)?,
+            };
+            (written, None)
         }
         Some(form) => {
             let hub = checkpoint.write_hub_cache_as(form, &arguments.out_dir, &arguments.repo, &arguments.revision)?;

@@ -1,5 +1,7 @@
 //! A component's tensors, and how tests spoil them.
 
+use std::collections::BTreeMap;
+
 use weightsd_core::{
     family::{Catalogue, ComponentSite},
     header::byte_length,
@@ -37,6 +39,7 @@ pub struct Component {
     pub(crate) site: ComponentSite,
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) shard_bytes_max: u64,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 impl Component {
@@ -46,7 +49,8 @@ impl Component {
             .iter()
             .map(|expected| Tensor { name: expected.name.clone(), dtype, shape: expected.shape.clone() })
             .collect();
-        Self { site, tensors, shard_bytes_max }
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        Self { site, tensors, shard_bytes_max, metadata }
     }
 
     /// Its name, which is its folder's too.
@@ -125,6 +129,12 @@ impl Component {
     /// Sets the most bytes of tensors in a file; `u64::MAX` makes one file without an index.
     pub fn set_shard_bytes_max(&mut self, bytes: u64) -> &mut Self {
         self.shard_bytes_max = bytes;
+        self
+    }
+
+    /// Writes an entry into the metadata of its files.
+    pub fn put_metadata(&mut self, key: &str, value: &str) -> &mut Self {
+        self.metadata.insert(key.to_owned(), value.to_owned());
         self
     }
 

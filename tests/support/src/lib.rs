@@ -16,12 +16,17 @@
 //!
 //! Two files on the road of the data: `checkpoint` holds what is wanted, `plan` says which bytes go where, `directory`
 //! and `hub_cache` write them.
+//!
+//! The same tensors can be written as other programs lay them out: as one file for all components or for one, under
+//! the original code's names with fused attention ([`Checkpoint::write_single_file`]), and with packed layers
+//! ([`Checkpoint::quantise`]). Their renames are this crate's own too.
 
 #![forbid(unsafe_code)]
 
 mod checkpoint;
 mod component;
 mod configs;
+mod control;
 pub mod damage;
 mod dims;
 mod directory;
@@ -29,18 +34,24 @@ mod error;
 mod fill;
 pub mod hub;
 mod hub_cache;
+mod other_layout;
 mod plan;
 mod python_json;
+mod quantised;
 mod shards;
 mod shared_store;
+mod single_file;
 mod stream;
 mod written;
 
 pub use checkpoint::Checkpoint;
 pub use component::{Component, Tensor};
+pub use control::ControlVersion;
 pub use dims::{Dims, PerComponent};
 pub use error::FixtureError;
 pub use fill::Contents;
 pub use hub_cache::{CacheForm, HubFile, HubFixture, repo_folder};
+pub use quantised::Quantisation;
 pub use safetensors::Dtype;
+pub use single_file::{FilePart, Names};
 pub use written::{Placed, Written, WrittenFile};

@@ -24,12 +24,30 @@ pub(crate) enum Body {
 /// A safetensors file.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    pub(crate) component: String,
     /// Length prefix and JSON: all that comes before the data.
     pub(crate) header: Vec<u8>,
-    /// In the order of their ranges, which count from the start of the file.
-    pub(crate) tensors: Vec<(Tensor, Range<u64>)>,
+    /// In the order of their ranges.
+    pub(crate) tensors: Vec<Entry>,
     pub(crate) file_length: u64,
+}
+
+/// A tensor in a file.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) component: String,
+    pub(crate) tensor: Tensor,
+    /// Tensors of the component whose bytes it has, one after the other.
+    pub(crate) pieces: Vec<Tensor>,
+    /// Counts from the start of the file.
+    pub(crate) range: Range<u64>,
+}
+
+/// A tensor that is to be written.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) component: String,
+    pub(crate) tensor: Tensor,
+    pub(crate) pieces: Vec<Tensor>,
 }
 
 impl FilePlan {
@@ -67,16 +85,23 @@ fn weight_files(component: &Component) -> Vec<(String, Weights)> {
     let shards = shards::split(&component.tensors, component.shard_bytes_max);
     let count = shards.len();
     let name = |at| shards::name(&component.site.stem, at, count);
-    shards.into_iter().enumerate().map(|(at, shard)| (name(at), weights(component.name(), shard))).collect()
+    let wanted = |tensor: &Tensor| Wanted {
+        component: component.name().to_owned(),
+        tensor: tensor.clone(),
+        pieces: vec![tensor.clone()],
+    };
+    let metadata = &component.metadata;
+    let file = |shard: Vec<&Tensor>| weights(metadata, shard.into_iter().map(wanted).collect());
+    shards.into_iter().enumerate().map(|(at, shard)| (name(at), file(shard))).collect()
 }
 
 /// Orders tensors as the safetensors crate does, by falling dtype, then by name, and so aligns each to its elements.
-fn weights(component: &str, mut shard: Vec<&Tensor>) -> Weights {
-    shard.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
-    let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+pub(crate) fn weights(metadata: &BTreeMap<String, String>, mut shard: Vec<Wanted>) -> Weights {
+    shard.sort_by(|a, b| b.tensor.dtype.cmp(&a.tensor.dtype).then_with(|| a.tensor.name.cmp(&b.tensor.name)));
+    let mut json = format!(r#"{{"__metadata__":{}"#, json!(metadata));
     let mut end = 0;
     let mut tensors = Vec::with_capacity(shard.len());
-    for tensor in shard {
+    for Wanted { component, tensor, pieces } in shard {
         let range = end..end + tensor.bytes();
         end = range.end;
         let entry = format!(
@@ -88,26 +113,26 @@ fn weights(component: &str, mut shard: Vec<&Tensor>) -> Weights {
             range.end
         );
         json.push_str(&entry);
-        tensors.push((tensor.clone(), range));
+        tensors.push(Entry { component, tensor, pieces, range });
     }
     json.push('}');
     json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.extend_from_slice(json.as_bytes());
     let data_start = header.len() as u64;
-    for (_, range) in &mut tensors {
-        *range = range.start + data_start..range.end + data_start;
+    for entry in &mut tensors {
+        entry.range = entry.range.start + data_start..entry.range.end + data_start;
     }
-    Weights { component: component.to_owned(), header, tensors, file_length: data_start + end }
+    Weights { header, tensors, file_length: data_start + end }
 }
 
 fn index(files: &[(String, Weights)]) -> String {
     let mut weight_map = BTreeMap::new();
     let mut total_size = 0;
     for (file, weights) in files {
-        for (tensor, range) in &weights.tensors {
-            weight_map.insert(tensor.name.as_str(), file.as_str());
-            total_size += range.end - range.start;
+        for entry in &weights.tensors {
+            weight_map.insert(entry.tensor.name.as_str(), file.as_str());
+            total_size += entry.range.end - entry.range.start;
         }
     }
     dumps(&json!({"metadata": {"total_size": total_size}, "weight_map": weight_map}), 2) + "\n"

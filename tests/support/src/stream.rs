@@ -44,9 +44,10 @@ pub(crate) fn write(
 
 fn put_tensors(weights: &Weights, seed: u64, mut put: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
-    for (tensor, range) in &weights.tensors {
-        let mut filler = Filler::new(seed, &weights.component, &tensor.name, tensor.dtype);
-        let mut left = range.end - range.start;
+    let pieces = weights.tensors.iter().flat_map(|entry| entry.pieces.iter().map(move |piece| (entry, piece)));
+    for (entry, tensor) in pieces {
+        let mut filler = Filler::new(seed, &entry.component, &tensor.name, tensor.dtype);
+        let mut left = tensor.bytes();
         while left > 0 {
             let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
             filler.fill(&mut piece[..length]);

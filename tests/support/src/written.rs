@@ -55,13 +55,13 @@ impl Written {
         let mut tensors = Vec::new();
         for plan in plans {
             if let Body::Weights(weights) = &plan.body {
-                tensors.extend(weights.tensors.iter().map(|(tensor, range)| Placed {
-                    component: weights.component.clone(),
-                    name: tensor.name.clone(),
-                    dtype: tensor.dtype,
-                    shape: tensor.shape.clone(),
+                tensors.extend(weights.tensors.iter().map(|entry| Placed {
+                    component: entry.component.clone(),
+                    name: entry.tensor.name.clone(),
+                    dtype: entry.tensor.dtype,
+                    shape: entry.tensor.shape.clone(),
                     file: plan.path.clone(),
-                    range: range.clone(),
+                    range: entry.range.clone(),
                 }));
             }
         }

@@ -87,6 +87,23 @@ fn yes() -> bool {
     true
 }
 
+/// Latents are cut into patches of this many on a side.
+const LATENT_PATCH: u64 = 2;
+
+impl VaeConfig {
+    /// Pixels on a side of an image for each latent: every block but the last halves the size.
+    #[must_use]
+    pub fn scale_factor(&self) -> u64 {
+        1 << self.block_out_channels.len().saturating_sub(1).min(63)
+    }
+
+    /// The sides of an image are multiples of this.
+    #[must_use]
+    pub fn image_multiple(&self) -> u64 {
+        self.scale_factor().saturating_mul(LATENT_PATCH)
+    }
+}
+
 /// `scheduler/scheduler_config.json` (diffusers' `FlowMatchEulerDiscreteScheduler`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SchedulerConfig {

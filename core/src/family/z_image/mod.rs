@@ -2,18 +2,29 @@
 //!
 //! Names and shapes are those of `Tongyi-MAI/Z-Image-Turbo` and `Tongyi-MAI/Z-Image`.
 
+mod adapter;
 mod config;
+mod control;
+mod infer;
+pub mod known;
+mod layouts;
 mod names;
+mod parts;
 mod text_encoder;
 mod transformer;
 mod vae;
 
 use std::collections::BTreeMap;
 
+pub use self::control::{ControlConfig, ControlVersion};
 pub use config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use serde::Serialize;
 
-use super::{Catalogue, ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, read_config};
+use super::{
+    Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Naming,
+    Writer, read_config, within,
+};
+use crate::{adapter::Targets, parts::PartRule, plan::Table, rewrite::Rules};
 
 /// The family; see the module.
 #[derive(Debug)]
@@ -28,6 +39,10 @@ trait Blueprint: serde::de::DeserializeOwned + Serialize {
     fn check(&self) -> Result<(), String>;
     /// The tensors, in checkpoint names.
     fn catalogue(&self) -> Catalogue;
+    /// How many blocks there are that another layout counts from the other end.
+    fn blocks_from_the_end(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Family for ZImage {
@@ -66,6 +81,29 @@ impl Family for ZImage {
         }
     }
 
+    fn parts(&self) -> &'static [PartRule] {
+        &parts::PARTS
+    }
+
+    fn rules(&self, component: &str, writer: Writer) -> Rules {
+        match (component, writer) {
+            ("vae", Writer::Mflux) => Rules { set: &layouts::VAE_MFLUX, count: None },
+            _ => rules(component, None),
+        }
+    }
+
+    fn adapter_targets(&self, component: &str) -> Option<&'static Targets> {
+        (component == "transformer").then_some(&adapter::TARGETS)
+    }
+
+    fn infer(&self, component: &str, table: &Table, model: Identified) -> Result<Inferred, InferError> {
+        infer::infer(component, table, model)
+    }
+
+    fn identify(&self, name: Option<&str>, facts: &ModelFacts) -> Option<Identified> {
+        Some(known::identify(name, facts))
+    }
+
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
         let sites = self.components(facts);
         let mut configs: BTreeMap<_, _> = sites
@@ -79,6 +117,17 @@ impl Family for ZImage {
     }
 }
 
+/// Rules for a component; `blocks` is the number of the autoencoder's, when it is known.
+fn rules(component: &str, blocks: Option<u64>) -> Rules {
+    match component {
+        "transformer" => Rules { set: &layouts::TRANSFORMER, count: None },
+        "text_encoder" => Rules { set: &layouts::TEXT_ENCODER, count: None },
+        "vae" => Rules { set: &layouts::VAE, count: blocks },
+        "controlnet" => Rules { set: &layouts::CONTROLNET, count: None },
+        _ => Rules::NONE,
+    }
+}
+
 fn blueprint<B: Blueprint>(
     site: &ComponentSite,
     facts: &ModelFacts,
@@ -87,19 +136,17 @@ fn blueprint<B: Blueprint>(
     let path = site.config.as_deref().unwrap_or_default();
     let config: B = read_config(facts, path)?;
     config.check().map_err(|problem| ConfigError::Impossible { path: path.to_owned(), problem })?;
-    Ok(Description { config: to_json(&config), catalogue: Some(config.catalogue()), naming })
+    Ok(Description {
+        config: to_json(&config),
+        catalogue: Some(config.catalogue()),
+        naming,
+        rules: rules(&site.name, config.blocks_from_the_end()),
+        borrowed: Vec::new(),
+    })
 }
 
 fn to_json(config: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(config).unwrap_or_default()
-}
-
-/// Checks that every number is between 1 and its limit, so that no config can ask for a catalogue of billions.
-fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
-    match values.iter().find(|(_, value, max)| *value == 0 || value > max) {
-        Some((name, value, max)) => Err(format!("`{name}` is {value}, expected 1 to {max}")),
-        None => Ok(()),
-    }
 }
 
 /// Widths above this are refused.

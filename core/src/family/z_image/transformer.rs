@@ -92,7 +92,7 @@ impl Blueprint for TransformerConfig {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Modulation {
+pub(super) enum Modulation {
     Yes,
     No,
 }
@@ -112,7 +112,7 @@ impl TransformerConfig {
         (self.dim as f64 / 3.0 * 8.0) as u64
     }
 
-    fn block(&self, tensors: &mut Builder, base: &str, modulation: Modulation) {
+    pub(super) fn block(&self, tensors: &mut Builder, base: &str, modulation: Modulation) {
         let (dim, hidden) = (self.dim, self.feed_forward_width());
         for projection in ["to_q", "to_k", "to_v", "to_out.0"] {
             tensors.linear(&format!("{base}.attention.{projection}"), dim, dim);

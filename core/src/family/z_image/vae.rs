@@ -20,6 +20,10 @@ impl Blueprint for VaeConfig {
         self.block_out_channels.iter().try_for_each(|&width| within(&[("block_out_channels", width, WIDTH_MAX)]))
     }
 
+    fn blocks_from_the_end(&self) -> Option<u64> {
+        Some(self.block_out_channels.len() as u64)
+    }
+
     fn catalogue(&self) -> Catalogue {
         let mut tensors = Builder::default();
         let widths = &self.block_out_channels;

@@ -1,0 +1,302 @@
+//! A component put together: the tensors of its files under the names of its catalogue, another file's laid over them,
+//! quantised layers recognised, and all of it audited. The road of the data runs through here between the opened
+//! headers and [`crate::plan::place`].
+
+use crate::{
+    audit::{AuditReport, audit},
+    family::{
+        Assumption, Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, ModelFacts,
+        Writer,
+    },
+    parts::{Inspection, PartProblem, inspect},
+    plan::{Sourced, Table},
+    quantisation::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST, layers},
+    rewrite::{Canonical, Overlay, OverlayError, RewriteError, canonical, overlay},
+};
+
+/// Why a component cannot be put together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AssembleError {
+    /// A config that is there and is not its family's.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No config, and weights that do not say what they are.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    /// Tensors that have no names in the catalogue.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// A file that is no part of the component.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    /// A quantisation that is in doubt.
+    #[error(transparent)]
+    Declaration(#[from] DeclarationError),
+    /// The file does not hold the component.
+    #[error("the file holds no `{component}`: {}", list(problems))]
+    NoPart {
+        /// The component.
+        component: String,
+        /// Why not.
+        problems: Vec<PartProblem>,
+    },
+    /// Weights of another model's dimensions.
+    #[error("`{tensor}` is {found:?} in the file, and the model has {expected:?}")]
+    OtherModel {
+        /// The tensor that tells.
+        tensor: String,
+        /// What the model has.
+        expected: Vec<u64>,
+        /// What the file has.
+        found: Vec<u64>,
+    },
+}
+
+impl AssembleError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "fetch the config again, or name a base model that has it",
+            Self::Infer(_) => "name a base model whose configs the weights have",
+            Self::Rewrite(_) => "the file mixes two layouts: save it anew in one of them",
+            Self::Overlay(OverlayError::PlainOverQuantised { .. }) => "name a base model that is not quantised",
+            Self::Overlay(OverlayError::QuantisedOverPlain { .. }) => {
+                "name a base model that is quantised alike, or load the file as a model of its own"
+            }
+            Self::Overlay(OverlayError::NothingReplaced { .. }) | Self::NoPart { .. } => {
+                "look at what the file holds: `weightsd inspect <file>`"
+            }
+            Self::Declaration(_) => "fetch the manifest again: without it the packed weights have no meaning",
+            Self::OtherModel { .. } => "the file belongs to another model: name that model as the base",
+        }
+    }
+}
+
+fn list(problems: &[PartProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A component with its tensors in place.
+#[derive(Debug, Clone)]
+pub struct Assembled {
+    /// What the component is. Its catalogue is that of the tensors as they lie on disk, packed ones included.
+    pub description: Description,
+    /// The tensors, under the catalogue's names.
+    pub table: Table,
+    /// What the file laid over it changed.
+    pub overlay: Option<OverlaySummary>,
+    /// What was assumed, since nothing told.
+    pub assumptions: Vec<Assumption>,
+    /// The audit.
+    pub report: AuditReport,
+}
+
+/// What a file laid over a component changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlaySummary {
+    /// Names of tensors that are the file's now.
+    pub replaced: Vec<String>,
+    /// Names that only the file has.
+    pub added: Vec<String>,
+    /// How many are still the component's.
+    pub kept: usize,
+}
+
+/// The tensors of one component, before its names are known.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// Under names without the part's prefix.
+    pub canonical: Canonical,
+    /// What is untidy and refuses nothing.
+    pub remarks: Vec<String>,
+}
+
+impl Raw {
+    /// The tensors of a component's own files: a folder of a diffusers directory, a control file.
+    ///
+    /// # Errors
+    /// [`RewriteError`].
+    pub fn of_files(
+        table: &Table,
+        component: &str,
+        description: Option<&Description>,
+        family: &dyn Family,
+        writer: Writer,
+    ) -> Result<Self, RewriteError> {
+        Self::of(
+            table.tensors().iter().map(|tensor| (&*tensor.info.name, tensor)),
+            component,
+            description,
+            family,
+            writer,
+        )
+    }
+
+    /// The tensors of a component in a file that may hold several.
+    ///
+    /// # Errors
+    /// [`AssembleError::NoPart`] or [`AssembleError::Rewrite`].
+    pub fn of_part(
+        table: &Table,
+        inspection: &Inspection,
+        component: &str,
+        description: Option<&Description>,
+        family: &dyn Family,
+    ) -> Result<Self, AssembleError> {
+        let part = inspection.part(component).ok_or_else(|| AssembleError::NoPart {
+            component: component.to_owned(),
+            problems: inspection.problems.iter().filter(|problem| problem.component() == component).cloned().collect(),
+        })?;
+        let mut raw = Self::of(inspection.tensors(part, table), component, description, family, Writer::Any)?;
+        raw.remarks.extend(part.limits.iter().map(ToString::to_string));
+        Ok(raw)
+    }
+
+    /// The tensors of a file that is to take the place of some of a component's: those of its part, when it has a part
+    /// of that kind, and all of it otherwise.
+    ///
+    /// # Errors
+    /// [`RewriteError`].
+    pub fn of_override(
+        table: &Table,
+        component: &str,
+        description: Option<&Description>,
+        family: &dyn Family,
+    ) -> Result<Self, AssembleError> {
+        let rules: Vec<_> = family.parts().iter().filter(|rule| rule.component == component).copied().collect();
+        let inspection = inspect(table, &rules);
+        if inspection.part(component).is_some_and(|part| !part.prefix.is_empty()) {
+            return Self::of_part(table, &inspection, component, description, family);
+        }
+        Ok(Self::of_files(table, component, description, family, Writer::Any)?)
+    }
+
+    fn of<'a>(
+        tensors: impl Iterator<Item = (&'a str, &'a Sourced)>,
+        component: &str,
+        description: Option<&Description>,
+        family: &dyn Family,
+        writer: Writer,
+    ) -> Result<Self, RewriteError> {
+        let mut rules = family.rules(component, writer);
+        // The config's count wins over what the names seem to say: a file may lack a block.
+        rules.count = description.and_then(|description| description.rules.count).or(rules.count);
+        let canonical = canonical(tensors, &rules)?;
+        let mut remarks = Vec::new();
+        if let Some(first) = canonical.dropped.first() {
+            remarks.push(format!("{} tensors of no use were left out, such as `{first}`", canonical.dropped.len()));
+        }
+        Ok(Self { canonical, remarks })
+    }
+}
+
+/// What says how a component is quantised, if anything does: a manifest, the component's config, or a file's metadata.
+///
+/// # Errors
+/// A declaration that is there and damaged.
+pub fn declaration(
+    facts: &ModelFacts,
+    site: &ComponentSite,
+    metadata: &std::collections::BTreeMap<String, String>,
+) -> Result<Option<Declaration>, DeclarationError> {
+    let in_folder = |name: &str| {
+        if site.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", site.folder) }
+    };
+    for path in [in_folder(CONTROLNET_MANIFEST), in_folder(MANIFEST), MANIFEST.to_owned()] {
+        if let Some(json) = facts.documents.get(&path) {
+            return Declaration::from_manifest(&path, json).map(Some);
+        }
+    }
+    if let Some((path, json)) = site.config.as_ref().and_then(|path| Some((path, facts.documents.get(path)?))) {
+        // What is not JSON at all is said when the config is read.
+        if let Ok(config) = serde_json::from_slice(json)
+            && let Some(found) = Declaration::from_config(path, &config)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Declaration::from_metadata("the file's metadata", metadata)
+}
+
+/// What is to be put together.
+#[derive(Debug, Clone)]
+pub struct Inputs<'a> {
+    /// The component's name.
+    pub component: &'a str,
+    /// Its family.
+    pub family: &'a dyn Family,
+    /// Its config's word, when it has a config or a base model lends it one.
+    pub description: Option<Description>,
+    /// What the model was taken for, when it is known.
+    pub model: Option<Identified>,
+    /// Its tensors.
+    pub raw: Raw,
+    /// Number of its shards.
+    pub shards: u32,
+    /// Tensors of another file that take the place of some of its own.
+    pub other: Option<Raw>,
+    /// How it is meant to be quantised.
+    pub declaration: Option<&'a Declaration>,
+}
+
+/// Puts a component together and audits it.
+///
+/// # Errors
+/// [`AssembleError`]. Missing tensors, wrong shapes and unusable dtypes are no errors here: the report has them.
+pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
+    let Inputs { component, family, description, model, raw, shards, other, declaration } = inputs;
+    let mut remarks = raw.remarks;
+    let mut unusable = raw.canonical.unusable;
+    let mut table = raw.canonical.table;
+    let mut assumptions = Vec::new();
+    let mut description = match (description, model) {
+        (Some(description), _) => description,
+        (None, Some(model)) => {
+            let inferred = family.infer(component, &table, model)?;
+            assumptions = inferred.assumptions;
+            remarks.extend(inferred.remarks);
+            inferred.description
+        }
+        (None, None) => {
+            return Err(InferError::Unknown { problem: "the family does not know the model".to_owned() }.into());
+        }
+    };
+    let mut summary = None;
+    if let Some(other) = other {
+        check_width(&description, &other.canonical.table)?;
+        let Overlay { table: whole, replaced, added, kept } = overlay(&table, &other.canonical.table, shards)?;
+        table = whole;
+        remarks.extend(other.remarks);
+        unusable.extend(other.canonical.unusable);
+        remarks.push(format!("{} tensors come from the override, {kept} from the model", replaced.len() + added.len()));
+        summary = Some(OverlaySummary { replaced, added, kept });
+    }
+    let found = layers(component, &table, declaration, description.catalogue.as_ref());
+    table.describe(&found);
+    if found.inferred > 0 {
+        remarks.push(format!("nothing declares how {} layers are quantised: their shapes tell", found.inferred));
+    }
+    description.catalogue = description.catalogue.map(|catalogue| catalogue.quantised(&found));
+    let mut report = audit(component, &table, description.catalogue.as_ref(), remarks);
+    report.add_damage(&unusable, &found.problems);
+    report.borrowed.clone_from(&description.borrowed);
+    Ok(Assembled { description, table, overlay: summary, assumptions, report })
+}
+
+/// Refuses a file of another model's width in one sentence, where the audit would list every tensor: most of the norms
+/// have other lengths. Some have the same in all models, those of the heads.
+fn check_width(description: &Description, other: &Table) -> Result<(), AssembleError> {
+    let norms = description.catalogue.iter().flat_map(Catalogue::tensors);
+    let norms = norms.filter(|expected| expected.shape.len() == 1 && expected.name.ends_with(".weight"));
+    let both = norms.filter_map(|expected| Some((expected, &other.get(&expected.name)?.info.shape)));
+    let (same, different): (Vec<_>, Vec<_>) = both.partition(|(expected, found)| expected.shape == **found);
+    match different.first() {
+        Some((expected, found)) if different.len() > same.len() => Err(AssembleError::OtherModel {
+            tensor: expected.name.clone(),
+            expected: expected.shape.clone(),
+            found: (*found).clone(),
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,268 @@
+//! Language models as transformers saves them: `config.json` beside the weights, in the root. Several architectures
+//! differ by a few norms and biases only; [`mod@architecture`] has the differences as data.
+
+mod architecture;
+mod config;
+
+use std::collections::BTreeMap;
+
+use self::{architecture::Architecture, config::LanguageConfig};
+use super::{
+    Catalogue, ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, Writer, catalogue::Builder,
+    read_config,
+};
+use crate::rewrite::{Pattern, Rule, Rules, Ruleset};
+
+/// The config of a model.
+const CONFIG: &str = "config.json";
+
+/// Tensors that some writers save and no module has: the head of a model whose head is its embedding, and tables of the
+/// rotary embedding.
+const TIED: [Pattern; 2] = [Pattern("lm_head.weight"), Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
+const UNTIED: [Pattern; 1] = [Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
+
+/// Embedding models are saved without the language model around them, and keep its config.
+static BARE: Ruleset = Ruleset {
+    strip: &[],
+    rules: &[
+        Rule::rename("layers.**", "model.layers.**"),
+        Rule::rename("embed_tokens.*", "model.embed_tokens.*"),
+        Rule::rename("norm.*", "model.norm.*"),
+    ],
+    counted: &[],
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct CausalLm;
+
+impl Family for CausalLm {
+    fn id(&self) -> &'static str {
+        "causal-lm"
+    }
+
+    fn recognises(&self, facts: &ModelFacts) -> bool {
+        architecture(facts).is_some()
+    }
+
+    fn components(&self, _: &ModelFacts) -> Vec<ComponentSite> {
+        vec![ComponentSite {
+            name: "model".to_owned(),
+            folder: String::new(),
+            stem: "model".to_owned(),
+            config: Some(CONFIG.to_owned()),
+        }]
+    }
+
+    fn describe(&self, site: &ComponentSite, facts: &ModelFacts) -> Result<Description, ConfigError> {
+        let path = site.config.as_deref().unwrap_or(CONFIG);
+        let impossible = |problem| ConfigError::Impossible { path: path.to_owned(), problem };
+        let written: serde_json::Value = read_config(facts, path)?;
+        let architecture = architecture(facts).ok_or_else(|| impossible("`model_type` is not known".to_owned()))?;
+        let config: LanguageConfig = read_config(facts, path)?;
+        let catalogue = catalogue(&config.dimensions(architecture).map_err(impossible)?, architecture);
+        let (naming, rules) = (Naming::NONE, self.rules(&site.name, Writer::Any));
+        Ok(Description { config: written, catalogue: Some(catalogue), naming, rules, borrowed: Vec::new() })
+    }
+
+    fn rules(&self, _: &str, _: Writer) -> Rules {
+        Rules { set: &BARE, count: None }
+    }
+
+    fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
+        let config = read_config(facts, CONFIG).ok();
+        config.map(|config| ("model".to_owned(), config)).into_iter().collect()
+    }
+}
+
+/// The architecture that the config names, when it is one of those and has a head for text.
+fn architecture(facts: &ModelFacts) -> Option<&'static Architecture> {
+    let config: serde_json::Value = read_config(facts, CONFIG).ok()?;
+    let has_text_head = |class: &serde_json::Value| class.as_str().is_some_and(|class| class.ends_with("ForCausalLM"));
+    let classes = config["architectures"].as_array();
+    if !classes.is_none_or(|classes| classes.iter().any(has_text_head)) {
+        return None;
+    }
+    let model_type = config["model_type"].as_str()?;
+    architecture::ALL.iter().find(|architecture| architecture.model_type == model_type)
+}
+
+fn catalogue(config: &config::Dimensions, architecture: &Architecture) -> Catalogue {
+    let mut tensors = Builder::default();
+    let hidden = config.hidden;
+    let project = |tensors: &mut Builder, name: &str, output, input, has_bias| {
+        if has_bias { tensors.linear_with_bias(name, output, input) } else { tensors.linear(name, output, input) }
+    };
+    tensors.plain("model.embed_tokens.weight", &[config.vocabulary, hidden]);
+    for layer in 0..config.layers {
+        let base = format!("model.layers.{layer}");
+        let attention = format!("{base}.self_attn");
+        for (name, width) in [("q_proj", config.queries), ("k_proj", config.keys), ("v_proj", config.keys)] {
+            project(&mut tensors, &format!("{attention}.{name}"), width, hidden, config.has_input_bias);
+        }
+        project(&mut tensors, &format!("{attention}.o_proj"), hidden, config.queries, config.has_output_bias);
+        if architecture.has_head_norms {
+            tensors.norm(&format!("{attention}.q_norm"), config.head);
+            tensors.norm(&format!("{attention}.k_norm"), config.head);
+        }
+        for (name, output, input) in [
+            ("gate_proj", config.inner, hidden),
+            ("up_proj", config.inner, hidden),
+            ("down_proj", hidden, config.inner),
+        ] {
+            project(&mut tensors, &format!("{base}.mlp.{name}"), output, input, config.has_mlp_bias);
+        }
+        for norm in architecture.norms {
+            tensors.norm(&format!("{base}.{norm}"), hidden);
+        }
+    }
+    tensors.norm("model.norm", hidden);
+    if !config.is_tied {
+        tensors.linear("lm_head", config.vocabulary, hidden);
+    }
+    tensors.finish().tolerating(if config.is_tied { &TIED } else { &UNTIED })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::family::detect;
+
+    fn facts(config: &Value) -> ModelFacts {
+        let documents = [(CONFIG.to_owned(), config.to_string().into_bytes())].into();
+        ModelFacts { files: vec!["model.safetensors".to_owned()], documents }
+    }
+
+    fn describe(config: &Value) -> Result<Catalogue, ConfigError> {
+        let facts = facts(config);
+        let family = detect(&facts);
+        assert_eq!(family.id(), "causal-lm");
+        let site = family.components(&facts).remove(0);
+        Ok(family.describe(&site, &facts)?.catalogue.unwrap())
+    }
+
+    fn config(model_type: &str, rest: &Value) -> Value {
+        let mut all = json!({"model_type": model_type, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 50,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2});
+        all.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        all
+    }
+
+    #[test]
+    fn published_models_have_their_published_parameters() {
+        let cases: [(&str, Value, usize, u64); 6] = [
+            // Llama 3.2 1B, its head tied to the embedding.
+            (
+                "llama",
+                json!({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 128256,
+                    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": true}),
+                146,
+                1_235_814_400,
+            ),
+            // Mistral 7B.
+            (
+                "mistral",
+                json!({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 32000,
+                    "num_attention_heads": 32, "num_key_value_heads": 8}),
+                291,
+                7_241_732_096,
+            ),
+            // Qwen2.5 0.5B.
+            (
+                "qwen2",
+                json!({"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "vocab_size": 151936,
+                    "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": true}),
+                290,
+                494_032_768,
+            ),
+            // Qwen3 4B.
+            (
+                "qwen3",
+                json!({"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "vocab_size": 151936,
+                    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": true}),
+                398,
+                4_022_468_096,
+            ),
+            // Gemma 2B.
+            (
+                "gemma",
+                json!({"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "vocab_size": 256000,
+                    "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256}),
+                164,
+                2_506_172_416,
+            ),
+            // Gemma 2 2B.
+            (
+                "gemma2",
+                json!({"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "vocab_size": 256000,
+                    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}),
+                288,
+                2_614_341_888,
+            ),
+        ];
+        for (model_type, rest, tensors, parameters) in cases {
+            let found = describe(&config(model_type, &rest)).unwrap();
+            assert_eq!((found.tensors().len(), found.parameters()), (tensors, parameters), "{model_type}");
+        }
+    }
+
+    #[test]
+    fn tied_embeddings_need_no_head_and_tolerate_one() {
+        let tied = describe(&config("llama", &json!({"tie_word_embeddings": true}))).unwrap();
+        assert!(!tied.contains("lm_head.weight") && tied.tolerates("lm_head.weight"));
+        let untied = describe(&config("llama", &json!({}))).unwrap();
+        assert!(untied.contains("lm_head.weight") && !untied.tolerates("lm_head.weight"));
+        assert!(untied.tolerates("model.layers.3.self_attn.rotary_emb.inv_freq"));
+        assert!(!describe(&config("gemma", &json!({"head_dim": 16}))).unwrap().contains("lm_head.weight"));
+    }
+
+    #[test]
+    fn biases_and_norms_are_those_of_the_architecture() {
+        let has = |model_type: &str, rest: Value, name: &str| {
+            describe(&config(model_type, &rest)).unwrap().contains(&format!("model.layers.1.{name}"))
+        };
+        assert!(has("qwen2", json!({}), "self_attn.q_proj.bias") && !has("qwen2", json!({}), "self_attn.o_proj.bias"));
+        assert!(has("llama", json!({"attention_bias": true}), "self_attn.o_proj.bias"));
+        assert!(has("llama", json!({"mlp_bias": true}), "mlp.up_proj.bias"));
+        assert!(
+            !has("llama", json!({}), "self_attn.q_norm.weight") && has("qwen3", json!({}), "self_attn.q_norm.weight")
+        );
+        assert!(has("gemma2", json!({"head_dim": 16}), "post_feedforward_layernorm.weight"));
+        assert!(has("gemma3_text", json!({"head_dim": 16}), "self_attn.k_norm.weight"));
+    }
+
+    #[test]
+    fn models_saved_without_their_head_have_the_same_names() {
+        let facts = facts(&config("qwen3", &json!({"tie_word_embeddings": true})));
+        let rules = CausalLm.describe(&CausalLm.components(&facts).remove(0), &facts).unwrap().rules;
+        let bare = rules.source_of("model.layers.1.mlp.up_proj.weight").unwrap();
+        assert_eq!((bare.name.as_str(), bare.rows), ("layers.1.mlp.up_proj.weight", None));
+        assert_eq!(rules.source_of("lm_head.weight"), None);
+    }
+
+    #[test]
+    fn configs_that_no_model_has_are_refused() {
+        for (rest, word) in [
+            (json!({"num_attention_heads": 0}), "num_attention_heads"),
+            (json!({"num_hidden_layers": 1_000_000}), "num_hidden_layers"),
+            (json!({"num_attention_heads": 3}), "head_dim"),
+            (json!({"hidden_size": "x"}), "hidden_size"),
+        ] {
+            let error = describe(&config("llama", &rest)).unwrap_err().to_string();
+            assert!(error.contains(word), "{error} should name {word}");
+        }
+    }
+
+    #[test]
+    fn other_heads_and_architectures_stay_generic() {
+        for other in [
+            config("bert", &json!({})),
+            config("llama", &json!({"architectures": ["LlamaForSequenceClassification"]})),
+            json!({"hidden_size": 64}),
+        ] {
+            assert_eq!(detect(&facts(&other)).id(), "generic");
+        }
+    }
+}

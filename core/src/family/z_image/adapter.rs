@@ -1,0 +1,239 @@
+//! Layers of the transformer that adapters change, under the names of trainers.
+
+use crate::adapter::Targets;
+
+const Q: &[&str] = &["attention.to_q"];
+const K: &[&str] = &["attention.to_k"];
+const V: &[&str] = &["attention.to_v"];
+const OUT: &[&str] = &["attention.to_out.0"];
+const QKV: &[&str] = &["attention.to_q", "attention.to_k", "attention.to_v"];
+const W1: &[&str] = &["feed_forward.w1"];
+const W2: &[&str] = &["feed_forward.w2"];
+const W3: &[&str] = &["feed_forward.w3"];
+
+/// Seven layers of each block of three lists.
+pub(super) static TARGETS: Targets = Targets {
+    prefixes: &[
+        "base_model.model.",
+        "model.diffusion_model.",
+        "diffusion_model.",
+        "lora_unet_",
+        "lora_te_",
+        "lycoris_",
+        "transformer.",
+        "text_encoder.",
+        "model.",
+    ],
+    blocks: &[
+        ("layers", "layers"),
+        ("noise_refiner", "noise_refiner"),
+        ("context_refiner", "context_refiner"),
+        ("transformer_blocks", "layers"),
+        ("single_transformer_blocks", "layers"),
+        ("down_blocks", "layers"),
+        ("up_blocks", "layers"),
+    ],
+    layers: &[
+        ("attention.to_q", Q),
+        ("attention.to_k", K),
+        ("attention.to_v", V),
+        ("attention.to_out.0", OUT),
+        ("attention.to_out", OUT),
+        ("attention.out", OUT),
+        ("attention.out.0", OUT),
+        ("attention.qkv", QKV),
+        ("attn.to_q", Q),
+        ("attn.to_k", K),
+        ("attn.to_v", V),
+        ("attn.to_out.0", OUT),
+        ("attn.qkv", QKV),
+        ("attn1.to_q", Q),
+        ("attn1.to_k", K),
+        ("attn1.to_v", V),
+        ("attn1.to_out.0", OUT),
+        ("self_attn.q_proj", Q),
+        ("self_attn.k_proj", K),
+        ("self_attn.v_proj", V),
+        ("self_attn.o_proj", OUT),
+        ("feed_forward.w1", W1),
+        ("feed_forward.w2", W2),
+        ("feed_forward.w3", W3),
+        ("ff.net.0.proj", W1),
+        ("ff.net.2", W2),
+        ("mlp.gate_proj", W1),
+        ("mlp.down_proj", W2),
+        ("mlp.up_proj", W3),
+    ],
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::adapter::{AdapterError, Change, Unsupported, recognise};
+
+    fn blocks_of(list: &str) -> u64 {
+        if list == "layers" { 30 } else { 2 }
+    }
+
+    fn layer(base: &str) -> Option<String> {
+        let mut found = TARGETS.find(base, blocks_of);
+        assert!(found.len() <= 1, "{base}");
+        found.pop().map(|target| target.layer)
+    }
+
+    #[test]
+    fn every_name_of_a_layer_is_known() {
+        let cases = [
+            ("layers.0.attention.to_q", "layers.0.attention.to_q"),
+            ("layers.0.attention.to_q.weight", "layers.0.attention.to_q"),
+            ("lora_unet_layers_0_attention_to_q", "layers.0.attention.to_q"),
+            ("layers_0_attention_to_out_0", "layers.0.attention.to_out.0"),
+            ("diffusion_model.layers.29.feed_forward.w3", "layers.29.feed_forward.w3"),
+            ("base_model.model.transformer.layers.1.attention.to_v", "layers.1.attention.to_v"),
+            ("transformer.transformer_blocks.3.attn.to_k", "layers.3.attention.to_k"),
+            ("transformer_blocks.3.attn.to_out.0", "layers.3.attention.to_out.0"),
+            ("single_transformer_blocks.4.ff.net.0.proj", "layers.4.feed_forward.w1"),
+            ("transformer_blocks.4.ff.net.2", "layers.4.feed_forward.w2"),
+            ("lora_unet_transformer_blocks_4_ff_net_0_proj", "layers.4.feed_forward.w1"),
+            ("noise_refiner.0.attn.to_q", "noise_refiner.0.attention.to_q"),
+            ("lora_unet_noise_refiner_1_feed_forward_w2", "noise_refiner.1.feed_forward.w2"),
+            ("context_refiner.1.attention.out", "context_refiner.1.attention.to_out.0"),
+            ("lycoris_transformer_blocks_7_attn_to_out_0", "layers.7.attention.to_out.0"),
+            ("layers.2.self_attn.o_proj", "layers.2.attention.to_out.0"),
+            ("layers.2.mlp.up_proj", "layers.2.feed_forward.w3"),
+        ];
+        for (base, expected) in cases {
+            assert_eq!(layer(base).as_deref(), Some(expected), "{base}");
+        }
+        for base in [
+            "layers.99.attention.to_q",
+            "noise_refiner.2.attention.to_q",
+            "invalid.path",
+            "layers.0.adaLN_modulation.0",
+            "all_x_embedder.2-1",
+            "layers.x.attention.to_q",
+            "layers.0",
+            "",
+            "lora_unet_",
+        ] {
+            assert_eq!(layer(base), None, "{base}");
+        }
+    }
+
+    #[test]
+    fn there_are_238_targets() {
+        let mut all = BTreeSet::new();
+        for (list, _) in TARGETS.blocks {
+            for index in 0..40 {
+                for (written, _) in TARGETS.layers {
+                    let found = TARGETS.find(&format!("{list}.{index}.{written}"), blocks_of);
+                    all.extend(found.into_iter().map(|target| target.layer));
+                }
+            }
+        }
+        assert_eq!(all.len(), 238);
+    }
+
+    #[test]
+    fn a_fused_layer_is_three() {
+        let found = TARGETS.find("diffusion_model.layers.5.attention.qkv", blocks_of);
+        let shown: Vec<_> = found.iter().map(|target| (target.layer.as_str(), target.part)).collect();
+        let expected = [
+            ("layers.5.attention.to_q", (0, 3)),
+            ("layers.5.attention.to_k", (1, 3)),
+            ("layers.5.attention.to_v", (2, 3)),
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_file_is_sorted_by_layer() {
+        let keys = [
+            "diffusion_model.layers.1.attention.to_q.lora_A.weight",
+            "diffusion_model.layers.1.attention.to_q.lora_B.weight",
+            "diffusion_model.layers.1.attention.to_q.alpha",
+            "lora_unet_layers_0_feed_forward_w1.lora_down.weight",
+            "lora_unet_layers_0_feed_forward_w1.lora_up.weight",
+            "lycoris_transformer_blocks_2_attn_to_k.lokr_w1",
+            "lycoris_transformer_blocks_2_attn_to_k.lokr_w2",
+            "lycoris_transformer_blocks_2_attn_to_k.alpha",
+            "layers.3.attention.to_v.lora_A.weight",
+            "layers.4.attention.to_v.lora_A.weight",
+            "layers.4.attention.to_v.lora_B.default.weight",
+            "layers.5.attention.to_v.lora_A.weight",
+            "layers.5.attention.to_v.lora_B.weight",
+            "layers.5.attention.to_v.lora_B.bias",
+            "layers.5.attention.to_v.dora_scale",
+            "layers.0.adaLN_modulation.0.lora_A.weight",
+            "layers.0.adaLN_modulation.0.lora_B.weight",
+            "layers.6.attention.to_q.hada_w1_a",
+            "something.else",
+        ];
+        let found = recognise(keys, &TARGETS, blocks_of).unwrap();
+        let layers: Vec<_> = found.layers.iter().map(|keys| keys.target.layer.as_str()).collect();
+        let expected = [
+            "layers.0.feed_forward.w1",
+            "layers.1.attention.to_q",
+            "layers.2.attention.to_k",
+            "layers.5.attention.to_v",
+        ];
+        assert_eq!(layers, expected);
+        assert_eq!(found.layers[1].alpha.as_deref(), Some(keys[2]));
+        assert!(matches!(&found.layers[1].change, Change::LowRank(pair) if pair.down == keys[0] && pair.up == keys[1]));
+        assert!(matches!(&found.layers[2].change, Change::Kronecker { w1, w2 } if w1 == keys[5] && w2 == keys[6]));
+        assert_eq!(found.layers[2].alpha.as_deref(), Some(keys[7]));
+        assert_eq!(found.layers[0].alpha, None);
+        assert_eq!(found.without_partner, [keys[8], keys[9], keys[10]], "another ending is another pair");
+        assert_eq!(found.without_target, ["layers.0.adaLN_modulation.0"]);
+        let unsupported: Vec<_> = found.unsupported.keys().copied().collect();
+        assert_eq!(unsupported, [Unsupported::Loha, Unsupported::Dora, Unsupported::Bias]);
+        assert_eq!(found.unknown, ["something.else"]);
+    }
+
+    #[test]
+    fn the_distilled_adapter_of_the_publisher_has_204_layers() {
+        let mut keys = Vec::new();
+        for (list, blocks) in [("layers", 30), ("noise_refiner", 2), ("context_refiner", 2)] {
+            for block in 0..blocks {
+                for layer in [
+                    "attention_to_q",
+                    "attention_to_k",
+                    "attention_to_v",
+                    "feed_forward_w1",
+                    "feed_forward_w2",
+                    "feed_forward_w3",
+                ] {
+                    for marker in ["lora_down.weight", "lora_up.weight", "alpha"] {
+                        keys.push(format!("lora_unet__{list}_{block}_{layer}.{marker}").replace("__", "_"));
+                    }
+                }
+            }
+        }
+        let found = recognise(keys.iter().map(String::as_str), &TARGETS, blocks_of).unwrap();
+        assert_eq!(found.layers.len(), 204);
+        assert!(found.layers.iter().all(|keys| keys.alpha.is_some()));
+    }
+
+    #[test]
+    fn a_file_for_another_model_is_refused_with_names() {
+        let keys = [
+            "lora_unet_layers_99_attention_to_q.lora_down.weight",
+            "lora_unet_layers_99_attention_to_q.lora_up.weight",
+        ];
+        let error = recognise(keys, &TARGETS, blocks_of).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("zero valid target layers") && said.contains("layers_99_attention_to_q"), "{said}");
+        let error = recognise(["a.hada_w1_a", "a.dora_scale", "b.lora_A.weight"], &TARGETS, blocks_of).unwrap_err();
+        assert!(matches!(&error, AdapterError::NoPairs { found: 3, unsupported } if unsupported.len() == 2));
+        assert!(error.to_string().contains("LoHa"), "{error}");
+        let twice = [
+            "layers.0.attention.to_q.lora_A.weight",
+            "layers.0.attention.to_q.lora_B.weight",
+            "transformer.layers.0.attn.to_q.lora_A.weight",
+            "transformer.layers.0.attn.to_q.lora_B.weight",
+        ];
+        assert!(matches!(recognise(twice, &TARGETS, blocks_of), Err(AdapterError::Twice { .. })));
+    }
+}

@@ -1,0 +1,190 @@
+//! The models of the family, how they are told apart, and their configs.
+
+use super::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::family::{Identified, KnownBy, KnownModel, ModelFacts, Preset, read_config};
+
+/// `Tongyi-MAI/Z-Image-Turbo`: eight function evaluations, no guidance.
+pub static TURBO: KnownModel = KnownModel {
+    name: "z-image-turbo",
+    ids: &["Tongyi-MAI/Z-Image-Turbo"],
+    preset: Preset { width: 1024, height: 1024, steps: 9, guidance: 0.0, max_sequence_length: 512 },
+};
+
+/// `Tongyi-MAI/Z-Image`.
+pub static BASE: KnownModel = KnownModel {
+    name: "z-image",
+    ids: &["Tongyi-MAI/Z-Image"],
+    preset: Preset { width: 1024, height: 1024, steps: 50, guidance: 4.0, max_sequence_length: 512 },
+};
+
+/// Turbo, quantised.
+pub static TURBO_8BIT: KnownModel = KnownModel {
+    name: "z-image-turbo-8bit",
+    ids: &["mzbac/z-image-turbo-8bit", "mzbac/Z-Image-Turbo-8bit"],
+    preset: TURBO.preset,
+};
+
+/// All of them.
+pub static KNOWN: [&KnownModel; 3] = [&TURBO, &BASE, &TURBO_8BIT];
+
+/// From this shift on a scheduler is the base model's.
+const BASE_SHIFT_MIN: f64 = 5.0;
+/// Up to this shift a scheduler is Turbo's.
+const TURBO_SHIFT_MAX: f64 = 3.5;
+
+/// Says which model this is: by id, by what its directory shows, by its name, and else by assumption. `name` is an id
+/// or a path as the user wrote it.
+pub(super) fn identify(name: Option<&str>, facts: &ModelFacts) -> Identified {
+    let found = |model, by| Identified { model, by };
+    let name = name.map(|name| name.trim().split([':', '@']).next().unwrap_or_default());
+    if let Some(model) = name.and_then(|name| KNOWN.into_iter().find(|model| model.ids.contains(&name))) {
+        return found(model, KnownBy::Id);
+    }
+    if let Some(model) = by_model_type(facts) {
+        return found(model, KnownBy::ModelType);
+    }
+    if let Some(model) = by_shift(facts) {
+        return found(model, KnownBy::SchedulerShift);
+    }
+    if let Some(model) = name.and_then(by_words) {
+        return found(model, KnownBy::Name);
+    }
+    found(&TURBO, KnownBy::Assumed)
+}
+
+fn by_model_type(facts: &ModelFacts) -> Option<&'static KnownModel> {
+    let index: serde_json::Value = read_config(facts, "model_index.json").ok()?;
+    match index["model_type"].as_str()?.to_lowercase().as_str() {
+        "z-image" => Some(&BASE),
+        "z-image-turbo" => Some(&TURBO),
+        _ => None,
+    }
+}
+
+fn by_shift(facts: &ModelFacts) -> Option<&'static KnownModel> {
+    let scheduler: SchedulerConfig = read_config(facts, super::SCHEDULER_CONFIG).ok()?;
+    match scheduler.shift {
+        shift if shift >= BASE_SHIFT_MIN => Some(&BASE),
+        shift if shift <= TURBO_SHIFT_MAX => Some(&TURBO),
+        _ => None,
+    }
+}
+
+fn by_words(name: &str) -> Option<&'static KnownModel> {
+    // The last part: a folder above it may be called after anything.
+    let name = name.trim_end_matches('/').rsplit('/').next()?.to_lowercase().replace('_', "-");
+    if !name.contains("z-image") && !name.contains("zimage") {
+        None
+    } else if name.contains("turbo") || name.contains("8bit") {
+        Some(&TURBO)
+    } else {
+        Some(&BASE)
+    }
+}
+
+/// The transformer's config, of both models.
+pub(super) fn transformer() -> TransformerConfig {
+    TransformerConfig {
+        all_patch_size: vec![2],
+        all_f_patch_size: vec![1],
+        in_channels: 16,
+        dim: 3840,
+        n_layers: 30,
+        n_refiner_layers: 2,
+        n_heads: 30,
+        n_kv_heads: 30,
+        norm_eps: 1e-5,
+        qk_norm: true,
+        cap_feat_dim: 2560,
+        siglip_feat_dim: None,
+        rope_theta: 256.0,
+        t_scale: 1000.0,
+        axes_dims: [32, 48, 48],
+        axes_lens: [1536, 512, 512],
+    }
+}
+
+/// The text encoder's config: Qwen3-4B.
+pub(super) fn text_encoder() -> TextEncoderConfig {
+    TextEncoderConfig {
+        attention_bias: false,
+        head_dim: 128,
+        hidden_size: 2560,
+        intermediate_size: 9728,
+        max_position_embeddings: 40960,
+        num_attention_heads: 32,
+        num_hidden_layers: 36,
+        num_key_value_heads: 8,
+        rms_norm_eps: 1e-6,
+        rope_theta: 1_000_000.0,
+        vocab_size: 151_936,
+        tie_word_embeddings: true,
+        dtype: Some("bfloat16".to_owned()),
+    }
+}
+
+/// The autoencoder's config: FLUX.1's.
+pub(super) fn vae() -> VaeConfig {
+    VaeConfig {
+        block_out_channels: vec![128, 256, 512, 512],
+        in_channels: 3,
+        out_channels: 3,
+        latent_channels: 16,
+        layers_per_block: 2,
+        mid_block_add_attention: true,
+        norm_num_groups: 32,
+        sample_size: 1024,
+        scaling_factor: 0.3611,
+        shift_factor: Some(0.1159),
+        use_quant_conv: false,
+        use_post_quant_conv: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(path: &str, json: &str) -> ModelFacts {
+        ModelFacts { files: vec![], documents: [(path.to_owned(), json.as_bytes().to_vec())].into() }
+    }
+
+    fn shift(shift: f64) -> ModelFacts {
+        let json = format!(r#"{{"num_train_timesteps":1000,"shift":{shift:?},"use_dynamic_shifting":false}}"#);
+        with(crate::family::z_image::SCHEDULER_CONFIG, &json)
+    }
+
+    #[test]
+    fn models_are_known_by_id_by_directory_and_by_name() {
+        let none = ModelFacts::default();
+        let cases = [
+            (Some("Tongyi-MAI/Z-Image-Turbo"), &none, "z-image-turbo", KnownBy::Id),
+            (Some(" Tongyi-MAI/Z-Image:main "), &none, "z-image", KnownBy::Id),
+            (Some("Tongyi-MAI/Z-Image-Turbo@v1"), &shift(6.0), "z-image-turbo", KnownBy::Id),
+            (Some("mzbac/Z-Image-Turbo-8bit"), &none, "z-image-turbo-8bit", KnownBy::Id),
+            (Some("tongyi-mai/z-image"), &none, "z-image", KnownBy::Name),
+            (Some("me/my_zimage_TURBO_v3"), &none, "z-image-turbo", KnownBy::Name),
+            (Some("me/z-image-8bit"), &none, "z-image-turbo", KnownBy::Name),
+            (Some("/models/turbo/z-image/"), &none, "z-image", KnownBy::Name),
+            (Some("/models/x"), &shift(6.0), "z-image", KnownBy::SchedulerShift),
+            (Some("/models/z-image"), &shift(3.0), "z-image-turbo", KnownBy::SchedulerShift),
+            (Some("/models/z-image"), &shift(4.0), "z-image", KnownBy::Name),
+            (None, &with("model_index.json", r#"{"model_type":"Z-Image"}"#), "z-image", KnownBy::ModelType),
+            (None, &with("model_index.json", r#"{"model_type":"z-image-turbo"}"#), "z-image-turbo", KnownBy::ModelType),
+            (Some("a/flux"), &none, "z-image-turbo", KnownBy::Assumed),
+            (Some(":"), &none, "z-image-turbo", KnownBy::Assumed),
+            (None, &none, "z-image-turbo", KnownBy::Assumed),
+        ];
+        for (name, facts, expected, by) in cases {
+            let found = identify(name, facts);
+            assert_eq!((found.model.name, found.by), (expected, by), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn presets_differ() {
+        assert_eq!((TURBO.preset.steps, BASE.preset.steps), (9, 50));
+        assert!(TURBO.preset.guidance.abs() < f64::EPSILON && (BASE.preset.guidance - 4.0).abs() < f64::EPSILON);
+        assert_eq!(TURBO.preset, TURBO_8BIT.preset);
+    }
+}

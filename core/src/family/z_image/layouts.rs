@@ -1,0 +1,97 @@
+//! Other layouts of the same tensors, as tables for the engine in `rewrite`: names of the original code and of ComfyUI,
+//! of the LDM autoencoder, of older diffusers, and of mflux.
+
+use crate::rewrite::{Rule, Ruleset};
+
+/// Original names, with fused attention. mflux's own names come last; they have no way back.
+pub(super) static TRANSFORMER: Ruleset = Ruleset {
+    strip: &["model.diffusion_model.", "diffusion_model.", "transformer.", "model.model.", "model.", "net."],
+    rules: &[
+        Rule::rename("x_embedder.*", "all_x_embedder.2-1.*"),
+        Rule::rename("final_layer.**", "all_final_layer.2-1.**"),
+        // Equal thirds: the config is refused when keys have other heads than queries.
+        Rule::split_rows(
+            "*.#.attention.qkv.*",
+            &[("*.#.attention.to_q.*", 1), ("*.#.attention.to_k.*", 1), ("*.#.attention.to_v.*", 1)],
+        ),
+        Rule::rename("*.#.attention.out.*", "*.#.attention.to_out.0.*"),
+        Rule::rename("*.#.attention.q_norm.*", "*.#.attention.norm_q.*"),
+        Rule::rename("*.#.attention.k_norm.*", "*.#.attention.norm_k.*"),
+        // Some conversions carry the norm of a language model; this one has no affine parameters.
+        Rule::drop("norm_final.weight"),
+        Rule::alias("t_embedder.linear1.*", "t_embedder.mlp.0.*"),
+        Rule::alias("t_embedder.linear2.*", "t_embedder.mlp.2.*"),
+        Rule::alias("all_final_layer.*.adaLN_modulation.0.*", "all_final_layer.*.adaLN_modulation.1.*"),
+    ],
+    counted: &[],
+};
+
+/// The names of `Qwen3Model` saved without the language model around it.
+pub(super) static TEXT_ENCODER: Ruleset = Ruleset {
+    strip: &["text_encoders.qwen3_4b.transformer.", "cond_stage_model.", "text_encoder."],
+    rules: &[
+        Rule::rename("layers.**", "model.layers.**"),
+        Rule::rename("embed_tokens.*", "model.embed_tokens.*"),
+        Rule::rename("norm.*", "model.norm.*"),
+    ],
+    counted: &[],
+};
+
+/// LDM names: the decoder's blocks are counted from the other end, and attention projects by 1x1 convolutions.
+pub(super) static VAE: Ruleset = Ruleset {
+    strip: &["vae.", "first_stage_model."],
+    rules: &[
+        Rule::squeeze("*.mid.attn_1.q.*", "*.mid_block.attentions.0.to_q.*"),
+        Rule::squeeze("*.mid.attn_1.k.*", "*.mid_block.attentions.0.to_k.*"),
+        Rule::squeeze("*.mid.attn_1.v.*", "*.mid_block.attentions.0.to_v.*"),
+        Rule::squeeze("*.mid.attn_1.proj_out.*", "*.mid_block.attentions.0.to_out.0.*"),
+        Rule::rename("*.mid.attn_1.norm.*", "*.mid_block.attentions.0.group_norm.*"),
+        Rule::rename("*.mid.block_1.**", "*.mid_block.resnets.0.**"),
+        Rule::rename("*.mid.block_2.**", "*.mid_block.resnets.1.**"),
+        Rule::rename("*.norm_out.*", "*.conv_norm_out.*"),
+        Rule::rename("encoder.down.#.block.#.nin_shortcut.*", "encoder.down_blocks.#.resnets.#.conv_shortcut.*"),
+        Rule::rename("encoder.down.#.block.#.**", "encoder.down_blocks.#.resnets.#.**"),
+        Rule::rename("encoder.down.#.downsample.**", "encoder.down_blocks.#.downsamplers.0.**"),
+        Rule::rename("decoder.up.~.block.#.nin_shortcut.*", "decoder.up_blocks.#.resnets.#.conv_shortcut.*"),
+        Rule::rename("decoder.up.~.block.#.**", "decoder.up_blocks.#.resnets.#.**"),
+        Rule::rename("decoder.up.~.upsample.**", "decoder.up_blocks.#.upsamplers.0.**"),
+        // Attention as older diffusers named it, and as some converters left it: right names, and still kernels.
+        Rule::squeeze("*.mid_block.attentions.0.query.*", "*.mid_block.attentions.0.to_q.*"),
+        Rule::squeeze("*.mid_block.attentions.0.key.*", "*.mid_block.attentions.0.to_k.*"),
+        Rule::squeeze("*.mid_block.attentions.0.value.*", "*.mid_block.attentions.0.to_v.*"),
+        Rule::squeeze("*.mid_block.attentions.0.proj_attn.*", "*.mid_block.attentions.0.to_out.0.*"),
+        Rule::squeeze("*.mid_block.attentions.0.to_q.*", "*.mid_block.attentions.0.to_q.*"),
+        Rule::squeeze("*.mid_block.attentions.0.to_k.*", "*.mid_block.attentions.0.to_k.*"),
+        Rule::squeeze("*.mid_block.attentions.0.to_v.*", "*.mid_block.attentions.0.to_v.*"),
+        Rule::squeeze("*.mid_block.attentions.0.to_out.0.*", "*.mid_block.attentions.0.to_out.0.*"),
+    ],
+    // A file that lacks the decoder's last block still has the encoder's.
+    counted: &["encoder.down.#.**"],
+};
+
+/// The autoencoder as mflux saves it: module names, and kernels in MLX's order. The names do not tell it from
+/// diffusers', so that this table is for files whose metadata say who wrote them.
+pub(super) static VAE_MFLUX: Ruleset = Ruleset {
+    strip: &[],
+    rules: &[
+        Rule::from_ohwi("*.conv_in.conv2d.*", "*.conv_in.*"),
+        Rule::from_ohwi("*.conv_out.conv2d.*", "*.conv_out.*"),
+        Rule::from_ohwi("*.conv_in.conv.*", "*.conv_in.*"),
+        Rule::from_ohwi("*.conv_out.conv.*", "*.conv_out.*"),
+        Rule::alias("*.conv_norm_out.norm.*", "*.conv_norm_out.*"),
+        Rule::from_ohwi("*.*.#.resnets.#.*.weight", "*.*.#.resnets.#.*.weight"),
+        Rule::from_ohwi("*.*.resnets.#.*.weight", "*.*.resnets.#.*.weight"),
+        Rule::from_ohwi("*.*.#.*.#.conv.weight", "*.*.#.*.#.conv.weight"),
+    ],
+    counted: &[],
+};
+
+/// Control checkpoints have one layout; some of them count the modulation's module from its activation.
+pub(super) static CONTROLNET: Ruleset = Ruleset {
+    strip: &["model.diffusion_model.", "diffusion_model.", "controlnet."],
+    rules: &[
+        Rule::alias("control_layers.#.adaLN_modulation.1.*", "control_layers.#.adaLN_modulation.0.*"),
+        Rule::alias("control_noise_refiner.#.adaLN_modulation.1.*", "control_noise_refiner.#.adaLN_modulation.0.*"),
+    ],
+    counted: &[],
+};

@@ -1,0 +1,360 @@
+//! Which components lie in one file, told from the names of its tensors.
+//!
+//! A file may hold a model's components under prefixes (an all-in-one checkpoint), or one component under its own names.
+//! A family gives a table of [`PartRule`]s; this engine knows no prefix. The answer depends on the names alone, never on
+//! their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    audit::{DtypeTotal, FLOATS},
+    header::Dtype,
+    plan::{Sourced, Table},
+    rewrite::Pattern,
+};
+
+/// How a component is found in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartRule {
+    /// The component.
+    pub component: &'static str,
+    /// What people call it.
+    pub title: &'static str,
+    /// Prefixes that tell of it by themselves; a part `*` is any name. All end in a dot.
+    pub prefixes: &'static [&'static str],
+    /// Prefixes that other components, or other models, have too; the empty one is none.
+    pub shared_prefixes: &'static [&'static str],
+    /// Tensors of the family's models and their shapes, which a part under a shared prefix must have. No matrices: they
+    /// may be packed.
+    pub shared_shapes: &'static [(&'static str, &'static [u64])],
+    /// Names for `*` that win where several components fit.
+    pub preferred: &'static [&'static str],
+    /// What must be there.
+    pub signs: &'static [Sign],
+    /// Whether a file with all such parts is a whole model.
+    pub place: Place,
+}
+
+/// What a component is to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// An all-in-one checkpoint has it.
+    InAllInOne,
+    /// It lies in a file of its own.
+    Alone,
+}
+
+/// One thing that must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sign {
+    /// What it is, for people.
+    pub what: &'static str,
+    /// Ways in which it may be there, each a list of patterns of which every one must match some name.
+    pub any_of: &'static [&'static [Pattern]],
+}
+
+/// A component in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The component.
+    pub component: &'static str,
+    /// Its prefix; empty when it has none.
+    pub prefix: String,
+    /// How many tensors it has.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their dtypes.
+    pub dtypes: BTreeMap<String, DtypeTotal>,
+    /// What cannot be done with it as it is.
+    pub limits: Vec<Limit>,
+}
+
+/// What cannot be done with a part.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    /// A dtype that is no parameter's.
+    #[error(
+        "{tensors} tensors, such as `{sample}`, are {dtype}, which MLX has no arithmetic for: they can be lent in layout \
+         SOURCE, audited with REPORT_ONLY, and not be used by a module"
+    )]
+    Dtype {
+        /// The dtype.
+        dtype: Dtype,
+        /// How many.
+        tensors: usize,
+        /// One of them.
+        sample: String,
+    },
+    /// Scales of another program's quantisation.
+    #[error("{tensors} tensors, such as `{sample}`, are scales of a quantisation that MLX does not have")]
+    ForeignQuantisation {
+        /// How many.
+        tensors: usize,
+        /// One of them.
+        sample: String,
+    },
+}
+
+/// Why a part was not found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PartProblem {
+    /// No tensor is under its prefixes.
+    #[error("no {title}: no tensor is named {}", quoted(expected))]
+    Missing {
+        /// The component.
+        component: &'static str,
+        /// What people call it.
+        title: &'static str,
+        /// Prefixes that were looked for.
+        expected: Vec<&'static str>,
+    },
+    /// Something is under its prefix, and not what makes the component.
+    #[error("the {title} under `{prefix}` lacks {what} ({})", patterns.join(", or "))]
+    Incomplete {
+        /// The component.
+        component: &'static str,
+        /// What people call it.
+        title: &'static str,
+        /// The prefix.
+        prefix: String,
+        /// What is not there.
+        what: &'static str,
+        /// The names that would be, one text for each way.
+        patterns: Vec<String>,
+    },
+    /// It is there more than once.
+    #[error("the file holds {} of the kind {title}, under {}", prefixes.len(), quoted(prefixes))]
+    Several {
+        /// The component.
+        component: &'static str,
+        /// What people call it.
+        title: &'static str,
+        /// Where.
+        prefixes: Vec<String>,
+    },
+}
+
+impl PartProblem {
+    /// The component that it is about.
+    #[must_use]
+    pub fn component(&self) -> &'static str {
+        match self {
+            Self::Missing { component, .. } | Self::Incomplete { component, .. } | Self::Several { component, .. } => {
+                component
+            }
+        }
+    }
+}
+
+fn quoted<T: AsRef<str>>(texts: &[T]) -> String {
+    texts.iter().map(|text| format!("`{}`", text.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A whole model.
+    AllInOne,
+    /// Some components of one.
+    SomeParts,
+    /// One component.
+    Single,
+    /// Nothing that the family knows.
+    Unknown,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// What it is.
+    pub kind: FileKind,
+    /// The components that were found, in the order of the family.
+    pub parts: Vec<Part>,
+    /// Why others were not.
+    pub problems: Vec<PartProblem>,
+    /// Names that belong to no part.
+    pub unassigned: Vec<String>,
+}
+
+impl Inspection {
+    /// The part of that component.
+    #[must_use]
+    pub fn part(&self, component: &str) -> Option<&Part> {
+        self.parts.iter().find(|part| part.component == component)
+    }
+
+    /// The tensors of a part, under their names without its prefix. A longer prefix of another part wins.
+    pub fn tensors<'a>(&'a self, part: &'a Part, table: &'a Table) -> impl Iterator<Item = (&'a str, &'a Sourced)> {
+        table.tensors().iter().filter_map(move |tensor| {
+            let owner = owner(&self.parts, &tensor.info.name)?;
+            (owner.component == part.component).then(|| (&tensor.info.name[part.prefix.len()..], tensor))
+        })
+    }
+}
+
+fn owner<'a>(parts: &'a [Part], name: &str) -> Option<&'a Part> {
+    parts.iter().filter(|part| name.starts_with(&part.prefix)).max_by_key(|part| part.prefix.len())
+}
+
+/// Inspects a file by the rules of a family. Reads names, shapes and dtypes, no tensor.
+#[must_use]
+pub fn inspect(table: &Table, rules: &[PartRule]) -> Inspection {
+    let mut parts = Vec::new();
+    let mut problems = Vec::new();
+    for rule in rules {
+        match find(table, rule) {
+            Ok(prefix) => parts.push(Part {
+                component: rule.component,
+                prefix,
+                tensors: 0,
+                bytes: 0,
+                dtypes: BTreeMap::new(),
+                limits: Vec::new(),
+            }),
+            // That a file is not one of its own kind is no news.
+            Err(PartProblem::Missing { .. }) if rule.place == Place::Alone => {}
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let unassigned = count(&mut parts, table);
+    let wanted = rules.iter().filter(|rule| rule.place == Place::InAllInOne);
+    let is_whole = wanted.clone().count() > 0
+        && wanted.clone().all(|rule| parts.iter().any(|part| part.component == rule.component));
+    let kind = match parts.len() {
+        0 => FileKind::Unknown,
+        _ if is_whole => FileKind::AllInOne,
+        1 => FileKind::Single,
+        _ => FileKind::SomeParts,
+    };
+    Inspection { kind, parts, problems, unassigned }
+}
+
+/// Fills in what the parts hold, and returns what none of them does.
+fn count(parts: &mut [Part], table: &Table) -> Vec<String> {
+    let mut unassigned = Vec::new();
+    let mut unusable: BTreeMap<(&str, String), (Dtype, usize, String)> = BTreeMap::new();
+    let mut foreign: BTreeMap<&str, (usize, String)> = BTreeMap::new();
+    for tensor in table.tensors() {
+        let info = &tensor.info;
+        let Some(component) = owner(parts, &info.name).map(|part| part.component) else {
+            unassigned.push(info.name.to_string());
+            continue;
+        };
+        let Some(part) = parts.iter_mut().find(|part| part.component == component) else { continue };
+        part.tensors += 1;
+        part.bytes += info.bytes();
+        let total = part.dtypes.entry(info.dtype.to_string()).or_default();
+        total.tensors += 1;
+        total.bytes += info.bytes();
+        if is_foreign_scale(&info.name) {
+            foreign.entry(component).or_insert((0, info.name.to_string())).0 += 1;
+        } else if !FLOATS.contains(&info.dtype) && !is_packed(table, &info.name) {
+            let entry = unusable.entry((component, info.dtype.to_string()));
+            entry.or_insert((info.dtype, 0, info.name.to_string())).1 += 1;
+        }
+    }
+    for part in parts {
+        let dtypes = unusable.iter().filter(|((component, _), _)| *component == part.component);
+        part.limits.extend(dtypes.map(|(_, (dtype, tensors, sample))| Limit::Dtype {
+            dtype: *dtype,
+            tensors: *tensors,
+            sample: sample.clone(),
+        }));
+        part.limits.extend(
+            foreign
+                .get(part.component)
+                .map(|(tensors, sample)| Limit::ForeignQuantisation { tensors: *tensors, sample: sample.clone() }),
+        );
+    }
+    unassigned
+}
+
+/// Side tensors by which ComfyUI marks quantised layers.
+fn is_foreign_scale(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    matches!(last, "scaled_fp8" | "weight_scale" | "weight_scale_2" | "input_scale" | "scale_weight" | "comfy_quant")
+}
+
+/// Whether the tensor is a part of a layer that MLX quantised.
+fn is_packed(table: &Table, name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(layer, _)| table.get(&format!("{layer}.scales")).is_some())
+}
+
+/// The prefix under which a component lies.
+fn find(table: &Table, rule: &PartRule) -> Result<String, PartProblem> {
+    let (component, title) = (rule.component, rule.title);
+    let own: BTreeSet<String> = rule.prefixes.iter().flat_map(|prefix| expand(table, prefix)).collect();
+    let whole = |prefixes: &mut dyn Iterator<Item = String>| -> Vec<String> {
+        prefixes.filter(|prefix| lacks(table, prefix, rule).is_none()).collect()
+    };
+    let mut found = whole(&mut own.iter().cloned());
+    if found.is_empty() {
+        let has_shapes = |prefix: &&&str| {
+            rule.shared_shapes.iter().all(|(name, shape)| {
+                table.get(&format!("{prefix}{name}")).is_some_and(|tensor| tensor.info.shape == *shape)
+            })
+        };
+        found = whole(&mut rule.shared_prefixes.iter().filter(has_shapes).map(|&prefix| prefix.to_owned()));
+    }
+    if found.len() > 1 {
+        let is_preferred =
+            |prefix: &&String| rule.preferred.iter().any(|name| prefix.split('.').any(|part| part == *name));
+        let preferred: Vec<&String> = found.iter().filter(is_preferred).collect();
+        if let [one] = preferred.as_slice() {
+            return Ok((*one).clone());
+        }
+        return Err(PartProblem::Several { component, title, prefixes: found });
+    }
+    if let Some(prefix) = found.pop() {
+        return Ok(prefix);
+    }
+    // Of several torsos the one with the most tensors is meant.
+    let torso = own.into_iter().max_by_key(|prefix| under(table, prefix).len());
+    match torso.and_then(|prefix| Some((lacks(table, &prefix, rule)?, prefix))) {
+        Some((sign, prefix)) => {
+            let way = |way: &&[Pattern]| -> String {
+                way.iter().map(|pattern| format!("`{prefix}{}`", pattern.0)).collect::<Vec<_>>().join(" and ")
+            };
+            let patterns = sign.any_of.iter().map(way).collect();
+            Err(PartProblem::Incomplete { component, title, patterns, what: sign.what, prefix })
+        }
+        None => Err(PartProblem::Missing { component, title, expected: rule.prefixes.to_vec() }),
+    }
+}
+
+/// The prefixes of that form that are there.
+fn expand(table: &Table, prefix: &str) -> BTreeSet<String> {
+    let parts: Vec<&str> = prefix.trim_end_matches('.').split('.').collect();
+    let start = prefix.split('*').next().unwrap_or_default();
+    under(table, start)
+        .iter()
+        .filter_map(|tensor| {
+            let mut found = tensor.info.name.split('.');
+            let fits = parts.iter().all(|part| found.next().is_some_and(|name| *part == "*" || name == *part));
+            // A prefix is followed by something.
+            (fits && found.next().is_some())
+                .then(|| tensor.info.name.split('.').take(parts.len()).flat_map(|part| [part, "."]).collect::<String>())
+        })
+        .collect()
+}
+
+/// The tensors whose names begin so: neighbours, since the table is sorted.
+fn under<'a>(table: &'a Table, prefix: &str) -> &'a [Sourced] {
+    let tensors = table.tensors();
+    let begin = tensors.partition_point(|tensor| &*tensor.info.name < prefix);
+    let length = tensors[begin..].partition_point(|tensor| tensor.info.name.starts_with(prefix));
+    &tensors[begin..begin + length]
+}
+
+/// The first sign that is not there.
+fn lacks(table: &Table, prefix: &str, rule: &PartRule) -> Option<&'static Sign> {
+    let tensors = under(table, prefix);
+    let is_there = |pattern: &Pattern| {
+        if !pattern.0.contains(['#', '*', '~']) {
+            return table.get(&format!("{prefix}{}", pattern.0)).is_some();
+        }
+        tensors.iter().any(|tensor| pattern.matches(&tensor.info.name[prefix.len()..]).is_some())
+    };
+    rule.signs.iter().find(|sign| !sign.any_of.iter().any(|way| way.iter().all(is_there)))
+}

@@ -1,0 +1,214 @@
+//! Rules applied to the tensors of a file.
+
+use std::ops::Range;
+
+use super::{Action, Captures, Pattern, Rule, Rules, Ruleset};
+use crate::{
+    header::{Dtype, TensorInfo, bit_length},
+    plan::{Sourced, Table, Twice},
+    shown::shown,
+};
+
+/// How a tensor came out of the one that it was in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// All of it, under another name.
+    Renamed,
+    /// All of it, under another name perhaps, and in another shape.
+    Reshaped,
+    /// All of it, a kernel that lies in the file in OHWI order.
+    KernelOhwi,
+    /// Some of its rows.
+    Rows {
+        /// The first one.
+        first: u64,
+        /// How many.
+        count: u64,
+        /// How many it has.
+        of: u64,
+    },
+}
+
+/// The tensor in the file, when it is not the one that is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Name in the file, with its prefix.
+    pub name: Box<str>,
+    /// What was done.
+    pub operation: Operation,
+}
+
+/// A tensor that a rule is for and cannot be applied to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// Name in the file.
+    pub name: String,
+    /// Its shape.
+    pub found: Vec<u64>,
+    /// Its dtype.
+    pub dtype: Dtype,
+    /// In how many equal parts its rows should fall.
+    pub parts: u64,
+}
+
+/// Tensors under the names of the catalogue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Canonical {
+    /// The tensors.
+    pub table: Table,
+    /// Tensors that should have been split and cannot be: damage, which the audit reports.
+    pub unusable: Vec<Unusable>,
+    /// Names in the file of tensors that are of no use.
+    pub dropped: Vec<String>,
+}
+
+/// Why tensors have no names in the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RewriteError {
+    /// Two tensors with one meaning.
+    #[error("tensors `{first}` and `{second}` of the file both are `{name}`")]
+    Collision {
+        /// The name in the catalogue.
+        name: String,
+        /// One tensor.
+        first: String,
+        /// The other.
+        second: String,
+    },
+}
+
+/// Applies `rules` to `tensors`, pairs of the name without the part's prefix and the tensor itself.
+///
+/// # Errors
+/// [`RewriteError`].
+pub fn canonical<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a Sourced)>,
+    rules: &Rules,
+) -> Result<Canonical, RewriteError> {
+    let tensors: Vec<(&str, &Sourced)> =
+        tensors.into_iter().map(|(name, tensor)| (rules.set.stripped(name), tensor)).collect();
+    let count = rules.count.unwrap_or_else(|| counted(rules.set, tensors.iter().map(|(name, _)| *name)));
+    let mut out = Vec::with_capacity(tensors.len() + tensors.len() / 4);
+    let mut unusable = Vec::new();
+    let mut dropped = Vec::new();
+    for (name, tensor) in tensors {
+        let found = rules.set.rules.iter().find_map(|rule| applied(rule, name, count));
+        match found {
+            None => out.push(renamed(tensor, name.to_owned())),
+            Some(Applied::Dropped) => dropped.push(tensor.info.name.to_string()),
+            Some(Applied::Renamed(name)) => out.push(renamed(tensor, name)),
+            Some(Applied::Squeezed(name)) => out.push(squeezed(tensor, name)),
+            Some(Applied::FromOhwi(name)) => out.push(from_ohwi(tensor, name)),
+            Some(Applied::Split(into)) => match split(tensor, &into) {
+                Some(parts) => out.extend(parts),
+                None => unusable.push(Unusable {
+                    name: tensor.info.name.to_string(),
+                    found: tensor.info.shape.clone(),
+                    dtype: tensor.info.dtype,
+                    parts: into.iter().map(|(_, share)| share).sum(),
+                }),
+            },
+        }
+    }
+    let table = Table::of(out).map_err(|Twice { first, second }| RewriteError::Collision {
+        name: shown(&first.info.name),
+        first: shown(first.source_name()),
+        second: shown(second.source_name()),
+    })?;
+    Ok(Canonical { table, unusable, dropped })
+}
+
+/// The count of what is counted from the other end, by the highest index that is there.
+fn counted<'a>(set: &Ruleset, names: impl Iterator<Item = &'a str> + Clone) -> u64 {
+    let turned = set.rules.iter().filter_map(|rule| Some((Pattern(rule.from), Pattern(rule.from).turned()?)));
+    let others = set.counted.iter().map(|&pattern| (Pattern(pattern), 0));
+    turned
+        .chain(others)
+        .flat_map(|(pattern, at)| names.clone().filter_map(move |name| Some(pattern.matches(name)?.indexes()[at])))
+        .max()
+        .map_or(0, |highest| highest.saturating_add(1))
+}
+
+enum Applied {
+    Renamed(String),
+    Squeezed(String),
+    FromOhwi(String),
+    Split(Vec<(String, u64)>),
+    Dropped,
+}
+
+fn applied(rule: &Rule, name: &str, count: u64) -> Option<Applied> {
+    let from = Pattern(rule.from);
+    let captures: Captures<'_> = from.matches(name)?;
+    let fill = |to: &'static str| Pattern(to).fill(&captures, from, count);
+    Some(match rule.action {
+        Action::Rename(to) | Action::Alias(to) => Applied::Renamed(fill(to)?),
+        Action::Squeeze(to) => Applied::Squeezed(fill(to)?),
+        Action::FromOhwi(to) => Applied::FromOhwi(fill(to)?),
+        Action::SplitRows(into) => {
+            Applied::Split(into.iter().map(|&(to, share)| Some((fill(to)?, share))).collect::<Option<_>>()?)
+        }
+        Action::Drop => Applied::Dropped,
+    })
+}
+
+fn renamed(tensor: &Sourced, name: String) -> Sourced {
+    let mut out = tensor.clone();
+    if name != *tensor.info.name {
+        out.origin
+            .get_or_insert_with(|| Box::new(Origin { name: tensor.info.name.clone(), operation: Operation::Renamed }));
+        out.info.name = name.into();
+    }
+    out
+}
+
+fn squeezed(tensor: &Sourced, name: String) -> Sourced {
+    let shape = match *tensor.info.shape.as_slice() {
+        [output, input, 1, 1] | [output, 1, 1, input] => vec![output, input],
+        // A bias, a matrix already, or damage that the audit finds.
+        _ => return renamed(tensor, name),
+    };
+    derived(tensor, name, shape, tensor.info.range.clone(), Operation::Reshaped)
+}
+
+fn from_ohwi(tensor: &Sourced, name: String) -> Sourced {
+    match *tensor.info.shape.as_slice() {
+        [o, h, w, i] => derived(tensor, name, vec![o, i, h, w], tensor.info.range.clone(), Operation::KernelOhwi),
+        _ => renamed(tensor, name),
+    }
+}
+
+fn derived(tensor: &Sourced, name: String, shape: Vec<u64>, range: Range<u64>, operation: Operation) -> Sourced {
+    Sourced {
+        shard: tensor.shard,
+        info: TensorInfo { name: name.into(), dtype: tensor.info.dtype, shape, range },
+        origin: Some(Box::new(Origin { name: tensor.source_name().into(), operation })),
+        packed: None,
+    }
+}
+
+/// The parts of a tensor by rows; `None` when its rows do not fall into the shares, or not at whole bytes.
+fn split(tensor: &Sourced, into: &[(String, u64)]) -> Option<Vec<Sourced>> {
+    let info = &tensor.info;
+    let (&rows, rest) = info.shape.split_first()?;
+    let shares: u64 = into.iter().map(|(_, share)| share).sum();
+    if rows == 0 || !rows.is_multiple_of(shares) {
+        return None;
+    }
+    let row_bits = bit_length(info.dtype, rest)?;
+    let mut begin = 0;
+    into.iter()
+        .map(|(name, share)| {
+            let count = rows / shares * share;
+            let first = begin;
+            begin += count;
+            let at = |row: u64| {
+                let bits = row.checked_mul(row_bits)?;
+                bits.is_multiple_of(8).then_some(info.range.start + bits / 8)
+            };
+            let shape = std::iter::once(count).chain(rest.iter().copied()).collect();
+            let range = at(first)?..at(first + count)?;
+            Some(derived(tensor, name.clone(), shape, range, Operation::Rows { first, count, of: rows }))
+        })
+        .collect()
+}

@@ -1,0 +1,151 @@
+//! The engine that turns a checkpoint's own names and shapes into those of a family's catalogue. It knows no model: a
+//! family gives it a table of [`Rule`]s.
+//!
+//! Nothing is read or copied. A rename is a name, a slice of rows is a part of a range, and a 1x1 convolution that is a
+//! linear layer elsewhere is another shape over the same bytes.
+
+mod canonical;
+mod overlay;
+mod pattern;
+
+pub use self::{
+    canonical::{Canonical, Operation, Origin, RewriteError, Unusable, canonical},
+    overlay::{Overlay, OverlayError, overlay},
+    pattern::{Captures, Pattern},
+};
+
+/// What a rule does with the tensors that its pattern matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Another name.
+    Rename(&'static str),
+    /// Another name, by which some writers call it. The way back is not taken.
+    Alias(&'static str),
+    /// Another name, and a kernel of 1x1 becomes a matrix: `[o, i, 1, 1]` or `[o, 1, 1, i]` to `[o, i]`.
+    Squeeze(&'static str),
+    /// Another name, and the kernel lies in OHWI order. It is described as OIHW, like any other. The way
+    /// back is not taken.
+    FromOhwi(&'static str),
+    /// One tensor becomes several, by its rows; each gets its share of them.
+    SplitRows(&'static [(&'static str, u64)]),
+    /// The tensor is of no use to anyone.
+    Drop,
+}
+
+/// One line of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Names that it is for, as a [`Pattern`].
+    pub from: &'static str,
+    /// What happens to them. Names are patterns too.
+    pub action: Action,
+}
+
+impl Rule {
+    /// A new name.
+    #[must_use]
+    pub const fn rename(from: &'static str, to: &'static str) -> Self {
+        Self { from, action: Action::Rename(to) }
+    }
+
+    /// A new name for one that some writers give.
+    #[must_use]
+    pub const fn alias(from: &'static str, to: &'static str) -> Self {
+        Self { from, action: Action::Alias(to) }
+    }
+
+    /// A new name, and a matrix in place of a 1x1 kernel.
+    #[must_use]
+    pub const fn squeeze(from: &'static str, to: &'static str) -> Self {
+        Self { from, action: Action::Squeeze(to) }
+    }
+
+    /// A new name for a kernel in MLX's order.
+    #[must_use]
+    pub const fn from_ohwi(from: &'static str, to: &'static str) -> Self {
+        Self { from, action: Action::FromOhwi(to) }
+    }
+
+    /// Several tensors in place of one.
+    #[must_use]
+    pub const fn split_rows(from: &'static str, into: &'static [(&'static str, u64)]) -> Self {
+        Self { from, action: Action::SplitRows(into) }
+    }
+
+    /// No tensor.
+    #[must_use]
+    pub const fn drop(from: &'static str) -> Self {
+        Self { from, action: Action::Drop }
+    }
+}
+
+/// A component's table: the prefixes that its names may carry, and the rules. The first rule that matches wins, and a
+/// name that none matches stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Taken off one after the other, each once, wherever the name begins with it.
+    pub strip: &'static [&'static str],
+    /// The rules.
+    pub rules: &'static [Rule],
+    /// Patterns whose first index counts the same things as one that is counted from the other end.
+    pub counted: &'static [&'static str],
+}
+
+impl Ruleset {
+    /// Every name stays.
+    pub const NONE: Self = Self { strip: &[], rules: &[], counted: &[] };
+
+    /// `name` without the prefixes.
+    #[must_use]
+    pub fn stripped<'a>(&self, name: &'a str) -> &'a str {
+        self.strip.iter().fold(name, |name, prefix| name.strip_prefix(prefix).unwrap_or(name))
+    }
+}
+
+/// Rules for one component, with what they need to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// The table.
+    pub set: &'static Ruleset,
+    /// How many there are of what is counted from the other end; `None` takes the count from the names that are there.
+    pub count: Option<u64>,
+}
+
+/// Where a tensor of the catalogue comes from in a file of the other layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Name in that file, without prefix.
+    pub name: String,
+    /// Its rows, when they are a part: first share, number of shares, shares in all.
+    pub rows: Option<(u64, u64, u64)>,
+}
+
+impl Rules {
+    /// Every name stays.
+    pub const NONE: Self = Self { set: &Ruleset::NONE, count: None };
+
+    /// The way back: where a tensor of the catalogue's `name` lies in a file of the other layout. `None` when it has
+    /// the same name there.
+    #[must_use]
+    pub fn source_of(&self, name: &str) -> Option<Source> {
+        let count = self.count.unwrap_or(0);
+        self.set.rules.iter().find_map(|rule| {
+            let from = Pattern(rule.from);
+            let back = |to: &'static str| from.fill(&Pattern(to).matches(name)?, Pattern(to), count);
+            let source = match rule.action {
+                Action::Rename(to) | Action::Squeeze(to) => Source { name: back(to)?, rows: None },
+                Action::SplitRows(into) => {
+                    let all = into.iter().map(|(_, share)| share).sum();
+                    let mut first = 0;
+                    into.iter().find_map(|&(to, share)| {
+                        let begin = first;
+                        first += share;
+                        Some(Source { name: back(to)?, rows: Some((begin, share, all)) })
+                    })?
+                }
+                Action::Drop | Action::Alias(_) | Action::FromOhwi(_) => return None,
+            };
+            (source.name != name).then_some(source)
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! Headers made from catalogues, and the other layouts made from headers.
+
+use std::collections::BTreeMap;
+
+use weightsd_core::{
+    family::{
+        Catalogue, Description, Family, ModelFacts,
+        z_image::{TextEncoderConfig, TransformerConfig, VaeConfig, ZImage},
+    },
+    header::{Dtype, Header, TensorInfo, byte_length},
+    plan::Table,
+    rewrite::Rules,
+};
+
+/// Name, dtype, shape.
+pub(crate) type Entry = (String, Dtype, Vec<u64>);
+
+/// The three configs of a model.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub(crate) transformer: TransformerConfig,
+    pub(crate) text_encoder: TextEncoderConfig,
+    pub(crate) vae: VaeConfig,
+}
+
+pub(crate) const COMPONENTS: [&str; 3] = ["transformer", "text_encoder", "vae"];
+
+impl Model {
+    /// `Tongyi-MAI/Z-Image`.
+    pub(crate) fn real() -> Self {
+        let transformer = serde_json::json!({"in_channels": 16, "dim": 3840, "n_layers": 30, "n_refiner_layers": 2,
+            "n_heads": 30, "n_kv_heads": 30, "norm_eps": 1e-5, "qk_norm": true, "cap_feat_dim": 2560,
+            "rope_theta": 256.0, "t_scale": 1000.0, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512]});
+        let text_encoder = serde_json::json!({"head_dim": 128, "hidden_size": 2560, "intermediate_size": 9728,
+            "max_position_embeddings": 40960, "num_attention_heads": 32, "num_hidden_layers": 36,
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_theta": 1000000, "vocab_size": 151936, "dtype": "bfloat16"});
+        let vae = serde_json::json!({"block_out_channels": [128, 256, 512, 512], "in_channels": 3, "out_channels": 3,
+            "latent_channels": 16, "layers_per_block": 2, "mid_block_add_attention": true, "norm_num_groups": 32,
+            "sample_size": 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": false,
+            "use_post_quant_conv": false});
+        Self {
+            transformer: serde_json::from_value(transformer).unwrap(),
+            text_encoder: serde_json::from_value(text_encoder).unwrap(),
+            vae: serde_json::from_value(vae).unwrap(),
+        }
+    }
+
+    pub(crate) fn facts(&self) -> ModelFacts {
+        let documents = [
+            ("transformer", serde_json::to_vec(&self.transformer)),
+            ("text_encoder", serde_json::to_vec(&self.text_encoder)),
+            ("vae", serde_json::to_vec(&self.vae)),
+        ];
+        let documents = documents.map(|(name, json)| (format!("{name}/config.json"), json.unwrap())).into();
+        ModelFacts { files: Vec::new(), documents }
+    }
+
+    pub(crate) fn describe(&self, component: &str) -> Description {
+        let facts = self.facts();
+        let site = ZImage.components(&facts).into_iter().find(|site| site.name == component).unwrap();
+        ZImage.describe(&site, &facts).unwrap()
+    }
+
+    pub(crate) fn catalogue(&self, component: &str) -> Catalogue {
+        self.describe(component).catalogue.unwrap()
+    }
+}
+
+/// The tensors of a catalogue.
+pub(crate) fn entries(catalogue: &Catalogue, dtype: Dtype) -> Vec<Entry> {
+    catalogue.tensors().iter().map(|expected| (expected.name.clone(), dtype, expected.shape.clone())).collect()
+}
+
+/// A header with these tensors one after the other.
+pub(crate) fn header(entries: &[Entry]) -> Header {
+    let mut begin = 1000;
+    let mut tensors: Vec<TensorInfo> = entries
+        .iter()
+        .map(|(name, dtype, shape)| {
+            let range = begin..begin + byte_length(*dtype, shape).unwrap();
+            begin = range.end;
+            TensorInfo { name: name.as_str().into(), dtype: *dtype, shape: shape.clone(), range }
+        })
+        .collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Header { data_start: 1000, file_length: begin, tensors, metadata: BTreeMap::new() }
+}
+
+pub(crate) fn table(entries: &[Entry]) -> Table {
+    Table::merge(vec![("x.safetensors", header(entries))]).unwrap()
+}
+
+/// The same tensors in the other layout, by the rules' way back.
+pub(crate) fn backwards(entries: &[Entry], rules: &Rules) -> Vec<Entry> {
+    let mut out: BTreeMap<String, (Dtype, Vec<u64>)> = BTreeMap::new();
+    for (name, dtype, shape) in entries {
+        let Some(source) = rules.source_of(name) else {
+            out.insert(name.clone(), (*dtype, shape.clone()));
+            continue;
+        };
+        let mut shape = shape.clone();
+        if shape.len() == 2 && name.contains("mid_block.attentions") {
+            shape.extend([1, 1]);
+        }
+        match source.rows {
+            // Each part adds its rows.
+            Some(_) => {
+                let whole = out.entry(source.name).or_insert_with(|| (*dtype, [&[0], &shape[1..]].concat()));
+                whole.1[0] += shape[0];
+            }
+            None => assert!(out.insert(source.name, (*dtype, shape)).is_none(), "{name}"),
+        }
+    }
+    out.into_iter().map(|(name, (dtype, shape))| (name, dtype, shape)).collect()
+}
+
+/// The same tensors under a prefix.
+pub(crate) fn under(prefix: &str, entries: &[Entry]) -> Vec<Entry> {
+    entries.iter().map(|(name, dtype, shape)| (format!("{prefix}{name}"), *dtype, shape.clone())).collect()
+}
+
+/// An all-in-one file in ComfyUI's layout.
+pub(crate) fn all_in_one(model: &Model) -> Vec<Entry> {
+    let part = |prefix: &str, component: &str| {
+        let description = model.describe(component);
+        let own = entries(&description.catalogue.unwrap(), Dtype::BF16);
+        // The text encoder's way back is that of a model saved without its head, which ComfyUI does not use.
+        let theirs = if component == "text_encoder" { own } else { backwards(&own, &description.rules) };
+        under(prefix, &theirs)
+    };
+    [
+        part("model.diffusion_model.", "transformer"),
+        part("text_encoders.qwen3_4b.transformer.", "text_encoder"),
+        part("vae.", "vae"),
+    ]
+    .concat()
+}
+
+/// Names and shapes of a table.
+pub(crate) fn shapes(table: &Table) -> BTreeMap<String, Vec<u64>> {
+    table.tensors().iter().map(|tensor| (tensor.info.name.to_string(), tensor.info.shape.clone())).collect()
+}

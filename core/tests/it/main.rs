@@ -1,0 +1,10 @@
+//! Layouts, recognition, overrides and quantisation, through the public interface, on headers alone.
+
+mod common;
+
+mod all_in_one;
+mod configs;
+mod control;
+mod overrides;
+mod properties;
+mod quantised;
