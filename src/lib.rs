@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod assembly;
 pub mod cache;
 pub mod checkpoint;
 pub mod cli;

@@ -1,9 +1,10 @@
 //! The program in one file: from a model's name to a component.
 //!
 //! ```text
-//! Selector -> ResolvedModel -> Snapshot -> Checkpoint -> AuditReport -> Placed tensors -> Component
-//! (string)    commit pinned    files on    headers       expected       where each one
-//!                              disk        parsed        vs. found      lies
+//! Selector -> ResolvedModel -> Snapshot -> Checkpoint -> Assembled -> Placed tensors -> Component
+//! (string)    commit pinned    files on    headers       names of     where each one
+//!                              disk        parsed        catalogue,   lies
+//!                                                        audited
 //! ```
 //!
 //! Stages never call each other; this file calls them in order. [`pin`] asks the hub which commit is meant, where
@@ -18,21 +19,23 @@ use std::{
 };
 
 use weightsd_core::{
-    audit::{AuditReport, audit},
-    family::{ConfigError, Description},
+    assemble::{AssembleError, Assembled},
+    audit::AuditReport,
+    family::{self, ConfigError},
     identity::{ComponentId, IdentityInputs},
     plan::{self, Layout, PlanError},
     spec::{Commit, SpecError},
 };
 
 use crate::{
-    checkpoint::{self, CheckpointError, ShardPool},
+    assembly::{Recipe, RecipeError, Tensors},
+    checkpoint::{self, Checkpoint, CheckpointError, ShardPool},
     component::{Component, Timings},
     hub::{Hub, HubError, Patience, RepoStore},
     resolve::{self, Choice, Pin, Places, ResolveError, ResolvedModel, Selector, Target},
     snapshot::{
         Attestations, ComponentFiles, FetchError, FetchReport, Fetcher, FileProgress, Remote, RemoteError, Scope,
-        Snapshot, SnapshotError, Suspect, Verdict, VerifyError, Want, verify,
+        ShardFile, Snapshot, SnapshotError, Suspect, Verdict, VerifyError, Want, verify,
     },
 };
 
@@ -43,6 +46,10 @@ pub struct Request {
     pub selector: Selector,
     /// The component's name.
     pub component: String,
+    /// The model whose configs are taken, where the model has none.
+    pub base: Option<Selector>,
+    /// A file whose tensors take the place of some of the component's.
+    pub overlay: Option<Selector>,
     /// The layout.
     pub layout: Layout,
     /// What a failed audit does.
@@ -78,9 +85,9 @@ pub struct Prepared {
     pub model: Arc<ResolvedModel>,
     /// Paths that the answer depends on: as long as they stay as they are, so does [`Self::id`].
     pub witnesses: Vec<PathBuf>,
-    family: &'static str,
     files: ComponentFiles,
-    description: Description,
+    overlay: Option<ComponentFiles>,
+    recipe: Recipe,
     layout: Layout,
     policy: AuditPolicy,
     started: Instant,
@@ -105,12 +112,16 @@ impl Prepared {
     /// The weight files, to be verified.
     #[must_use]
     pub fn suspects(&self) -> Vec<Suspect> {
-        suspects(&self.files)
+        self.all_files().flat_map(suspects).collect()
+    }
+
+    fn all_files(&self) -> impl Iterator<Item = &ComponentFiles> {
+        std::iter::once(&self.files).chain(&self.overlay)
     }
 
     /// The files that [`load`] will open.
     pub fn shards(&self) -> impl Iterator<Item = &Path> {
-        self.files.shards.iter().map(|shard| shard.path.as_path())
+        self.all_files().flat_map(|files| &files.shards).map(|shard| shard.path.as_path())
     }
 }
 
@@ -205,15 +216,18 @@ pub enum LoadError {
         /// Where it is now.
         aside: PathBuf,
     },
-    /// A config is not its family's.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// The shards cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The audit refused it.
     #[error("`{}` does not match its catalogue: {}", .0.component, .0.summary())]
     Audit(Box<AuditReport>),
+    /// It cannot be put together.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Its tensors do not fit together.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
     /// It cannot be lent in this layout.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -231,7 +245,7 @@ impl LoadError {
                 error,
                 SnapshotError::Incomplete { .. } | SnapshotError::NoSuchComponent { .. } | SnapshotError::Select(_)
             ),
-            Self::Config(ConfigError::Missing { .. }) => true,
+            Self::Recipe(RecipeError::Config(ConfigError::Missing { .. })) => true,
             _ => false,
         }
     }
@@ -292,8 +306,8 @@ pub async fn pin(
 
 /// Lets the cache know what a branch means, as the hub's other clients do. A cache that cannot be written to is no
 /// obstacle. Blocks.
-pub fn note(target: &Target, pin: Option<&Pin>) {
-    let (Target::Hub(target), Some(pin)) = (target, pin) else { return };
+pub fn note(pinned: &Pinned) {
+    let (Target::Hub(target), Some(pin)) = (&*pinned.target, &pinned.pin) else { return };
     let store = RepoStore::new(&target.cache, &target.repo);
     if let Err(error) = store.point(&target.revision, &pin.commit) {
         tracing::warn!(repo = %target.repo, revision = %target.revision, %error, "a ref cannot be written");
@@ -305,57 +319,129 @@ pub fn note(target: &Target, pin: Option<&Pin>) {
 /// # Errors
 /// [`LoadError::Fetch`].
 pub async fn fetch(
-    target: &Target,
-    pin: Option<&Pin>,
+    pinned: &Pinned,
     want: Want,
     fetcher: &Arc<Fetcher>,
     progress: impl FnMut(&Step, usize),
 ) -> Result<Option<Arc<FetchReport>>, LoadError> {
-    let (Target::Hub(target), Some(pin)) = (target, pin) else { return Ok(None) };
+    let (Target::Hub(target), Some(pin)) = (&*pinned.target, &pinned.pin) else { return Ok(None) };
     Ok(Some(fetcher.fetch(target, pin, want, progress).await?))
+}
+
+/// A name that was looked up: what it names, and the commit it means.
+#[derive(Debug, Clone)]
+pub struct Pinned {
+    /// What it names.
+    pub target: Arc<Target>,
+    /// The commit.
+    pub pin: Option<Pin>,
+}
+
+/// What a request names, looked up.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The model.
+    pub model: Pinned,
+    /// The model whose configs are taken.
+    pub base: Option<Pinned>,
+    /// The file that is laid over it.
+    pub overlay: Option<Pinned>,
 }
 
 /// Lists the files of the model of `request`, as far as they are on this machine. Blocks.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn prepare(request: &Request, target: &Target, pin: Option<&Pin>) -> Result<Prepared, LoadError> {
+pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result<Prepared, LoadError> {
     let started = Instant::now();
-    let snapshot = snapshot(target, pin, &request.selector.choice)?;
+    let snapshot = snapshot(&subject.model, &request.selector.choice, pool)?;
+    let choice =
+        |selector: &Option<Selector>| selector.as_ref().map(|selector| selector.choice.clone()).unwrap_or_default();
+    let base = subject.base.as_ref().map(|base| self::snapshot(base, &choice(&request.base), pool)).transpose()?;
+    let overlay =
+        subject.overlay.as_ref().map(|overlay| overlay_files(overlay, &choice(&request.overlay))).transpose()?;
     let files = snapshot.component(&request.component)?;
-    let description = snapshot.family.describe(&files.site, &snapshot.facts)?;
-    let config = files.site.config.as_ref().and_then(|path| snapshot.facts.documents.get(path));
-    let shards: Vec<_> = files.shards.iter().map(|shard| (shard.name.clone(), shard.content.clone())).collect();
+    let recipe = Recipe::new(&snapshot, &files.site, &request.selector.spec, base.as_ref())?;
+    let shard = |kind: &str, shard: &ShardFile| (format!("{kind}{}", shard.name), shard.content.clone());
+    let own = files.shards.iter().map(|file| shard("", file));
+    let others = overlay.iter().flat_map(|files| &files.shards).map(|file| shard("overlay ", file));
+    let shards: Vec<_> = own.chain(others).collect();
     let id = ComponentId::of(&IdentityInputs {
         family: snapshot.family.id(),
         component: &request.component,
         layout: request.layout,
         report_only: request.policy == AuditPolicy::ReportOnly,
-        config: config.map_or(&[], Vec::as_slice),
+        config: &recipe.fingerprint(),
         shards: &shards,
     });
-    let witnesses = snapshot.model.witnesses.iter().chain(&files.witnesses).cloned().collect();
+    let mut witnesses: Vec<PathBuf> = snapshot.model.witnesses.iter().chain(&files.witnesses).cloned().collect();
+    witnesses.extend(overlay.iter().flat_map(|files| files.witnesses.iter().cloned()));
+    if let Some(base) = &base {
+        witnesses.extend(base.model.witnesses.iter().cloned());
+        witnesses.extend(base.facts.documents.keys().map(|name| base.files.path(name)));
+    }
     Ok(Prepared {
         id,
         witnesses,
-        family: snapshot.family.id(),
+        missing_documents: !snapshot.missing_documents.is_empty(),
         model: Arc::new(snapshot.model),
         files,
-        description,
+        overlay,
+        recipe,
         layout: request.layout,
         policy: request.policy,
         started,
-        missing_documents: !snapshot.missing_documents.is_empty(),
         timings: Timings { resolve: started.elapsed(), ..Timings::default() },
     })
 }
 
-/// Lists the files of a model, as far as they are on this machine. Blocks.
+/// What is needed of a model beside the one that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// Its configs.
+    Documents,
+    /// The weights in its root.
+    RootWeights,
+}
+
+/// Whether what is needed of a model is on this machine. Blocks.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn snapshot(target: &Target, pin: Option<&Pin>, choice: &Choice) -> Result<Snapshot, LoadError> {
-    Ok(Snapshot::list(target.on_disk(pin)?, choice)?)
+pub fn has(pinned: &Pinned, choice: &Choice, needed: Needed) -> Result<bool, LoadError> {
+    match needed {
+        Needed::Documents => {
+            let snapshot = Snapshot::list(pinned.target.on_disk(pinned.pin.as_ref())?, choice)?;
+            Ok(snapshot.missing_documents.is_empty())
+        }
+        Needed::RootWeights => overlay_files(pinned, choice).map(|_| true),
+    }
+}
+
+/// The files of what is laid over a component.
+fn overlay_files(overlay: &Pinned, choice: &Choice) -> Result<ComponentFiles, LoadError> {
+    let snapshot = Snapshot::list(overlay.target.on_disk(overlay.pin.as_ref())?, choice)?;
+    match snapshot.bare_file()? {
+        Some(file) => Ok(snapshot.file(file)),
+        None => Ok(snapshot.component(&snapshot.root_site()?.name)?),
+    }
+}
+
+/// Lists the files of a model, as far as they are on this machine. Of a model that is one file the header is read, since
+/// nothing else says what it holds. Blocks.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn snapshot(model: &Pinned, choice: &Choice, pool: &ShardPool) -> Result<Snapshot, LoadError> {
+    let mut snapshot = Snapshot::list(model.target.on_disk(model.pin.as_ref())?, choice)?;
+    if let Some(file) = snapshot.bare_file()? {
+        let shard = pool.get_or_open(&file)?;
+        let table = checkpoint::table(&shard, &file.name)?;
+        if let Some((family, inspection)) = family::inspect(&table) {
+            snapshot.adopt(&file.name, family, inspection);
+        }
+    }
+    Ok(snapshot)
 }
 
 /// Compares weight files with their hashes; what is not what its name says is moved aside. Blocks.
@@ -389,24 +475,23 @@ pub fn suspects_of(snapshot: &Snapshot, components: &[String]) -> Result<Vec<Sus
 ///
 /// # Errors
 /// [`LoadError`].
-pub async fn audit_remote(remote: &Remote, component: &str) -> Result<AuditReport, LoadError> {
+pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Assembled, LoadError> {
     let found = remote.component(component).await?;
     let headers = remote.headers(&found).await?;
     let snapshot = &remote.snapshot;
-    let description = snapshot.family.describe(&found.site, &snapshot.facts)?;
+    let metadata = headers.iter().flat_map(|(_, header)| header.metadata.clone()).collect();
+    let files = u32::try_from(headers.len()).unwrap_or(u32::MAX);
     let table = found.table(headers);
     let (table, remarks) =
         table.map_err(|source| CheckpointError::Table { component: component.to_owned(), source })?;
-    Ok(audit(component, &table, description.catalogue.as_ref(), remarks))
+    let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
+    Ok(recipe.assemble(Tensors { table: &table, metadata: &metadata, remarks, files }, None)?)
 }
 
 /// The weight files of a component.
 fn suspects(files: &ComponentFiles) -> Vec<Suspect> {
-    let suspect = |shard: &crate::snapshot::ShardFile| Suspect {
-        name: shard.name.clone(),
-        path: shard.path.clone(),
-        blob: shard.blob(),
-    };
+    let suspect =
+        |shard: &ShardFile| Suspect { name: shard.name.clone(), path: shard.path.clone(), blob: shard.blob() };
     files.shards.iter().map(suspect).collect()
 }
 
@@ -417,48 +502,67 @@ fn suspects(files: &ComponentFiles) -> Vec<Suspect> {
 pub fn load(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Result<Component, LoadError> {
     let mut timings = prepared.timings;
     let opening = Instant::now();
-    let checkpoint = checkpoint::open(&prepared.files, pool, watcher)?;
+    let own = checkpoint::open(&prepared.files, pool, watcher)?;
+    let other = prepared.overlay.as_ref().map(|files| checkpoint::open(files, pool, watcher)).transpose()?;
     timings.open = opening.elapsed();
 
     let auditing = Instant::now();
     watcher.step(&Step { phase: Phase::Audit, ..Step::default() });
-    let catalogue = prepared.description.catalogue.as_ref();
-    let report = audit(&prepared.files.site.name, &checkpoint.table, catalogue, checkpoint.remarks);
-    if prepared.policy == AuditPolicy::Strict && !report.is_clean() {
-        return Err(LoadError::Audit(Box::new(report)));
+    let assembled = prepared.recipe.assemble(own.tensors(), other.as_ref().map(Checkpoint::tensors))?;
+    if prepared.policy == AuditPolicy::Strict && !assembled.report.is_clean() {
+        return Err(LoadError::Audit(Box::new(assembled.report)));
     }
-    let tensors = plan::place(&checkpoint.table, catalogue, &prepared.description.naming, prepared.layout)?;
+    let description = &assembled.description;
+    let tensors = plan::place(&assembled.table, description.catalogue.as_ref(), &description.naming, prepared.layout)?;
     timings.audit = auditing.elapsed();
 
     tracing::info!(
         id = %prepared.id, model = %prepared.model, component = prepared.files.site.name, tensors = tensors.len(),
         took = ?prepared.started.elapsed(), "component loaded"
     );
-    let config = &prepared.description.config;
-    let suspects = suspects(&prepared.files);
+    let config = &description.config;
+    let suspects = prepared.suspects();
     Ok(Component {
         id: prepared.id,
         name: prepared.files.site.name,
-        family: prepared.family,
+        family: prepared.recipe.family.id(),
         layout: prepared.layout,
         model: prepared.model,
         config_json: if config.is_null() { String::new() } else { config.to_string() },
-        segments: checkpoint.shards,
+        segments: own.shards.into_iter().chain(other.into_iter().flat_map(|other| other.shards)).collect(),
         suspects,
         tensors,
-        audit: report,
+        assumptions: assembled.assumptions.iter().map(ToString::to_string).collect(),
+        audit: assembled.report,
         timings,
         encoded_pages: OnceLock::new(),
     })
 }
 
-/// Audits a component of `snapshot` from its headers.
+/// What is taken from elsewhere for an audit.
+#[derive(Debug, Clone, Default)]
+pub struct Others {
+    /// The model whose configs are taken.
+    pub base: Option<(Pinned, Choice)>,
+    /// The file that is laid over the component.
+    pub overlay: Option<(Pinned, Choice)>,
+}
+
+/// Audits a component of `snapshot` from its headers. Blocks.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn audit_component(snapshot: &Snapshot, component: &str, pool: &ShardPool) -> Result<AuditReport, LoadError> {
+pub fn audit_component(
+    snapshot: &Snapshot,
+    component: &str,
+    others: &Others,
+    pool: &ShardPool,
+) -> Result<Assembled, LoadError> {
     let files = snapshot.component(component)?;
-    let description = snapshot.family.describe(&files.site, &snapshot.facts)?;
-    let checkpoint = checkpoint::open(&files, pool, &Unwatched)?;
-    Ok(audit(component, &checkpoint.table, description.catalogue.as_ref(), checkpoint.remarks))
+    let base = others.base.as_ref().map(|(base, choice)| self::snapshot(base, choice, pool)).transpose()?;
+    let overlay = others.overlay.as_ref().map(|(overlay, choice)| overlay_files(overlay, choice)).transpose()?;
+    let recipe = Recipe::new(snapshot, &files.site, &snapshot.model.to_string(), base.as_ref())?;
+    let own = checkpoint::open(&files, pool, &Unwatched)?;
+    let other = overlay.map(|files| checkpoint::open(&files, pool, &Unwatched)).transpose()?;
+    Ok(recipe.assemble(own.tensors(), other.as_ref().map(Checkpoint::tensors))?)
 }

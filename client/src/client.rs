@@ -91,7 +91,12 @@ impl Client {
 
     /// How components compare with what their family expects; all components when none is named.
     pub async fn audit(&self, model: ModelSelector, components: Vec<String>) -> Result<AuditResponse, ClientError> {
-        self.call("Audit", self.service().audit(AuditRequest { model: Some(model), components })).await
+        self.audit_with(AuditRequest { model: Some(model), components, ..AuditRequest::default() }).await
+    }
+
+    /// The same with all that can be asked for: another model's configs, a file laid over it, full lists.
+    pub async fn audit_with(&self, request: AuditRequest) -> Result<AuditResponse, ClientError> {
+        self.call("Audit", self.service().audit(request)).await
     }
 
     /// Downloads what a model's components need and verifies it. `on_progress` is called for every step.

@@ -87,6 +87,18 @@ impl LoadRequest {
         self
     }
 
+    /// The model whose configs are taken, for weights that come without.
+    pub fn base(mut self, spec: impl Into<String>) -> LoadRequest {
+        self.message.base = Some(selector(spec));
+        self
+    }
+
+    /// A file whose tensors take the place of the component's, all or some.
+    pub fn overlay(mut self, spec: impl Into<String>) -> LoadRequest {
+        self.message.overlay = Some(selector(spec));
+        self
+    }
+
     /// Names and memory order of the tensors.
     pub fn layout(mut self, layout: Layout) -> LoadRequest {
         self.message.layout = layout.into();

@@ -191,7 +191,7 @@ mod tests {
 
     fn tensor(name: &str, dtype: &str, shape: &[u64], (segment, offset, length): Place) -> v1::Tensor {
         let (name, dtype, shape) = (name.into(), dtype.into(), shape.to_vec());
-        v1::Tensor { name, source_name: String::new(), dtype, shape, segment, offset, length }
+        v1::Tensor { name, dtype, shape, segment, offset, length, ..v1::Tensor::default() }
     }
 
     #[test]

@@ -41,9 +41,9 @@ use crate::{
     daemon::Tasks,
     flight::Flights,
     hub::{Hub, HubError},
-    pipeline::{self, LoadError, Prepared, Request, Step, Verification},
-    resolve::{ModelKind, Pin, Places, ResolvedModel, Selector, Target},
-    snapshot::{Attestations, FetchReport, Fetcher, Remote, Told, Want},
+    pipeline::{self, LoadError, Needed, Pinned, Prepared, Request, Step, Subject, Verification},
+    resolve::{ModelKind, Places, ResolvedModel, Selector, Target},
+    snapshot::{Attestations, Extent, FetchReport, Fetcher, Remote, Told, Want},
 };
 
 /// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
@@ -217,8 +217,8 @@ impl Cache {
         {
             return Ok(acquired(lease, model, true));
         }
-        let (target, pin) = self.pinned(&request.selector).await?;
-        let prepared = self.prepared(request, &target, pin.as_ref(), progress).await?;
+        let subject = self.subject(request, progress).await?;
+        let prepared = self.prepared(request, &subject, progress).await?;
         let (id, model) = (prepared.id, Arc::clone(&prepared.model));
         if self.intact(id)
             && let Some(lease) = self.lease_loaded(id, holder)
@@ -270,32 +270,82 @@ impl Cache {
     ///
     /// # Errors
     /// [`AcquireError`].
-    pub async fn pinned(self: &Arc<Self>, selector: &Selector) -> Result<(Arc<Target>, Option<Pin>), AcquireError> {
+    pub async fn pinned(self: &Arc<Self>, selector: &Selector) -> Result<Pinned, AcquireError> {
         let (cache, asked) = (Arc::clone(self), selector.clone());
         let work = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places));
         let (target, known) = self.in_time("finding the model", work).await??;
         let pin = pipeline::pin(&target, known, selector.offline, &self.config.hub).await?;
-        Ok((Arc::new(target), pin))
+        Ok(Pinned { target: Arc::new(target), pin })
+    }
+
+    /// What `request` names, looked up; of the models beside its own, what is needed is on this machine.
+    async fn subject(
+        self: &Arc<Self>,
+        request: &Request,
+        progress: &mut (impl FnMut(&Step, usize) + Send),
+    ) -> Result<Subject, AcquireError> {
+        let model = self.pinned(&request.selector).await?;
+        let base = match &request.base {
+            Some(base) => Some(self.brought(base, Needed::Documents, progress).await?),
+            None => None,
+        };
+        let overlay = match &request.overlay {
+            Some(overlay) => Some(self.brought(overlay, Needed::RootWeights, progress).await?),
+            None => None,
+        };
+        Ok(Subject { model, base, overlay })
+    }
+
+    /// What `selector` names, with what is needed of it on this machine.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub(crate) async fn brought(
+        self: &Arc<Self>,
+        selector: &Selector,
+        needed: Needed,
+        progress: &mut (impl FnMut(&Step, usize) + Send),
+    ) -> Result<Pinned, AcquireError> {
+        let pinned = self.pinned(selector).await?;
+        let (asked, choice) = (pinned.clone(), selector.choice.clone());
+        let work = self.stage("finding the model", move || pipeline::has(&asked, &choice, needed));
+        let is_fetchable = pinned.pin.is_some() && !self.is_offline(selector);
+        match self.in_time("finding the model", work).await? {
+            Ok(true) => {}
+            Ok(false) if !is_fetchable => {}
+            Err(error) if !error.is_missing() || !is_fetchable => return Err(error.into()),
+            Ok(false) | Err(_) => {
+                let want = Want {
+                    components: Vec::new(),
+                    extent: match needed {
+                        Needed::Documents => Extent::Documents,
+                        Needed::RootWeights => Extent::Components,
+                    },
+                    choice: selector.choice.clone(),
+                };
+                pipeline::fetch(&pinned, want, &self.fetcher, |step, sharers| progress(step, sharers)).await?;
+            }
+        }
+        Ok(pinned)
     }
 
     /// The component that `request` means, everything it needs being on this machine, verified if that is wanted.
     async fn prepared(
         self: &Arc<Self>,
         request: &Request,
-        target: &Arc<Target>,
-        pin: Option<&Pin>,
+        subject: &Subject,
         progress: &mut (impl FnMut(&Step, usize) + Send),
     ) -> Result<Prepared, AcquireError> {
         let mut fetched = self.is_offline(&request.selector);
         let mut verified = request.verification == Verification::Afterwards;
         let want = || Want {
             components: vec![request.component.clone()],
-            whole: false,
+            extent: Extent::Components,
             choice: request.selector.choice.clone(),
         };
         loop {
-            let is_fetchable = !fetched && pin.is_some();
-            let prepared = match self.prepare(request, target, pin).await? {
+            let is_fetchable = !fetched && subject.model.pin.is_some();
+            let prepared = match self.prepare(request, subject).await? {
                 Ok(prepared) if prepared.is_provisional() && is_fetchable => None,
                 Ok(prepared) => Some(prepared),
                 Err(error) if error.is_missing() && is_fetchable => None,
@@ -303,7 +353,8 @@ impl Cache {
             };
             let Some(prepared) = prepared else {
                 fetched = true;
-                pipeline::fetch(target, pin, want(), &self.fetcher, |step, sharers| progress(step, sharers)).await?;
+                let progress = |step: &Step, sharers| progress(step, sharers);
+                pipeline::fetch(&subject.model, want(), &self.fetcher, progress).await?;
                 continue;
             };
             if verified {
@@ -331,14 +382,13 @@ impl Cache {
     async fn prepare(
         self: &Arc<Self>,
         request: &Request,
-        target: &Arc<Target>,
-        pin: Option<&Pin>,
+        subject: &Subject,
     ) -> Result<Result<Prepared, LoadError>, AcquireError> {
-        let (cache, asked, target, pin) = (Arc::clone(self), request.clone(), Arc::clone(target), pin.cloned());
+        let (cache, asked, subject) = (Arc::clone(self), request.clone(), subject.clone());
         let work = self.stage("finding the model", move || -> Result<_, LoadError> {
             let begun = std::time::SystemTime::now();
-            let prepared = pipeline::prepare(&asked, &target, pin.as_ref())?;
-            pipeline::note(&target, pin.as_ref());
+            let prepared = pipeline::prepare(&asked, &subject, &cache.pool)?;
+            pipeline::note(&subject.model);
             // Whoever wants it verified first must not be lent it because somebody else asked before.
             if !prepared.is_provisional() && asked.verification == Verification::Afterwards {
                 cache.recalls.remember(asked, &prepared, begun);
@@ -368,14 +418,12 @@ impl Cache {
     ///
     /// # Errors
     /// [`AcquireError`].
-    pub async fn look(
-        self: &Arc<Self>,
-        selector: &Selector,
-        target: &Target,
-        pin: Option<&Pin>,
-    ) -> Result<Option<Remote>, AcquireError> {
+    pub async fn look(self: &Arc<Self>, selector: &Selector, pinned: &Pinned) -> Result<Option<Remote>, AcquireError> {
         let hub = &self.config.hub;
-        let (Target::Hub(target), Some(pin), false) = (target, pin, self.is_offline(selector)) else { return Ok(None) };
+        let (Target::Hub(target), Some(pin)) = (&*pinned.target, &pinned.pin) else { return Ok(None) };
+        if self.is_offline(selector) {
+            return Ok(None);
+        }
         let remote = Remote::look(&self.fetcher, hub, target, pin, &selector.choice).await;
         Ok(Some(remote.map_err(LoadError::from)?))
     }
@@ -389,7 +437,7 @@ impl Cache {
         selector: &Selector,
         want: Want,
         progress: impl FnMut(&Step, usize) + Send,
-    ) -> Result<(Arc<Target>, Option<Pin>, Option<Arc<FetchReport>>), AcquireError> {
+    ) -> Result<(Pinned, Option<Arc<FetchReport>>), AcquireError> {
         if self.is_offline(selector) {
             return Err(LoadError::from(HubError::forbidden(
                 format!("the files of `{}`", selector.spec),
@@ -397,9 +445,9 @@ impl Cache {
             ))
             .into());
         }
-        let (target, pin) = self.pinned(selector).await?;
-        let report = pipeline::fetch(&target, pin.as_ref(), want, &self.fetcher, progress).await?;
-        Ok((target, pin, report))
+        let pinned = self.pinned(selector).await?;
+        let report = pipeline::fetch(&pinned, want, &self.fetcher, progress).await?;
+        Ok((pinned, report))
     }
 
     /// Waits for `work`, for as long as a load may take.

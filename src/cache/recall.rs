@@ -115,6 +115,8 @@ mod tests {
         let request = Request {
             selector: Selector::default(),
             component: String::new(),
+            base: None,
+            overlay: None,
             layout: Layout::Mlx,
             policy: AuditPolicy::Strict,
             verification: Verification::Afterwards,

@@ -3,7 +3,7 @@
 
 mod pool;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use weightsd_core::{
     header::{self, Header, HeaderError, PREFIX_BYTES},
@@ -13,6 +13,7 @@ use weightsd_segment::PinnedFile;
 
 pub use self::pool::{ShardPool, is_intact, is_unchanged};
 use crate::{
+    assembly::Tensors,
     pipeline::{Phase, Step, Watcher},
     snapshot::{ComponentFiles, ShardFile},
     turn::in_turn,
@@ -34,6 +35,8 @@ pub struct Checkpoint {
     pub shards: Vec<Arc<OpenShard>>,
     /// All their tensors.
     pub table: Table,
+    /// `__metadata__` of all shards.
+    pub metadata: BTreeMap<String, String>,
     /// What is untidy and refuses nothing.
     pub remarks: Vec<String>,
 }
@@ -112,7 +115,30 @@ pub fn open(files: &ComponentFiles, pool: &ShardPool, watcher: &dyn Watcher) -> 
         Some(index) => table.compare(index, &names).map_err(table_error)?,
         None => Vec::new(),
     };
-    Ok(Checkpoint { shards, table, remarks })
+    let metadata = shards.iter().flat_map(|shard| shard.header.metadata.clone()).collect();
+    Ok(Checkpoint { shards, table, metadata, remarks })
+}
+
+impl Checkpoint {
+    /// What the next stage works with.
+    #[must_use]
+    pub fn tensors(&self) -> Tensors<'_> {
+        Tensors {
+            table: &self.table,
+            metadata: &self.metadata,
+            remarks: self.remarks.clone(),
+            files: u32::try_from(self.shards.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// The tensors of one file, in a model of nothing else.
+///
+/// # Errors
+/// [`CheckpointError::Table`].
+pub fn table(shard: &OpenShard, name: &str) -> Result<Table, CheckpointError> {
+    Table::merge(vec![(name, shard.header.clone())])
+        .map_err(|source| CheckpointError::Table { component: name.to_owned(), source })
 }
 
 /// Opens one file and checks its header.

@@ -1,6 +1,6 @@
 //! `weightsd inspect`: what is in a file or a model, read here and now from the headers, without the daemon.
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use globset::Glob;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     checkpoint::{self, Checkpoint, ShardPool},
-    pipeline::{self, LoadError, Unwatched},
+    pipeline::{self, LoadError, Pinned, Unwatched},
     resolve::{Choice, Places, Selector},
     snapshot::{ComponentFiles, Snapshot},
 };
@@ -29,7 +29,9 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         offline: true,
     };
     let (target, _) = pipeline::target(&selector, &places)?;
-    let snapshot = pipeline::snapshot(&target, None, &selector.choice)?;
+    let pinned = Pinned { target: Arc::new(target), pin: None };
+    let pool = ShardPool::default();
+    let snapshot = pipeline::snapshot(&pinned, &selector.choice, &pool)?;
     let sites = snapshot.sites();
     match (&command.component, sites) {
         (Some(component), _) => tensors(&snapshot, component, command, format),

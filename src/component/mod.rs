@@ -50,6 +50,8 @@ pub struct Component {
     pub suspects: Vec<Suspect>,
     /// The tensors, sorted by name.
     pub tensors: Vec<Placed>,
+    /// What was assumed, since neither configs nor weights tell.
+    pub assumptions: Vec<String>,
     /// The audit.
     pub audit: AuditReport,
     /// Where the time went.

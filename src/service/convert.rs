@@ -3,10 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use weightsd_core::{
-    audit::{AuditReport, Mismatch},
+    assemble::Assembled,
+    audit::{AuditReport, DtypeTotal, Mismatch, OriginTotal},
+    family::Identified,
     identity::ContentKey,
     listing::Listed,
+    parts::{FileKind, Inspection},
     plan::{Layout, Placed},
+    quantisation::{Packed, PackedRole},
+    rewrite::Operation,
 };
 use weightsd_proto::v1;
 use weightsd_segment::FileIdentity;
@@ -21,19 +26,53 @@ use crate::{
 
 /// Names in each sample of an audit report.
 const SAMPLE: usize = 20;
+/// Names in each list of a full report; a message has its limit.
+const FULL: usize = 4000;
+/// Shapes in a report.
+const SHAPES: usize = 100;
 
 /// A report as a message, its lists cut to samples.
 #[must_use]
 pub fn audit_report(report: &AuditReport) -> v1::AuditReport {
+    report_of(report, SAMPLE)
+}
+
+/// A report as a message, with all names, and what was assumed.
+pub(super) fn assembled(assembled: &Assembled, full: bool) -> v1::AuditReport {
+    let mut message = report_of(&assembled.report, if full { FULL } else { SAMPLE });
+    message.assumptions = assembled.assumptions.iter().map(ToString::to_string).collect();
+    message
+}
+
+fn report_of(report: &AuditReport, names_max: usize) -> v1::AuditReport {
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-    let names = |names: &[String]| names.iter().take(SAMPLE).cloned().collect();
+    let names = |names: &[String]| names.iter().take(names_max).cloned().collect();
     let mismatches = |all: &[Mismatch]| {
         let one = |mismatch: &Mismatch| v1::TensorMismatch {
             name: mismatch.name.clone(),
             expected: mismatch.expected.clone(),
             found: mismatch.found.clone(),
         };
-        all.iter().take(SAMPLE).map(one).collect()
+        all.iter().take(names_max).map(one).collect()
+    };
+    let mut shapes: Vec<_> = report.shapes.iter().collect();
+    shapes.sort_by_key(|(_, total)| std::cmp::Reverse(total.tensors));
+    let shape = |(shape, total): &(&Vec<u64>, &DtypeTotal)| v1::ShapeCount {
+        shape: (*shape).clone(),
+        tensors: total.tensors,
+        bytes: total.bytes,
+    };
+    let scheme = |(scheme, total): (&String, &DtypeTotal)| v1::SchemeCount {
+        scheme: scheme.clone(),
+        layers: total.tensors,
+        bytes: total.bytes,
+    };
+    let origin = |(&segment, total): (&u32, &OriginTotal)| v1::OriginCount {
+        segment,
+        as_they_are: total.as_they_are,
+        renamed: total.renamed,
+        reshaped: total.reshaped,
+        rows: total.rows,
     };
     v1::AuditReport {
         component: report.component.clone(),
@@ -55,6 +94,13 @@ pub fn audit_report(report: &AuditReport) -> v1::AuditReport {
         tensor_bytes: report.tensor_bytes,
         remarks: report.remarks.clone(),
         clean: report.is_clean(),
+        coverage: report.coverage().unwrap_or_default(),
+        shapes: shapes.iter().take(SHAPES).map(shape).collect(),
+        schemes: report.schemes.iter().map(scheme).collect(),
+        origins: report.origins.iter().map(origin).collect(),
+        borrowed: names(&report.borrowed),
+        tolerated: names(&report.tolerated),
+        assumptions: Vec::new(),
     }
 }
 
@@ -117,6 +163,13 @@ pub(super) fn segment(shard: &OpenShard) -> v1::Segment {
 }
 
 pub(super) fn tensor(placed: &Placed) -> v1::Tensor {
+    let (operation, rows) = match placed.origin.as_ref().map(|origin| origin.operation) {
+        None | Some(Operation::Renamed) => (v1::TensorOperation::Unspecified, None),
+        Some(Operation::Reshaped | Operation::KernelOhwi) => (v1::TensorOperation::Reshaped, None),
+        Some(Operation::Rows { first, count, of }) => {
+            (v1::TensorOperation::Rows, Some(v1::RowRange { first, count, of }))
+        }
+    };
     v1::Tensor {
         name: placed.name.clone(),
         source_name: placed.source_name.clone().unwrap_or_default(),
@@ -125,6 +178,56 @@ pub(super) fn tensor(placed: &Placed) -> v1::Tensor {
         segment: placed.shard,
         offset: placed.range.start,
         length: placed.range.end - placed.range.start,
+        operation: operation.into(),
+        rows,
+        packing: placed.packed.as_deref().map(packing),
+    }
+}
+
+fn packing(packed: &Packed) -> v1::Packing {
+    let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let role = match packed.role {
+        PackedRole::Weight => v1::PackingRole::Weight,
+        PackedRole::Scales => v1::PackingRole::Scales,
+        PackedRole::Biases => v1::PackingRole::Biases,
+    };
+    v1::Packing {
+        mode: packed.scheme.mode().name().to_owned(),
+        bits: count(packed.scheme.bits()),
+        group_size: count(packed.scheme.group_size()),
+        role: role.into(),
+        logical_shape: packed.logical_shape.clone(),
+    }
+}
+
+/// A model that its family knows, with its preset.
+pub(super) fn known(identified: &Identified) -> v1::KnownModel {
+    let preset = identified.model.preset;
+    v1::KnownModel {
+        name: identified.model.name.to_owned(),
+        known_by: identified.by.to_string(),
+        width: preset.width,
+        height: preset.height,
+        steps: preset.steps,
+        guidance: preset.guidance,
+        max_sequence_length: preset.max_sequence_length,
+    }
+}
+
+/// What a file holds.
+pub(super) fn inspection(inspection: &Inspection) -> v1::FileInspection {
+    let kind = match inspection.kind {
+        FileKind::AllInOne => "all-in-one",
+        FileKind::SomeParts => "several parts",
+        FileKind::Single => "one part",
+        FileKind::Unknown => "unknown",
+    };
+    let limits = inspection.parts.iter().flat_map(|part| part.limits.iter().map(ToString::to_string));
+    v1::FileInspection {
+        kind: kind.to_owned(),
+        problems: inspection.problems.iter().map(ToString::to_string).chain(limits).collect(),
+        unassigned: u32::try_from(inspection.unassigned.len()).unwrap_or(u32::MAX),
+        unassigned_sample: inspection.unassigned.iter().take(SAMPLE).cloned().collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{error::Error, io, time::Duration};
 
 use tonic::{Code, Status};
-use weightsd_core::{plan::PlanError, select::SelectError, spec::SpecError};
+use weightsd_core::{assemble::AssembleError, plan::PlanError, select::SelectError, spec::SpecError};
 use weightsd_proto::{
     rich_error,
     v1::{self, ErrorDetail, ErrorReason},
@@ -11,6 +11,7 @@ use weightsd_proto::{
 
 use super::convert;
 use crate::{
+    assembly::RecipeError,
     cache::AcquireError,
     checkpoint::CheckpointError,
     hub::HubError,
@@ -162,12 +163,33 @@ impl From<&LoadError> for Failure {
                 name.clone(),
                 "it is fetched again when the hub may be asked; if it happens again, look at the disk",
             ),
-            LoadError::Config(_) => new(
-                Code::FailedPrecondition,
-                ErrorReason::InvalidConfig,
-                String::new(),
-                "the configuration is damaged or of another kind of model: fetch it again",
-            ),
+            LoadError::Recipe(error) => match error {
+                RecipeError::Config(_) => new(
+                    Code::FailedPrecondition,
+                    ErrorReason::InvalidConfig,
+                    String::new(),
+                    "the configuration is damaged or of another kind of model: fetch it again, or name a `base`",
+                ),
+                RecipeError::Snapshot(error) => snapshot(error, message),
+                RecipeError::OtherFamily { .. } => new(
+                    Code::InvalidArgument,
+                    ErrorReason::InvalidRequest,
+                    "base".to_owned(),
+                    "name a base model of the same kind",
+                ),
+            },
+            LoadError::Assemble(error) => {
+                let (code, reason) = match error {
+                    AssembleError::NoPart { .. } => (Code::NotFound, ErrorReason::ComponentNotFound),
+                    AssembleError::Config(_) | AssembleError::Infer(_) | AssembleError::Declaration(_) => {
+                        (Code::FailedPrecondition, ErrorReason::InvalidConfig)
+                    }
+                    AssembleError::Rewrite(_) | AssembleError::Overlay(_) | AssembleError::OtherModel { .. } => {
+                        (Code::FailedPrecondition, ErrorReason::InvalidCheckpoint)
+                    }
+                };
+                new(code, reason, String::new(), error.hint())
+            }
             LoadError::Checkpoint(error) => checkpoint(error, message),
             LoadError::Audit(report) => Self {
                 audit: Some(Box::new(convert::audit_report(report))),
@@ -283,6 +305,9 @@ fn snapshot(error: &SnapshotError, message: String) -> Failure {
             component.clone(),
             "fetch the missing files again",
         ),
+        SnapshotError::Preferred { path, source } => {
+            new(Code::FailedPrecondition, Reason::AmbiguousWeights, path.display().to_string(), source.hint())
+        }
         SnapshotError::Pattern { pattern, .. } => new(
             Code::InvalidArgument,
             Reason::InvalidRequest,

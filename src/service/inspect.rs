@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tonic::Status;
-use weightsd_core::{audit::AuditReport, listing::Listed};
+use weightsd_core::{assemble::Assembled, listing::Listed};
 use weightsd_proto::v1::{
     AuditRequest, AuditResponse, ComponentFiles, ModelConfig, ModelFile, ResolveRequest, ResolveResponse,
 };
@@ -12,8 +12,8 @@ use weightsd_proto::v1::{
 use super::{Context, Failure, convert, request};
 use crate::{
     cache::{AcquireError, Cache},
-    pipeline::{self, LoadError},
-    resolve::{Pin, Selector, Target},
+    pipeline::{self, LoadError, Needed, Others, Pinned},
+    resolve::Selector,
     snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
 
@@ -21,6 +21,7 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
     let selector = request::selector(request.model)?;
     // A shutdown waits for the answer.
     let _token = context.cache.tasks().token();
+    let spec = selector.spec.clone();
     let place = Place::find(&context.cache, selector).await.map_err(|error| Failure::from(&error))?;
     let mut components = Vec::new();
     for site in place.snapshot().sites() {
@@ -33,51 +34,70 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
         family: snapshot.family.id().to_owned(),
         components,
         configs: configs.into_iter().map(|(name, config)| ModelConfig { name, json: config.to_string() }).collect(),
+        known: snapshot.family.identify(Some(&spec), &snapshot.facts).as_ref().map(convert::known),
+        inspection: snapshot.inspection().map(convert::inspection),
     })
 }
 
 pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<AuditResponse, Status> {
     let selector = request::selector(request.model)?;
     let mut names = request::components(request.components)?;
+    let base = request.base.map(|base| request::selector(Some(base))).transpose()?;
+    let overlay = request.overlay.map(|overlay| request::selector(Some(overlay))).transpose()?;
     let _token = context.cache.tasks().token();
+    let others = others(&context.cache, base, overlay).await.map_err(|error| Failure::from(&error))?;
     let place = Place::find(&context.cache, selector).await.map_err(|error| Failure::from(&error))?;
     if names.is_empty() {
         names = place.snapshot().sites().iter().map(|site| site.name.clone()).collect();
     }
     let mut reports = Vec::new();
     for name in &names {
-        reports.push(place.audit(&context.cache, name).await.map_err(|error| Failure::from(&error))?);
+        reports.push(place.audit(&context.cache, name, &others).await.map_err(|error| Failure::from(&error))?);
     }
     Ok(AuditResponse {
         model: Some(convert::model(&place.snapshot().model)),
         family: place.snapshot().family.id().to_owned(),
-        reports: reports.iter().map(convert::audit_report).collect(),
+        reports: reports.iter().map(|report| convert::assembled(report, request.full_lists)).collect(),
     })
+}
+
+/// The models beside the one that is audited, looked up.
+async fn others(cache: &Arc<Cache>, base: Option<Selector>, overlay: Option<Selector>) -> Result<Others, AcquireError> {
+    let mut others = Others::default();
+    for (selector, needed, found) in
+        [(base, Needed::Documents, &mut others.base), (overlay, Needed::RootWeights, &mut others.overlay)]
+    {
+        if let Some(selector) = selector {
+            let pinned = cache.brought(&selector, needed, &mut |_, _| {}).await?;
+            *found = Some((pinned, selector.choice));
+        }
+    }
+    Ok(others)
 }
 
 /// Where a model is.
 enum Place {
     /// On this machine, as far as its listing and small files go. Some of its weights may not be.
-    Here { snapshot: Arc<Snapshot>, selector: Selector, target: Arc<Target>, pin: Option<Pin> },
+    Here { snapshot: Arc<Snapshot>, selector: Selector, pinned: Pinned },
     /// On the hub.
     There(Remote),
 }
 
 impl Place {
     async fn find(cache: &Arc<Cache>, selector: Selector) -> Result<Self, AcquireError> {
-        let (target, pin) = cache.pinned(&selector).await?;
+        let pinned = cache.pinned(&selector).await?;
         let here = {
-            let (target, pin, choice) = (Arc::clone(&target), pin.clone(), selector.choice.clone());
-            let list = move || pipeline::snapshot(&target, pin.as_ref(), &choice);
+            let (asked, choice, worker) = (pinned.clone(), selector.choice.clone(), Arc::clone(cache));
+            let list = move || pipeline::snapshot(&asked, &choice, worker.pool());
             cache.in_time("resolving", cache.stage("resolving", list)).await?
         };
         match here {
             Ok(snapshot) if snapshot.missing_documents.is_empty() && !snapshot.sites().is_empty() => {
-                Ok(Self::Here { snapshot: Arc::new(snapshot), selector, target, pin })
+                Ok(Self::Here { snapshot: Arc::new(snapshot), selector, pinned })
             }
-            here => match (cache.look(&selector, &target, pin.as_ref()).await?, here) {
+            here => match (cache.look(&selector, &pinned).await?, here) {
                 (Some(remote), _) => Ok(Self::There(remote)),
-                (None, Ok(snapshot)) => Ok(Self::Here { snapshot: Arc::new(snapshot), selector, target, pin }),
+                (None, Ok(snapshot)) => Ok(Self::Here { snapshot: Arc::new(snapshot), selector, pinned }),
                 (None, Err(error)) => Err(error.into()),
             },
         }
@@ -94,6 +114,8 @@ impl Place {
     async fn component(&self, cache: &Arc<Cache>, name: &str) -> ComponentFiles {
         let (snapshot, asked) = (Arc::clone(self.snapshot()), name.to_owned());
         let here = cache.stage("resolving", move || snapshot.component(&asked).map_err(LoadError::from)).await;
+        let part = self.snapshot().inspection().and_then(|inspection| inspection.part(name));
+        let prefix = part.map(|part| part.prefix.clone());
         let name = name.to_owned();
         match (here, self) {
             (Ok(Ok(files)), _) => ComponentFiles {
@@ -101,6 +123,7 @@ impl Place {
                 bytes: files.shards.iter().map(|shard| shard.identity.length).sum(),
                 files: files.shards.iter().map(convert::file).collect(),
                 problem: String::new(),
+                prefix: prefix.unwrap_or_default(),
             },
             (Ok(Err(error)), Self::Here { snapshot, .. }) => {
                 if error.is_missing()
@@ -127,14 +150,16 @@ impl Place {
 
     /// The hub's side of a model that is here in part, when the hub was there a moment ago.
     async fn elsewhere(&self, cache: &Arc<Cache>) -> Option<Remote> {
-        let Self::Here { selector, target, pin, .. } = self else { return None };
+        let Self::Here { selector, pinned, .. } = self else { return None };
         let was_there = cache.config().hub.was_absent().is_none();
-        if was_there { cache.look(selector, target, pin.as_ref()).await.ok().flatten() } else { None }
+        if was_there { cache.look(selector, pinned).await.ok().flatten() } else { None }
     }
 
-    async fn audit(&self, cache: &Arc<Cache>, name: &str) -> Result<AuditReport, AcquireError> {
+    async fn audit(&self, cache: &Arc<Cache>, name: &str, others: &Others) -> Result<Assembled, AcquireError> {
         let (snapshot, asked, worker) = (Arc::clone(self.snapshot()), name.to_owned(), Arc::clone(cache));
-        let work = cache.stage("the audit", move || pipeline::audit_component(&snapshot, &asked, worker.pool()));
+        let others = others.clone();
+        let work =
+            cache.stage("the audit", move || pipeline::audit_component(&snapshot, &asked, &others, worker.pool()));
         let error = match cache.in_time("the audit", work).await? {
             Ok(report) => return Ok(report),
             Err(error) if error.is_missing() => error,
@@ -142,7 +167,7 @@ impl Place {
         };
         match self {
             Self::There(remote) => Ok(pipeline::audit_remote(remote, name).await?),
-            Self::Here { selector, target, pin, .. } => match cache.look(selector, target, pin.as_ref()).await? {
+            Self::Here { selector, pinned, .. } => match cache.look(selector, pinned).await? {
                 Some(remote) => Ok(pipeline::audit_remote(&remote, name).await?),
                 None => Err(error.into()),
             },
@@ -159,6 +184,7 @@ fn component_there(name: String, remote: &Remote, component: &RemoteComponent) -
         bytes: component.shards.iter().map(|(_, listed)| listed.bytes).sum(),
         files: component.shards.iter().map(file).collect(),
         problem: String::new(),
+        prefix: String::new(),
     }
 }
 
@@ -170,5 +196,5 @@ fn missing_file(snapshot: &Snapshot, path: &str) -> ModelFile {
 }
 
 fn problem(name: String, files: Vec<ModelFile>, failure: &Failure) -> ComponentFiles {
-    ComponentFiles { name, bytes: 0, files, problem: failure.message().to_owned() }
+    ComponentFiles { name, files, problem: failure.message().to_owned(), ..ComponentFiles::default() }
 }

@@ -135,6 +135,7 @@ async fn send_component(
         leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
         timings: Some(timings),
         attestation: Some(convert::attestation(component, attestations)),
+        assumptions: component.assumptions.clone(),
     };
     sender.send(Ok(Event::Component(message).into())).await?;
     for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {

@@ -65,6 +65,8 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         request: Request {
             selector: selector(request.model)?,
             component: component(request.component)?,
+            base: request.base.map(|base| selector(Some(base))).transpose()?,
+            overlay: request.overlay.map(|overlay| selector(Some(overlay))).transpose()?,
             layout,
             policy,
             verification,

@@ -21,9 +21,9 @@ use super::{Context, Failure, convert, request};
 use crate::{
     cache::{AcquireError, Cache, blocking},
     hub::HubError,
-    pipeline::{self, LoadError, Step, Watcher},
+    pipeline::{self, LoadError, Pinned, Step, Watcher},
     resolve::{Selector, Target},
-    snapshot::{FetchReport, Finding, Scope, Suspect, Verdict, Want},
+    snapshot::{Extent, FetchReport, Finding, Scope, Suspect, Verdict, Want},
 };
 
 /// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
@@ -41,7 +41,8 @@ pub(super) type VerifyStream = ReceiverStream<Result<VerifyResponse, Status>>;
 pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream, Status> {
     let selector = request::selector(request.model)?;
     let components = request::components(request.components)?;
-    let want = Want { components, whole: request.whole_repository, choice: selector.choice.clone() };
+    let extent = if request.whole_repository { Extent::Everything } else { Extent::Components };
+    let want = Want { components, extent, choice: selector.choice.clone() };
     let event = |event| PullResponse { event: Some(event) };
     Ok(run(
         context,
@@ -108,11 +109,11 @@ async fn pull_and_verify(
     let mut fetched = 0;
     loop {
         let pulled = cache.pull(selector, want.clone(), |step, sharers| progress(step, sharers)).await?;
-        let (Target::Hub(target), Some(pin), Some(report)) = (&*pulled.0, pulled.1, pulled.2) else {
+        let (Target::Hub(target), Some(pin), Some(report)) = (&*pulled.0.target, &pulled.0.pin, pulled.1) else {
             return Err(LoadError::from(HubError::NotAHubId { spec: selector.spec.clone() }).into());
         };
         fetched += report.bytes_fetched;
-        let model = target.at(&pin);
+        let model = target.at(pin);
         let suspect = |(path, listed): &(String, Listed)| Suspect {
             name: path.clone(),
             path: model.path.join(path),
@@ -153,7 +154,8 @@ async fn verify_all(
     let (model, suspects) = cache
         .stage("finding the model", move || -> Result<_, LoadError> {
             let (target, _) = pipeline::target(&selector, &worker.config().places)?;
-            let snapshot = pipeline::snapshot(&target, None, &selector.choice)?;
+            let pinned = Pinned { target: Arc::new(target), pin: None };
+            let snapshot = pipeline::snapshot(&pinned, &selector.choice, worker.pool())?;
             let suspects = pipeline::suspects_of(&snapshot, &components)?;
             Ok((Arc::new(snapshot.model), suspects))
         })

@@ -71,16 +71,19 @@ impl Attestations {
     }
 
     /// Attests, for as long as the daemon runs. A file that is not on the disk yet can still become another one.
-    pub fn attest(&self, blob: &BlobName, file: &FileIdentity) {
-        self.recent.insert(blob.clone(), (*file, SystemTime::now()));
+    pub fn attest(&self, blob: &BlobName, file: &FileIdentity) -> SystemTime {
+        let now = SystemTime::now();
+        self.recent.insert(blob.clone(), (*file, now));
+        now
     }
 
     /// Attests for good. Call it when the file is on the disk. A failure costs another hashing later, and is logged.
-    pub fn attest_for_good(&self, blob: &BlobName, file: &FileIdentity) {
-        self.attest(blob, file);
+    pub fn attest_for_good(&self, blob: &BlobName, file: &FileIdentity) -> SystemTime {
+        let now = self.attest(blob, file);
         if let Err(error) = self.write(blob, file) {
             tracing::warn!(%error, "an attestation cannot be kept");
         }
+        now
     }
 
     fn write(&self, blob: &BlobName, file: &FileIdentity) -> Result<(), redb::Error> {

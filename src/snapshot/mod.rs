@@ -21,13 +21,15 @@ use weightsd_core::{
     identity::ContentKey,
     index::{INDEX_BYTES_MAX, Index, IndexError},
     listing::{BlobName, Listing},
+    parts::{Inspection, Part},
+    preferred::{Ground, PreferredError, Rule, preferred},
     select::{self, SelectError, Selection},
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
 pub use self::{
     attest::Attestations,
-    fetch::{FetchError, FetchReport, Fetcher, FileProgress, FileState, FileStep, Told, Want},
+    fetch::{Extent, FetchError, FetchReport, Fetcher, FileProgress, FileState, FileStep, Told, Want},
     files::Files,
     remote::{Remote, RemoteComponent, RemoteError},
     verify::{Finding, Scope, Suspect, Verdict, VerifyError, verify},
@@ -58,6 +60,8 @@ pub struct Snapshot {
     pub missing_documents: Vec<String>,
     sites: Vec<ComponentSite>,
     choice: Choice,
+    /// The file that holds all components, when the model is one file.
+    single: Option<(String, Inspection)>,
 }
 
 /// One weight file of a component.
@@ -145,6 +149,15 @@ pub enum SnapshotError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Files without a word, several of which may be meant.
+    #[error("`{}` holds several files of weights and says nothing about them", path.display())]
+    Preferred {
+        /// The directory.
+        path: PathBuf,
+        /// Which.
+        #[source]
+        source: PreferredError,
+    },
     /// No weights, or more than one set.
     #[error(transparent)]
     Select(#[from] SelectError),
@@ -221,7 +234,8 @@ impl Snapshot {
         let facts = ModelFacts { files: files.names().to_vec(), documents };
         let family = family::detect(&facts);
         let choice = choice.clone();
-        let mut snapshot = Self { model, facts, family, files, missing_documents, sites: Vec::new(), choice };
+        let mut snapshot =
+            Self { model, facts, family, files, missing_documents, sites: Vec::new(), choice, single: None };
         snapshot.recognise()?;
         Ok(snapshot)
     }
@@ -239,6 +253,79 @@ impl Snapshot {
     #[must_use]
     pub fn sites(&self) -> &[ComponentSite] {
         &self.sites
+    }
+
+    /// The weights that nothing but their own names describe: those in the root of a model without a config. `None`
+    /// when there is a config, or when the weights lie in folders.
+    #[must_use]
+    pub fn bare_site(&self) -> Option<&ComponentSite> {
+        let is_bare = |site: &&ComponentSite| site.folder.is_empty() && site.config.is_none();
+        self.sites.iter().find(is_bare).filter(|_| self.family.id() == family::GENERIC && self.single.is_none())
+    }
+
+    /// The file that [`Self::bare_site`] means: the only one, or the one that the preference for files without a word
+    /// gives. `None` when the weights are sharded.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Preferred`].
+    pub fn bare_file(&self) -> Result<Option<ShardFile>, SnapshotError> {
+        let Some(site) = self.bare_site() else { return Ok(None) };
+        let name = match self.select(site) {
+            Ok(Selection::Files(names)) if names.len() == 1 => names.into_iter().next(),
+            Err(SnapshotError::Select(SelectError::Ambiguous { .. })) => {
+                let length = |name: &str| fs::metadata(self.files.path(name)).map(|metadata| metadata.len()).ok();
+                let names = self.facts.files.iter().map(String::as_str);
+                let preferred =
+                    preferred(names.filter_map(|name| Some((name, length(name)?))), Rule::NewerOrLargest)
+                        .map_err(|source| SnapshotError::Preferred { path: self.files.root().to_owned(), source })?;
+                preferred.files.into_iter().next().filter(|_| preferred.ground != Ground::Only)
+            }
+            _ => None,
+        };
+        name.map(|name| self.shard_file(&name)).transpose().map(Option::flatten)
+    }
+
+    /// One file as a component of its own.
+    #[must_use]
+    pub fn file(&self, shard: ShardFile) -> ComponentFiles {
+        let stem = shard.name.trim_end_matches(".safetensors").to_owned();
+        let site = ComponentSite { name: stem.clone(), folder: String::new(), stem, config: None };
+        ComponentFiles { site, index: None, witnesses: vec![shard.path.clone()], shards: vec![shard] }
+    }
+
+    /// The weights in the root.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn root_site(&self) -> Result<&ComponentSite, SnapshotError> {
+        let nothing = || SelectError::Nothing { folder: self.files.root().display().to_string() };
+        Ok(self.sites.iter().find(|site| site.folder.is_empty()).ok_or_else(nothing)?)
+    }
+
+    /// Takes `file` for the whole model: its parts are components of `family`.
+    pub fn adopt(&mut self, file: &str, family: &'static dyn Family, inspection: Inspection) {
+        let stem = file.trim_end_matches(".safetensors").to_owned();
+        let site = |part: &Part| ComponentSite {
+            name: part.component.to_owned(),
+            folder: String::new(),
+            stem: stem.clone(),
+            config: None,
+        };
+        self.family = family;
+        self.sites = inspection.parts.iter().map(site).collect();
+        self.single = Some((file.to_owned(), inspection));
+    }
+
+    /// What the file holds, when the model is one file.
+    #[must_use]
+    pub fn inspection(&self) -> Option<&Inspection> {
+        self.single.as_ref().map(|(_, inspection)| inspection)
+    }
+
+    /// Whether the model is one file.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.single.is_some()
     }
 
     /// Where the component of that name is.
@@ -279,7 +366,10 @@ impl Snapshot {
         let site = self.site(name)?;
         let mut witnesses = vec![self.folder(site)];
         witnesses.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
-        let selection = self.select(site)?;
+        let selection = match &self.single {
+            Some((file, _)) => Selection::Files(vec![file.clone()]),
+            None => self.select(site)?,
+        };
         if let Selection::Index(name) = &selection {
             witnesses.push(self.files.path(name));
         }

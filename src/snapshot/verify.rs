@@ -146,8 +146,7 @@ fn find(
         NotHashed::Changed => VerifyError::Changed { path: path() },
     })?;
     if found == blob.as_str() {
-        attestations.attest_for_good(blob, &identity);
-        return Ok((Some(identity), Finding::Good(SystemTime::now())));
+        return Ok((Some(identity), Finding::Good(attestations.attest_for_good(blob, &identity))));
     }
     attestations.forget(blob);
     let aside = match store {

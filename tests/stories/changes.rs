@@ -21,7 +21,7 @@ const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
 const TENSOR: &str = "decoder.conv_in.weight";
 
 /// Whether the component has the bytes that were written.
-fn is(component: &Component, written: &Written) -> bool {
+pub fn is(component: &Component, written: &Written) -> bool {
     component.tensors().all(|tensor| {
         let placed = written.tensor(component.name(), tensor.source_name()).unwrap();
         tensor.bytes() == written.read(placed).unwrap()

@@ -14,10 +14,22 @@ use weightsd_client::{
     Client, ConnectOptions, LoadRequest,
     proto::{Event, EventKind, WatchEventsRequest},
 };
-use weightsd_fixtures::{Checkpoint, Contents, Dims, HubFixture};
+use weightsd_fixtures::{Checkpoint, Contents, Dims, HubFixture, hub::Hub};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a daemon deals with a hub of a test, unless the test says otherwise: it gives up soon.
+const QUICK: [(&str, &str); 5] = [
+    ("--free-space", "0B"),
+    ("--hub-tries", "1"),
+    ("--hub-deadline", "3s"),
+    ("--hub-stall", "3s"),
+    ("--downloads", "4"),
+];
+
+/// Arguments and variables of a daemon.
+pub type Setting<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_weightsd");
@@ -92,7 +104,26 @@ impl Home {
     pub fn daemon_with(&self, arguments: &[&str]) -> Daemon {
         let mut command = self.command();
         command.arg("serve").args(arguments);
-        let daemon = self.start(command);
+        self.ready(self.start(command))
+    }
+
+    /// A daemon that asks this hub.
+    pub fn daemon_on(&self, hub: &Hub, arguments: &[&str]) -> Daemon {
+        self.daemon_so(hub, arguments, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn daemon_so(&self, hub: &Hub, arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command();
+        command.arg("serve").args(arguments).env("HF_ENDPOINT", hub.endpoint()).env_remove("HF_HUB_OFFLINE");
+        for (flag, value) in QUICK.iter().filter(|(flag, _)| !arguments.contains(flag)) {
+            command.args([flag, value]);
+        }
+        command.envs(variables.iter().copied());
+        self.ready(self.start(command))
+    }
+
+    fn ready(&self, daemon: Daemon) -> Daemon {
         eventually("the daemon listens", || UnixStream::connect(&daemon.socket).is_ok());
         daemon
     }
@@ -101,7 +132,10 @@ impl Home {
     /// for its child are closed.
     pub fn start(&self, mut command: Command) -> Daemon {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).unwrap();
-        command.env("WEIGHTSD_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        if !command.get_envs().any(|(name, _)| name == "WEIGHTSD_LOG") {
+            command.env("WEIGHTSD_LOG", "debug");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Daemon { child: command.spawn().unwrap(), socket: self.socket() }
     }
 

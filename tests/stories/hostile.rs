@@ -241,6 +241,7 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         keep_alive: case.keep_alive.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos }),
         client_name: expand(&case.client_name),
         verification: case.verification,
+        ..LoadComponentRequest::default()
     }
 }
 
@@ -248,14 +249,18 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
 async fn ask(service: &mut raw::Service, case: &Case, request: LoadComponentRequest) -> Result<Status, String> {
     let id = expand(&case.id);
     let model = request.model.clone();
-    let audit = AuditRequest { model: model.clone(), components: case.components.clone() };
+    let audit = AuditRequest { model: model.clone(), components: case.components.clone(), ..AuditRequest::default() };
     let answer = match case.call.as_deref() {
         None | Some("load") => {
             let looks = async {
                 // Whoever only looks is not hurt either, whatever the answer is.
                 let component = vec![request.component.clone()];
                 let resolved = service.clone().resolve(ResolveRequest { model: model.clone() }).await.err();
-                let audited = service.clone().audit(AuditRequest { model, components: component }).await.err();
+                let audited = service
+                    .clone()
+                    .audit(AuditRequest { model, components: component, ..AuditRequest::default() })
+                    .await
+                    .err();
                 [resolved, audited].into_iter().flatten().find(|status| status.code() == Code::Internal)
             };
             if let Some(status) = within(looks).await? {

@@ -1,5 +1,6 @@
 //! Stories about the real daemon on its real socket. `harness` starts and ends it; `client_process` is this program
-//! again, as a client in a process of its own; `raw` speaks the protocols without the client crate.
+//! again, as a client in a process of its own; `raw` speaks the protocols without the client crate; `hubs` has what stories about downloads
+//! share.
 
 #![allow(unreachable_pub)] // A test program exports nothing.
 
@@ -12,6 +13,18 @@ mod crashes;
 mod crowd;
 mod harness;
 mod hostile;
+mod hub_away;
+mod hub_commands;
+mod hub_disk;
+mod hub_fault_cases;
+mod hub_faults;
+mod hub_loads;
+mod hub_looks;
+mod hub_progress;
+mod hub_races;
+mod hub_resumes;
+mod hub_tokens;
+mod hubs;
 mod keeping;
 mod lending;
 mod lifecycle;
@@ -22,3 +35,4 @@ mod sharing;
 mod strangers;
 #[cfg(target_os = "linux")]
 mod true_size;
+mod verifying;

@@ -12,7 +12,7 @@ pub(super) struct Generic;
 
 impl Family for Generic {
     fn id(&self) -> &'static str {
-        "generic"
+        super::GENERIC
     }
 
     fn recognises(&self, _: &ModelFacts) -> bool {

@@ -189,6 +189,9 @@ pub fn inspect(table: &Table) -> Option<(&'static dyn Family, Inspection)> {
     inspections.filter(|(_, inspection)| !inspection.parts.is_empty()).max_by_key(|(_, inspection)| known(inspection))
 }
 
+/// The id of the family that takes everything.
+pub const GENERIC: &str = "generic";
+
 /// Families in the order in which they are asked; the last one takes everything.
 static FAMILIES: [&dyn Family; 3] = [&z_image::ZImage, &causal_lm::CausalLm, &generic::Generic];
 

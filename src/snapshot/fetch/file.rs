@@ -271,7 +271,7 @@ impl Download {
         self.attestations.attest(&blob, &identity);
         let attestations = Arc::clone(&self.attestations);
         tokio::task::spawn_blocking(move || match file.sync_all() {
-            Ok(()) => attestations.attest_for_good(&blob, &identity),
+            Ok(()) => drop(attestations.attest_for_good(&blob, &identity)),
             Err(error) => tracing::warn!(%blob, %error, "a downloaded file is not safely on the disk"),
         });
         Ok(())

@@ -46,10 +46,21 @@ const REPORTED_FILES_MAX: usize = 16;
 pub struct Want {
     /// Components; none means all.
     pub components: Vec<String>,
-    /// Everything that the commit has, README and all.
-    pub whole: bool,
+    /// How much of it.
+    pub extent: Extent,
     /// Which weights, where there are several.
     pub choice: Choice,
+}
+
+/// How much of a commit is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// The small JSON files.
+    Documents,
+    /// Those, and the weights of the components.
+    Components,
+    /// Everything, README and all.
+    Everything,
 }
 
 /// What a file's download is doing.
@@ -220,10 +231,11 @@ impl Fetcher {
     #[must_use]
     pub fn reports(&self) -> FetchReports {
         let name = |key: &SetKey| {
-            let what = match (key.want.whole, key.want.components.as_slice()) {
-                (true, _) => "everything".to_owned(),
-                (false, []) => "all components".to_owned(),
-                (false, components) => components.join(", "),
+            let what = match (key.want.extent, key.want.components.as_slice()) {
+                (Extent::Everything, _) => "everything".to_owned(),
+                (Extent::Documents, _) => "the configuration".to_owned(),
+                (Extent::Components, []) => "all components".to_owned(),
+                (Extent::Components, components) => components.join(", "),
             };
             format!("{what} of {}@{}", key.repo, key.revision)
         };
@@ -271,7 +283,7 @@ impl Set {
         let mut fetched = 0;
         let mut files = self.documents(&listing)?;
         fetched += self.download(&files, cockpit).await?;
-        if !self.key.want.whole {
+        if self.key.want.extent == Extent::Components {
             let indexes = self.indexes(&listing).await?;
             fetched += self.download(&indexes, cockpit).await?;
             files.extend(indexes);
@@ -287,7 +299,10 @@ impl Set {
         let want = &self.key.want;
         let patterns = files::glob_set(&want.choice.patterns)?;
         let matches = |path: &str| patterns.as_ref().is_none_or(|patterns| patterns.is_match(path));
-        let is_wanted = |path: &str| if want.whole { matches(path) } else { family::is_document(path) };
+        let is_wanted = |path: &str| match want.extent {
+            Extent::Everything => matches(path),
+            Extent::Documents | Extent::Components => family::is_document(path),
+        };
         let files = listing.iter().filter(|(path, _)| is_wanted(path));
         let files: Files = files.map(|(path, listed)| (path.to_owned(), listed.clone())).collect();
         let nothing = || !listing.iter().any(|(path, _)| matches(path));
@@ -313,7 +328,8 @@ impl Set {
                 false => want.components,
             };
             let one = |name: &String| {
-                let site = snapshot.site(name)?;
+                // What a file holds shows only when it is here.
+                let site = snapshot.site(name).or_else(|error| snapshot.bare_site().ok_or(error))?;
                 work(&snapshot, site, snapshot.select(site)?)
             };
             Ok(names.iter().map(one).collect::<Result<Vec<_>, _>>()?)

@@ -1,0 +1,136 @@
+//! Between the checkpoint and the plan: the tensors of the opened files under the names of their catalogue, whatever
+//! layout the files have, another file's laid over them where that is wanted, and all of it audited. Arithmetic on
+//! headers; the engine is [`weightsd_core::assemble`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weightsd_core::{
+    assemble::{self, AssembleError, Assembled, Inputs, Raw, declaration},
+    family::{ComponentSite, ConfigError, Description, Family, Identified, ModelFacts, Writer},
+    parts,
+    plan::Table,
+};
+
+use crate::snapshot::{Snapshot, SnapshotError};
+
+/// What is known of a component before its files are opened.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Its family.
+    pub family: &'static dyn Family,
+    /// Where it is.
+    pub site: ComponentSite,
+    facts: Arc<ModelFacts>,
+    description: Option<Description>,
+    model: Option<Identified>,
+    is_part: bool,
+}
+
+/// The tensors of files, and what the files say of themselves.
+#[derive(Debug)]
+pub struct Tensors<'a> {
+    /// All tensors, under their own names.
+    pub table: &'a Table,
+    /// `__metadata__`.
+    pub metadata: &'a BTreeMap<String, String>,
+    /// What is untidy and refuses nothing.
+    pub remarks: Vec<String>,
+    /// How many files.
+    pub files: u32,
+}
+
+/// Why there is no recipe.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// Its config cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The base model cannot be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The base model is of another kind.
+    #[error("the base model is of the family `{base}`, the weights are of `{family}`")]
+    OtherFamily {
+        /// The base's.
+        base: &'static str,
+        /// The weights'.
+        family: &'static str,
+    },
+}
+
+impl Recipe {
+    /// For the component at `site` of `snapshot`, with the configs of `base` where it is given.
+    ///
+    /// # Errors
+    /// [`RecipeError`].
+    pub fn new(
+        snapshot: &Snapshot,
+        site: &ComponentSite,
+        spec: &str,
+        base: Option<&Snapshot>,
+    ) -> Result<Self, RecipeError> {
+        let (family, is_part) = (snapshot.family, snapshot.is_single());
+        let model = family.identify(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
+        let description = match base {
+            Some(base) if base.family.id() != family.id() => {
+                return Err(RecipeError::OtherFamily { base: base.family.id(), family: family.id() });
+            }
+            Some(base) => Some(family.describe(base.site(&site.name)?, &base.facts)?),
+            // A file says nothing, and a folder without a config may be told by its tensors.
+            None if is_part => None,
+            None => match family.describe(site, &snapshot.facts) {
+                Err(ConfigError::Missing { .. }) if model.is_some() && snapshot.missing_documents.is_empty() => None,
+                described => Some(described?),
+            },
+        };
+        let (site, facts) = (site.clone(), Arc::new(snapshot.facts.clone()));
+        Ok(Self { family, site, facts, description, model, is_part })
+    }
+
+    /// What, beside the files, decides what the component becomes: configs, declarations, and the model it is taken for.
+    #[must_use]
+    pub fn fingerprint(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut add = |name: &str, content: &[u8]| {
+            bytes.extend_from_slice(format!("{name} {}\n", content.len()).as_bytes());
+            bytes.extend_from_slice(content);
+        };
+        match &self.description {
+            Some(description) => add("config", description.config.to_string().as_bytes()),
+            None => add("model", self.model.map_or("", |model| model.model.name).as_bytes()),
+        }
+        for (path, content) in self.facts.documents.iter().filter(|(path, _)| path.ends_with("quantization.json")) {
+            add(path, content);
+        }
+        bytes
+    }
+
+    /// Puts the component together and audits it.
+    ///
+    /// # Errors
+    /// [`AssembleError`].
+    pub fn assemble(&self, own: Tensors<'_>, other: Option<Tensors<'_>>) -> Result<Assembled, AssembleError> {
+        let Self { family, site, facts, description, model, is_part } = self;
+        let (component, family) = (site.name.as_str(), *family);
+        let mut raw = if *is_part {
+            let inspection = parts::inspect(own.table, family.parts());
+            Raw::of_part(own.table, &inspection, component, description.as_ref(), family)?
+        } else {
+            Raw::of_files(own.table, component, description.as_ref(), family, Writer::of(own.metadata))?
+        };
+        raw.remarks.splice(0..0, own.remarks);
+        let declared = declaration(facts, site, own.metadata)?;
+        let other =
+            other.map(|other| Raw::of_override(other.table, component, description.as_ref(), family)).transpose()?;
+        assemble::assemble(Inputs {
+            component,
+            family,
+            description: description.clone(),
+            model: *model,
+            raw,
+            shards: own.files,
+            other,
+            declaration: declared.as_ref(),
+        })
+    }
+}
