@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use weightsd_core::{
     assemble::{self, AssembleError, Assembled, Inputs, Raw, declaration},
     family::{ComponentSite, ConfigError, Description, Family, Identified, ModelFacts, Writer},
-    parts,
+    parts::Inspection,
     plan::Table,
 };
 
@@ -23,7 +23,8 @@ pub struct Recipe {
     facts: Arc<ModelFacts>,
     description: Option<Description>,
     model: Option<Identified>,
-    is_part: bool,
+    /// Where it lies in a file, when the model is one.
+    inspection: Option<Inspection>,
 }
 
 /// The tensors of files, and what the files say of themselves.
@@ -69,7 +70,7 @@ impl Recipe {
         spec: &str,
         base: Option<&Snapshot>,
     ) -> Result<Self, RecipeError> {
-        let (family, is_part) = (snapshot.family, snapshot.is_single());
+        let (family, inspection) = (snapshot.family, snapshot.inspection().cloned());
         let model = family.identify(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
         let description = match base {
             Some(base) if base.family.id() != family.id() => {
@@ -77,14 +78,14 @@ impl Recipe {
             }
             Some(base) => Some(family.describe(base.site(&site.name)?, &base.facts)?),
             // A file says nothing, and a folder without a config may be told by its tensors.
-            None if is_part => None,
+            None if inspection.is_some() => None,
             None => match family.describe(site, &snapshot.facts) {
                 Err(ConfigError::Missing { .. }) if model.is_some() && snapshot.missing_documents.is_empty() => None,
                 described => Some(described?),
             },
         };
         let (site, facts) = (site.clone(), Arc::new(snapshot.facts.clone()));
-        Ok(Self { family, site, facts, description, model, is_part })
+        Ok(Self { family, site, facts, description, model, inspection })
     }
 
     /// What, beside the files, decides what the component becomes: configs, declarations, and the model it is taken for.
@@ -110,13 +111,11 @@ impl Recipe {
     /// # Errors
     /// [`AssembleError`].
     pub fn assemble(&self, own: Tensors<'_>, other: Option<Tensors<'_>>) -> Result<Assembled, AssembleError> {
-        let Self { family, site, facts, description, model, is_part } = self;
+        let Self { family, site, facts, description, model, inspection } = self;
         let (component, family) = (site.name.as_str(), *family);
-        let mut raw = if *is_part {
-            let inspection = parts::inspect(own.table, family.parts());
-            Raw::of_part(own.table, &inspection, component, description.as_ref(), family)?
-        } else {
-            Raw::of_files(own.table, component, description.as_ref(), family, Writer::of(own.metadata))?
+        let mut raw = match inspection {
+            Some(inspection) => Raw::of_part(own.table, inspection, component, description.as_ref(), family)?,
+            None => Raw::of_files(own.table, component, description.as_ref(), family, Writer::of(own.metadata))?,
         };
         raw.remarks.splice(0..0, own.remarks);
         let declared = declaration(facts, site, own.metadata)?;

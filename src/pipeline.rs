@@ -226,8 +226,16 @@ pub enum LoadError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// Its tensors do not fit together.
-    #[error(transparent)]
-    Assemble(#[from] AssembleError),
+    #[error("`{component}` of {model} cannot be put together")]
+    Assemble {
+        /// The component.
+        component: String,
+        /// The model.
+        model: String,
+        /// Why.
+        #[source]
+        source: AssembleError,
+    },
     /// It cannot be lent in this layout.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -354,10 +362,10 @@ pub struct Subject {
 /// [`LoadError`].
 pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result<Prepared, LoadError> {
     let started = Instant::now();
-    let snapshot = snapshot(&subject.model, &request.selector.choice, pool)?;
     let choice =
         |selector: &Option<Selector>| selector.as_ref().map(|selector| selector.choice.clone()).unwrap_or_default();
-    let base = subject.base.as_ref().map(|base| self::snapshot(base, &choice(&request.base), pool)).transpose()?;
+    let base = subject.base.as_ref().map(|base| snapshot(base, &choice(&request.base), pool)).transpose()?;
+    let snapshot = snapshot_as(&subject.model, &request.selector.choice, base.as_ref(), pool)?;
     let overlay =
         subject.overlay.as_ref().map(|overlay| overlay_files(overlay, &choice(&request.overlay))).transpose()?;
     let files = snapshot.component(&request.component)?;
@@ -433,11 +441,26 @@ fn overlay_files(overlay: &Pinned, choice: &Choice) -> Result<ComponentFiles, Lo
 /// # Errors
 /// [`LoadError`].
 pub fn snapshot(model: &Pinned, choice: &Choice, pool: &ShardPool) -> Result<Snapshot, LoadError> {
+    snapshot_as(model, choice, None, pool)
+}
+
+/// The same, of a model that is of the kind of `base`, where one is given: a file without a config has its components,
+/// whatever their dimensions.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn snapshot_as(
+    model: &Pinned,
+    choice: &Choice,
+    base: Option<&Snapshot>,
+    pool: &ShardPool,
+) -> Result<Snapshot, LoadError> {
     let mut snapshot = Snapshot::list(model.target.on_disk(model.pin.as_ref())?, choice)?;
     if let Some(file) = snapshot.bare_file()? {
         let shard = pool.get_or_open(&file)?;
         let table = checkpoint::table(&shard, &file.name)?;
-        if let Some((family, inspection)) = family::inspect(&table) {
+        let of_base = |base: &Snapshot| Some((base.family, family::inspect_as(&table, base.family)?));
+        if let Some((family, inspection)) = base.and_then(of_base).or_else(|| family::inspect(&table)) {
             snapshot.adopt(&file.name, family, inspection);
         }
     }
@@ -485,7 +508,7 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Assembled,
     let (table, remarks) =
         table.map_err(|source| CheckpointError::Table { component: component.to_owned(), source })?;
     let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
-    Ok(recipe.assemble(Tensors { table: &table, metadata: &metadata, remarks, files }, None)?)
+    assemble(&recipe, &snapshot.model, Tensors { table: &table, metadata: &metadata, remarks, files }, None)
 }
 
 /// The weight files of a component.
@@ -508,7 +531,8 @@ pub fn load(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
 
     let auditing = Instant::now();
     watcher.step(&Step { phase: Phase::Audit, ..Step::default() });
-    let assembled = prepared.recipe.assemble(own.tensors(), other.as_ref().map(Checkpoint::tensors))?;
+    let other_tensors = other.as_ref().map(Checkpoint::tensors);
+    let assembled = assemble(&prepared.recipe, &prepared.model, own.tensors(), other_tensors)?;
     if prepared.policy == AuditPolicy::Strict && !assembled.report.is_clean() {
         return Err(LoadError::Audit(Box::new(assembled.report)));
     }
@@ -539,6 +563,18 @@ pub fn load(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
     })
 }
 
+fn assemble(
+    recipe: &Recipe,
+    model: &ResolvedModel,
+    own: Tensors<'_>,
+    other: Option<Tensors<'_>>,
+) -> Result<Assembled, LoadError> {
+    let component = || recipe.site.name.clone();
+    recipe
+        .assemble(own, other)
+        .map_err(|source| LoadError::Assemble { component: component(), model: model.to_string(), source })
+}
+
 /// What is taken from elsewhere for an audit.
 #[derive(Debug, Clone, Default)]
 pub struct Others {
@@ -564,5 +600,5 @@ pub fn audit_component(
     let recipe = Recipe::new(snapshot, &files.site, &snapshot.model.to_string(), base.as_ref())?;
     let own = checkpoint::open(&files, pool, &Unwatched)?;
     let other = overlay.map(|files| checkpoint::open(&files, pool, &Unwatched)).transpose()?;
-    Ok(recipe.assemble(own.tensors(), other.as_ref().map(Checkpoint::tensors))?)
+    assemble(&recipe, &snapshot.model, own.tensors(), other.as_ref().map(Checkpoint::tensors))
 }

@@ -200,10 +200,25 @@ fn owner<'a>(parts: &'a [Part], name: &str) -> Option<&'a Part> {
 /// Inspects a file by the rules of a family. Reads names, shapes and dtypes, no tensor.
 #[must_use]
 pub fn inspect(table: &Table, rules: &[PartRule]) -> Inspection {
+    inspect_by(table, rules, SharedPrefixes::ByShape)
+}
+
+/// What a part under a shared prefix must have beside its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedPrefixes {
+    /// The shapes of the family's models: nothing else tells whose it is.
+    ByShape,
+    /// Nothing: somebody says of which family the file is.
+    ByName,
+}
+
+/// Inspects a file, as [`inspect`] does.
+#[must_use]
+pub fn inspect_by(table: &Table, rules: &[PartRule], shared: SharedPrefixes) -> Inspection {
     let mut parts = Vec::new();
     let mut problems = Vec::new();
     for rule in rules {
-        match find(table, rule) {
+        match find(table, rule, shared) {
             Ok(prefix) => parts.push(Part {
                 component: rule.component,
                 prefix,
@@ -282,7 +297,7 @@ fn is_packed(table: &Table, name: &str) -> bool {
 }
 
 /// The prefix under which a component lies.
-fn find(table: &Table, rule: &PartRule) -> Result<String, PartProblem> {
+fn find(table: &Table, rule: &PartRule, shared: SharedPrefixes) -> Result<String, PartProblem> {
     let (component, title) = (rule.component, rule.title);
     let own: BTreeSet<String> = rule.prefixes.iter().flat_map(|prefix| expand(table, prefix)).collect();
     let whole = |prefixes: &mut dyn Iterator<Item = String>| -> Vec<String> {
@@ -291,7 +306,7 @@ fn find(table: &Table, rule: &PartRule) -> Result<String, PartProblem> {
     let mut found = whole(&mut own.iter().cloned());
     if found.is_empty() {
         let has_shapes = |prefix: &&&str| {
-            rule.shared_shapes.iter().all(|(name, shape)| {
+            shared == SharedPrefixes::ByName || rule.shared_shapes.iter().all(|(name, shape)| {
                 table.get(&format!("{prefix}{name}")).is_some_and(|tensor| tensor.info.shape == *shape)
             })
         };

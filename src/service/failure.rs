@@ -178,8 +178,8 @@ impl From<&LoadError> for Failure {
                     "name a base model of the same kind",
                 ),
             },
-            LoadError::Assemble(error) => {
-                let (code, reason) = match error {
+            LoadError::Assemble { component, source, .. } => {
+                let (code, reason) = match source {
                     AssembleError::NoPart { .. } => (Code::NotFound, ErrorReason::ComponentNotFound),
                     AssembleError::Config(_) | AssembleError::Infer(_) | AssembleError::Declaration(_) => {
                         (Code::FailedPrecondition, ErrorReason::InvalidConfig)
@@ -188,7 +188,7 @@ impl From<&LoadError> for Failure {
                         (Code::FailedPrecondition, ErrorReason::InvalidCheckpoint)
                     }
                 };
-                new(code, reason, String::new(), error.hint())
+                new(code, reason, component.clone(), source.hint())
             }
             LoadError::Checkpoint(error) => checkpoint(error, message),
             LoadError::Audit(report) => Self {

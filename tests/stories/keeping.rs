@@ -178,6 +178,8 @@ async fn a_load_that_takes_too_long_ends_with_an_error() {
     let model = home.path().join("heavy");
     fs::create_dir(&model).unwrap();
     fs::write(model.join("model.safetensors"), heavy(100_000)).unwrap();
+    // With a config its weights are not looked at before they are loaded.
+    fs::write(model.join("config.json"), "{}").unwrap();
     let daemon = home.daemon_with(&["--load-deadline", "1ms"]);
     let client = daemon.client().await;
     let error = client.load(LoadRequest::new(model.display().to_string(), "model"), |_| ()).await.unwrap_err();

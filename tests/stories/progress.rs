@@ -140,6 +140,8 @@ async fn a_reader_that_never_reads_holds_up_nobody_and_learns_what_it_missed() {
     home.tiny(REPO);
     fs::create_dir(home.path().join("broken")).unwrap();
     fs::write(home.path().join("broken/model.safetensors"), "?").unwrap();
+    // With a config its weights are not looked at before they are loaded.
+    fs::write(home.path().join("broken/config.json"), "{}").unwrap();
     let broken = format!("{}{}/broken", home.path().display(), "/.".repeat(1900));
     let daemon = home.daemon_with(&["--grace", "100ms"]);
     let client = daemon.client().await;

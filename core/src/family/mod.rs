@@ -189,6 +189,13 @@ pub fn inspect(table: &Table) -> Option<(&'static dyn Family, Inspection)> {
     inspections.filter(|(_, inspection)| !inspection.parts.is_empty()).max_by_key(|(_, inspection)| known(inspection))
 }
 
+/// What a file holds of which somebody says that it is of this family. `None` when nothing in it is.
+#[must_use]
+pub fn inspect_as(table: &Table, family: &dyn Family) -> Option<Inspection> {
+    let inspection = parts::inspect_by(table, family.parts(), SharedPrefixes::ByName);
+    (!inspection.parts.is_empty()).then_some(inspection)
+}
+
 /// The id of the family that takes everything.
 pub const GENERIC: &str = "generic";
 
