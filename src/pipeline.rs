@@ -12,69 +12,40 @@
 //! missing, which [`fetch`] brings. [`load`] opens the component. `prepare` and `load` block, and run on threads that
 //! may.
 
+mod error;
+mod progress;
+mod request;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use weightsd_core::{
-    assemble::{AssembleError, Assembled},
-    audit::AuditReport,
-    family::{self, ConfigError},
+    assemble::Assembled,
+    family,
     identity::{ComponentId, IdentityInputs},
-    plan::{self, Layout, PlanError},
-    spec::{Commit, SpecError},
+    plan::{self, Layout},
+    spec::Commit,
 };
 
+pub use self::{
+    error::LoadError,
+    progress::{Phase, Step, Unwatched, Watcher},
+    request::{AuditPolicy, Needed, Others, Pinned, Request, Subject, Verification},
+};
 use crate::{
-    assembly::{Recipe, RecipeError, Tensors},
+    assembly::{Recipe, Tensors},
     checkpoint::{self, Checkpoint, CheckpointError, ShardPool},
     component::{Component, Timings},
-    hub::{Hub, HubError, Patience, RepoStore},
-    resolve::{self, Choice, Pin, Places, ResolveError, ResolvedModel, Selector, Target},
+    hub::{Hub, Patience, RepoStore},
+    resolve::{self, Choice, Pin, Places, ResolvedModel, Selector, Target},
     snapshot::{
-        Attestations, ComponentFiles, FetchError, FetchReport, Fetcher, FileProgress, Remote, RemoteError, Scope,
-        ShardFile, Snapshot, SnapshotError, Suspect, Verdict, VerifyError, Want, verify,
+        Attestations, ComponentFiles, FetchReport, Fetcher, Remote, Scope, ShardFile, Snapshot, Suspect, Verdict, Want,
+        verify,
     },
 };
-
-/// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Request {
-    /// The model.
-    pub selector: Selector,
-    /// The component's name.
-    pub component: String,
-    /// The model whose configs are taken, where the model has none.
-    pub base: Option<Selector>,
-    /// A file whose tensors take the place of some of the component's.
-    pub overlay: Option<Selector>,
-    /// The layout.
-    pub layout: Layout,
-    /// What a failed audit does.
-    pub policy: AuditPolicy,
-    /// When the content is compared with its hashes.
-    pub verification: Verification,
-}
-
-/// When files that were on this machine before are hashed. What the daemon downloads is hashed as it comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verification {
-    /// Once, after they are lent; holders are told if something is wrong.
-    Afterwards,
-    /// Once, before they are lent.
-    Before,
-}
-
-/// What is done with a component that does not match its catalogue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AuditPolicy {
-    /// It is refused.
-    Strict,
-    /// It is lent all the same.
-    ReportOnly,
-}
 
 /// A request of which it is known what it means: everything but the tensors.
 #[derive(Debug)]
@@ -122,146 +93,6 @@ impl Prepared {
     /// The files that [`load`] will open.
     pub fn shards(&self) -> impl Iterator<Item = &Path> {
         self.all_files().flat_map(|files| &files.shards).map(|shard| shard.path.as_path())
-    }
-}
-
-/// What a load is doing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Phase {
-    /// Finding the model and its files.
-    #[default]
-    Resolve,
-    /// Downloading what is missing.
-    Download,
-    /// Comparing files with their hashes.
-    Verify,
-    /// Opening shards and reading headers.
-    Open,
-    /// Auditing and placing.
-    Audit,
-}
-
-/// How far a load is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Step {
-    /// What it is doing.
-    pub phase: Phase,
-    /// The file it works on, below the model's directory.
-    pub file: String,
-    /// Files done.
-    pub files_done: usize,
-    /// Files in all; 0 while unknown.
-    pub files_total: usize,
-    /// Bytes done.
-    pub bytes_done: u64,
-    /// Bytes in all; 0 while unknown.
-    pub bytes_total: u64,
-    /// Bytes that come in a second; 0 while unknown.
-    pub bytes_per_second: u64,
-    /// How long it will take; `None` while unknown.
-    pub remaining: Option<Duration>,
-    /// Files on their way.
-    pub files: Vec<FileProgress>,
-}
-
-/// Whoever watches a load.
-pub trait Watcher: Sync {
-    /// Called when something moved. Must not block.
-    fn step(&self, step: &Step);
-    /// Whether the result is of no interest any more.
-    fn is_abandoned(&self) -> bool;
-}
-
-/// A watcher that does not look.
-#[derive(Debug, Clone, Copy)]
-pub struct Unwatched;
-
-impl Watcher for Unwatched {
-    fn step(&self, _: &Step) {}
-    fn is_abandoned(&self) -> bool {
-        false
-    }
-}
-
-/// Why a load failed: one variant a stage.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The model was not found.
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    /// The hub does not say what it means.
-    #[error(transparent)]
-    Hub(#[from] HubError),
-    /// Its files cannot be used.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// Its files do not come.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// It cannot be looked at where it is.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    /// Its files were not verified.
-    #[error(transparent)]
-    Verify(#[from] VerifyError),
-    /// A file is not what its name says, and it cannot be fetched again.
-    #[error("`{name}` is damaged: its hash is {found}, expected {expected}; it was moved to `{}`", aside.display())]
-    Corrupt {
-        /// The file, below the model's directory.
-        name: String,
-        /// By its name.
-        expected: String,
-        /// By its content.
-        found: String,
-        /// Where it is now.
-        aside: PathBuf,
-    },
-    /// The shards cannot be used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The audit refused it.
-    #[error("`{}` does not match its catalogue: {}", .0.component, .0.summary())]
-    Audit(Box<AuditReport>),
-    /// It cannot be put together.
-    #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    /// Its tensors do not fit together.
-    #[error("`{component}` of {model} cannot be put together")]
-    Assemble {
-        /// The component.
-        component: String,
-        /// The model.
-        model: String,
-        /// Why.
-        #[source]
-        source: AssembleError,
-    },
-    /// It cannot be lent in this layout.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-}
-
-impl LoadError {
-    /// Whether something is not on this machine that a hub may have.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
-        match self {
-            Self::Resolve(error) => {
-                matches!(error, ResolveError::RepoNotCached { .. } | ResolveError::RevisionNotCached { .. })
-            }
-            Self::Snapshot(error) => matches!(
-                error,
-                SnapshotError::Incomplete { .. } | SnapshotError::NoSuchComponent { .. } | SnapshotError::Select(_)
-            ),
-            Self::Recipe(RecipeError::Config(ConfigError::Missing { .. })) => true,
-            _ => false,
-        }
-    }
-}
-
-impl From<SpecError> for LoadError {
-    fn from(error: SpecError) -> Self {
-        Self::Resolve(error.into())
     }
 }
 
@@ -336,26 +167,6 @@ pub async fn fetch(
     Ok(Some(fetcher.fetch(target, pin, want, progress).await?))
 }
 
-/// A name that was looked up: what it names, and the commit it means.
-#[derive(Debug, Clone)]
-pub struct Pinned {
-    /// What it names.
-    pub target: Arc<Target>,
-    /// The commit.
-    pub pin: Option<Pin>,
-}
-
-/// What a request names, looked up.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// The model.
-    pub model: Pinned,
-    /// The model whose configs are taken.
-    pub base: Option<Pinned>,
-    /// The file that is laid over it.
-    pub overlay: Option<Pinned>,
-}
-
 /// Lists the files of the model of `request`, as far as they are on this machine. Blocks.
 ///
 /// # Errors
@@ -401,15 +212,6 @@ pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result
         started,
         timings: Timings { resolve: started.elapsed(), ..Timings::default() },
     })
-}
-
-/// What is needed of a model beside the one that is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needed {
-    /// Its configs.
-    Documents,
-    /// The weights in its root.
-    RootWeights,
 }
 
 /// Whether what is needed of a model is on this machine. Blocks.
@@ -570,18 +372,11 @@ fn assemble(
     other: Option<Tensors<'_>>,
 ) -> Result<Assembled, LoadError> {
     let component = || recipe.site.name.clone();
-    recipe
-        .assemble(own, other)
-        .map_err(|source| LoadError::Assemble { component: component(), model: model.to_string(), source })
-}
-
-/// What is taken from elsewhere for an audit.
-#[derive(Debug, Clone, Default)]
-pub struct Others {
-    /// The model whose configs are taken.
-    pub base: Option<(Pinned, Choice)>,
-    /// The file that is laid over the component.
-    pub overlay: Option<(Pinned, Choice)>,
+    recipe.assemble(own, other).map_err(|source| LoadError::Assemble {
+        component: component(),
+        model: model.to_string(),
+        source,
+    })
 }
 
 /// Audits a component of `snapshot` from its headers. Blocks.

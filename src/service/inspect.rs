@@ -13,7 +13,7 @@ use super::{Context, Failure, convert, request};
 use crate::{
     cache::{AcquireError, Cache},
     pipeline::{self, LoadError, Needed, Others, Pinned},
-    resolve::Selector,
+    resolve::{Choice, Selector},
     snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
 
@@ -22,7 +22,7 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
     // A shutdown waits for the answer.
     let _token = context.cache.tasks().token();
     let spec = selector.spec.clone();
-    let place = Place::find(&context.cache, selector).await.map_err(|error| Failure::from(&error))?;
+    let place = Place::find(&context.cache, selector, None).await.map_err(|error| Failure::from(&error))?;
     let mut components = Vec::new();
     for site in place.snapshot().sites() {
         components.push(place.component(&context.cache, &site.name).await);
@@ -46,7 +46,8 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     let overlay = request.overlay.map(|overlay| request::selector(Some(overlay))).transpose()?;
     let _token = context.cache.tasks().token();
     let others = others(&context.cache, base, overlay).await.map_err(|error| Failure::from(&error))?;
-    let place = Place::find(&context.cache, selector).await.map_err(|error| Failure::from(&error))?;
+    let base = others.base.clone();
+    let place = Place::find(&context.cache, selector, base).await.map_err(|error| Failure::from(&error))?;
     if names.is_empty() {
         names = place.snapshot().sites().iter().map(|site| site.name.clone()).collect();
     }
@@ -84,11 +85,18 @@ enum Place {
 }
 
 impl Place {
-    async fn find(cache: &Arc<Cache>, selector: Selector) -> Result<Self, AcquireError> {
+    async fn find(
+        cache: &Arc<Cache>,
+        selector: Selector,
+        base: Option<(Pinned, Choice)>,
+    ) -> Result<Self, AcquireError> {
         let pinned = cache.pinned(&selector).await?;
         let here = {
             let (asked, choice, worker) = (pinned.clone(), selector.choice.clone(), Arc::clone(cache));
-            let list = move || pipeline::snapshot(&asked, &choice, worker.pool());
+            let list = move || {
+                let base = base.map(|(base, choice)| pipeline::snapshot(&base, &choice, worker.pool())).transpose()?;
+                pipeline::snapshot_as(&asked, &choice, base.as_ref(), worker.pool())
+            };
             cache.in_time("resolving", cache.stage("resolving", list)).await?
         };
         match here {

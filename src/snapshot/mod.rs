@@ -322,12 +322,6 @@ impl Snapshot {
         self.single.as_ref().map(|(_, inspection)| inspection)
     }
 
-    /// Whether the model is one file.
-    #[must_use]
-    pub fn is_single(&self) -> bool {
-        self.single.is_some()
-    }
-
     /// Where the component of that name is.
     ///
     /// # Errors

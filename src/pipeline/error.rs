@@ -1,0 +1,97 @@
+//! Why the pipeline failed.
+
+use std::path::PathBuf;
+
+use weightsd_core::{
+    assemble::AssembleError, audit::AuditReport, family::ConfigError, plan::PlanError, spec::SpecError,
+};
+
+use crate::{
+    assembly::RecipeError,
+    checkpoint::CheckpointError,
+    hub::HubError,
+    resolve::ResolveError,
+    snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
+};
+
+/// Why a load failed: one variant a stage.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The model was not found.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The hub does not say what it means.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// Its files cannot be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Its files do not come.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// It cannot be looked at where it is.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Its files were not verified.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// A file is not what its name says, and it cannot be fetched again.
+    #[error("`{name}` is damaged: its hash is {found}, expected {expected}; it was moved to `{}`", aside.display())]
+    Corrupt {
+        /// The file, below the model's directory.
+        name: String,
+        /// By its name.
+        expected: String,
+        /// By its content.
+        found: String,
+        /// Where it is now.
+        aside: PathBuf,
+    },
+    /// The shards cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The audit refused it.
+    #[error("`{}` does not match its catalogue: {}", .0.component, .0.summary())]
+    Audit(Box<AuditReport>),
+    /// It cannot be put together.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Its tensors do not fit together.
+    #[error("`{component}` of {model} cannot be put together")]
+    Assemble {
+        /// The component.
+        component: String,
+        /// The model.
+        model: String,
+        /// Why.
+        #[source]
+        source: AssembleError,
+    },
+    /// It cannot be lent in this layout.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+impl LoadError {
+    /// Whether something is not on this machine that a hub may have.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Resolve(error) => {
+                matches!(error, ResolveError::RepoNotCached { .. } | ResolveError::RevisionNotCached { .. })
+            }
+            Self::Snapshot(error) => matches!(
+                error,
+                SnapshotError::Incomplete { .. } | SnapshotError::NoSuchComponent { .. } | SnapshotError::Select(_)
+            ),
+            Self::Recipe(RecipeError::Config(ConfigError::Missing { .. })) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<SpecError> for LoadError {
+    fn from(error: SpecError) -> Self {
+        Self::Resolve(error.into())
+    }
+}

@@ -1,0 +1,63 @@
+//! How far the pipeline is, and who watches it.
+
+use std::time::Duration;
+
+use crate::snapshot::FileProgress;
+
+/// What a load is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Finding the model and its files.
+    #[default]
+    Resolve,
+    /// Downloading what is missing.
+    Download,
+    /// Comparing files with their hashes.
+    Verify,
+    /// Opening shards and reading headers.
+    Open,
+    /// Auditing and placing.
+    Audit,
+}
+
+/// How far a load is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    /// What it is doing.
+    pub phase: Phase,
+    /// The file it works on, below the model's directory.
+    pub file: String,
+    /// Files done.
+    pub files_done: usize,
+    /// Files in all; 0 while unknown.
+    pub files_total: usize,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes in all; 0 while unknown.
+    pub bytes_total: u64,
+    /// Bytes that come in a second; 0 while unknown.
+    pub bytes_per_second: u64,
+    /// How long it will take; `None` while unknown.
+    pub remaining: Option<Duration>,
+    /// Files on their way.
+    pub files: Vec<FileProgress>,
+}
+
+/// Whoever watches a load.
+pub trait Watcher: Sync {
+    /// Called when something moved. Must not block.
+    fn step(&self, step: &Step);
+    /// Whether the result is of no interest any more.
+    fn is_abandoned(&self) -> bool;
+}
+
+/// A watcher that does not look.
+#[derive(Debug, Clone, Copy)]
+pub struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn step(&self, _: &Step) {}
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+}
