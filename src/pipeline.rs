@@ -375,7 +375,7 @@ fn assemble(
     recipe.assemble(own, other).map_err(|source| LoadError::Assemble {
         component: component(),
         model: model.to_string(),
-        source,
+        source: Box::new(source),
     })
 }
 

@@ -165,12 +165,17 @@ impl HubError {
         }
     }
 
-    /// Whether the hub could not be asked, so that what was known before still counts.
+    /// Whether the hub could not be asked, so that what was known before still counts. An answer that is none comes from
+    /// something in its place, such as the page on which a network wants its users to log in.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(
             self,
-            Self::Offline { .. } | Self::Unreachable { .. } | Self::RateLimited { .. } | Self::Failing { .. }
+            Self::Offline { .. }
+                | Self::Unreachable { .. }
+                | Self::RateLimited { .. }
+                | Self::Failing { .. }
+                | Self::Malformed { .. }
         )
     }
 }

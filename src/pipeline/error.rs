@@ -65,7 +65,7 @@ pub enum LoadError {
         model: String,
         /// Why.
         #[source]
-        source: AssembleError,
+        source: Box<AssembleError>,
     },
     /// It cannot be lent in this layout.
     #[error(transparent)]

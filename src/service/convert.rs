@@ -3,7 +3,6 @@
 use std::{path::Path, time::Duration};
 
 use weightsd_core::{
-    assemble::Assembled,
     audit::{AuditReport, DtypeTotal, Mismatch, OriginTotal},
     family::Identified,
     identity::ContentKey,
@@ -19,7 +18,7 @@ use weightsd_segment::FileIdentity;
 use crate::{
     checkpoint::OpenShard,
     component::Component,
-    pipeline::{Phase, Step},
+    pipeline::{Audited, Phase, Step},
     resolve::{ModelKind, ResolvedModel},
     snapshot::{Attestations, FileProgress, FileState, ShardFile},
 };
@@ -37,10 +36,13 @@ pub fn audit_report(report: &AuditReport) -> v1::AuditReport {
     report_of(report, SAMPLE)
 }
 
-/// A report as a message, with all names, and what was assumed.
-pub(super) fn assembled(assembled: &Assembled, full: bool) -> v1::AuditReport {
-    let mut message = report_of(&assembled.report, if full { FULL } else { SAMPLE });
-    message.assumptions = assembled.assumptions.iter().map(ToString::to_string).collect();
+/// A report as a message, with all names, where they come from, and what was assumed.
+pub(crate) fn audited(audited: &Audited, full: bool) -> v1::AuditReport {
+    let mut message = report_of(&audited.assembled.report, if full { FULL } else { SAMPLE });
+    message.assumptions = audited.assembled.assumptions.iter().map(ToString::to_string).collect();
+    for origin in &mut message.origins {
+        origin.file = audited.files.get(origin.segment as usize).cloned().unwrap_or_default();
+    }
     message
 }
 
@@ -73,6 +75,7 @@ fn report_of(report: &AuditReport, names_max: usize) -> v1::AuditReport {
         renamed: total.renamed,
         reshaped: total.reshaped,
         rows: total.rows,
+        file: String::new(),
     };
     v1::AuditReport {
         component: report.component.clone(),
@@ -201,7 +204,7 @@ fn packing(packed: &Packed) -> v1::Packing {
 }
 
 /// A model that its family knows, with its preset.
-pub(super) fn known(identified: &Identified) -> v1::KnownModel {
+pub(crate) fn known(identified: &Identified) -> v1::KnownModel {
     let preset = identified.model.preset;
     v1::KnownModel {
         name: identified.model.name.to_owned(),
@@ -215,7 +218,7 @@ pub(super) fn known(identified: &Identified) -> v1::KnownModel {
 }
 
 /// What a file holds.
-pub(super) fn inspection(inspection: &Inspection) -> v1::FileInspection {
+pub(crate) fn inspection(inspection: &Inspection) -> v1::FileInspection {
     let kind = match inspection.kind {
         FileKind::AllInOne => "all-in-one",
         FileKind::SomeParts => "several parts",

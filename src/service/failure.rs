@@ -179,7 +179,7 @@ impl From<&LoadError> for Failure {
                 ),
             },
             LoadError::Assemble { component, source, .. } => {
-                let (code, reason) = match source {
+                let (code, reason) = match **source {
                     AssembleError::NoPart { .. } => (Code::NotFound, ErrorReason::ComponentNotFound),
                     AssembleError::Config(_) | AssembleError::Infer(_) | AssembleError::Declaration(_) => {
                         (Code::FailedPrecondition, ErrorReason::InvalidConfig)
