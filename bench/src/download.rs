@@ -71,7 +71,7 @@ pub(crate) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ways: [Way<'_>; 5] = [
         ("curl, nothing verified", Box::new(|case| curl(&hub, case, &into))),
-        ("curl | tee | sha256sum", Box::new(|case| curl_and_hash(&hub, case, &into))),
+        ("curl, tee, sha256sum", Box::new(|case| curl_and_hash(&hub, case, &into))),
         ("weightsd pull, verified", Box::new(|case| weightsd(&hub, case, program, &into, &runtime))),
         ("Python snapshot_download", Box::new(|case| snapshot_download(&hub, case, python, &into))),
         ("the disk: write and nothing else", Box::new(|case| write_only(case, &into))),
@@ -79,8 +79,11 @@ pub(crate) fn run(
     println!("| files | way | seconds (p50 of {rounds}) | MB/s | ratio to curl |\n|---|---|---|---|---|");
     for case in &cases {
         let mut times = vec![Vec::new(); ways.len()];
-        for _ in 0..rounds {
-            for (way, times) in ways.iter().zip(&mut times) {
+        for round in 0..rounds {
+            for at in 0..ways.len() {
+                // Nobody always comes after the same one, and inherits what that one did to memory and disk.
+                let at = (at + round) % ways.len();
+                let (way, times) = (&ways[at], &mut times[at]);
                 let _ = fs::remove_dir_all(&into);
                 fs::create_dir_all(&into)?;
                 // What the last one left in memory is not written at this one's cost.
@@ -130,7 +133,7 @@ fn url(hub: &Hub, case: &Case, file: &str) -> String {
 
 fn curl(hub: &Hub, case: &Case, into: &Path) -> anyhow::Result<Duration> {
     let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--fail", "--location", "--parallel"]);
+    command.args(["--no-progress-meter", "--fail", "--location", "--parallel"]).stderr(Stdio::null());
     for (file, _) in &case.files {
         command.arg("--output").arg(into.join(file)).arg(url(hub, case, file));
     }
