@@ -11,7 +11,7 @@ use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
     flight::{Boarding, Cargo, Cockpit},
-    pipeline::{self, Prepared, Step, Watcher},
+    pipeline::{self, LoadError, Prepared, Step, Watcher},
 };
 
 /// A flight as a list shows it.
@@ -85,7 +85,13 @@ impl Cache {
             Reporter { name: Arc::clone(&name), cockpit: Arc::clone(&cockpit), abandoned: Arc::clone(&abandoned) };
         reporter.step(&Step::default());
         let pool = Arc::clone(self.pool());
-        let work = self.stage("the load", move || pipeline::load(prepared, &pool, &reporter));
+        let attestations = Arc::clone(&self.config.attestations);
+        let work = self.stage("the load", move || {
+            let loaded = pipeline::load(prepared, &pool, &reporter)?;
+            // Looked up here, where waiting is allowed: whoever asks later is answered from memory.
+            let _ = loaded.was_verified(&attestations);
+            Ok::<_, LoadError>(loaded)
+        });
         tokio::pin!(work);
         let result = tokio::select! {
             result = &mut work => result,

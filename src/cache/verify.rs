@@ -121,7 +121,7 @@ impl Cache {
 
     async fn verify_now(self: &Arc<Self>, component: &Arc<Component>) {
         let (attestations, known) = (Arc::clone(&self.config.attestations), Arc::clone(component));
-        if let Ok(Some(_)) = super::blocking("attestations", move || known.verified(&attestations)).await {
+        if let Ok(Some(_)) = super::blocking("attestations", move || known.was_verified(&attestations)).await {
             return;
         }
         let (id, model) = (component.id, Arc::clone(&component.model));

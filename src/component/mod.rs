@@ -9,8 +9,10 @@ use prost::bytes::Bytes;
 use weightsd_core::{
     audit::AuditReport,
     identity::ComponentId,
+    listing::BlobName,
     plan::{Layout, Placed},
 };
+use weightsd_segment::FileIdentity;
 
 use crate::{
     checkpoint::OpenShard,
@@ -74,12 +76,21 @@ impl Component {
     }
 
     /// When all its files were found to be what their names say: the earliest of the times, `None` unless each has one.
+    /// Never waits.
     #[must_use]
     pub fn verified(&self, attestations: &Attestations) -> Option<SystemTime> {
-        let attested = |(suspect, segment): (&Suspect, &Arc<OpenShard>)| {
-            attestations.get(suspect.blob.as_ref()?, segment.file.identity())
-        };
-        let times = self.suspects.iter().zip(&self.segments).map(attested).collect::<Option<Vec<_>>>()?;
+        self.attested(|blob, file| attestations.recent(blob, file))
+    }
+
+    /// The same, of the attestations that outlived the last daemon too. Blocks.
+    #[must_use]
+    pub fn was_verified(&self, attestations: &Attestations) -> Option<SystemTime> {
+        self.attested(|blob, file| attestations.get(blob, file))
+    }
+
+    fn attested(&self, at: impl Fn(&BlobName, &FileIdentity) -> Option<SystemTime>) -> Option<SystemTime> {
+        let one = |(suspect, segment): (&Suspect, &Arc<OpenShard>)| at(suspect.blob.as_ref()?, segment.file.identity());
+        let times = self.suspects.iter().zip(&self.segments).map(one).collect::<Option<Vec<_>>>()?;
         times.into_iter().min()
     }
 

@@ -39,12 +39,18 @@ impl Attestations {
         Self { path, database: OnceLock::new(), recent: DashMap::new(), writing: Mutex::new(()) }
     }
 
+    /// As [`Self::get`], as far as it was asked for or attested since the start. Never waits.
+    #[must_use]
+    pub fn recent(&self, blob: &BlobName, file: &FileIdentity) -> Option<SystemTime> {
+        self.recent.get(blob).filter(|recent| recent.0 == *file).map(|recent| recent.1)
+    }
+
     /// When the file of that identity was found to be the blob of that name; `None` when it never was. May wait for the
     /// disk.
     #[must_use]
     pub fn get(&self, blob: &BlobName, file: &FileIdentity) -> Option<SystemTime> {
-        if let Some(recent) = self.recent.get(blob).filter(|recent| recent.0 == *file) {
-            return Some(recent.1);
+        if let Some(recent) = self.recent(blob, file) {
+            return Some(recent);
         }
         let found = self.read(blob, file).unwrap_or_else(|error| {
             tracing::warn!(%error, "the attestations cannot be read");
