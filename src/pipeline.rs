@@ -300,17 +300,19 @@ pub fn suspects_of(snapshot: &Snapshot, components: &[String]) -> Result<Vec<Sus
 ///
 /// # Errors
 /// [`LoadError`].
-pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Assembled, LoadError> {
+pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, LoadError> {
     let found = remote.component(component).await?;
     let headers = remote.headers(&found).await?;
     let snapshot = &remote.snapshot;
     let metadata = headers.iter().flat_map(|(_, header)| header.metadata.clone()).collect();
+    let names = headers.iter().map(|(name, _)| name.clone()).collect();
     let files = u32::try_from(headers.len()).unwrap_or(u32::MAX);
     let table = found.table(headers);
     let (table, remarks) =
         table.map_err(|source| CheckpointError::Table { component: component.to_owned(), source })?;
     let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
-    assemble(&recipe, &snapshot.model, Tensors { table: &table, metadata: &metadata, remarks, files }, None)
+    let own = Tensors { table: &table, metadata: &metadata, remarks, files };
+    Ok(Audited { assembled: assemble(&recipe, &snapshot.model, own, None)?, files: names })
 }
 
 /// The weight files of a component.
@@ -379,6 +381,15 @@ fn assemble(
     })
 }
 
+/// A component that was put together to be looked at.
+#[derive(Debug)]
+pub struct Audited {
+    /// The component.
+    pub assembled: Assembled,
+    /// Its files, and after them those laid over it.
+    pub files: Vec<String>,
+}
+
 /// Audits a component of `snapshot` from its headers. Blocks.
 ///
 /// # Errors
@@ -388,12 +399,15 @@ pub fn audit_component(
     component: &str,
     others: &Others,
     pool: &ShardPool,
-) -> Result<Assembled, LoadError> {
+) -> Result<Audited, LoadError> {
     let files = snapshot.component(component)?;
     let base = others.base.as_ref().map(|(base, choice)| self::snapshot(base, choice, pool)).transpose()?;
     let overlay = others.overlay.as_ref().map(|(overlay, choice)| overlay_files(overlay, choice)).transpose()?;
     let recipe = Recipe::new(snapshot, &files.site, &snapshot.model.to_string(), base.as_ref())?;
     let own = checkpoint::open(&files, pool, &Unwatched)?;
-    let other = overlay.map(|files| checkpoint::open(&files, pool, &Unwatched)).transpose()?;
-    assemble(&recipe, &snapshot.model, own.tensors(), other.as_ref().map(Checkpoint::tensors))
+    let other = overlay.as_ref().map(|files| checkpoint::open(files, pool, &Unwatched)).transpose()?;
+    let assembled = assemble(&recipe, &snapshot.model, own.tensors(), other.as_ref().map(Checkpoint::tensors))?;
+    let names = files.shards.iter().map(|shard| shard.name.clone());
+    let others = overlay.iter().flat_map(|files| &files.shards).map(|shard| shard.path.display().to_string());
+    Ok(Audited { assembled, files: names.chain(others).collect() })
 }

@@ -43,7 +43,7 @@ pub use element::Element;
 pub use error::{ClientError, DaemonError};
 pub use half;
 pub use handoff::HandoffFailure;
-pub use request::{Handoff, LoadRequest, selector};
+pub use request::{Handoff, LoadRequest, beside, selector};
 pub use safetensors::Dtype;
 pub use table::ProtocolError;
 pub use tensor::{Tensor, ViewError};

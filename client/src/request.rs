@@ -53,13 +53,15 @@ impl LoadRequest {
 
     /// The Hugging Face cache to look in. A relative path is taken from the current directory.
     pub fn hub_cache(mut self, cache: impl AsRef<Path>) -> LoadRequest {
-        self.model().hub_cache = absolute(cache.as_ref());
+        let cache = absolute(cache.as_ref());
+        self.selectors().for_each(|selector| selector.hub_cache.clone_from(&cache));
         self
     }
 
-    /// The directory from which a relative path in the spec is taken.
+    /// The directory from which a relative path in a spec is taken.
     pub fn working_directory(mut self, directory: impl AsRef<Path>) -> LoadRequest {
-        self.model().working_directory = absolute(directory.as_ref());
+        let directory = absolute(directory.as_ref());
+        self.selectors().for_each(|selector| selector.working_directory.clone_from(&directory));
         self
     }
 
@@ -77,7 +79,7 @@ impl LoadRequest {
 
     /// Whether the hub must not be asked; as the environment says unless said.
     pub fn offline(mut self, offline: bool) -> LoadRequest {
-        self.model().offline = offline;
+        self.selectors().for_each(|selector| selector.offline = offline);
         self
     }
 
@@ -89,13 +91,13 @@ impl LoadRequest {
 
     /// The model whose configs are taken, for weights that come without.
     pub fn base(mut self, spec: impl Into<String>) -> LoadRequest {
-        self.message.base = Some(selector(spec));
+        self.message.base = Some(beside(self.model(), spec));
         self
     }
 
     /// A file whose tensors take the place of the component's, all or some.
     pub fn overlay(mut self, spec: impl Into<String>) -> LoadRequest {
-        self.message.overlay = Some(selector(spec));
+        self.message.overlay = Some(beside(self.model(), spec));
         self
     }
 
@@ -148,6 +150,11 @@ impl LoadRequest {
         &self.message
     }
 
+    fn selectors(&mut self) -> impl Iterator<Item = &mut ModelSelector> {
+        let LoadComponentRequest { model, base, overlay, .. } = &mut self.message;
+        [model, base, overlay].into_iter().flatten()
+    }
+
     fn model(&mut self) -> &mut ModelSelector {
         self.message.model.get_or_insert_default()
     }
@@ -164,6 +171,17 @@ pub fn selector(spec: impl Into<String>) -> ModelSelector {
         hub_cache: named.map(|cache| absolute(&cache)).unwrap_or_default(),
         working_directory: env::current_dir().map(|directory| text(&directory)).unwrap_or_default(),
         offline: hub_env::is_offline(&env),
+        ..ModelSelector::default()
+    }
+}
+
+/// Another model that is looked up where `model` is: a base model, or a file laid over it.
+pub fn beside(model: &ModelSelector, spec: impl Into<String>) -> ModelSelector {
+    ModelSelector {
+        spec: spec.into(),
+        hub_cache: model.hub_cache.clone(),
+        working_directory: model.working_directory.clone(),
+        offline: model.offline,
         ..ModelSelector::default()
     }
 }
@@ -195,6 +213,19 @@ mod tests {
         assert_eq!(Path::new(&model.working_directory), here);
         assert_eq!(Path::new(&model.hub_cache), here.join("cache"));
         assert!(request.message().client_name.starts_with("weightsd_client"));
+    }
+
+    #[test]
+    fn the_models_of_a_request_are_looked_up_in_one_place() {
+        let request = LoadRequest::new("file.safetensors", "vae").base("org/base").hub_cache("cache").offline(true);
+        let request = request.overlay("other.safetensors");
+        let LoadComponentRequest { model, base, overlay, .. } = request.message().clone();
+        let [model, base, overlay] = [model, base, overlay].map(Option::unwrap);
+        assert_eq!((base.spec.as_str(), overlay.spec.as_str()), ("org/base", "other.safetensors"));
+        for other in [base, overlay] {
+            assert_eq!(other, ModelSelector { spec: other.spec.clone(), ..model.clone() });
+            assert!(other.offline && other.hub_cache.ends_with("cache"));
+        }
     }
 
     #[test]

@@ -306,9 +306,10 @@ fn find(table: &Table, rule: &PartRule, shared: SharedPrefixes) -> Result<String
     let mut found = whole(&mut own.iter().cloned());
     if found.is_empty() {
         let has_shapes = |prefix: &&&str| {
-            shared == SharedPrefixes::ByName || rule.shared_shapes.iter().all(|(name, shape)| {
-                table.get(&format!("{prefix}{name}")).is_some_and(|tensor| tensor.info.shape == *shape)
-            })
+            shared == SharedPrefixes::ByName
+                || rule.shared_shapes.iter().all(|(name, shape)| {
+                    table.get(&format!("{prefix}{name}")).is_some_and(|tensor| tensor.info.shape == *shape)
+                })
         };
         found = whole(&mut rule.shared_prefixes.iter().filter(has_shapes).map(|&prefix| prefix.to_owned()));
     }

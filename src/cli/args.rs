@@ -50,7 +50,7 @@ pub(super) enum Command {
     Resolve(Model),
     /// Compare the components of a model with what its family says they must hold
     Audit(Audit),
-    /// List the tensors of a safetensors file or of a model (needs no daemon)
+    /// What a safetensors file or a model holds, and its tensors (needs no daemon)
     Inspect(Inspect),
     /// Drop components that nobody holds from the daemon's cache
     Evict(Evict),
@@ -115,14 +115,29 @@ pub(super) struct Model {
     pub(super) offline: bool,
 }
 
+/// Models beside the one that is asked for.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Beside {
+    /// Model whose configs the weights have, for weights that come without
+    #[arg(long, value_name = "MODEL")]
+    pub(super) base: Option<String>,
+    /// File whose tensors take the place of the component's, all or some
+    #[arg(long, value_name = "MODEL")]
+    pub(super) overlay: Option<String>,
+}
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   weightsd load Tongyi-MAI/Z-Image-Turbo text_encoder --keep-alive 1h
-  weightsd load ./my-model vae --layout source --hold")]
+  weightsd load ./my-model vae --layout source --hold
+  weightsd load ./all-in-one.safetensors transformer --base Tongyi-MAI/Z-Image-Turbo
+  weightsd load Tongyi-MAI/Z-Image-Turbo transformer --overlay ./finetuned.safetensors")]
 pub(super) struct Load {
     #[command(flatten)]
     pub(super) model: Model,
+    #[command(flatten)]
+    pub(super) beside: Beside,
     /// The component, such as transformer, text_encoder or vae
     pub(super) component: String,
     /// Names and memory order of the tensors
@@ -186,11 +201,21 @@ pub(super) struct Ls {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd audit Tongyi-MAI/Z-Image-Turbo
+  weightsd audit Tongyi-MAI/Z-Image-Turbo transformer --overlay ./finetuned.safetensors
+  weightsd audit ./all-in-one.safetensors --full")]
 pub(super) struct Audit {
     #[command(flatten)]
     pub(super) model: Model,
+    #[command(flatten)]
+    pub(super) beside: Beside,
     /// Components [default: all]
     pub(super) components: Vec<String>,
+    /// All names and shapes, not the first ones
+    #[arg(long)]
+    pub(super) full: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -198,15 +223,21 @@ pub(super) struct Audit {
 Examples:
   weightsd inspect model.safetensors
   weightsd inspect Tongyi-MAI/Z-Image-Turbo
-  weightsd inspect Tongyi-MAI/Z-Image-Turbo transformer --match 'layers.0.*'")]
+  weightsd inspect Tongyi-MAI/Z-Image-Turbo transformer --match 'layers.0.*'
+  weightsd inspect all-in-one.safetensors vae --full")]
 pub(super) struct Inspect {
     #[command(flatten)]
     pub(super) model: Model,
+    #[command(flatten)]
+    pub(super) beside: Beside,
     /// Show the tensors of this component
     pub(super) component: Option<String>,
     /// Show only tensors whose names match this glob
     #[arg(long = "match", value_name = "GLOB")]
     pub(super) pattern: Option<String>,
+    /// All tensors, not the first ones
+    #[arg(long)]
+    pub(super) full: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use weightsd_client::{AuditPolicy, Client, Component, Hold, LoadRequest, Verification, proto};
 
 use super::{
-    args::{Layout, Load, Model},
+    args::{Beside, Layout, Load, Model},
     output::{self, Format, bytes, print, short, time},
     progress::Bars,
 };
@@ -20,7 +20,8 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
         Layout::Mlx => proto::Layout::Mlx,
         Layout::Source => proto::Layout::Source,
     };
-    let mut request = request(command.model, command.component).layout(layout).audit_policy(policy).hold(hold);
+    let request = request(command.model, command.beside, command.component);
+    let mut request = request.layout(layout).audit_policy(policy).hold(hold);
     if command.verify {
         request = request.verification(Verification::Before);
     }
@@ -41,7 +42,7 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-fn request(model: Model, component: String) -> LoadRequest {
+fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
     let mut request = LoadRequest::new(model.model, component).client_name("weightsd load").deadline(DEADLINE);
     if let Some(revision) = model.revision {
         request = request.revision(revision);
@@ -54,6 +55,12 @@ fn request(model: Model, component: String) -> LoadRequest {
     }
     if model.offline {
         request = request.offline(true);
+    }
+    if let Some(base) = beside.base {
+        request = request.base(base);
+    }
+    if let Some(overlay) = beside.overlay {
+        request = request.overlay(overlay);
     }
     request.patterns(model.patterns)
 }
@@ -83,6 +90,9 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
     }
     if let Some(report) = component.audit() {
         print(format_args!("  audit: {}", super::audit::verdict(report)))?;
+    }
+    for assumption in &info.assumptions {
+        print(output::wrapped(&format!("assumed {assumption}"), 2))?;
     }
     let model = info.model.clone().unwrap_or_default();
     output::warn(&model.warning)?;

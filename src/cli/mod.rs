@@ -97,7 +97,7 @@ fn report(error: &anyhow::Error) -> io::Result<()> {
                 writeln!(out, "hint: {hint}")?;
             }
             if let Some(report) = error.audit() {
-                writeln!(out, "\n{}", audit::text(report))?;
+                writeln!(out, "\n{}", audit::text(report, audit::Detail::Short))?;
             }
             Ok(())
         }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use humansize::{DECIMAL, format_size};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
@@ -46,9 +46,32 @@ pub(super) fn print_json(name: &str, message: &impl Message) -> anyhow::Result<(
     Ok(print(format_args!("{:#}", json(name, message)?))?)
 }
 
+/// Most columns of a line where no terminal says how many it has.
+const COLUMNS: u16 = 120;
+
+/// Text indented by so many spaces, and broken between words so that it fits a terminal; what follows the first line is
+/// indented more.
+pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines = vec![" ".repeat(indent)];
+    for (number, word) in text.split(' ').enumerate() {
+        let line = lines.last_mut().expect("there is a line from the beginning");
+        if number > 0 && line.chars().count() + 1 + word.chars().count() > usize::from(COLUMNS) {
+            lines.push(format!("{}{word}", " ".repeat(indent + 2)));
+        } else {
+            let space = if number == 0 { "" } else { " " };
+            line.push_str(space);
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
+}
+
 /// A table without lines.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
+    if !table.is_tty() {
+        table.set_width(COLUMNS);
+    }
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header);
     for column in table.column_iter_mut() {
@@ -63,6 +86,13 @@ pub(super) fn numbers(table: &mut Table, columns: &[usize]) {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
+    }
+}
+
+/// Keeps a column of names that people copy on one line each.
+pub(super) fn unbroken(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
     }
 }
 

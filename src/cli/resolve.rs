@@ -4,12 +4,12 @@ use std::{process::ExitCode, time::Duration};
 
 use weightsd_client::{
     Client,
-    proto::{ModelKind, ModelSelector, ResolveResponse},
+    proto::{KnownModel, ModelKind, ModelSelector, ResolveResponse},
 };
 
 use super::{
     args::Model,
-    output::{self, Format, bytes, numbers, print},
+    output::{self, Format, bytes, numbers, print, wrapped},
 };
 
 pub(super) async fn run(client: &Client, command: Model, format: Format) -> anyhow::Result<ExitCode> {
@@ -37,6 +37,15 @@ pub(super) fn selector(model: Model) -> ModelSelector {
     selector
 }
 
+/// What the model is known as, and how it is usually run.
+pub(super) fn preset(known: &KnownModel) -> String {
+    let KnownModel { name, known_by, width, height, steps, guidance, max_sequence_length } = known;
+    format!(
+        "known as: {name} ({known_by}); {width} x {height}, {steps} steps, guidance {guidance}, {max_sequence_length} \
+         tokens"
+    )
+}
+
 fn print_text(answer: &ResolveResponse) -> anyhow::Result<()> {
     let model = answer.model.clone().unwrap_or_default();
     match model.kind() {
@@ -44,8 +53,18 @@ fn print_text(answer: &ResolveResponse) -> anyhow::Result<()> {
         ModelKind::File => print("a single file")?,
         ModelKind::Directory | ModelKind::Unspecified => print("a directory")?,
     }
-    print(format_args!("path: {}\nfamily: {}\n", model.path, answer.family))?;
-    let mut table = output::table(&["COMPONENT", "FILES", "SIZE", "STATE"]);
+    print(format_args!("path: {}\nfamily: {}", model.path, answer.family))?;
+    if let Some(known) = &answer.known {
+        print(wrapped(&preset(known), 0))?;
+    }
+    if let Some(inspection) = &answer.inspection {
+        print(format_args!("holds: {}", inspection.kind))?;
+    }
+    print("")?;
+    let has_prefixes = answer.components.iter().any(|component| !component.prefix.is_empty());
+    let mut header = vec!["COMPONENT", "FILES", "SIZE", "STATE"];
+    header.extend(has_prefixes.then_some("PREFIX"));
+    let mut table = output::table(&header);
     numbers(&mut table, &[1, 2]);
     for component in &answer.components {
         let present = component.files.iter().filter(|file| file.present).count();
@@ -55,9 +74,14 @@ fn print_text(answer: &ResolveResponse) -> anyhow::Result<()> {
             "" => format!("{present} files are here, the others on the hub"),
             problem => problem.to_owned(),
         };
-        table.add_row([&component.name, &component.files.len().to_string(), &bytes(component.bytes), &state]);
+        let mut row = vec![component.name.clone(), component.files.len().to_string(), bytes(component.bytes), state];
+        row.extend(has_prefixes.then(|| component.prefix.clone()));
+        table.add_row(row);
     }
     print(table.trim_fmt())?;
+    for problem in answer.inspection.iter().flat_map(|inspection| &inspection.problems) {
+        print(wrapped(&format!("note: {problem}"), 0))?;
+    }
     output::warn(&model.warning)?;
     Ok(())
 }

@@ -75,7 +75,7 @@ pub struct ConfigFile {
     /// Never ask the hub [default: as HF_HUB_OFFLINE says]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub offline: Option<bool>,
-    /// Address of the hub [default: HF_ENDPOINT, or https://huggingface.co]
+    /// Address of the hub [default: HF_ENDPOINT, or `https://huggingface.co`]
     #[arg(long, value_name = "URL")]
     pub hub_endpoint: Option<String>,
     /// File that holds the hub's token [default: as huggingface_hub finds it]

@@ -310,7 +310,8 @@ fn absolute(written: &str, selector: &Selector, places: &Places) -> Result<PathB
     let path = Path::new(written);
     match &selector.working_directory {
         _ if path.is_absolute() => Ok(path.to_owned()),
-        Some(directory) => Ok(directory.join(path)),
+        // Without the `.` of `./model`, which messages would repeat.
+        Some(directory) => Ok(directory.join(path).components().collect()),
         None => Err(ResolveError::RelativePath { path: written.to_owned() }),
     }
 }

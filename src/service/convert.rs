@@ -7,7 +7,7 @@ use weightsd_core::{
     family::Identified,
     identity::ContentKey,
     listing::Listed,
-    parts::{FileKind, Inspection},
+    parts::{FileKind, Inspection, PartProblem},
     plan::{Layout, Placed},
     quantisation::{Packed, PackedRole},
     rewrite::Operation,
@@ -225,10 +225,14 @@ pub(crate) fn inspection(inspection: &Inspection) -> v1::FileInspection {
         FileKind::Single => "one part",
         FileKind::Unknown => "unknown",
     };
+    // That a file of one component has no other is no news.
+    let is_news =
+        |problem: &&PartProblem| inspection.kind != FileKind::Single || !matches!(problem, PartProblem::Missing { .. });
+    let problems = inspection.problems.iter().filter(is_news).map(ToString::to_string);
     let limits = inspection.parts.iter().flat_map(|part| part.limits.iter().map(ToString::to_string));
     v1::FileInspection {
         kind: kind.to_owned(),
-        problems: inspection.problems.iter().map(ToString::to_string).chain(limits).collect(),
+        problems: problems.chain(limits).collect(),
         unassigned: u32::try_from(inspection.unassigned.len()).unwrap_or(u32::MAX),
         unassigned_sample: inspection.unassigned.iter().take(SAMPLE).cloned().collect(),
     }

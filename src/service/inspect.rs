@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tonic::Status;
-use weightsd_core::{assemble::Assembled, listing::Listed};
+use weightsd_core::listing::Listed;
 use weightsd_proto::v1::{
     AuditRequest, AuditResponse, ComponentFiles, ModelConfig, ModelFile, ResolveRequest, ResolveResponse,
 };
@@ -12,7 +12,7 @@ use weightsd_proto::v1::{
 use super::{Context, Failure, convert, request};
 use crate::{
     cache::{AcquireError, Cache},
-    pipeline::{self, LoadError, Needed, Others, Pinned},
+    pipeline::{self, Audited, LoadError, Needed, Others, Pinned},
     resolve::{Choice, Selector},
     snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
@@ -58,7 +58,7 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     Ok(AuditResponse {
         model: Some(convert::model(&place.snapshot().model)),
         family: place.snapshot().family.id().to_owned(),
-        reports: reports.iter().map(|report| convert::assembled(report, request.full_lists)).collect(),
+        reports: reports.iter().map(|report| convert::audited(report, request.full_lists)).collect(),
     })
 }
 
@@ -163,7 +163,7 @@ impl Place {
         if was_there { cache.look(selector, pinned).await.ok().flatten() } else { None }
     }
 
-    async fn audit(&self, cache: &Arc<Cache>, name: &str, others: &Others) -> Result<Assembled, AcquireError> {
+    async fn audit(&self, cache: &Arc<Cache>, name: &str, others: &Others) -> Result<Audited, AcquireError> {
         let (snapshot, asked, worker) = (Arc::clone(self.snapshot()), name.to_owned(), Arc::clone(cache));
         let others = others.clone();
         let work =

@@ -28,6 +28,7 @@ use weightsd_proto::{
     },
 };
 
+pub(crate) use self::convert::{audited, inspection, known};
 pub use self::{convert::audit_report, failure::Failure};
 use crate::cache::Cache;
 

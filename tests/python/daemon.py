@@ -28,13 +28,18 @@ DEADLINE = 20.0  # Seconds for anything that should take milliseconds.
 class Daemon:
     """A running daemon. `home` is the home directory it believes in."""
 
-    def __init__(self, hub_cache: Path | None = None, environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        hub_cache: Path | None = None,
+        environment: dict[str, str] | None = None,
+        arguments: tuple[str, ...] = (),
+    ):
         # Not pytest's directory: a socket's path must be short. mkdtemp makes it 0700.
         self.directory = Path(tempfile.mkdtemp(prefix="weightsd-")).resolve()
         self.socket = self.directory / "weightsd.sock"
         self.home = self.directory / "home"
         self.home.mkdir()
-        command = [str(PROGRAM), "serve", "--socket", str(self.socket)]
+        command = [str(PROGRAM), "serve", "--socket", str(self.socket), *arguments]
         if hub_cache is not None:
             command += ["--hub-cache", str(hub_cache)]
         # Nothing of the caller's environment: its HF_HOME is not what is tested.

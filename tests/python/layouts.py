@@ -97,14 +97,38 @@ def to_original(component: str, tensors: Tensors) -> Tensors:
     return convert.get(component, dict)(tensors)
 
 
-def all_in_one(model: dict[str, Tensors]) -> Tensors:
-    parts = ((PREFIXES[component], to_original(component, tensors)) for component, tensors in model.items())
+def all_in_one(model: dict[str, Tensors], prefixes: dict[str, str] = PREFIXES) -> Tensors:
+    parts = ((prefixes[component], to_original(component, tensors)) for component, tensors in model.items())
     return {prefix + name: value for prefix, part in parts for name, value in part.items()}
 
 
 def write(tensors: Tensors, path: Path) -> Path:
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, metadata={"format": "pt"})
     return path
+
+
+def places(file: Path, component: str, prefix: str, shapes: dict[str, tuple[int, ...]]):
+    """Where the diffusers tensors of those shapes lie in a file of the original layout, and how many tensors it has of
+    the component. Needs no bytes: rows carry the number of their tensor through the conversion and tell where they land.
+    """
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    names = list(shapes)
+    numbered = {
+        name: np.full((shape[0],) + (1,) * (len(shape) - 1), number)
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+    ranges: dict[str, tuple[int, int]] = {}
+    converted = to_original(component, numbered)
+    for name, rows in converted.items():
+        entry = header[prefix + name]
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        assert entry["shape"][0] == len(rows), name
+        row_bytes = (end - begin) // len(rows)
+        for number, first, count in zip(*np.unique(rows, return_index=True, return_counts=True), strict=True):
+            ranges[names[number]] = (begin + first * row_bytes, begin + (first + count) * row_bytes)
+    return ranges, len(converted)
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from checkpoints import (
     vae_shapes,
     write_directory,
 )
-from layouts import PREFIXES, all_in_one, read_component, read_file, same, to_original, write
+from layouts import PREFIXES, all_in_one, places, read_component, read_file, same, to_original, write
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target"))
 CANONICAL = TARGET / "debug/examples/canonical"
@@ -108,14 +108,10 @@ def test_the_fixtures_write_the_same_layout(tmp_path):
 
 
 def test_at_true_size_every_tensor_lies_where_the_converter_puts_it(tmp_path):
-    """No bytes at this size: rows carry the number of their tensor through the converter, and tell where they land."""
     program = TARGET / "debug/examples/make-checkpoint"
     arguments = [program, "--size", "true", "--sparse", "--layout", "all-in-one", tmp_path / "file"]
     subprocess.run(arguments, check=True, capture_output=True)
     file = tmp_path / "file" / "all-in-one.safetensors"
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
     shapes = {
         "transformer": (Z_IMAGE_TURBO.transformer, transformer_shapes(Z_IMAGE_TURBO.transformer)),
         "text_encoder": (Z_IMAGE_TURBO.text_encoder, text_encoder_shapes(Z_IMAGE_TURBO.text_encoder)),
@@ -126,21 +122,9 @@ def test_at_true_size_every_tensor_lies_where_the_converter_puts_it(tmp_path):
         (tmp_path / component).mkdir()
         (tmp_path / component / "config.json").write_text(json.dumps(config))
     for component, (_, expected) in shapes.items():
-        names = list(expected)
-        numbered = {
-            name: np.full((shape[0],) + (1,) * (len(shape) - 1), number)
-            for number, (name, shape) in enumerate(expected.items())
-        }
-        places = {}
-        for name, rows in to_original(component, numbered).items():
-            entry = header[PREFIXES[component] + name]
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            assert entry["shape"][0] == len(rows), name
-            row_bytes = (end - begin) // len(rows)
-            for number, first, count in zip(*np.unique(rows, return_index=True, return_counts=True), strict=True):
-                places[names[number]] = (begin + first * row_bytes, begin + (first + count) * row_bytes)
-            tensors += 1
+        ranges, count = places(file, component, PREFIXES[component], expected)
         found = placed(file, component, tmp_path)
-        assert {tensor["name"]: (tensor["begin"], tensor["end"]) for tensor in found} == places
+        assert {tensor["name"]: (tensor["begin"], tensor["end"]) for tensor in found} == ranges
         assert {tensor["name"]: tuple(tensor["shape"]) for tensor in found} == expected
-    assert tensors == len(header) - 1 == 1095
+        tensors += count
+    assert tensors == 1095

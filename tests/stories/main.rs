@@ -26,11 +26,13 @@ mod hub_resumes;
 mod hub_tokens;
 mod hubs;
 mod keeping;
+mod kinds;
 mod lending;
 mod lifecycle;
 mod names;
 mod progress;
 mod raw;
+mod screens;
 mod sharing;
 mod strangers;
 #[cfg(target_os = "linux")]

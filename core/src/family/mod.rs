@@ -20,7 +20,7 @@ pub use naming::{Naming, Rule};
 
 use crate::{
     adapter::Targets,
-    parts::{self, Inspection, PartRule},
+    parts::{self, Inspection, PartRule, SharedPrefixes},
     plan::Table,
     quantisation::{CONTROLNET_MANIFEST, MANIFEST},
     rewrite::Rules,

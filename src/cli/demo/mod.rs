@@ -112,7 +112,7 @@ async fn describe(client: &Client, cache: &Path) -> anyhow::Result<()> {
     print(format_args!("   {} {} -> commit {}", resolved.repo, resolved.revision, resolved.commit))?;
     let answer = client.audit(resolve::selector(model), Vec::new()).await?;
     for report in &answer.reports {
-        print(format_args!("   {}", audit::text(report)))?;
+        print(format_args!("   {}", audit::text(report, audit::Detail::Short)))?;
         anyhow::ensure!(report.clean, "the audit of the made-up checkpoint should be clean");
     }
     Ok(())

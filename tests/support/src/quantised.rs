@@ -21,6 +21,11 @@ pub enum Quantisation {
         /// Elements that share a scale.
         group_size: u64,
     },
+    /// mflux: affine in groups of 64, declared in the metadata of the files.
+    Mflux {
+        /// Bits of a code.
+        bits: u64,
+    },
     /// mxfp4, declared in `quantization.json`.
     Mxfp4,
     /// Nothing declares it.
@@ -43,6 +48,7 @@ impl Checkpoint {
             Quantisation::Manifest { bits, group_size }
             | Quantisation::MlxLm { bits, group_size }
             | Quantisation::Undeclared { bits, group_size } => (bits, group_size, "affine"),
+            Quantisation::Mflux { bits } => (bits, 64, "affine"),
             Quantisation::Mxfp4 => (4, 32, "mxfp4"),
         };
         let mut layers = Vec::new();
@@ -62,7 +68,9 @@ impl Checkpoint {
             let scale = match how {
                 Quantisation::Manifest { .. } => Dtype::F32,
                 Quantisation::Mxfp4 => Dtype::U8,
-                Quantisation::MlxLm { .. } | Quantisation::Undeclared { .. } => tensor.dtype,
+                Quantisation::MlxLm { .. } | Quantisation::Mflux { .. } | Quantisation::Undeclared { .. } => {
+                    tensor.dtype
+                }
             };
             let groups = vec![rows, columns / group_size];
             let part = |name: &str, dtype, shape| Tensor { name: format!("{base}.{name}"), dtype, shape };
@@ -90,6 +98,10 @@ impl Checkpoint {
                 config["quantization"] = quantization.clone();
                 config["quantization_config"] = quantization;
                 self.put_file(&path, config.to_string());
+            }
+            Quantisation::Mflux { bits } => {
+                let component = self.component_mut(component);
+                component.put_metadata("mflux_version", "0.9.0").put_metadata("quantization_level", &bits.to_string());
             }
             Quantisation::Undeclared { .. } => {}
         }

@@ -178,6 +178,7 @@ fn quantised_directories_are_read_byte_for_byte() -> Result<()> {
         Quantisation::Manifest { bits: 8, group_size: 32 },
         Quantisation::MlxLm { bits: 4, group_size: 64 },
         Quantisation::Mxfp4,
+        Quantisation::Mflux { bits: 4 },
         Quantisation::Undeclared { bits: 6, group_size: 64 },
     ];
     for how in cases {

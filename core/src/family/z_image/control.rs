@@ -235,16 +235,18 @@ impl ControlConfig {
             .collect()
     }
 
-    /// What the tensors' names do not tell.
+    /// Which version it is, and what the tensors' names do not tell.
     pub(super) fn remarks(&self) -> Vec<String> {
-        match self.version {
-            ControlVersion::V2_1 => vec![
+        let version = super::to_json(&self.version);
+        let version = format!("control version {}", version.as_str().unwrap_or_default());
+        let untold = match self.version {
+            ControlVersion::V2_1 => Some(
                 "2.0 files that carry unused refiners have the same names as 2.1: there \
-                 `control_noise_refiner.0.before_proj.weight` holds zeros only"
-                    .to_owned(),
-            ],
-            ControlVersion::V1 => vec!["the places of the control layers of 1.0 are not told by its file".to_owned()],
-            ControlVersion::V2 | ControlVersion::V2_1Lite => Vec::new(),
-        }
+                 `control_noise_refiner.0.before_proj.weight` holds zeros only",
+            ),
+            ControlVersion::V1 => Some("the places of the control layers of 1.0 are not told by its file"),
+            ControlVersion::V2 | ControlVersion::V2_1Lite => None,
+        };
+        std::iter::once(version).chain(untold.map(str::to_owned)).collect()
     }
 }

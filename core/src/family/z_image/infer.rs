@@ -95,8 +95,8 @@ fn transformer(shapes: &Shapes<'_>, model: Identified) -> Result<Inferred, Infer
         // All of its config, the number of layers too: layers that are not there are missing.
         assumptions.push(assumed(
             "config",
-            true_one.n_layers,
-            "layers, and all else, of Z-Image, whose widths these are",
+            format!("Z-Image's, with {} layers", true_one.n_layers),
+            "these are its widths",
         ));
         let siglip_feat_dim = shapes.rows(&["siglip_embedder.0.weight"], "").ok();
         return finish(&TransformerConfig { siglip_feat_dim, ..true_one }, names::TRANSFORMER, rules, assumptions);
@@ -106,7 +106,7 @@ fn transformer(shapes: &Shapes<'_>, model: Identified) -> Result<Inferred, Infer
         return Err(InferError::Unknown {
             problem: format!(
                 "a transformer of width {dim} with heads of {head} is no known model, and `axes_dims` cannot be told \
-                 from weights: name a base model whose config it has"
+                 from weights"
             ),
         });
     }
@@ -134,8 +134,8 @@ fn text_encoder(shapes: &Shapes<'_>) -> Result<Inferred, InferError> {
     let dtype = shapes.0.get("model.norm.weight").and_then(|tensor| torch_name(tensor.info.dtype)).map(str::to_owned);
     let true_one = TextEncoderConfig { dtype, ..true_one };
     if hidden_size == true_one.hidden_size {
-        let why = "layers, and all else, of Qwen3-4B, whose width this is";
-        let assumptions = vec![assumed("config", true_one.num_hidden_layers, why)];
+        let config = format!("Qwen3-4B's, with {} layers", true_one.num_hidden_layers);
+        let assumptions = vec![assumed("config", config, "this is its width")];
         return finish(&true_one, names::TEXT_ENCODER, rules, assumptions);
     }
     let attention = |name: &str| format!("model.layers.0.self_attn.{name}.weight");

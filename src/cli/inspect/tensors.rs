@@ -1,0 +1,152 @@
+//! The tensors of one component, under the names they are lent by in layout SOURCE.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use globset::{Glob, GlobMatcher};
+use weightsd_core::{
+    plan::{Sourced, Table},
+    rewrite::Operation,
+};
+
+use super::{
+    super::output::{self, Format, bytes, numbers, print, wrapped},
+    Looked,
+};
+use crate::{checkpoint::Checkpoint, pipeline::LoadError, service::Failure};
+
+/// Tensors that are listed where not all are.
+const LISTED_MAX: usize = 30;
+
+/// Lists the tensors of a component; those of its files, when they cannot be put together.
+pub(super) fn run(looked: &Looked<'_>, component: &str, format: Format) -> anyhow::Result<ExitCode> {
+    let command = looked.command;
+    let pattern = match &command.pattern {
+        Some(pattern) => Some(Glob::new(pattern).context("--match is not a glob")?.compile_matcher()),
+        None => None,
+    };
+    match looked.audited(component) {
+        Ok(audited) => {
+            let part = looked.snapshot.inspection().and_then(|inspection| inspection.part(component));
+            let prefix = part.map(|part| part.prefix.clone());
+            let assembled = &audited.assembled;
+            let notes = assembled.report.remarks.iter().map(|remark| format!("note: {remark}"));
+            let assumptions = assembled.assumptions.iter().map(|assumption| format!("assumed {assumption}"));
+            let listing = Listing { component, table: &assembled.table, files: &audited.files, pattern, prefix };
+            listing.print(command.full, &notes.chain(assumptions).collect::<Vec<_>>(), format)
+        }
+        Err(error) => {
+            let (files, checkpoint): (_, Checkpoint) = looked.open(component)?;
+            let files: Vec<String> = files.shards.into_iter().map(|shard| shard.name).collect();
+            let listing = Listing { component, table: &checkpoint.table, files: &files, pattern, prefix: None };
+            listing.print(command.full, &[as_they_are(&error)], format)
+        }
+    }
+}
+
+fn as_they_are(error: &LoadError) -> String {
+    let failure = Failure::from(error);
+    format!("note: these are the names in the file: {}; {}", failure.message(), failure.hint())
+}
+
+struct Listing<'a> {
+    component: &'a str,
+    table: &'a Table,
+    files: &'a [String],
+    pattern: Option<GlobMatcher>,
+    prefix: Option<String>,
+}
+
+impl Listing<'_> {
+    fn print(&self, is_full: bool, notes: &[String], format: Format) -> anyhow::Result<ExitCode> {
+        let is_asked =
+            |tensor: &&Sourced| self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(&*tensor.info.name));
+        let asked: Vec<&Sourced> = self.table.tensors().iter().filter(is_asked).collect();
+        match format {
+            Format::Json => print(format_args!("{:#}", self.json(&asked, notes)))?,
+            Format::Text => {
+                let listed = if is_full { asked.len() } else { asked.len().min(LISTED_MAX) };
+                print(self.text(&asked[..listed]))?;
+                if listed < asked.len() {
+                    print(format_args!("and {} more (--full, or --match '<glob>')", asked.len() - listed))?;
+                }
+                let size = asked.iter().map(|tensor| tensor.info.bytes()).sum();
+                print(format_args!("\n{} tensors, {}", asked.len(), bytes(size)))?;
+                for note in notes {
+                    print(wrapped(note, 0))?;
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn text(&self, listed: &[&Sourced]) -> String {
+        let has_origins = listed.iter().any(|tensor| tensor.origin.is_some());
+        let has_files = self.files.len() > 1;
+        let mut header = vec!["TENSOR", "DTYPE", "SHAPE", "SIZE"];
+        // A prefix that all have is said once.
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        let in_file = if prefix.is_empty() { "IN THE FILE".to_owned() } else { format!("IN THE FILE, {prefix}") };
+        header.extend(has_origins.then_some(in_file.as_str()));
+        header.extend(has_files.then_some("FILE"));
+        let mut table = output::table(&header);
+        numbers(&mut table, &[3]);
+        output::unbroken(&mut table, 0);
+        for tensor in listed {
+            let mut row = vec![
+                tensor.info.name.to_string(),
+                dtype(tensor),
+                sides(&tensor.info.shape),
+                bytes(tensor.info.bytes()),
+            ];
+            row.extend(has_origins.then(|| origin(tensor, prefix)));
+            // The folder is the component's, and an overlay's no news.
+            row.extend(has_files.then(|| self.file(tensor).rsplit('/').next().unwrap_or_default().to_owned()));
+            table.add_row(row);
+        }
+        table.trim_fmt()
+    }
+
+    fn file(&self, tensor: &Sourced) -> &str {
+        self.files.get(tensor.shard as usize).map_or("", String::as_str)
+    }
+
+    fn json(&self, asked: &[&Sourced], notes: &[String]) -> serde_json::Value {
+        let row = |tensor: &&Sourced| {
+            serde_json::json!({
+                "name": tensor.info.name, "source_name": tensor.source_name(), "dtype": tensor.info.dtype.to_string(),
+                "shape": tensor.info.shape, "file": self.file(tensor), "offset": tensor.info.range.start,
+                "bytes": tensor.info.bytes(), "scheme": tensor.packed.as_ref().map(|packed| packed.scheme.to_string()),
+            })
+        };
+        let rows: Vec<_> = asked.iter().map(row).collect();
+        serde_json::json!({"component": self.component, "tensors": rows, "remarks": notes})
+    }
+}
+
+/// The dtype, and how it is packed, if it is.
+fn dtype(tensor: &Sourced) -> String {
+    let dtype = tensor.info.dtype;
+    match tensor.packed.as_ref().map(|packed| packed.scheme) {
+        Some(scheme) => format!("{dtype}, {} {}-bit g{}", scheme.mode().name(), scheme.bits(), scheme.group_size()),
+        None => dtype.to_string(),
+    }
+}
+
+fn sides(shape: &[u64]) -> String {
+    shape.iter().map(u64::to_string).collect::<Vec<_>>().join("x")
+}
+
+/// What the tensor is called in its file, if something else, and which rows of it are meant.
+fn origin(tensor: &Sourced, prefix: &str) -> String {
+    let Some(origin) = &tensor.origin else { return String::new() };
+    let name = origin.name.strip_prefix(prefix).unwrap_or(&origin.name);
+    match origin.operation {
+        Operation::Rows { first, count, of } => {
+            format!("{name}, rows {first} to {} of {of}", first + count - 1)
+        }
+        Operation::Reshaped | Operation::KernelOhwi => format!("{name}, reshaped"),
+        Operation::Renamed if name == &*tensor.info.name => String::new(),
+        Operation::Renamed => name.to_owned(),
+    }
+}
