@@ -161,13 +161,19 @@ impl<C: Cargo> Pilot<C> {
     /// Does the work and tells everyone.
     pub async fn fly(self, work: impl Future<Output = Result<C::Goods, C::Error>>) {
         let result = work.await;
+        // First off the list: whoever asks after somebody was told of the end gets work of its own, not an old error.
+        self.take_off_the_list();
         self.state.send_replace(State::Ended(result));
+    }
+
+    fn take_off_the_list(&self) {
+        self.flights.by_key.remove_if(&self.key, |_, state| Arc::ptr_eq(state, &self.state));
     }
 }
 
 impl<C: Cargo> Drop for Pilot<C> {
     fn drop(&mut self) {
-        self.flights.by_key.remove_if(&self.key, |_, state| Arc::ptr_eq(state, &self.state));
+        self.take_off_the_list();
         self.state.send_if_modified(|state| {
             let running = matches!(state, State::Running(_));
             if running {
@@ -239,6 +245,21 @@ mod tests {
         assert_eq!(steps[0], (7, 2));
         assert!(flights.reports().is_empty());
         assert!(matches!(flights.board(1, || Some("kept")), Boarding::Arrived("kept")));
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_after_the_end_does_not_get_an_old_error() {
+        let flights = Arc::new(Flights::<Parcel>::default());
+        let (passenger, pilot) = first(&flights);
+        let mut state = passenger.state.clone();
+        let again = async {
+            state.wait_for(|state| matches!(state, State::Ended(_))).await.unwrap();
+            // The pilot may not have come any further than to say so.
+            drop(first(&flights));
+        };
+        let flight = std::pin::pin!(pilot.fly(async { Err("old") }));
+        let (landed, (), ()) = tokio::join!(passenger.land(|_, _| {}), again, flight);
+        assert_eq!(landed, Err("old"));
     }
 
     #[tokio::test]
