@@ -37,7 +37,7 @@ pub use self::{
 };
 use crate::{
     assembly::{Recipe, Tensors},
-    checkpoint::{self, Checkpoint, CheckpointError, ShardPool},
+    checkpoint::{self, Checkpoint, ShardPool},
     component::{Component, Timings},
     hub::{Hub, Patience, RepoStore},
     resolve::{self, Choice, Pin, Places, ResolvedModel, Selector, Target},
@@ -260,7 +260,7 @@ pub fn snapshot_as(
     let mut snapshot = Snapshot::list(model.target.on_disk(model.pin.as_ref())?, choice)?;
     if let Some(file) = snapshot.bare_file()? {
         let shard = pool.get_or_open(&file)?;
-        let table = checkpoint::table(&shard, &file.name)?;
+        let (table, _) = checkpoint::merge(&file.name, vec![(&file.name, shard.header.clone())], None)?;
         let of_base = |base: &Snapshot| Some((base.family, family::inspect_as(&table, base.family)?));
         if let Some((family, inspection)) = base.and_then(of_base).or_else(|| family::inspect(&table)) {
             snapshot.adopt(&file.name, family, inspection);
@@ -305,11 +305,10 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     let headers = remote.headers(&found).await?;
     let snapshot = &remote.snapshot;
     let metadata = headers.iter().flat_map(|(_, header)| header.metadata.clone()).collect();
-    let names = headers.iter().map(|(name, _)| name.clone()).collect();
     let files = u32::try_from(headers.len()).unwrap_or(u32::MAX);
-    let table = found.table(headers);
-    let (table, remarks) =
-        table.map_err(|source| CheckpointError::Table { component: component.to_owned(), source })?;
+    let named = headers.iter().map(|(name, header)| (name.as_str(), header.clone())).collect();
+    let (table, remarks) = checkpoint::merge(component, named, found.index.as_ref())?;
+    let names = headers.into_iter().map(|(name, _)| name).collect();
     let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
     let own = Tensors { table: &table, metadata: &metadata, remarks, files };
     Ok(Audited { assembled: assemble(&recipe, &snapshot.model, own, None)?, files: names })

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use weightsd_core::{
     header::{self, Header, HeaderError, PREFIX_BYTES},
+    index::Index,
     plan::{TENSORS_MAX, Table, TableError},
 };
 use weightsd_segment::PinnedFile;
@@ -108,13 +109,9 @@ pub fn open(files: &ComponentFiles, pool: &ShardPool, watcher: &dyn Watcher) -> 
         step.bytes_done += shard.identity.length;
     }
     watcher.step(&step);
-    let names: Vec<&str> = files.shards.iter().map(|shard| shard.name.as_str()).collect();
-    let headers = names.iter().copied().zip(shards.iter().map(|shard| shard.header.clone())).collect();
-    let table = Table::merge(headers).map_err(table_error)?;
-    let remarks = match &files.index {
-        Some(index) => table.compare(index, &names).map_err(table_error)?,
-        None => Vec::new(),
-    };
+    let names = files.shards.iter().map(|shard| shard.name.as_str());
+    let headers = names.zip(shards.iter().map(|shard| shard.header.clone())).collect();
+    let (table, remarks) = merge(&files.site.name, headers, files.index.as_ref())?;
     let metadata = shards.iter().flat_map(|shard| shard.header.metadata.clone()).collect();
     Ok(Checkpoint { shards, table, metadata, remarks })
 }
@@ -132,13 +129,23 @@ impl Checkpoint {
     }
 }
 
-/// The tensors of one file, in a model of nothing else.
+/// The tensors of a component's shards, compared with its index; beside them what is untidy and refuses nothing.
 ///
 /// # Errors
 /// [`CheckpointError::Table`].
-pub fn table(shard: &OpenShard, name: &str) -> Result<Table, CheckpointError> {
-    Table::merge(vec![(name, shard.header.clone())])
-        .map_err(|source| CheckpointError::Table { component: name.to_owned(), source })
+pub fn merge(
+    component: &str,
+    headers: Vec<(&str, Header)>,
+    index: Option<&Index>,
+) -> Result<(Table, Vec<String>), CheckpointError> {
+    let error = |source| CheckpointError::Table { component: component.to_owned(), source };
+    let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
+    let table = Table::merge(headers).map_err(error)?;
+    let remarks = match index {
+        Some(index) => table.compare(index, &names).map_err(error)?,
+        None => Vec::new(),
+    };
+    Ok((table, remarks))
 }
 
 /// Opens one file and checks its header.

@@ -2,10 +2,10 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::mpsc;
@@ -28,8 +28,6 @@ use crate::{
 
 /// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
 const QUEUE: usize = 16;
-/// How often those who wait for a verification are told how far it is.
-const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// Verdicts that a report lists; a message has its limit.
 const VERDICTS_MAX: usize = 2000;
 
@@ -180,7 +178,7 @@ async fn find(
     progress: &Progress,
 ) -> Result<Vec<Verdict>, AcquireError> {
     let stop = Arc::new(AtomicBool::new(false));
-    let reporter = Reporter { progress: Arc::clone(progress), told: Mutex::new(None), stop: Arc::clone(&stop) };
+    let reporter = Reporter { progress: Arc::clone(progress), stop: Arc::clone(&stop) };
     let (model, attestations) = (Arc::clone(model), Arc::clone(&cache.config().attestations));
     // The thread learns of it when this future is dropped.
     let _stops = StopsOnDrop(stop);
@@ -198,17 +196,12 @@ impl Drop for StopsOnDrop {
 
 struct Reporter {
     progress: Progress,
-    told: Mutex<Option<Instant>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Watcher for Reporter {
     fn step(&self, step: &Step) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= REPORT_EVERY) {
-            *told = Some(Instant::now());
-            (self.progress)(step, 1);
-        }
+        (self.progress)(step, 1);
     }
 
     fn is_abandoned(&self) -> bool {

@@ -10,7 +10,6 @@ use weightsd_core::{
     header::{self, Header, HeaderError, PREFIX_BYTES},
     index::{INDEX_BYTES_MAX, Index},
     listing::{Listed, Listing},
-    plan::Table,
     select::Selection,
 };
 
@@ -161,26 +160,6 @@ impl Remote {
         let missing =
             || SnapshotError::Incomplete { component: site.name.clone(), missing: vec![name.to_owned()], total: 1 };
         Ok(self.listing.get(name).cloned().ok_or_else(missing)?)
-    }
-}
-
-impl RemoteComponent {
-    /// Puts the headers of all shards together, as if they had been opened.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub fn table(
-        &self,
-        headers: Vec<(String, Header)>,
-    ) -> Result<(Table, Vec<String>), weightsd_core::plan::TableError> {
-        let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
-        let owned = names.iter().copied().zip(headers.iter().map(|(_, header)| header.clone())).collect();
-        let table = Table::merge(owned)?;
-        let remarks = match &self.index {
-            Some(index) => table.compare(index, &names)?,
-            None => Vec::new(),
-        };
-        Ok((table, remarks))
     }
 }
 

@@ -1,6 +1,10 @@
 //! Whether files are what the names of their blobs say. Needs no network. What is not is moved aside.
 
-use std::{io, path::PathBuf, time::SystemTime};
+use std::{
+    io,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
 
 use weightsd_core::listing::BlobName;
 use weightsd_segment::FileIdentity;
@@ -13,6 +17,9 @@ use crate::{
     hub::RepoStore,
     pipeline::{Phase, Step, Watcher},
 };
+
+/// How often whoever watches is told how far it is.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// A file that is to be verified.
 #[derive(Debug, Clone)]
@@ -105,13 +112,20 @@ pub fn verify(
     let bytes_total = suspects.iter().map(length).sum();
     let mut step = Step { phase: Phase::Verify, files_total: suspects.len(), bytes_total, ..Step::default() };
     let mut verdicts = Vec::with_capacity(suspects.len());
+    let mut told: Option<Instant> = None;
+    let mut tell = |step: &Step| {
+        if told.is_none_or(|told| told.elapsed() >= REPORT_EVERY) {
+            told = Some(Instant::now());
+            watcher.step(step);
+        }
+    };
     for suspect in suspects {
         step.file.clone_from(&suspect.name);
-        watcher.step(&step);
+        tell(&step);
         let before = step.bytes_done;
         let (identity, finding) = find(suspect, scope, store, attestations, |piece| {
             step.bytes_done += piece;
-            watcher.step(&step);
+            tell(&step);
             !watcher.is_abandoned()
         })?;
         let bytes = identity.map_or(0, |identity| identity.length);

@@ -287,9 +287,10 @@ impl Set {
             let indexes = self.indexes(&listing).await?;
             fetched += self.download(&indexes, cockpit).await?;
             files.extend(indexes);
-            files.extend(self.shards(&listing).await?);
+            let shards = self.shards(&listing).await?;
+            fetched += self.download(&shards, cockpit).await?;
+            files.extend(shards);
         }
-        fetched += self.download(&files, cockpit).await?;
         self.publish(&listing, &files).await?;
         Ok(Arc::new(FetchReport { files: files.into_iter().collect(), bytes_fetched: fetched }))
     }
@@ -458,8 +459,10 @@ impl Set {
 /// Where the files that are on their way are, as one step.
 fn report(files: &[(String, u64, pace::FileWatch)], pace: &mut Pace) -> Step {
     let mut step = Step { phase: Phase::Download, files_total: files.len(), ..Step::default() };
+    let mut checking = false;
     for (path, bytes_total, watch) in files {
         let file = watch().unwrap_or(FileStep { state: FileState::Done, bytes_done: *bytes_total });
+        checking |= file.state == FileState::Checking;
         step.bytes_total += bytes_total;
         step.bytes_done += file.bytes_done;
         if file.state == FileState::Done {
@@ -471,10 +474,8 @@ fn report(files: &[(String, u64, pace::FileWatch)], pace: &mut Pace) -> Step {
             step.files.push(FileProgress { path: path.clone(), bytes_total: *bytes_total, step: file });
         }
     }
-    let came =
-        files.iter().filter_map(|(_, _, watch)| watch()).filter(|file| file.state == FileState::Checking).count();
     // Bytes of an earlier attempt are read faster than any network brings them.
-    if came == 0 {
+    if !checking {
         pace.add(step.bytes_done);
     }
     step.bytes_per_second = pace.bytes_per_second();
