@@ -284,10 +284,11 @@ impl Set {
         let mut files = self.documents(&listing)?;
         fetched += self.download(&files, cockpit).await?;
         if self.key.want.extent == Extent::Components {
-            let indexes = self.indexes(&listing).await?;
+            let snapshot = self.snapshot(&listing).await?;
+            let indexes = self.indexes(&snapshot, &listing).await?;
             fetched += self.download(&indexes, cockpit).await?;
             files.extend(indexes);
-            let shards = self.shards(&listing).await?;
+            let shards = self.shards(&snapshot, &listing).await?;
             fetched += self.download(&shards, cockpit).await?;
             files.extend(shards);
         }
@@ -314,19 +315,25 @@ impl Set {
         Ok(files)
     }
 
-    /// The wanted components' weights, as far as the documents tell.
+    /// The commit as its documents, which are here, tell of it.
+    async fn snapshot(&self, listing: &Arc<Listing>) -> Result<Arc<Snapshot>, FetchError> {
+        let model = self.target.at(&self.pin);
+        let (store, choice) = (self.key.store.clone(), self.key.want.choice.clone());
+        let listing = Arc::clone(listing);
+        blocking(move || Ok(Arc::new(Snapshot::remote(model, &choice, store, listing, BTreeMap::new())?))).await
+    }
+
+    /// The wanted components' weights.
     async fn selected<T: Send + 'static>(
         &self,
-        listing: &Arc<Listing>,
+        snapshot: &Arc<Snapshot>,
         work: impl Fn(&Snapshot, &ComponentSite, Selection) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<Vec<T>, FetchError> {
-        let model = self.target.at(&self.pin);
-        let (store, want, listing) = (self.key.store.clone(), self.key.want.clone(), Arc::clone(listing));
+        let (snapshot, wanted) = (Arc::clone(snapshot), self.key.want.components.clone());
         blocking(move || {
-            let snapshot = Snapshot::remote(model, &want.choice, store, listing, BTreeMap::new())?;
-            let names = match want.components.is_empty() {
+            let names = match wanted.is_empty() {
                 true => snapshot.sites().iter().map(|site| site.name.clone()).collect(),
-                false => want.components,
+                false => wanted,
             };
             let one = |name: &String| {
                 // What a file holds shows only when it is here.
@@ -338,12 +345,12 @@ impl Set {
         .await
     }
 
-    async fn indexes(&self, listing: &Arc<Listing>) -> Result<Files, FetchError> {
+    async fn indexes(&self, snapshot: &Arc<Snapshot>, listing: &Listing) -> Result<Files, FetchError> {
         let index = |_: &Snapshot, _: &ComponentSite, selection| match selection {
             Selection::Index(name) => Ok(Some(name)),
             Selection::Files(_) => Ok(None),
         };
-        let names = self.selected(listing, index).await?;
+        let names = self.selected(snapshot, index).await?;
         let listed = |name: String| Some((name.clone(), listing.get(&name)?.clone()));
         let files: Files = names.into_iter().flatten().filter_map(listed).collect();
         match files.iter().find(|(_, listed)| listed.bytes > INDEX_BYTES_MAX) {
@@ -357,10 +364,10 @@ impl Set {
         }
     }
 
-    async fn shards(&self, listing: &Arc<Listing>) -> Result<Files, FetchError> {
+    async fn shards(&self, snapshot: &Arc<Snapshot>, listing: &Listing) -> Result<Files, FetchError> {
         let shards =
             |snapshot: &Snapshot, site: &ComponentSite, selection| Ok(snapshot.shard_names(site, selection)?.1);
-        let names = self.selected(listing, shards).await?;
+        let names = self.selected(snapshot, shards).await?;
         let mut missing = Vec::new();
         let mut files = Files::new();
         for name in names.into_iter().flatten() {
