@@ -5,6 +5,7 @@
 pub mod adapter;
 pub mod assemble;
 pub mod audit;
+pub mod derive;
 pub mod family;
 pub mod handoff;
 pub mod header;

@@ -1,0 +1,79 @@
+//! What an adapter adds to a weight.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::Slice;
+
+/// A matrix of an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matrix {
+    /// Its bytes. The shape has two dimensions; trailing ones of a 1x1 kernel are left out.
+    pub slice: Slice,
+    /// Whether rows and columns are to be exchanged.
+    pub transposed: bool,
+}
+
+/// A factor, which may itself be a product.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Factor {
+    /// A matrix.
+    Whole(Matrix),
+    /// The product of two.
+    Product(Matrix, Matrix),
+}
+
+/// From the matrices to what is added, before it is scaled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Product {
+    /// LoRA: `up @ down`.
+    LowRank {
+        /// `[rank, input]`.
+        down: Matrix,
+        /// `[output, rank]`.
+        up: Matrix,
+    },
+    /// LoKr: `kron(first, second)`.
+    Kronecker {
+        /// `[output / m, input / n]`.
+        first: Factor,
+        /// `[m, n]`.
+        second: Factor,
+    },
+    /// LoHa: `(a.0 @ a.1) * (b.0 @ b.1)`, element by element.
+    Hadamard {
+        /// `[output, rank]` and `[rank, input]`.
+        first: (Matrix, Matrix),
+        /// The same.
+        second: (Matrix, Matrix),
+    },
+    /// The difference itself, `[output, input]`.
+    Full(Matrix),
+}
+
+/// By what the product is multiplied, beside the scale.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Alpha {
+    /// Nothing.
+    One,
+    /// A number.
+    Value(f64),
+    /// The number in a tensor of one element.
+    Stored(Slice),
+}
+
+/// What an adapter adds to one weight: rows of `product * (scale * alpha / divisor)`, computed in F32.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The product, `[output, input]`; of a fused layer all its rows.
+    pub product: Product,
+    /// The scale that the user asked for.
+    pub scale: f64,
+    /// The adapter's own.
+    pub alpha: Alpha,
+    /// The rank, or its root for adapters that say so; 1 where `alpha` is [`Alpha::One`].
+    pub divisor: f64,
+    /// Which rows of the product are this weight's.
+    pub rows: Range<u64>,
+}
