@@ -10,6 +10,7 @@ pub mod activation;
 pub mod descriptors;
 mod identity;
 mod locality;
+mod mapping;
 mod pinned;
 mod residency;
 mod view;

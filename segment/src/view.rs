@@ -5,11 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use memmap2::{Mmap, MmapOptions};
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-use crate::FileIdentity;
+use crate::{FileIdentity, mapping::Mapping};
 
 /// A file could not be mapped as the file it should be.
 #[derive(Debug, Error)]
@@ -56,7 +55,7 @@ pub enum MapError {
 /// compared before it is mapped, and that the daemon tells its clients when a file changes.
 #[derive(Debug)]
 pub struct View {
-    map: Mmap,
+    map: Mapping,
     identity: FileIdentity,
 }
 
@@ -68,9 +67,7 @@ impl View {
             return Err(MapError::Changed { expected: *expected, found });
         }
         let length = usize::try_from(found.length).map_err(|_| MapError::TooLong(found.length))?;
-        // SAFETY: the mapping is read-only and owned by `View`, which hands out slices that borrow it. That nobody
-        // writes to the file while it is mapped is the convention described above; it cannot be proved here.
-        let map = unsafe { MmapOptions::new().len(length).map(file) }.map_err(MapError::Map)?;
+        let map = Mapping::of(file, length).map_err(MapError::Map)?;
         Ok(View { map, identity: found })
     }
 
@@ -89,22 +86,23 @@ impl View {
     pub fn bytes(&self, offset: u64, length: u64) -> Option<&[u8]> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(length).ok()?)?;
-        self.map.get(start..end)
+        self.map.bytes().get(start..end)
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.map.bytes().len()
     }
 
     /// Whether the file has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 
-    /// Address of the first byte, which is at a page boundary unless the file is empty.
+    /// Address of the first byte, which is at a page boundary unless the file is empty. On Linux the eight bytes in
+    /// front of it are mapped too and hold the length, which is how the allocator of MLX's CPU backend knows a buffer.
     pub fn as_ptr(&self) -> *const u8 {
-        self.map.as_ptr()
+        self.map.bytes().as_ptr()
     }
 
     /// The file that is mapped, in the state in which it was mapped.

@@ -1,0 +1,117 @@
+//! Adopted pages: where the arrays lie, and that nobody writes to them.
+
+use std::{fs::File, io::Write as _, sync::Arc};
+
+use weightsd_arrays::{Adopted, ArrayError, bytes, copied, dequantise, filled, mlx_rs, quantise, release_unused};
+use weightsd_core::{
+    header::Dtype,
+    quantisation::{Mode, Scheme},
+};
+use weightsd_segment::{FileIdentity, View};
+
+fn view(content: &[u8]) -> Arc<View> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    let identity = FileIdentity::of_file(&file).unwrap();
+    Arc::new(View::map(&file, &identity).unwrap())
+}
+
+fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    values.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+#[test]
+fn arrays_lie_in_the_mapping() {
+    let view = view(&floats((0..10_000).map(|number| number as f32)));
+    let adopted = Adopted::new(&view).unwrap().expect("this backend adopts memory");
+    for (offset, shape) in [(0, [100, 100]), (4, [3, 7]), (4 * 9_000, [10, 100])] {
+        let array = adopted.array(offset, Dtype::F32, &shape).unwrap();
+        let seen = bytes(&array).unwrap();
+        assert_eq!(seen.as_ptr(), view.bytes(offset, 1).unwrap().as_ptr());
+        assert_eq!(seen, view.bytes(offset, 4 * shape[0] * shape[1]).unwrap());
+    }
+    let rows = adopted.array(4 * 100, Dtype::F32, &[2, 3]).unwrap();
+    assert_eq!(rows.sum(None).unwrap().item_exact::<f32>(), 615.0);
+    assert_eq!(
+        adopted.array(2, Dtype::F32, &[1]).unwrap_err(),
+        ArrayError::Misaligned { dtype: Dtype::F32, offset: 2 }
+    );
+    for (offset, shape) in [(4, 10_000), (40_000, 1), (u64::MAX - 3, 1)] {
+        let error = adopted.array(offset, Dtype::F32, &[shape]).unwrap_err();
+        assert!(matches!(error, ArrayError::Length { .. }), "{error}");
+    }
+    assert!(matches!(adopted.array(0, Dtype::U8, &[1 << 32]), Err(ArrayError::Shape(_) | ArrayError::Length { .. })));
+}
+
+#[test]
+fn nothing_is_written_to_an_array_that_is_the_last_one() {
+    let content = floats((0..100_000).map(|number| number as f32));
+    let view = view(&content);
+    let adopted = Adopted::new(&view).unwrap().unwrap();
+    let array = adopted.array(0, Dtype::F32, &[100_000]).unwrap();
+    // Only `array` is left of what was made, and MLX would take its memory for the result.
+    drop(adopted);
+    let array = array.add(mlx_rs::array!(1.0f32)).unwrap().abs().unwrap();
+    array.eval().unwrap();
+    assert_eq!(array.max(None).unwrap().item_exact::<f32>(), 100_000.0);
+    assert_eq!(view.bytes(0, content.len() as u64).unwrap(), content);
+}
+
+#[test]
+fn a_mapping_goes_with_its_last_array() {
+    let view = view(&floats([1.0; 1000]));
+    let watch = Arc::downgrade(&view);
+    let adopted = Adopted::new(&view).unwrap().unwrap();
+    let first = adopted.array(0, Dtype::F32, &[10]).unwrap();
+    let second = first.clone();
+    drop((view, adopted));
+    release_unused();
+    assert!(watch.upgrade().is_some(), "two arrays need it");
+    drop(first);
+    release_unused();
+    assert_eq!(second.sum(None).unwrap().item_exact::<f32>(), 10.0);
+    drop(second);
+    release_unused();
+    assert!(watch.upgrade().is_none(), "nobody needs it any more");
+}
+
+#[test]
+fn an_empty_file_has_nothing_to_adopt_and_odd_shapes_are_arrays() {
+    assert!(Adopted::new(&view(&[])).unwrap().is_none());
+    let none = copied(Dtype::F32, &[0, 5], &[]).unwrap();
+    assert_eq!((none.shape(), bytes(&none).unwrap().len()), (&[0, 5][..], 0));
+    let scalar = copied(Dtype::BF16, &[], &[0x80, 0x3f]).unwrap();
+    assert_eq!((scalar.ndim(), bytes(&scalar).unwrap()), (0, &[0x80, 0x3f][..]));
+    assert!(matches!(copied(Dtype::F4, &[2], &[1]), Err(ArrayError::Dtype(Dtype::F4))));
+    assert!(matches!(copied(Dtype::F32, &[2], &[1]), Err(ArrayError::Length { .. })));
+}
+
+#[test]
+fn what_cannot_be_read_is_no_array() {
+    let file = File::open("/dev/null").unwrap();
+    let read = |memory: &mut [u8]| {
+        std::io::Read::read_exact(&mut &file, memory).map_err(|error| ArrayError::Mlx(error.to_string()))
+    };
+    assert!(filled(Dtype::F32, &[4], read).is_err());
+}
+
+#[test]
+fn every_mode_goes_there_and_back() {
+    let weight = copied(Dtype::F32, &[8, 128], &floats((0..1024).map(|number| (number % 17) as f32 / 16.0))).unwrap();
+    let affine = [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (Mode::Affine, bits, group)));
+    for (mode, bits, group) in affine.chain([(Mode::Mxfp4, 4, 32), (Mode::Mxfp8, 8, 32), (Mode::Nvfp4, 4, 16)]) {
+        let scheme = Scheme::new(mode, Some(bits), Some(group)).unwrap();
+        let parts = quantise(&weight, &scheme).unwrap();
+        assert_eq!(parts.len(), scheme.roles().len(), "{scheme}");
+        for (part, &role) in parts.iter().zip(scheme.roles()) {
+            let shape: Vec<u64> = part.shape().iter().map(|&dimension| dimension as u64).collect();
+            assert_eq!(shape, scheme.shape_of(role, &[8, 128]).unwrap(), "{scheme}");
+        }
+        let back = dequantise(&parts[0], &parts[1], parts.get(2), &scheme).unwrap();
+        let distance = back.subtract(&weight).unwrap().abs().unwrap().max(None).unwrap();
+        assert!(distance.item_cast::<f32>() <= 0.5, "{scheme}: {distance}");
+    }
+    let odd = copied(Dtype::F32, &[3, 5], &floats([0.0; 15])).unwrap();
+    let error = quantise(&odd, &Scheme::new(Mode::Affine, Some(4), Some(64)).unwrap()).unwrap_err();
+    assert!(matches!(error, ArrayError::Mlx(_)), "{error}");
+}

@@ -1,0 +1,110 @@
+//! The prebuilt MLX.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{MLX_VERSION, Result, Target, made, run};
+
+/// Where an MLX is.
+pub(crate) struct Mlx {
+    /// Its headers.
+    pub(crate) include: PathBuf,
+    /// The folder of its library.
+    pub(crate) lib: PathBuf,
+}
+
+/// One line of `wheels.txt`.
+struct Wheel<'a> {
+    package: &'a str,
+    version: &'a str,
+    platform: &'a str,
+    sha256: &'a str,
+}
+
+const WHEELS: &str = include_str!("wheels.txt");
+
+/// Folders in which systems install what the user asks for.
+const PREFIXES: [&str; 3] = ["/opt/homebrew", "/usr/local", "/usr"];
+
+const WAYS_OUT: &str = "Either let it be fetched: this needs Python 3.9 or newer with pip (on Debian: \
+    `apt install python3-pip`) and a package index that pip can reach. Or install MLX, and set MLX_ROOT to the folder \
+    that has its `include` and `lib`; in a Python environment with MLX that is \
+    `python3 -c 'import mlx.core, os; print(os.path.dirname(mlx.core.__file__))'`.";
+
+/// The MLX that the user names, an installed one, or the Python package.
+pub(crate) fn find(target: &Target, cache: &Path) -> Result<Mlx> {
+    if let Some(root) = env::var_os("MLX_ROOT").map(PathBuf::from) {
+        return check(&root, target).map_err(|problem| format!("MLX_ROOT is {}: {problem}", root.display()));
+    }
+    let named = env::var("MLX_BACKEND").ok();
+    let is_cross = env::var("HOST").ok() != env::var("TARGET").ok();
+    if named.is_none()
+        && !is_cross
+        && let Some(installed) = PREFIXES.iter().find_map(|prefix| check(Path::new(prefix), target).ok())
+    {
+        return Ok(installed);
+    }
+    let backend = named.unwrap_or_else(|| if target.os == "macos" { "metal".into() } else { "cpu".into() });
+    fetched(&wheel(target, &backend)?, target, cache)
+        .map_err(|problem| format!("MLX {MLX_VERSION} is not to be had.\n{problem}\n{WAYS_OUT}"))
+}
+
+/// Whether the MLX below `root` is the right one.
+fn check(root: &Path, target: &Target) -> Result<Mlx> {
+    let mlx = Mlx { include: root.join("include"), lib: root.join("lib") };
+    let version = mlx.include.join("mlx/version.h");
+    let header = fs::read_to_string(&version).map_err(|error| format!("{}: {error}", version.display()))?;
+    let number = |part: &str| {
+        let line = header.lines().find_map(|line| line.trim().strip_prefix(&format!("#define MLX_VERSION_{part} ")));
+        line.unwrap_or("?").trim().to_owned()
+    };
+    let found = [number("MAJOR"), number("MINOR"), number("PATCH")].join(".");
+    if found != MLX_VERSION {
+        return Err(format!("it is MLX {found}, expected {MLX_VERSION}"));
+    }
+    let library = mlx.lib.join(if target.os == "macos" { "libmlx.dylib" } else { "libmlx.so" });
+    if library.exists() { Ok(mlx) } else { Err(format!("there is no {}", library.display())) }
+}
+
+fn wheel(target: &Target, backend: &str) -> Result<Wheel<'static>> {
+    let key = format!("{}-{}", target.arch, target.os);
+    let lines = WHEELS.lines().filter(|line| !line.starts_with('#'));
+    let rows = lines.map(|line| line.split(' ').collect::<Vec<_>>());
+    let here: Vec<_> = rows.filter(|row| row.first() == Some(&key.as_str())).collect();
+    match here.iter().find(|row| row.get(1) == Some(&backend)).map(Vec::as_slice) {
+        Some(&[_, _, package, version, platform, sha256]) => Ok(Wheel { package, version, platform, sha256 }),
+        _ => {
+            let known: Vec<&str> = here.iter().filter_map(|row| row.get(1).copied()).collect();
+            Err(format!(
+                "there is no prebuilt MLX with the backend `{backend}` for {key} (there are: {}).\n{WAYS_OUT}",
+                known.join(", ")
+            ))
+        }
+    }
+}
+
+/// Lets pip fetch the package, which compares the hash, and unpacks it.
+fn fetched(wheel: &Wheel<'_>, target: &Target, cache: &Path) -> Result<Mlx> {
+    let Wheel { package, version, platform, sha256 } = wheel;
+    let folder = cache.join(format!("{package}-{version}-{}", &sha256[..12]));
+    made(&folder, |partial| {
+        let io = |error: std::io::Error| format!("{}: {error}", partial.display());
+        let (requirements, download) = (partial.join("requirements.txt"), partial.join("download"));
+        fs::write(&requirements, format!("{package}=={version} --hash=sha256:{sha256}\n")).map_err(io)?;
+        let python = env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        // The Python version is any for which there is a package: nothing of it is run.
+        let options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.13", "--quiet"];
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "download"]).args(options).arg(format!("--platform={platform}"));
+        run(pip.arg("--dest").arg(&download).arg("--requirement").arg(&requirements))?;
+        let mut files = fs::read_dir(&download).map_err(io)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let file = files.next().ok_or("pip has fetched nothing")?;
+        run(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&file).arg(partial))?;
+        fs::remove_dir_all(&download).map_err(io)?;
+        check(&partial.join("mlx"), target).map(drop)
+    })?;
+    check(&folder.join("mlx"), target)
+}

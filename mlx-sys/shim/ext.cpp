@@ -1,0 +1,194 @@
+// Memory that is not MLX's as arrays, and arrays whose memory somebody else fills. mlx-c has neither without a copy.
+#include <cstdint>
+#include <memory>
+
+#include "mlx/allocator.h"
+#include "mlx/backend/cuda/cuda.h"
+#include "mlx/backend/metal/metal.h"
+#include "mlx/c/array.h"
+#include "mlx/c/private/mlx.h"
+#include "mlx/ops.h"
+
+using namespace mlx::core;
+
+// What went wrong, in words. mlx-c's own way, a handler for all threads, is mlx-rs's and tells nobody else.
+extern "C" struct mlx_ext_error {
+  char text[512];
+};
+
+namespace {
+
+// 0, or 2 and the words of what was thrown.
+template <typename Work>
+int guarded(mlx_ext_error* error, Work work) {
+  try {
+    return work();
+  } catch (std::exception& thrown) {
+    std::strncpy(error->text, thrown.what(), sizeof(error->text) - 1);
+    error->text[sizeof(error->text) - 1] = 0;
+    return 2;
+  }
+}
+
+// Of a buffer of the CPU's allocator: its length stands in front of its data.
+constexpr size_t FRONT = sizeof(size_t);
+
+// Whether that is so; it is nobody's promise, so it is looked at.
+bool has_front() {
+  size_t length = 64;
+  auto buffer = allocator::malloc(length);
+  auto* data = static_cast<char*>(buffer.raw_ptr());
+  bool found = static_cast<char*>(buffer.ptr()) + FRONT == data && allocator::allocator().size(buffer) == length &&
+      *static_cast<size_t*>(buffer.ptr()) == length;
+  allocator::free(buffer);
+  return found;
+}
+
+// The memory as a buffer of the allocator's own kind; null where there is no such thing.
+allocator::Buffer buffer_over(void* data, size_t length) {
+  if (metal::is_available()) {
+    return allocator::make_buffer(data, length);
+  }
+  static const bool works = !cu::is_available() && has_front();
+  return allocator::Buffer(works ? static_cast<char*>(data) - FRONT : nullptr);
+}
+
+} // namespace
+
+// Adopts `length` bytes at `data` as an array of no shape of its own, of which mlx_ext_part makes arrays. The eight
+// bytes in front of `data` must be readable and hold `length`. 0: adopted, `release(payload)` is called when no array
+// needs the memory any more; 1: this backend cannot, nothing was done; 2: it went wrong, nothing was done.
+extern "C" int mlx_ext_adopt(
+    mlx_array* base,
+    void* data,
+    size_t length,
+    void* payload,
+    void (*release)(void*),
+    mlx_ext_error* error) {
+  return guarded(error, [&] {
+    auto buffer = buffer_over(data, length);
+    if (!buffer.ptr()) {
+      return 1;
+    }
+    bool is_metal = metal::is_available();
+    auto deleter = [payload, release, is_metal](allocator::Buffer buffer) {
+      if (is_metal) {
+        allocator::release(buffer);
+      }
+      release(payload);
+    };
+    mlx_array_set_(*base, array(buffer, Shape{1}, uint8, deleter));
+    return 0;
+  });
+}
+
+// How many arrays share the memory of `array`, itself included.
+extern "C" long mlx_ext_sharers(const mlx_array array) {
+  return mlx_array_get_(array).data_shared_ptr().use_count();
+}
+
+// A contiguous array over a part of an adopted memory, from the element number `first` on. The caller sees to it that
+// the part lies within the memory.
+extern "C" int mlx_ext_part(
+    mlx_array* part,
+    const mlx_array base,
+    int64_t first,
+    const int* shape,
+    size_t ndim,
+    mlx_dtype dtype,
+    mlx_ext_error* error) {
+  return guarded(error, [&] {
+    array made(Shape(shape, shape + ndim), mlx_dtype_to_cpp(dtype), nullptr, {});
+    array::Flags flags;
+    flags.contiguous = true;
+    flags.row_contiguous = true;
+    size_t longest = 1;
+    for (size_t at = 0; at < ndim; at++) {
+      longest = std::max(longest, static_cast<size_t>(shape[at]));
+    }
+    // A vector in all but name is contiguous by columns too.
+    flags.col_contiguous = made.size() <= 1 || longest == made.size();
+    made.copy_shared_buffer(mlx_array_get_(base), made.strides(), flags, made.size(), first);
+    made.set_status(array::Status::available);
+    mlx_array_set_(*part, std::move(made));
+    return 0;
+  });
+}
+
+// An array whose memory is there and not filled; `data` is where it begins.
+extern "C" int mlx_ext_empty(
+    mlx_array* empty,
+    const int* shape,
+    size_t ndim,
+    mlx_dtype dtype,
+    void** data,
+    mlx_ext_error* error) {
+  return guarded(error, [&] {
+    Shape dimensions(shape, shape + ndim);
+    size_t bytes = size_of(mlx_dtype_to_cpp(dtype));
+    for (auto dimension : dimensions) {
+      bytes *= dimension;
+    }
+    auto buffer = allocator::malloc(bytes);
+    *data = buffer.raw_ptr();
+    mlx_array_set_(*empty, array(buffer, std::move(dimensions), mlx_dtype_to_cpp(dtype)));
+    return 0;
+  });
+}
+
+// Where the elements of an evaluated array begin; null when it is not evaluated, or its elements are not in order.
+extern "C" const void* mlx_ext_data(const mlx_array array) {
+  auto& found = mlx_array_get_(array);
+  if (!found.is_available() || !found.flags().row_contiguous) {
+    return nullptr;
+  }
+  return found.data<char>();
+}
+
+// MLX's quantize, in all its modes: mlx-rs has one of them. Fills packed weight, scales and, in mode affine, biases.
+extern "C" int mlx_ext_quantize(
+    mlx_array parts[3],
+    const mlx_array weight,
+    int group_size,
+    int bits,
+    const char* mode,
+    mlx_ext_error* error) {
+  return guarded(error, [&] {
+    auto made = quantize(mlx_array_get_(weight), group_size, bits, mode);
+    for (size_t at = 0; at < made.size() && at < 3; at++) {
+      mlx_array_set_(parts[at], made[at]);
+    }
+    return 0;
+  });
+}
+
+// MLX's dequantize; `biases` may be empty.
+extern "C" int mlx_ext_dequantize(
+    mlx_array* weight,
+    const mlx_array packed,
+    const mlx_array scales,
+    const mlx_array biases,
+    int group_size,
+    int bits,
+    const char* mode,
+    mlx_ext_error* error) {
+  return guarded(error, [&] {
+    std::optional<array> offsets;
+    if (biases.ctx) {
+      offsets = mlx_array_get_(biases);
+    }
+    auto made =
+        dequantize(mlx_array_get_(packed), mlx_array_get_(scales), offsets, group_size, bits, mode);
+    mlx_array_set_(*weight, std::move(made));
+    return 0;
+  });
+}
+
+#ifndef __APPLE__
+#include <chrono>
+
+// A seed that mlx-rs takes from the system of Apple's.
+extern "C" uint64_t mach_approximate_time() {
+  return std::chrono::steady_clock::now().time_since_epoch().count();
+}
+#endif
