@@ -1,7 +1,7 @@
 //! What goes where: from the tensors of a checkpoint to the tensors that are lent.
 //!
-//! Renaming and reshaping are arithmetic on names and offsets. Reordering bytes is a computation, and a plan says so
-//! instead of doing it.
+//! Renaming and reshaping are arithmetic on names and offsets. Reordering bytes is a computation: a placed tensor says
+//! that it needs it, and [`crate::derive`] plans it.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -198,13 +198,28 @@ impl Table {
     }
 }
 
+/// How the bytes of a lent tensor came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Making {
+    /// They are the checkpoint's.
+    AsStored,
+    /// A kernel that lies in the checkpoint in OIHW order and is wanted in OHWI. Its range is in the checkpoint.
+    ToReorder,
+    /// They were computed. The range is in the derived image.
+    Computed,
+}
+
 /// A tensor in the place from which it is lent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
     /// Name in the layout.
     pub name: String,
-    /// Name in the checkpoint, when it is another.
+    /// Name in the catalogue.
+    pub canonical: Box<str>,
+    /// Name in the checkpoint, when it is another than `name`.
     pub source_name: Option<String>,
+    /// Whether its bytes are the checkpoint's.
+    pub making: Making,
     /// Type of an element.
     pub dtype: Dtype,
     /// Dimensions in the layout.
@@ -222,14 +237,6 @@ pub struct Placed {
 /// Why a component cannot be lent in a layout.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// Bytes would have to be reordered.
-    #[error("{count} convolution kernels, such as `{sample}`, have to be reordered from OIHW to OHWI for layout MLX")]
-    NeedsComputation {
-        /// How many tensors.
-        count: usize,
-        /// One of them.
-        sample: String,
-    },
     /// Two tensors that get the same name.
     #[error("tensors `{first}` and `{second}` both become `{name}`")]
     NameCollision {
@@ -254,7 +261,6 @@ pub fn place(
     layout: Layout,
 ) -> Result<Vec<Placed>, PlanError> {
     let mut placed = Vec::with_capacity(table.tensors.len());
-    let mut computed: Vec<&str> = Vec::new();
     match (layout, catalogue) {
         (Layout::Source, _) => placed.extend(table.tensors.iter().map(in_place)),
         (Layout::Mlx, None) => placed.extend(table.tensors.iter().map(|tensor| renamed(tensor, naming))),
@@ -266,16 +272,13 @@ pub fn place(
                     let [o, i, h, w] = <[u64; 4]>::try_from(expected.shape.as_slice()).unwrap_or_default();
                     // With one input channel, or a 1x1 kernel, both orders have the same bytes.
                     if i > 1 && h * w > 1 && !is_ohwi(found) {
-                        computed.push(&expected.name);
+                        tensor.making = Making::ToReorder;
                     }
                     tensor.shape = vec![o, h, w, i];
                 }
                 placed.push(tensor);
             }
         }
-    }
-    if let Some(sample) = computed.first() {
-        return Err(PlanError::NeedsComputation { count: computed.len(), sample: (*sample).to_owned() });
     }
     let mut seen: HashMap<&str, &Placed> = HashMap::with_capacity(placed.len());
     for tensor in &placed {
@@ -305,7 +308,9 @@ fn in_place(tensor: &Sourced) -> Placed {
     let source_name = tensor.source_name();
     Placed {
         name: tensor.info.name.to_string(),
+        canonical: tensor.info.name.clone(),
         source_name: (source_name != &*tensor.info.name).then(|| source_name.to_owned()),
+        making: Making::AsStored,
         dtype: tensor.info.dtype,
         shape,
         shard: tensor.shard,
@@ -367,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_that_only_change_their_shape_are_lent() {
+    fn kernels_that_only_change_their_shape_are_lent_and_the_others_are_to_be_reordered() {
         let expected = |name: &str, shape: &[u64]| Expected {
             name: name.into(),
             shape: shape.into(),
@@ -376,13 +381,12 @@ mod tests {
         };
         let shapes: [(&str, &[u64]); 3] = [("a", &[4, 3, 1, 1]), ("b", &[4, 1, 3, 3]), ("c", &[4, 2, 3, 3])];
         let table = Table::merge(vec![("x", header(&shapes))]).unwrap();
-        let lent = Catalogue::new(shapes[..2].iter().map(|(name, shape)| expected(name, shape)).collect());
-        let placed = place(&table, Some(&lent), &Naming::NONE, Layout::Mlx).unwrap();
-        assert_eq!(placed[0].shape, [4, 1, 1, 3]);
-        assert_eq!(placed[1].shape, [4, 3, 3, 1]);
         let all = Catalogue::new(shapes.iter().map(|(name, shape)| expected(name, shape)).collect());
-        let error = place(&table, Some(&all), &Naming::NONE, Layout::Mlx).unwrap_err();
-        assert_eq!(error, PlanError::NeedsComputation { count: 1, sample: "c".into() });
+        let placed = place(&table, Some(&all), &Naming::NONE, Layout::Mlx).unwrap();
+        let found: Vec<_> = placed.iter().map(|placed| (placed.shape.as_slice(), placed.making)).collect();
+        let expected: [(&[u64], Making); 3] =
+            [(&[4, 1, 1, 3], Making::AsStored), (&[4, 3, 3, 1], Making::AsStored), (&[4, 3, 3, 2], Making::ToReorder)];
+        assert_eq!(found, expected);
         assert_eq!(place(&table, Some(&all), &Naming::NONE, Layout::Source).unwrap().len(), 3);
     }
 }

@@ -45,7 +45,9 @@ pub(crate) fn mlx_c(source: &Path, mlx: &Mlx, target: &Target, cache: &Path) -> 
     let folder = cache.join(format!("mlx-c-{}-{}-{key}", target.arch, target.os));
     made(&folder, |partial| {
         build.out_dir(partial).try_compile("mlxc").map_err(|error| {
-            format!("mlx-c cannot be compiled: it needs a C++ compiler with C++20 (GCC 12, Clang 15 or newer).\n{error}")
+            format!(
+                "mlx-c cannot be compiled: it needs a C++ compiler with C++20 (GCC 12, Clang 15 or newer).\n{error}"
+            )
         })
     })?;
     Ok(folder)

@@ -1,15 +1,27 @@
-//! Tensors that have to be computed: what is done to which bytes. Arithmetic on shapes and offsets; the arithmetic on
-//! numbers is MLX's, in the daemon's `derive` stage.
+//! Tensors that have to be computed: what is done to which bytes, and where the results lie. Arithmetic on shapes and
+//! offsets; the arithmetic on numbers is MLX's, in the daemon's `derive` stage.
 
 mod delta;
+pub mod image;
+mod job;
+mod plan;
+mod wish;
 
-pub use self::delta::{Alpha, Delta, Factor, Matrix, Product};
+pub use self::{
+    delta::{Alpha, Delta, Factor, Matrix, Product},
+    job::{Input, Job, Output},
+    plan::{Derivation, DeriveError, Derived, Setting, plan},
+    wish::{Float, Fused, Packing, Selection, Wish},
+};
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use crate::header::Dtype;
+
+/// The version of MLX whose results are right. Another one may round otherwise, so it is a part of every identity.
+pub const MLX_VERSION: &str = "0.32.2";
 
 /// The bytes of a tensor in one of the files of a derivation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,4 +34,12 @@ pub struct Slice {
     pub dtype: Dtype,
     /// Dimensions, row-major.
     pub shape: Vec<u64>,
+}
+
+impl Slice {
+    /// Length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
 }

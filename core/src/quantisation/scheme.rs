@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{audit::FLOATS, header::Dtype, shown::shown};
 
 use super::PackedRole;
@@ -10,7 +12,7 @@ use super::PackedRole;
 const WORD_BITS: u64 = 32;
 
 /// What a code and a scale mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Mode {
     /// Unsigned codes; `code * scale + bias`.
     Affine,
@@ -59,7 +61,7 @@ impl Mode {
 }
 
 /// How a layer is quantised; only combinations that MLX has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scheme {
     mode: Mode,
     bits: u64,

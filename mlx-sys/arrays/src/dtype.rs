@@ -39,10 +39,6 @@ impl Form {
         let too_large = || ArrayError::Shape(shape.to_vec());
         let bytes = header::byte_length(dtype, shape).and_then(|bytes| usize::try_from(bytes).ok());
         let dimensions = shape.iter().map(|&dimension| i32::try_from(dimension).ok()).collect::<Option<_>>();
-        Ok(Form {
-            dtype: found.into(),
-            shape: dimensions.ok_or_else(too_large)?,
-            bytes: bytes.ok_or_else(too_large)?,
-        })
+        Ok(Form { dtype: found.into(), shape: dimensions.ok_or_else(too_large)?, bytes: bytes.ok_or_else(too_large)? })
     }
 }

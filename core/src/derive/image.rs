@@ -1,0 +1,96 @@
+//! The file of what was computed: a safetensors file in which every tensor begins at a page, so that a Metal buffer can
+//! wrap it without a copy. The format allows no holes, so the room between tensors is tensors too, of a reserved name.
+
+use std::{collections::BTreeMap, fmt::Write as _, ops::Range};
+
+use serde_json::json;
+
+use super::Output;
+use crate::header::{Dtype, byte_length};
+
+/// Where tensors begin: a page of Apple's processors, and a multiple of every other machine's.
+pub const PAGE: u64 = 16 * 1024;
+/// Beginning of the names of tensors that are room and nothing else.
+pub const ROOM: &str = "__weightsd_room__.";
+
+/// The beginning of an image, and how long it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Length prefix and header, padded to a page.
+    pub head: Vec<u8>,
+    /// Length of the file.
+    pub length: u64,
+}
+
+/// Gives every output its range, in the order in which they are, and writes the header.
+#[must_use]
+pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>) -> Layout {
+    // Offsets count from the end of the header, whose length is known only when they are.
+    let mut entries = serde_json::Map::new();
+    entries.insert("__metadata__".to_owned(), json!(metadata));
+    let mut at = 0;
+    let mut places: Vec<Range<u64>> = Vec::with_capacity(outputs.len());
+    for (number, output) in outputs.iter().enumerate() {
+        // Outputs have shapes of tensors that are there, or shorter ones.
+        let bytes = byte_length(output.dtype, &output.shape).unwrap_or(0);
+        let place = at..at + bytes;
+        entries.insert(output.name.clone(), entry(output.dtype, &output.shape, &place));
+        at = place.end.next_multiple_of(PAGE);
+        if at > place.end {
+            let room = place.end..at;
+            entries.insert(format!("{ROOM}{number}"), entry(Dtype::U8, &[at - place.end], &room));
+        }
+        places.push(place);
+    }
+    let mut json = serde_json::Value::Object(entries).to_string();
+    let start = (8 + json.len() as u64).next_multiple_of(PAGE);
+    let padding = usize::try_from(start - 8).map_or(0, |length| length.saturating_sub(json.len()));
+    let _ = write!(json, "{:padding$}", "");
+    for (output, place) in outputs.iter_mut().zip(places) {
+        output.range = start + place.start..start + place.end;
+    }
+    let mut head = (json.len() as u64).to_le_bytes().to_vec();
+    head.extend_from_slice(json.as_bytes());
+    Layout { head, length: start + at }
+}
+
+fn entry(dtype: Dtype, shape: &[u64], place: &Range<u64>) -> serde_json::Value {
+    json!({"dtype": dtype.to_string(), "shape": shape, "data_offsets": [place.start, place.end]})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::header::{Header, header_length};
+
+    fn output(name: &str, dtype: Dtype, shape: &[u64]) -> Output {
+        Output { name: name.into(), dtype, shape: shape.into(), range: 0..0 }
+    }
+
+    #[test]
+    fn an_image_is_a_safetensors_file_of_whole_pages() {
+        let mut outputs = [
+            output("b", Dtype::BF16, &[3, 5]),
+            output("a", Dtype::U32, &[4096]),
+            output("empty", Dtype::F32, &[0, 7]),
+            output("c \u{e9}\"", Dtype::F32, &[]),
+            output("d", Dtype::U8, &[PAGE + 1]),
+        ];
+        let mut references: Vec<&mut Output> = outputs.iter_mut().collect();
+        let metadata = BTreeMap::from([("weightsd".to_owned(), "{\"x\": 1}".to_owned())]);
+        let Layout { head, length } = lay_out(&mut references, &metadata);
+        assert!(length.is_multiple_of(PAGE) && (head.len() as u64).is_multiple_of(PAGE));
+        let json = header_length(head[..8].try_into().unwrap(), length).unwrap();
+        assert_eq!(json + 8, head.len());
+        let header = Header::parse(&head[8..], length).unwrap();
+        assert_eq!(header.metadata, metadata);
+        for output in &outputs {
+            let found = header.tensors.iter().find(|tensor| *tensor.name == *output.name).unwrap();
+            assert_eq!((found.dtype, &found.shape, &found.range), (output.dtype, &output.shape, &output.range));
+            assert!(output.range.start.is_multiple_of(PAGE), "{}", output.name);
+        }
+        let rooms = header.tensors.iter().filter(|tensor| tensor.name.starts_with(ROOM)).count();
+        assert_eq!(header.tensors.len(), outputs.len() + rooms);
+        assert_eq!(rooms, 3, "after b, c and d: a fills its pages, and nothing has no room");
+    }
+}

@@ -1,0 +1,85 @@
+//! What is asked of a component's tensors beyond their names and places.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{header::Dtype, quantisation::Scheme};
+
+/// A dtype of floats in which a component can be lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Float {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+    /// IEEE single.
+    F32,
+}
+
+impl Float {
+    /// Its name in a safetensors file.
+    #[must_use]
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+            Self::F32 => Dtype::F32,
+        }
+    }
+}
+
+/// Which layers are quantised.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Selection {
+    /// Globs over names of layers in the catalogue, such as `layers.*.feed_forward.*`; `*` crosses dots. Empty: the
+    /// family's rule.
+    pub only: Vec<String>,
+    /// Globs over layers that stay as they are, whatever the rule or `only` says.
+    pub except: Vec<String>,
+}
+
+/// How weights are packed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Packing {
+    /// As they are in the checkpoint.
+    #[default]
+    AsStored,
+    /// Not at all: quantised layers are dequantised.
+    Plain,
+    /// Quantised so; layers that are quantised otherwise are quantised anew.
+    Quantised(Scheme, Selection),
+}
+
+/// What becomes of a quantised layer to which an adapter adds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Fused {
+    /// It is quantised again, as it was.
+    #[default]
+    Requantised,
+    /// It stays plain.
+    Plain,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Wish {
+    /// The dtype of floats that are not part of a packed layer; `None`: each as it is stored.
+    pub dtype: Option<Float>,
+    /// How weights are packed.
+    pub packing: Packing,
+    /// What becomes of quantised layers to which adapters add.
+    pub fused: Fused,
+}
+
+impl Wish {
+    /// The wish in a few words, for lists: `BF16, affine 4-bit, groups of 64`. Empty when it wishes for nothing.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let dtype = self.dtype.map(|float| float.dtype().to_string());
+        let packing = match &self.packing {
+            Packing::AsStored => None,
+            Packing::Plain => Some("dequantised".to_owned()),
+            Packing::Quantised(scheme, _) => Some(scheme.to_string()),
+        };
+        dtype.into_iter().chain(packing).collect::<Vec<_>>().join(", ")
+    }
+}
