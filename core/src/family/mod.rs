@@ -8,6 +8,7 @@ mod causal_lm;
 mod generic;
 mod inferred;
 mod known;
+mod language_adapter;
 mod naming;
 pub mod z_image;
 

@@ -9,9 +9,12 @@ use std::collections::BTreeMap;
 use self::{architecture::Architecture, config::LanguageConfig};
 use super::{
     Catalogue, ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, Writer, catalogue::Builder,
-    read_config,
+    language_adapter, read_config,
 };
-use crate::rewrite::{Pattern, Rule, Rules, Ruleset};
+use crate::{
+    adapter::Targets,
+    rewrite::{Pattern, Rule, Rules, Ruleset},
+};
 
 /// The config of a model.
 const CONFIG: &str = "config.json";
@@ -67,6 +70,10 @@ impl Family for CausalLm {
 
     fn rules(&self, _: &str, _: Writer) -> Rules {
         Rules { set: &BARE, count: None }
+    }
+
+    fn adapter_targets(&self, component: &str) -> Option<&'static Targets> {
+        (component == "model").then_some(&language_adapter::TARGETS)
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
