@@ -59,6 +59,12 @@ pub enum AdapterError {
         /// The shapes that are there.
         found: String,
     },
+    /// A key without its tensor.
+    #[error("there is no tensor `{key}`")]
+    Missing {
+        /// The key.
+        key: String,
+    },
     /// A matrix whose numbers are not read.
     #[error("`{key}` is {found}, expected {expected}")]
     Dtype {
