@@ -20,7 +20,10 @@ pub enum AdapterError {
         unsupported: Vec<Unsupported>,
     },
     /// Changes for another model.
-    #[error("zero valid target layers: {found} changes, and none is for a layer of this model{}", of_others(names, *other_component))]
+    #[error(
+        "zero valid target layers: {found} changes, and none is for a layer of this model{}",
+        beside(names, *other_component)
+    )]
     NoTargets {
         /// How many there are.
         found: usize,
@@ -41,7 +44,8 @@ pub enum AdapterError {
     },
     /// It rescales rows, which is more than adding to them.
     #[error(
-        "it is a DoRA adapter ({sign}): its magnitudes rescale each output row by the norm of the merged weight, and the low-rank half alone would give another picture, so that none of it is applied"
+        "it is a DoRA adapter ({sign}): its magnitudes rescale each output row by the norm of the merged weight, and the \
+         low-rank half alone would give another picture, so that none of it is applied"
     )]
     Dora {
         /// What shows it, with some of the keys.
@@ -125,7 +129,7 @@ fn list(unsupported: &[Unsupported]) -> String {
     if names.is_empty() { String::new() } else { format!("; not applied: {}", names.join(", ")) }
 }
 
-fn of_others(names: &[String], other_component: usize) -> String {
+fn beside(names: &[String], other_component: usize) -> String {
     let mut said = String::new();
     if !names.is_empty() {
         said = format!(": {}", sample(names));

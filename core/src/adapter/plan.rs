@@ -228,9 +228,11 @@ mod tests {
         }
     }
 
-    fn table(tensors: &[(&str, Dtype, &[u64])]) -> Table {
+    type Tensor<'a> = (&'a str, Dtype, &'a [u64]);
+
+    fn table(tensors: &[Tensor]) -> Table {
         let mut begin = 100;
-        let sourced = |(shard, &(name, dtype, shape)): (u32, &(&str, Dtype, &[u64]))| {
+        let sourced = |(shard, &(name, dtype, shape)): (u32, &Tensor<'_>)| {
             let range = begin..begin + byte_length(dtype, shape).unwrap();
             begin = range.end;
             let info = TensorInfo { name: name.into(), dtype, shape: shape.to_vec(), range };
@@ -239,11 +241,7 @@ mod tests {
         Table::of((0..).zip(tensors).map(sourced).collect()).unwrap()
     }
 
-    fn plan_with(
-        tensors: &[(&str, Dtype, &[u64])],
-        config: Option<&AdapterConfig>,
-        scale: f64,
-    ) -> Result<AdapterPlan, AdapterError> {
+    fn plan_with(tensors: &[Tensor], config: Option<&AdapterConfig>, scale: f64) -> Result<AdapterPlan, AdapterError> {
         let tensors = table(tensors);
         let input = AdapterInput { name: "style", tensors: &tensors, first_file: 5, config, scale };
         plan(&input, "transformer", &TARGETS, |_| 2, shape_of).map_err(|refused| {
@@ -269,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_pair_becomes_a_delta() {
-        let tensors: [(&str, Dtype, &[u64]); 3] = [
+        let tensors: [Tensor; 3] = [
             ("layers.1.w.alpha", Dtype::I64, &[]),
             ("layers.1.w.lora_A.weight", Dtype::BF16, &[2, INPUT, 1, 1]),
             ("layers.1.w.lora_B.weight", Dtype::F16, &[OUTPUT, 2]),
@@ -289,7 +287,7 @@ mod tests {
     #[test]
     fn matrices_may_be_written_either_way() {
         let (torch, mlx) = (["lora_A.weight", "lora_B.weight"], ["lora_a", "lora_b"]);
-        let cases: [(&str, [&str; 2], [u64; 2], [u64; 2], (bool, bool)); 8] = [
+        let cases = [
             ("w", torch, [2, INPUT], [OUTPUT, 2], (false, false)),
             ("w", torch, [INPUT, 2], [2, OUTPUT], (true, true)),
             ("w", torch, [INPUT, 2], [OUTPUT, 2], (true, false)),
@@ -419,7 +417,7 @@ mod tests {
             report.summary(),
             "adapter `style` changes 1 layer of `transformer`; not applied: 2 changes without a target \
              (layers.0.absent, layers.7.w), 1 key without its partner (layers.1.w.lora_A), 1 unknown key (note), \
-             1 Tucker cores (layers.1.s.lokr_t2), 1 biases (layers.0.w.lora_B.bias); for another component: 2 keys"
+             1 key of Tucker cores (layers.1.s.lokr_t2), 1 key of biases (layers.0.w.lora_B.bias); for another component: 2 keys"
         );
         let report = planned(&[tensors[0], tensors[1], tensors[8], tensors[9]], None).unwrap().report;
         assert!(!report.is_partial(), "the other component's share is not missing here");
@@ -428,8 +426,8 @@ mod tests {
     #[test]
     fn what_cannot_be_applied_is_refused_with_a_reason() {
         let (down, up) = ("layers.0.w.lora_A", "layers.0.w.lora_B");
-        let good: [(&str, Dtype, &[u64]); 2] = [(down, Dtype::F32, &[2, INPUT]), (up, Dtype::F32, &[OUTPUT, 2])];
-        let cases: [(&[(&str, Dtype, &[u64])], &str); 8] = [
+        let good: [Tensor; 2] = [(down, Dtype::F32, &[2, INPUT]), (up, Dtype::F32, &[OUTPUT, 2])];
+        let cases: [(&[Tensor], &str); 8] = [
             (
                 &[(down, Dtype::F32, &[2, 7]), good[1]],
                 "layer `layers.0.w`: `layers.0.w.lora_A`: expected [rank, 8] and [12, rank], or either one transposed, found [2, 7] and [12, 2]",

@@ -60,7 +60,8 @@ impl AdapterReport {
     }
 
     fn left_out(&self) -> Vec<String> {
-        let kinds = self.unsupported.iter().map(|(kind, keys)| (format!("{} {kind}", keys.len()), keys));
+        let of_kind = |keys: &Vec<String>, kind: &str| format!("{} of {kind}", counted(keys.len(), "key", "keys"));
+        let kinds = self.unsupported.iter().map(|(kind, keys)| (of_kind(keys, kind), keys));
         let targets = counted(self.without_target.len(), "change without a target", "changes without a target");
         let partners = counted(self.without_partner.len(), "key without its partner", "keys without their partners");
         let unknown = counted(self.unknown.len(), "unknown key", "unknown keys");

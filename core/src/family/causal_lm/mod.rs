@@ -158,6 +158,20 @@ mod tests {
     }
 
     #[test]
+    fn adapters_change_linear_layers_of_every_catalogue() {
+        let catalogue = describe(&config("qwen3", &json!({"tie_word_embeddings": false}))).unwrap();
+        let targets = CausalLm.adapter_targets("model").unwrap();
+        let weights =
+            catalogue.tensors().iter().filter_map(|tensor| Some((tensor.name.strip_suffix(".weight")?, tensor)));
+        let linear = weights.filter(|(layer, tensor)| tensor.shape.len() == 2 && *layer != "model.embed_tokens");
+        for (layer, _) in linear {
+            let found = targets.find(&format!("base_model.model.{layer}"), |_| 2);
+            assert_eq!(found.iter().map(|target| &*target.layer).collect::<Vec<_>>(), [layer]);
+        }
+        assert!(CausalLm.adapter_targets("vision").is_none());
+    }
+
+    #[test]
     fn published_models_have_their_published_parameters() {
         let cases: [(&str, Value, usize, u64); 6] = [
             // Llama 3.2 1B, its head tied to the embedding.
