@@ -5,44 +5,60 @@ use std::fmt;
 /// What a tensor of an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// The matrix from the layer's input to the rank.
+    /// The matrix from the layer's input to the rank, `[rank, input]`.
     Down,
-    /// The matrix from the rank to the layer's output.
+    /// The matrix from the rank to the layer's output, `[output, rank]`.
     Up,
+    /// mlx-lm's matrix from the input to the rank, which is written `[input, rank]`.
+    MlxDown,
+    /// mlx-lm's matrix from the rank to the output, which is written `[rank, output]`.
+    MlxUp,
     /// The scalar that scales the pair, or the product.
     Alpha,
     /// LoKr's first factor.
     LokrW1,
+    /// The left matrix of LoKr's first factor.
+    LokrW1A,
+    /// The right matrix of LoKr's first factor.
+    LokrW1B,
     /// LoKr's second factor.
     LokrW2,
+    /// The left matrix of LoKr's second factor.
+    LokrW2A,
+    /// The right matrix of LoKr's second factor.
+    LokrW2B,
+    /// The left matrix of LoHa's first factor.
+    HadaW1A,
+    /// The right matrix of LoHa's first factor.
+    HadaW1B,
+    /// The left matrix of LoHa's second factor.
+    HadaW2A,
+    /// The right matrix of LoHa's second factor.
+    HadaW2B,
+    /// The difference of a weight.
+    Difference,
 }
 
 /// Tensors of kinds that are not applied. Each is reported by name: leaving one out changes the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unsupported {
-    /// A factor of LoKr that is itself a product, or its Tucker core.
-    LokrDecomposed,
-    /// Hadamard product (LoHa).
-    Loha,
-    /// The magnitudes of DoRA.
+    /// The magnitudes of DoRA. They refuse the whole adapter.
     Dora,
-    /// A full difference of a weight or bias.
-    Difference,
-    /// A bias beside a low-rank pair.
+    /// A bias beside a low-rank pair, or the difference of one.
     Bias,
-    /// The Tucker core of a convolution's low-rank pair.
-    Mid,
+    /// The core of a convolution's decomposition, and the matrices around it.
+    Tucker,
+    /// The pair of an embedding.
+    Embedding,
 }
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::LokrDecomposed => "decomposed LoKr factors",
-            Self::Loha => "LoHa",
             Self::Dora => "DoRA magnitudes",
-            Self::Difference => "full differences",
             Self::Bias => "biases",
-            Self::Mid => "Tucker cores",
+            Self::Tucker => "Tucker cores",
+            Self::Embedding => "embeddings",
         })
     }
 }
@@ -58,45 +74,66 @@ pub struct AdapterKey<'a> {
     pub ending: &'a str,
 }
 
-/// Markers by their text. Where two fit, the longer comes first.
-const MARKERS: [(&str, Result<Kind, Unsupported>); 21] = [
+/// Markers by their text.
+const MARKERS: [(&str, Result<Kind, Unsupported>); 31] = [
     (".lora_down", Ok(Kind::Down)),
     (".lora_up", Ok(Kind::Up)),
-    (".lora_mid", Err(Unsupported::Mid)),
+    (".lora_mid", Err(Unsupported::Tucker)),
     (".lora_A", Ok(Kind::Down)),
     (".lora_B", Ok(Kind::Up)),
     (".lora.down", Ok(Kind::Down)),
     (".lora.up", Ok(Kind::Up)),
+    (".lora_a", Ok(Kind::MlxDown)),
+    (".lora_b", Ok(Kind::MlxUp)),
     (".lora_bias", Err(Unsupported::Bias)),
+    (".lora_embedding_A", Err(Unsupported::Embedding)),
+    (".lora_embedding_B", Err(Unsupported::Embedding)),
     (".lora_magnitude_vector", Err(Unsupported::Dora)),
-    (".lokr_w1", Ok(Kind::LokrW1)),
-    (".lokr_w2", Ok(Kind::LokrW2)),
-    (".lokr_w1_a", Err(Unsupported::LokrDecomposed)),
-    (".lokr_w1_b", Err(Unsupported::LokrDecomposed)),
-    (".lokr_w2_a", Err(Unsupported::LokrDecomposed)),
-    (".lokr_w2_b", Err(Unsupported::LokrDecomposed)),
-    (".lokr_t1", Err(Unsupported::LokrDecomposed)),
-    (".lokr_t2", Err(Unsupported::LokrDecomposed)),
     (".dora_scale", Err(Unsupported::Dora)),
-    (".diff", Err(Unsupported::Difference)),
-    (".diff_b", Err(Unsupported::Difference)),
+    (".lokr_w1", Ok(Kind::LokrW1)),
+    (".lokr_w1_a", Ok(Kind::LokrW1A)),
+    (".lokr_w1_b", Ok(Kind::LokrW1B)),
+    (".lokr_w2", Ok(Kind::LokrW2)),
+    (".lokr_w2_a", Ok(Kind::LokrW2A)),
+    (".lokr_w2_b", Ok(Kind::LokrW2B)),
+    (".lokr_t1", Err(Unsupported::Tucker)),
+    (".lokr_t2", Err(Unsupported::Tucker)),
+    (".hada_w1_a", Ok(Kind::HadaW1A)),
+    (".hada_w1_b", Ok(Kind::HadaW1B)),
+    (".hada_w2_a", Ok(Kind::HadaW2A)),
+    (".hada_w2_b", Ok(Kind::HadaW2B)),
+    (".hada_t1", Err(Unsupported::Tucker)),
+    (".hada_t2", Err(Unsupported::Tucker)),
+    (".diff", Ok(Kind::Difference)),
+    (".diff_b", Err(Unsupported::Bias)),
     (".alpha", Ok(Kind::Alpha)),
 ];
+
+/// mlx-lm's name of DoRA's magnitudes, at the end of a key.
+const MLX_MAGNITUDE: &str = ".m";
 
 impl<'a> AdapterKey<'a> {
     /// Takes a key apart; `None` when it has no marker.
     #[must_use]
     pub fn parse(key: &'a str) -> Option<Self> {
-        if let Some(at) = key.find(".hada_") {
-            let ending = key[at + 1..].split_once('.').map_or("", |(_, ending)| ending);
-            return Some(Self { base: &key[..at], kind: Err(Unsupported::Loha), ending });
-        }
-        MARKERS.iter().find_map(|&(marker, kind)| {
-            let (base, rest) = key.split_once(marker)?;
+        let marked = MARKERS.iter().find_map(|&(marker, kind)| {
+            // The last one: `model.diffusion_model.x.diff` has `.diff` twice.
+            let (base, rest) = key.rsplit_once(marker)?;
             // A marker is whole: `.lokr_w1` is no marker of `x.lokr_w1_a`.
             let ending = if rest.is_empty() { rest } else { rest.strip_prefix('.')? };
-            (!base.is_empty()).then_some(Self { base, kind, ending })
-        })
+            Some(Self { base, kind, ending })
+        });
+        let magnitude = || {
+            let base = key.strip_suffix(MLX_MAGNITUDE)?;
+            Some(Self { base, kind: Err(Unsupported::Dora), ending: "" })
+        };
+        let found = marked.or_else(magnitude)?;
+        if found.base.is_empty() {
+            return None;
+        }
+        // A pair's bias ends so, after the same marker as its matrix.
+        let is_bias = found.kind.is_ok() && found.ending.rsplit('.').next() == Some("bias");
+        Some(if is_bias { Self { kind: Err(Unsupported::Bias), ..found } } else { found })
     }
 }
 
@@ -106,32 +143,39 @@ mod tests {
 
     #[test]
     fn every_form_is_taken_apart() {
-        let cases: [(&str, &str, Result<Kind, Unsupported>, &str); 20] = [
+        let cases: [(&str, &str, Result<Kind, Unsupported>, &str); 27] = [
             ("a.b.lora_down.weight", "a.b", Ok(Kind::Down), "weight"),
             ("a.b.lora_up.weight", "a.b", Ok(Kind::Up), "weight"),
             ("a.b.lora_A.weight", "a.b", Ok(Kind::Down), "weight"),
             ("a.b.lora_B.default.weight", "a.b", Ok(Kind::Up), "default.weight"),
+            ("a.b.lora_B.my_style.weight", "a.b", Ok(Kind::Up), "my_style.weight"),
             ("a.b.lora_A", "a.b", Ok(Kind::Down), ""),
             ("a.b.lora.down.weight", "a.b", Ok(Kind::Down), "weight"),
             ("a.b.lora.up.weight", "a.b", Ok(Kind::Up), "weight"),
+            ("a.b.lora_a", "a.b", Ok(Kind::MlxDown), ""),
+            ("a.b.lora_b", "a.b", Ok(Kind::MlxUp), ""),
             ("lora_unet_a_b.alpha", "lora_unet_a_b", Ok(Kind::Alpha), ""),
             ("a.lokr_w1", "a", Ok(Kind::LokrW1), ""),
             ("a.lokr_w2", "a", Ok(Kind::LokrW2), ""),
-            ("a.lokr_w1_a", "a", Err(Unsupported::LokrDecomposed), ""),
-            ("a.lokr_w2_b", "a", Err(Unsupported::LokrDecomposed), ""),
-            ("a.lokr_t2", "a", Err(Unsupported::LokrDecomposed), ""),
-            ("a.hada_w1_a", "a", Err(Unsupported::Loha), ""),
+            ("a.lokr_w1_a", "a", Ok(Kind::LokrW1A), ""),
+            ("a.lokr_w2_b", "a", Ok(Kind::LokrW2B), ""),
+            ("a.lokr_t2", "a", Err(Unsupported::Tucker), ""),
+            ("a.hada_w1_a", "a", Ok(Kind::HadaW1A), ""),
+            ("a.hada_t1", "a", Err(Unsupported::Tucker), ""),
             ("a.dora_scale", "a", Err(Unsupported::Dora), ""),
             ("a.lora_magnitude_vector.weight", "a", Err(Unsupported::Dora), "weight"),
-            ("a.diff", "a", Err(Unsupported::Difference), ""),
-            ("a.diff_b", "a", Err(Unsupported::Difference), ""),
-            ("a.lora_B.bias", "a", Ok(Kind::Up), "bias"),
-            ("a.lora_mid.weight", "a", Err(Unsupported::Mid), "weight"),
+            ("a.q_proj.m", "a.q_proj", Err(Unsupported::Dora), ""),
+            ("a.diff", "a", Ok(Kind::Difference), ""),
+            ("model.diffusion_model.a.diff", "model.diffusion_model.a", Ok(Kind::Difference), ""),
+            ("a.diff_b", "a", Err(Unsupported::Bias), ""),
+            ("a.lora_B.bias", "a", Err(Unsupported::Bias), "bias"),
+            ("a.lora_embedding_A", "a", Err(Unsupported::Embedding), ""),
+            ("a.lora_mid.weight", "a", Err(Unsupported::Tucker), "weight"),
         ];
         for (key, base, kind, ending) in cases {
             assert_eq!(AdapterKey::parse(key), Some(AdapterKey { base, kind, ending }), "{key}");
         }
-        for key in ["a.weight", ".lora_A.weight", "a.lora_Ax", "lora_A.weight", ""] {
+        for key in ["a.weight", ".lora_A.weight", "a.lora_Ax", "lora_A.weight", "a.mlp.weight", ".m", ""] {
             assert_eq!(AdapterKey::parse(key), None, "{key}");
         }
     }

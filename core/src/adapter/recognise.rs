@@ -1,12 +1,18 @@
 //! The keys of an adapter's file, sorted by the layers that they change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AdapterKey, Kind, Target, Targets, Unsupported};
+use super::{AdapterError, AdapterKey, Kind, Target, Targets, Unsupported};
 use crate::shown::shown;
 
-/// Names that an error shows.
-const SAMPLE: usize = 4;
+/// In which order a trainer writes the dimensions of a pair. Where shapes allow several, the trainer's own is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// `[rank, input]` and `[output, rank]`.
+    Torch,
+    /// `[input, rank]` and `[rank, output]`.
+    Mlx,
+}
 
 /// The keys of a low-rank pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +21,17 @@ pub struct LowRank {
     pub down: String,
     /// Key of the matrix from the rank.
     pub up: String,
+    /// Who wrote it.
+    pub written: Written,
+}
+
+/// The keys of a factor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FactorKeys {
+    /// It is a matrix.
+    Whole(String),
+    /// It is the product of two.
+    Product(String, String),
 }
 
 /// How a layer is changed.
@@ -22,20 +39,33 @@ pub struct LowRank {
 pub enum Change {
     /// By the product of two matrices.
     LowRank(LowRank),
-    /// By the Kronecker product of two matrices, whose keys these are.
+    /// By the Kronecker product of two factors.
     Kronecker {
-        /// Key of the first factor.
-        w1: String,
-        /// Key of the second factor.
-        w2: String,
+        /// The first factor.
+        w1: FactorKeys,
+        /// The second factor.
+        w2: FactorKeys,
     },
+    /// By the product, element by element, of two products.
+    Hadamard {
+        /// Keys of the first product.
+        w1: (String, String),
+        /// Keys of the second product.
+        w2: (String, String),
+    },
+    /// By a matrix.
+    Full(String),
 }
 
 /// The keys for one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerKeys {
-    /// The layer, and which rows of the change are its own.
+    /// The layer, and which part of the change is its own.
     pub target: Target,
+    /// All layers of the change, in the order of their rows: one, unless it is fused.
+    pub fused: Vec<String>,
+    /// What stands before the markers.
+    pub base: String,
     /// The matrices.
     pub change: Change,
     /// Key of the layer's own alpha.
@@ -51,49 +81,27 @@ pub struct Recognised {
     pub without_target: Vec<String>,
     /// Keys whose partner is not there.
     pub without_partner: Vec<String>,
+    /// Keys that say that they are for another component.
+    pub other_component: Vec<String>,
     /// Keys of kinds that are not applied.
     pub unsupported: BTreeMap<Unsupported, Vec<String>>,
     /// Keys that are no adapter's.
     pub unknown: Vec<String>,
 }
 
-/// Why a file is no adapter for the model.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AdapterError {
-    /// No complete change.
-    #[error("the file has no adapter matrices in a form that is applied ({found} keys{})", list(unsupported))]
-    NoPairs {
-        /// Keys in the file.
-        found: usize,
-        /// Kinds that are there instead.
-        unsupported: Vec<Unsupported>,
-    },
-    /// Changes for another model.
-    #[error("zero valid target layers: {found} changes, and none is for a layer of this model, such as {}", sample.join(", "))]
-    NoTargets {
-        /// How many there are.
-        found: usize,
-        /// Some of them, without their prefixes.
-        sample: Vec<String>,
-    },
-    /// Two changes for one layer.
-    #[error("layer `{layer}` is changed twice, by `{first}` and by `{second}`")]
-    Twice {
-        /// The layer.
-        layer: String,
-        /// A base.
-        first: String,
-        /// Another one.
-        second: String,
-    },
+/// The tensors of one change by kind: of one base and ending.
+type Group<'a> = BTreeMap<Kind, &'a str>;
+
+/// Keys, grouped by what belongs together.
+#[derive(Default)]
+struct Groups<'a> {
+    matrices: BTreeMap<(&'a str, &'a str), Group<'a>>,
+    alphas: BTreeMap<&'a str, &'a str>,
+    /// Bases whose matrices mean something else, because of a core.
+    with_core: BTreeSet<&'a str>,
 }
 
-fn list(unsupported: &[Unsupported]) -> String {
-    let names: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
-    if names.is_empty() { String::new() } else { format!("; not applied: {}", names.join(", ")) }
-}
-
-/// Sorts the keys of a file. `blocks_of` gives the number of blocks in a list of the model.
+/// Sorts the keys of a file. `blocks_of` gives the number of blocks in a list of the component.
 ///
 /// # Errors
 /// [`AdapterError`].
@@ -103,63 +111,128 @@ pub fn recognise<'a>(
     blocks_of: impl Fn(&str) -> u64,
 ) -> Result<Recognised, AdapterError> {
     let mut out = Recognised::default();
-    let mut found = 0;
-    // By base and ending: what is equal in both of a pair.
-    let mut groups: BTreeMap<(&str, &str), BTreeMap<Kind, &str>> = BTreeMap::new();
-    let mut alphas: BTreeMap<&str, &str> = BTreeMap::new();
-    for key in keys {
-        found += 1;
-        match AdapterKey::parse(key) {
-            None => out.unknown.push(key.to_owned()),
-            Some(AdapterKey { kind: Err(kind), .. }) => out.unsupported.entry(kind).or_default().push(key.to_owned()),
-            // A pair's bias ends so, after the same marker as its matrix.
-            Some(AdapterKey { kind: Ok(_), ending, .. }) if ending.split('.').next_back() == Some("bias") => {
-                out.unsupported.entry(Unsupported::Bias).or_default().push(key.to_owned());
-            }
-            Some(AdapterKey { base, kind: Ok(Kind::Alpha), .. }) => drop(alphas.insert(base, key)),
-            Some(AdapterKey { base, kind: Ok(kind), ending }) => {
-                groups.entry((base, ending)).or_default().insert(kind, key);
-            }
-        }
+    let (groups, found) = group(keys, targets, &mut out);
+    if let Some(keys) = out.unsupported.get(&Unsupported::Dora) {
+        return Err(AdapterError::dora(keys));
     }
-    let mut by_layer: BTreeMap<String, (&str, LayerKeys)> = BTreeMap::new();
+    let mut by_layer: BTreeMap<String, LayerKeys> = BTreeMap::new();
     let mut complete = 0;
-    for ((base, _), keys) in groups {
-        let Some(change) = change(&keys) else {
-            out.without_partner.extend(keys.values().map(|&key| key.to_owned()));
+    for (&(base, _), keys) in &groups.matrices {
+        if groups.with_core.contains(base) {
+            out.unsupported.entry(Unsupported::Tucker).or_default().extend(keys.values().map(|&key| key.to_owned()));
             continue;
-        };
-        complete += 1;
-        let layers = targets.find(base, &blocks_of);
-        if layers.is_empty() {
-            out.without_target.push(targets.stripped(base).to_owned());
         }
-        for target in layers {
-            let alpha = alphas.get(base).map(|&alpha| alpha.to_owned());
-            let layer = target.layer.clone();
-            let keys = LayerKeys { target, change: change.clone(), alpha };
-            if let Some((first, _)) = by_layer.insert(layer.clone(), (base, keys)) {
-                return Err(AdapterError::Twice { layer, first: shown(first), second: shown(base) });
+        let changes = changes(keys);
+        let used: BTreeSet<&str> = changes.iter().flat_map(Change::keys).collect();
+        out.without_partner.extend(keys.values().filter(|&&key| !used.contains(key)).map(|&key| key.to_owned()));
+        for change in changes {
+            complete += 1;
+            let layers = targets.find(base, &blocks_of);
+            if layers.is_empty() {
+                out.without_target.push(targets.stripped(base).to_owned());
+            }
+            let fused: Vec<String> = layers.iter().map(|target| target.layer.clone()).collect();
+            for target in layers {
+                let alpha = groups.alphas.get(base).map(|&alpha| alpha.to_owned());
+                let (layer, fused, change) = (target.layer.clone(), fused.clone(), change.clone());
+                let keys = LayerKeys { target, fused, base: base.to_owned(), change, alpha };
+                if let Some(first) = by_layer.insert(layer.clone(), keys) {
+                    return Err(AdapterError::Twice { layer, first: shown(&first.base), second: shown(base) });
+                }
             }
         }
     }
-    if complete == 0 {
+    let with_matrices: BTreeSet<&str> = groups.matrices.keys().map(|&(base, _)| base).collect();
+    let alone = groups.alphas.iter().filter(|(base, _)| !with_matrices.contains(*base));
+    out.without_partner.extend(alone.map(|(_, &key)| key.to_owned()));
+    if complete == 0 && out.other_component.is_empty() {
         return Err(AdapterError::NoPairs { found, unsupported: out.unsupported.keys().copied().collect() });
     }
     if by_layer.is_empty() {
-        let sample = out.without_target.iter().take(SAMPLE).map(|base| shown(base)).collect();
-        return Err(AdapterError::NoTargets { found: complete, sample });
+        return Err(AdapterError::no_targets(out.without_target, out.other_component.len()));
     }
     out.without_partner.sort_unstable();
-    out.layers = by_layer.into_values().map(|(_, keys)| keys).collect();
+    out.without_target.sort_unstable();
+    out.layers = by_layer.into_values().collect();
     Ok(out)
 }
 
-fn change(keys: &BTreeMap<Kind, &str>) -> Option<Change> {
+/// Puts keys together by base and ending: what is equal in both of a pair. The others go to the report. Counts them all.
+fn group<'a>(keys: impl IntoIterator<Item = &'a str>, targets: &Targets, out: &mut Recognised) -> (Groups<'a>, usize) {
+    let mut groups = Groups::default();
+    let mut found = 0;
+    for key in keys {
+        found += 1;
+        let Some(AdapterKey { base, kind, ending }) = AdapterKey::parse(key) else {
+            out.unknown.push(key.to_owned());
+            continue;
+        };
+        // Magnitudes refuse an adapter wherever they are.
+        if targets.is_of_another(base) && kind != Err(Unsupported::Dora) {
+            out.other_component.push(key.to_owned());
+            continue;
+        }
+        match kind {
+            Ok(Kind::Alpha) => drop(groups.alphas.insert(base, key)),
+            Ok(kind) => drop(groups.matrices.entry((base, ending)).or_default().insert(kind, key)),
+            Err(kind) => {
+                if kind == Unsupported::Tucker {
+                    groups.with_core.insert(base);
+                }
+                out.unsupported.entry(kind).or_default().push(key.to_owned());
+            }
+        }
+    }
+    (groups, found)
+}
+
+/// The complete changes of a group: one, unless somebody wrote the layer twice.
+fn changes(keys: &Group) -> Vec<Change> {
     let key = |kind| keys.get(&kind).map(|&key| key.to_owned());
-    match (key(Kind::Down), key(Kind::Up), key(Kind::LokrW1), key(Kind::LokrW2)) {
-        (Some(down), Some(up), None, None) => Some(Change::LowRank(LowRank { down, up })),
-        (None, None, Some(w1), Some(w2)) => Some(Change::Kronecker { w1, w2 }),
-        _ => None,
+    let pair = |first, second| Some((key(first)?, key(second)?));
+    let low_rank = |down, up, written| pair(down, up).map(|(down, up)| Change::LowRank(LowRank { down, up, written }));
+    let factor = |whole, left, right| {
+        let product = || pair(left, right).map(|(left, right)| FactorKeys::Product(left, right));
+        key(whole).map(FactorKeys::Whole).or_else(product)
+    };
+    let kronecker = || {
+        let w1 = factor(Kind::LokrW1, Kind::LokrW1A, Kind::LokrW1B)?;
+        let w2 = factor(Kind::LokrW2, Kind::LokrW2A, Kind::LokrW2B)?;
+        Some(Change::Kronecker { w1, w2 })
+    };
+    let hadamard = || {
+        let (w1, w2) = (pair(Kind::HadaW1A, Kind::HadaW1B)?, pair(Kind::HadaW2A, Kind::HadaW2B)?);
+        Some(Change::Hadamard { w1, w2 })
+    };
+    let all = [
+        low_rank(Kind::Down, Kind::Up, Written::Torch),
+        low_rank(Kind::MlxDown, Kind::MlxUp, Written::Mlx),
+        kronecker(),
+        hadamard(),
+        key(Kind::Difference).map(Change::Full),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+impl Change {
+    /// The keys of its matrices.
+    #[must_use]
+    pub fn keys(&self) -> Vec<&str> {
+        match self {
+            Self::LowRank(LowRank { down, up, .. }) => vec![down, up],
+            Self::Kronecker { w1, w2 } => w1.keys().chain(w2.keys()).collect(),
+            Self::Hadamard { w1, w2 } => vec![&w1.0, &w1.1, &w2.0, &w2.1],
+            Self::Full(key) => vec![key],
+        }
+    }
+}
+
+impl FactorKeys {
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        let (first, second) = match self {
+            Self::Whole(key) => (key, None),
+            Self::Product(left, right) => (left, Some(right)),
+        };
+        std::iter::once(first).chain(second).map(String::as_str)
     }
 }

@@ -15,6 +15,23 @@ pub struct Matrix {
     pub transposed: bool,
 }
 
+impl Matrix {
+    /// Rows and columns, exchanged where they are to be. `None` when it is no matrix.
+    #[must_use]
+    pub fn dimensions(&self) -> Option<(u64, u64)> {
+        match self.slice.shape[..] {
+            [rows, columns] if self.transposed => Some((columns, rows)),
+            [rows, columns] => Some((rows, columns)),
+            _ => None,
+        }
+    }
+
+    fn times(&self, right: &Self) -> Option<(u64, u64)> {
+        let ((rows, inner), (others, columns)) = (self.dimensions()?, right.dimensions()?);
+        (inner == others).then_some((rows, columns))
+    }
+}
+
 /// A factor, which may itself be a product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Factor {
@@ -22,6 +39,17 @@ pub enum Factor {
     Whole(Matrix),
     /// The product of two.
     Product(Matrix, Matrix),
+}
+
+impl Factor {
+    /// Rows and columns. `None` when the matrices do not make one.
+    #[must_use]
+    pub fn dimensions(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Whole(matrix) => matrix.dimensions(),
+            Self::Product(left, right) => left.times(right),
+        }
+    }
 }
 
 /// From the matrices to what is added, before it is scaled.
@@ -52,6 +80,25 @@ pub enum Product {
     Full(Matrix),
 }
 
+impl Product {
+    /// Rows and columns. `None` when the matrices do not make one.
+    #[must_use]
+    pub fn dimensions(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::LowRank { down, up } => up.times(down),
+            Self::Kronecker { first, second } => {
+                let (first, second) = (first.dimensions()?, second.dimensions()?);
+                Some((first.0.checked_mul(second.0)?, first.1.checked_mul(second.1)?))
+            }
+            Self::Hadamard { first, second } => {
+                let (first, second) = (first.0.times(&first.1)?, second.0.times(&second.1)?);
+                (first == second).then_some(first)
+            }
+            Self::Full(matrix) => matrix.dimensions(),
+        }
+    }
+}
+
 /// By what the product is multiplied, beside the scale.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Alpha {
@@ -72,7 +119,8 @@ pub struct Delta {
     pub scale: f64,
     /// The adapter's own.
     pub alpha: Alpha,
-    /// The rank, or its root for adapters that say so; 1 where `alpha` is [`Alpha::One`].
+    /// The rank, or its root for adapters that say so; 1 where `alpha` is
+    /// [`Alpha::One`], or the whole factor.
     pub divisor: f64,
     /// Which rows of the product are this weight's.
     pub rows: Range<u64>,

@@ -8,6 +8,7 @@ mod causal_lm;
 mod generic;
 mod inferred;
 mod known;
+mod language_adapter;
 mod naming;
 pub mod z_image;
 
@@ -219,16 +220,20 @@ fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
 /// Parses a config file of the model.
 fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
     let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
+    parse_object(bytes).map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })
+}
+
+/// Parses a JSON object; the error says where in it the problem is.
+pub(crate) fn parse_object<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let malformed = |problem| ConfigError::Malformed { path: path.to_owned(), problem };
-    let config = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let object = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let (at, problem) = (error.path().to_string(), shown(&error.into_inner().to_string()));
-        malformed(if at == "." { problem } else { format!("{}: {problem}", shown_up_to(&at, WHERE_BYTES_MAX)) })
+        if at == "." { problem } else { format!("{}: {problem}", shown_up_to(&at, WHERE_BYTES_MAX)) }
     })?;
     // Serde takes an array for a structure, without a word about names.
     if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(malformed("it is not a JSON object".to_owned()));
+        return Err("it is not a JSON object".to_owned());
     }
-    reader.end().map_err(|error| malformed(error.to_string()))?;
-    Ok(config)
+    reader.end().map_err(|error| error.to_string())?;
+    Ok(object)
 }

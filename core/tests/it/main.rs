@@ -2,6 +2,7 @@
 
 mod common;
 
+mod adapters;
 mod all_in_one;
 mod configs;
 mod control;

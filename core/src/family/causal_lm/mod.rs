@@ -9,9 +9,12 @@ use std::collections::BTreeMap;
 use self::{architecture::Architecture, config::LanguageConfig};
 use super::{
     Catalogue, ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, Writer, catalogue::Builder,
-    read_config,
+    language_adapter, read_config,
 };
-use crate::rewrite::{Pattern, Rule, Rules, Ruleset};
+use crate::{
+    adapter::Targets,
+    rewrite::{Pattern, Rule, Rules, Ruleset},
+};
 
 /// The config of a model.
 const CONFIG: &str = "config.json";
@@ -67,6 +70,10 @@ impl Family for CausalLm {
 
     fn rules(&self, _: &str, _: Writer) -> Rules {
         Rules { set: &BARE, count: None }
+    }
+
+    fn adapter_targets(&self, component: &str) -> Option<&'static Targets> {
+        (component == "model").then_some(&language_adapter::TARGETS)
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
@@ -148,6 +155,20 @@ mod tests {
             "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2});
         all.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
         all
+    }
+
+    #[test]
+    fn adapters_change_linear_layers_of_every_catalogue() {
+        let catalogue = describe(&config("qwen3", &json!({"tie_word_embeddings": false}))).unwrap();
+        let targets = CausalLm.adapter_targets("model").unwrap();
+        let weights =
+            catalogue.tensors().iter().filter_map(|tensor| Some((tensor.name.strip_suffix(".weight")?, tensor)));
+        let linear = weights.filter(|(layer, tensor)| tensor.shape.len() == 2 && *layer != "model.embed_tokens");
+        for (layer, _) in linear {
+            let found = targets.find(&format!("base_model.model.{layer}"), |_| 2);
+            assert_eq!(found.iter().map(|target| &*target.layer).collect::<Vec<_>>(), [layer]);
+        }
+        assert!(CausalLm.adapter_targets("vision").is_none());
     }
 
     #[test]

@@ -10,20 +10,21 @@ const QKV: &[&str] = &["attention.to_q", "attention.to_k", "attention.to_v"];
 const W1: &[&str] = &["feed_forward.w1"];
 const W2: &[&str] = &["feed_forward.w2"];
 const W3: &[&str] = &["feed_forward.w3"];
+const MODULATION: &[&str] = &["adaLN_modulation.0"];
 
-/// Seven layers of each block of three lists.
+/// Seven layers of each block of three lists, the modulation of blocks that have one, and layers outside blocks.
 pub(super) static TARGETS: Targets = Targets {
     prefixes: &[
         "base_model.model.",
         "model.diffusion_model.",
         "diffusion_model.",
         "lora_unet_",
-        "lora_te_",
+        "lora_transformer_",
         "lycoris_",
         "transformer.",
-        "text_encoder.",
         "model.",
     ],
+    others: &["lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "text_encoder.", "text_encoder_2.", "text_encoders."],
     blocks: &[
         ("layers", "layers"),
         ("noise_refiner", "noise_refiner"),
@@ -63,6 +64,18 @@ pub(super) static TARGETS: Targets = Targets {
         ("mlp.gate_proj", W1),
         ("mlp.down_proj", W2),
         ("mlp.up_proj", W3),
+        ("adaLN_modulation.0", MODULATION),
+    ],
+    singles: &[
+        ("all_x_embedder.2-1", "all_x_embedder.2-1"),
+        ("x_embedder", "all_x_embedder.2-1"),
+        ("all_final_layer.2-1.linear", "all_final_layer.2-1.linear"),
+        ("final_layer.linear", "all_final_layer.2-1.linear"),
+        ("all_final_layer.2-1.adaLN_modulation.1", "all_final_layer.2-1.adaLN_modulation.1"),
+        ("final_layer.adaLN_modulation.1", "all_final_layer.2-1.adaLN_modulation.1"),
+        ("cap_embedder.1", "cap_embedder.1"),
+        ("t_embedder.mlp.0", "t_embedder.mlp.0"),
+        ("t_embedder.mlp.2", "t_embedder.mlp.2"),
     ],
 };
 
@@ -71,7 +84,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::adapter::{AdapterError, Change, Unsupported, recognise};
+    use crate::adapter::{AdapterError, Change, FactorKeys, Unsupported, Written, recognise};
 
     fn blocks_of(list: &str) -> u64 {
         if list == "layers" { 30 } else { 2 }
@@ -103,6 +116,27 @@ mod tests {
             ("lycoris_transformer_blocks_7_attn_to_out_0", "layers.7.attention.to_out.0"),
             ("layers.2.self_attn.o_proj", "layers.2.attention.to_out.0"),
             ("layers.2.mlp.up_proj", "layers.2.feed_forward.w3"),
+            ("lora_unet__layers_3_attention_to_q", "layers.3.attention.to_q"),
+            ("context.refiner.0.attention.to.q", "context_refiner.0.attention.to_q"),
+            ("transformer.noise.refiner.1.feed.forward.w3", "noise_refiner.1.feed_forward.w3"),
+            ("layers.0.adaLN_modulation.0", "layers.0.adaLN_modulation.0"),
+            ("layers.0.adaLN_modulation_0", "layers.0.adaLN_modulation.0"),
+            ("layers.0.adaLN.modulation.0", "layers.0.adaLN_modulation.0"),
+            ("lora_unet_noise_refiner_1_adaLN_modulation_0", "noise_refiner.1.adaLN_modulation.0"),
+            ("all_x_embedder.2-1", "all_x_embedder.2-1"),
+            ("lora_unet_all_x_embedder_2-1", "all_x_embedder.2-1"),
+            ("lora_unet_all_x_embedder_2_1", "all_x_embedder.2-1"),
+            ("transformer.all.x.embedder.2-1", "all_x_embedder.2-1"),
+            ("diffusion_model.x_embedder", "all_x_embedder.2-1"),
+            ("all_final_layer.2-1.linear", "all_final_layer.2-1.linear"),
+            ("all.final.layer.2-1.linear", "all_final_layer.2-1.linear"),
+            ("lora_unet_final_layer_linear", "all_final_layer.2-1.linear"),
+            ("all_final_layer.2-1.adaLN_modulation.1", "all_final_layer.2-1.adaLN_modulation.1"),
+            ("diffusion_model.final_layer.adaLN_modulation.1", "all_final_layer.2-1.adaLN_modulation.1"),
+            ("cap_embedder.1", "cap_embedder.1"),
+            ("lora_unet_cap_embedder_1", "cap_embedder.1"),
+            ("t.embedder.mlp.0", "t_embedder.mlp.0"),
+            ("t_embedder.mlp.2", "t_embedder.mlp.2"),
         ];
         for (base, expected) in cases {
             assert_eq!(layer(base).as_deref(), Some(expected), "{base}");
@@ -111,8 +145,11 @@ mod tests {
             "layers.99.attention.to_q",
             "noise_refiner.2.attention.to_q",
             "invalid.path",
-            "layers.0.adaLN_modulation.0",
-            "all_x_embedder.2-1",
+            "layers.0.adaLN_modulation.1",
+            "all_x_embedder.4-1",
+            "cap_embedder.0",
+            "t_embedder.mlp.1",
+            "layers.+1.attention.to_q",
             "layers.x.attention.to_q",
             "layers.0",
             "",
@@ -123,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_238_targets() {
+    fn zimage_swift_knows_238_of_the_targets_and_the_rest_is_ours() {
         let mut all = BTreeSet::new();
         for (list, _) in TARGETS.blocks {
             for index in 0..40 {
@@ -133,7 +170,14 @@ mod tests {
                 }
             }
         }
-        assert_eq!(all.len(), 238);
+        let (theirs, ours): (BTreeSet<_>, BTreeSet<_>) =
+            all.into_iter().partition(|layer| layer.contains(".attention.") || layer.contains(".feed_forward."));
+        assert_eq!(theirs.len(), 238);
+        assert!(ours.iter().all(|layer| layer.ends_with(".adaLN_modulation.0")));
+        // Two of them are of the context refiner, which has no modulation: the model's own catalogue tells.
+        assert_eq!(ours.len(), 34);
+        let outside: BTreeSet<_> = TARGETS.singles.iter().map(|(_, layer)| layer).collect();
+        assert_eq!(outside.len(), 6);
     }
 
     #[test]
@@ -157,7 +201,8 @@ mod tests {
             "lora_unet_layers_0_feed_forward_w1.lora_down.weight",
             "lora_unet_layers_0_feed_forward_w1.lora_up.weight",
             "lycoris_transformer_blocks_2_attn_to_k.lokr_w1",
-            "lycoris_transformer_blocks_2_attn_to_k.lokr_w2",
+            "lycoris_transformer_blocks_2_attn_to_k.lokr_w2_a",
+            "lycoris_transformer_blocks_2_attn_to_k.lokr_w2_b",
             "lycoris_transformer_blocks_2_attn_to_k.alpha",
             "layers.3.attention.to_v.lora_A.weight",
             "layers.4.attention.to_v.lora_A.weight",
@@ -165,10 +210,16 @@ mod tests {
             "layers.5.attention.to_v.lora_A.weight",
             "layers.5.attention.to_v.lora_B.weight",
             "layers.5.attention.to_v.lora_B.bias",
-            "layers.5.attention.to_v.dora_scale",
-            "layers.0.adaLN_modulation.0.lora_A.weight",
-            "layers.0.adaLN_modulation.0.lora_B.weight",
+            "layers.5.attention.norm_q.lora_A.weight",
+            "layers.5.attention.norm_q.lora_B.weight",
             "layers.6.attention.to_q.hada_w1_a",
+            "layers.7.attention.to_q.lokr_w1",
+            "layers.7.attention.to_q.lokr_w2_a",
+            "layers.7.attention.to_q.lokr_w2_b",
+            "layers.7.attention.to_q.lokr_t2",
+            "layers.8.attention.to_q.alpha",
+            "lora_te_layers_0_self_attn_q_proj.lora_down.weight",
+            "text_encoder.layers.0.self_attn.q_proj.lora_up.weight",
             "something.else",
         ];
         let found = recognise(keys, &TARGETS, blocks_of).unwrap();
@@ -181,14 +232,23 @@ mod tests {
         ];
         assert_eq!(layers, expected);
         assert_eq!(found.layers[1].alpha.as_deref(), Some(keys[2]));
-        assert!(matches!(&found.layers[1].change, Change::LowRank(pair) if pair.down == keys[0] && pair.up == keys[1]));
-        assert!(matches!(&found.layers[2].change, Change::Kronecker { w1, w2 } if w1 == keys[5] && w2 == keys[6]));
-        assert_eq!(found.layers[2].alpha.as_deref(), Some(keys[7]));
+        assert!(
+            matches!(&found.layers[1].change, Change::LowRank(pair) if pair.down == keys[0] && pair.up == keys[1] && pair.written == Written::Torch)
+        );
+        let w1 = FactorKeys::Whole(keys[5].to_owned());
+        let w2 = FactorKeys::Product(keys[6].to_owned(), keys[7].to_owned());
+        assert_eq!(found.layers[2].change, Change::Kronecker { w1, w2 });
+        assert_eq!(found.layers[2].alpha.as_deref(), Some(keys[8]));
         assert_eq!(found.layers[0].alpha, None);
-        assert_eq!(found.without_partner, [keys[8], keys[9], keys[10]], "another ending is another pair");
-        assert_eq!(found.without_target, ["layers.0.adaLN_modulation.0"]);
-        let unsupported: Vec<_> = found.unsupported.keys().copied().collect();
-        assert_eq!(unsupported, [Unsupported::Loha, Unsupported::Dora, Unsupported::Bias]);
+        let alone = [keys[9], keys[10], keys[11], keys[17], keys[22]];
+        assert_eq!(found.without_partner, alone, "another ending is another pair");
+        assert_eq!(found.without_target, ["layers.5.attention.norm_q"]);
+        let unsupported = [
+            (Unsupported::Bias, vec![keys[14].to_owned()]),
+            (Unsupported::Tucker, [21, 18, 19, 20].map(|at| keys[at].to_owned()).to_vec()),
+        ];
+        assert_eq!(found.unsupported, unsupported.into());
+        assert_eq!(found.other_component, [keys[23], keys[24]]);
         assert_eq!(found.unknown, ["something.else"]);
     }
 
@@ -206,7 +266,7 @@ mod tests {
                     "feed_forward_w3",
                 ] {
                     for marker in ["lora_down.weight", "lora_up.weight", "alpha"] {
-                        keys.push(format!("lora_unet__{list}_{block}_{layer}.{marker}").replace("__", "_"));
+                        keys.push(format!("lora_unet__{list}_{block}_{layer}.{marker}"));
                     }
                 }
             }
@@ -225,9 +285,9 @@ mod tests {
         let error = recognise(keys, &TARGETS, blocks_of).unwrap_err();
         let said = error.to_string();
         assert!(said.contains("zero valid target layers") && said.contains("layers_99_attention_to_q"), "{said}");
-        let error = recognise(["a.hada_w1_a", "a.dora_scale", "b.lora_A.weight"], &TARGETS, blocks_of).unwrap_err();
+        let error = recognise(["a.lokr_t2", "a.diff_b", "b.lora_A.weight"], &TARGETS, blocks_of).unwrap_err();
         assert!(matches!(&error, AdapterError::NoPairs { found: 3, unsupported } if unsupported.len() == 2));
-        assert!(error.to_string().contains("LoHa"), "{error}");
+        assert!(error.to_string().contains("Tucker cores"), "{error}");
         let twice = [
             "layers.0.attention.to_q.lora_A.weight",
             "layers.0.attention.to_q.lora_B.weight",
@@ -235,5 +295,39 @@ mod tests {
             "transformer.layers.0.attn.to_q.lora_B.weight",
         ];
         assert!(matches!(recognise(twice, &TARGETS, blocks_of), Err(AdapterError::Twice { .. })));
+    }
+
+    #[test]
+    fn names_of_a_foreign_model_are_sorted_and_counted() {
+        let keys: Vec<String> = (0..12)
+            .rev()
+            .flat_map(|block| ["up", "down"].map(|side| format!("lora_unet_dit_{block:02}_x.lora_{side}.weight")))
+            .collect();
+        let error = recognise(keys.iter().map(String::as_str), &TARGETS, blocks_of).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains("12 changes") && said.contains("dit_00_x, dit_01_x") && said.contains("(4 more)"),
+            "{said}"
+        );
+        assert!(!said.contains("dit_08_x"), "{said}");
+        let keys = ["lora_te_layers_0_mlp_up_proj.lora_down.weight", "lora_te_layers_0_mlp_up_proj.lora_up.weight"];
+        let said = recognise(keys, &TARGETS, blocks_of).unwrap_err().to_string();
+        assert!(said.contains("2 keys are for another component"), "{said}");
+    }
+
+    #[test]
+    fn dora_is_refused_as_a_whole() {
+        for magnitude in [
+            "layers.0.attention.to_q.dora_scale",
+            "layers.0.attention.to_q.lora_magnitude_vector",
+            "layers.0.attention.to_q.m",
+            "text_encoder.layers.0.self_attn.q_proj.dora_scale",
+        ] {
+            let pair = ["layers.1.attention.to_q.lora_A.weight", "layers.1.attention.to_q.lora_B.weight", magnitude];
+            let error = recognise(pair, &TARGETS, blocks_of).unwrap_err();
+            let said = error.to_string();
+            assert!(matches!(error, AdapterError::Dora { .. }), "{said}");
+            assert!(said.contains(magnitude) && said.contains("norm of the merged weight"), "{said}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::{
     Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Naming,
-    Writer, read_config, within,
+    Writer, language_adapter, read_config, within,
 };
 use crate::{adapter::Targets, parts::PartRule, plan::Table, rewrite::Rules};
 
@@ -93,7 +93,11 @@ impl Family for ZImage {
     }
 
     fn adapter_targets(&self, component: &str) -> Option<&'static Targets> {
-        (component == "transformer").then_some(&adapter::TARGETS)
+        match component {
+            "transformer" => Some(&adapter::TARGETS),
+            "text_encoder" => Some(&language_adapter::TARGETS),
+            _ => None,
+        }
     }
 
     fn infer(&self, component: &str, table: &Table, model: Identified) -> Result<Inferred, InferError> {
