@@ -51,5 +51,6 @@ pub use tensors::Tensors;
 pub use tree::{Tree, UnflattenError};
 pub use weightsd_proto::v1 as proto;
 pub use weightsd_proto::v1::{
-    AuditPolicy, AuditReport, ErrorReason, Hold, Layout, Notice, Phase, Progress, Verification,
+    AuditPolicy, AuditReport, ErrorReason, FloatType, FusedLayers, Hold, Layout, Notice, Phase, Progress, Quantisation,
+    Verification,
 };

@@ -5,7 +5,10 @@ use std::{
 };
 
 use weightsd_core::{hub_env, places};
-use weightsd_proto::v1::{AuditPolicy, Hold, Layout, LoadComponentRequest, ModelSelector, Verification};
+use weightsd_proto::v1::{
+    Adapter, AuditPolicy, FloatType, FusedLayers, Hold, Layout, LoadComponentRequest, ModelSelector, Quantisation,
+    Verification,
+};
 
 /// The longest time that google.protobuf.Duration allows: ten thousand years.
 const LONGEST: Duration = Duration::from_secs(315_576_000_000);
@@ -101,6 +104,37 @@ impl LoadRequest {
         self
     }
 
+    /// The dtype of floats that are not part of a quantised layer.
+    pub fn dtype(mut self, dtype: FloatType) -> LoadRequest {
+        self.message.dtype = dtype.into();
+        self
+    }
+
+    /// Layers are quantised so.
+    pub fn quantise(mut self, quantisation: Quantisation) -> LoadRequest {
+        self.message.quantise = Some(quantisation);
+        self
+    }
+
+    /// Quantised layers are lent as plain ones.
+    pub fn dequantise(mut self) -> LoadRequest {
+        self.message.dequantise = true;
+        self
+    }
+
+    /// Adds a LoRA, LoKr or LoHa to the weights, after those that were named before. `scale` is 1 for all of it.
+    pub fn adapter(mut self, spec: impl Into<String>, scale: f64) -> LoadRequest {
+        let model = Some(beside(self.model(), spec));
+        self.message.adapters.push(Adapter { model, scale: Some(scale) });
+        self
+    }
+
+    /// What becomes of quantised layers to which adapters add.
+    pub fn fused_layers(mut self, fused: FusedLayers) -> LoadRequest {
+        self.message.fused_layers = fused.into();
+        self
+    }
+
     /// Names and memory order of the tensors.
     pub fn layout(mut self, layout: Layout) -> LoadRequest {
         self.message.layout = layout.into();
@@ -151,8 +185,9 @@ impl LoadRequest {
     }
 
     fn selectors(&mut self) -> impl Iterator<Item = &mut ModelSelector> {
-        let LoadComponentRequest { model, base, overlay, .. } = &mut self.message;
-        [model, base, overlay].into_iter().flatten()
+        let LoadComponentRequest { model, base, overlay, adapters, .. } = &mut self.message;
+        let adapters = adapters.iter_mut().filter_map(|adapter| adapter.model.as_mut());
+        [model, base, overlay].into_iter().flatten().chain(adapters)
     }
 
     fn model(&mut self) -> &mut ModelSelector {

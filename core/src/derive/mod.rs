@@ -1,17 +1,17 @@
 //! Tensors that have to be computed: what is done to which bytes, and where the results lie. Arithmetic on shapes and
 //! offsets; the arithmetic on numbers is MLX's, in the daemon's `derive` stage.
 
+mod conversion;
 mod delta;
 pub mod image;
 mod job;
 mod plan;
-mod wish;
 
 pub use self::{
+    conversion::{Conversion, Float, Fused, Packing, Selection},
     delta::{Alpha, Delta, Factor, Matrix, Product},
     job::{Input, Job, Output},
     plan::{Derivation, DeriveError, Derived, Setting, plan},
-    wish::{Float, Fused, Packing, Selection, Wish},
 };
 
 use std::ops::Range;

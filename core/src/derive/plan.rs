@@ -1,11 +1,11 @@
-//! Which tensors have to be computed for a wish, and how; the others are lent from where they lie.
+//! Which tensors have to be computed for a conversion, and how; the others are lent from where they lie.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::{
-    Delta, Fused, Input, Job, Output, Packing, Selection, Slice, Wish,
+    Conversion, Delta, Fused, Input, Job, Output, Packing, Selection, Slice,
     image::{self, Layout},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 /// Names that an error shows.
 const SAMPLE: usize = 4;
 
-/// Why a wish cannot be fulfilled.
+/// Why a conversion cannot be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeriveError {
     /// Not a glob.
@@ -110,7 +110,7 @@ pub struct Derived {
     pub remarks: Vec<String>,
 }
 
-/// What a plan rests on, beside the tensors and the wish.
+/// What a plan rests on, beside the tensors and the conversion.
 pub struct Setting<'a> {
     /// Number of files of the component, with those laid over it: the segment of the image.
     pub files: u32,
@@ -122,26 +122,26 @@ pub struct Setting<'a> {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Plans `wish` for `placed` tensors.
+/// Plans `conversion` for `placed` tensors.
 ///
 /// # Errors
 /// [`DeriveError`].
-pub fn plan(placed: Vec<Placed>, wish: &Wish, setting: Setting<'_>) -> Result<Derived, DeriveError> {
+pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Derived, DeriveError> {
     let Setting { files, quantises, mut deltas, metadata } = setting;
     let units = units(placed)?;
     let mut remarks = Vec::new();
-    let chosen = match &wish.packing {
+    let chosen = match &conversion.packing {
         Packing::Quantised(scheme, selection) => choose(&units, *scheme, selection, quantises)?,
         Packing::AsStored | Packing::Plain => BTreeSet::new(),
     };
-    if wish.packing == Packing::Plain && !units.iter().any(|unit| matches!(unit, Unit::Packed { .. })) {
+    if conversion.packing == Packing::Plain && !units.iter().any(|unit| matches!(unit, Unit::Packed { .. })) {
         remarks.push("no layer is quantised, so none was dequantised".to_owned());
     }
     let mut tensors = Vec::new();
     let mut jobs: Vec<(Job, Vec<Placed>)> = Vec::new();
     for unit in units {
         let added = unit.layer().and_then(|layer| deltas.remove(layer)).unwrap_or_default();
-        match job(&unit, wish, &chosen, added)? {
+        match job(&unit, conversion, &chosen, added)? {
             Some((job, models)) => jobs.push((job, models)),
             None => tensors.extend(unit.into_placed()),
         }
@@ -297,15 +297,15 @@ fn globs(patterns: &[String], matrices: &[(&str, &[u64])]) -> Result<Option<Glob
 /// What is to be done with a unit, and for each output a tensor like it; `None` when it is lent as it lies.
 fn job(
     unit: &Unit,
-    wish: &Wish,
+    conversion: &Conversion,
     chosen: &BTreeSet<String>,
     deltas: Vec<Delta>,
 ) -> Result<Option<(Job, Vec<Placed>)>, DeriveError> {
-    let asked = match &wish.packing {
+    let asked = match &conversion.packing {
         Packing::Quantised(scheme, _) if unit.layer().is_some_and(|layer| chosen.contains(layer)) => Some(*scheme),
         _ => None,
     };
-    let wanted = wish.dtype.map(super::Float::dtype);
+    let wanted = conversion.dtype.map(super::Float::dtype);
     let (input, found, quantise, base) = match unit {
         Unit::Plain(placed) => {
             let is_float = FLOATS.contains(&placed.dtype);
@@ -319,11 +319,11 @@ fn job(
             (Input::Plain(slice(placed)), placed.dtype, asked, placed)
         }
         Unit::Packed { scheme, weight, scales, biases, .. } => {
-            let quantise = match (&wish.packing, asked) {
+            let quantise = match (&conversion.packing, asked) {
                 (_, Some(asked)) => Some(asked),
                 (Packing::Plain, None) => None,
                 // Fused layers are plain where that is wished.
-                (_, None) if !deltas.is_empty() && wish.fused == Fused::Plain => None,
+                (_, None) if !deltas.is_empty() && conversion.fused == Fused::Plain => None,
                 (_, None) => Some(*scheme),
             };
             if deltas.is_empty() && quantise == Some(*scheme) {
@@ -427,10 +427,10 @@ mod tests {
         Delta { product, scale: 1.0, alpha: Alpha::One, divisor: 1.0, rows: 0..1 }
     }
 
-    fn run(tensors: Vec<Placed>, wish: &Wish, deltas: &[&str]) -> Result<Derived, DeriveError> {
+    fn run(tensors: Vec<Placed>, conversion: &Conversion, deltas: &[&str]) -> Result<Derived, DeriveError> {
         let deltas = deltas.iter().map(|&layer| (layer.to_owned(), vec![delta()])).collect();
         let quantises = |layer: &str| !layer.contains("embed");
-        plan(tensors, wish, Setting { files: 2, quantises: &quantises, deltas, metadata: BTreeMap::new() })
+        plan(tensors, conversion, Setting { files: 2, quantises: &quantises, deltas, metadata: BTreeMap::new() })
     }
 
     /// Names, dtypes and segments of what is lent.
@@ -438,8 +438,8 @@ mod tests {
         derived.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.dtype, tensor.shard)).collect()
     }
 
-    fn bf16() -> Wish {
-        Wish { dtype: Some(Float::Bf16), ..Wish::default() }
+    fn bf16() -> Conversion {
+        Conversion { dtype: Some(Float::Bf16), ..Conversion::default() }
     }
 
     #[test]
@@ -455,7 +455,7 @@ mod tests {
         assert_eq!(lent(&derived), expected);
         let jobs = derived.derivation.unwrap().jobs;
         assert_eq!((jobs.len(), jobs[0].cast, jobs[0].quantise), (1, Some(Dtype::BF16), None));
-        assert_eq!(run(tensors, &Wish::default(), &[]).unwrap().derivation, None);
+        assert_eq!(run(tensors, &Conversion::default(), &[]).unwrap().derivation, None);
     }
 
     #[test]
@@ -480,10 +480,10 @@ mod tests {
                 placed("odd.weight", Dtype::BF16, &[4, 65]),
             ]
         };
-        let wish = |only: &[&str], except: &[&str]| {
+        let conversion = |only: &[&str], except: &[&str]| {
             let list = |patterns: &[&str]| patterns.iter().map(|&pattern| pattern.to_owned()).collect();
             let selection = Selection { only: list(only), except: list(except) };
-            Wish { packing: Packing::Quantised(scheme(Mode::Affine, 4, 64), selection), ..bf16() }
+            Conversion { packing: Packing::Quantised(scheme(Mode::Affine, 4, 64), selection), ..bf16() }
         };
         let packed = |derived: &Derived| -> Vec<String> {
             let jobs = &derived.derivation.as_ref().unwrap().jobs;
@@ -492,7 +492,7 @@ mod tests {
             names.sort();
             names
         };
-        let derived = run(tensors(), &wish(&[], &[]), &[]).unwrap();
+        let derived = run(tensors(), &conversion(&[], &[]), &[]).unwrap();
         assert_eq!(packed(&derived), ["module.a.weight", "module.b.weight"]);
         let expected = [
             ("module.a.biases", Dtype::BF16, 2),
@@ -504,16 +504,16 @@ mod tests {
         let weight = derived.tensors.iter().find(|tensor| tensor.name == "module.b.weight").unwrap();
         assert_eq!(weight.shape, [4, 16]);
         assert_eq!(weight.packed.as_ref().unwrap().logical_shape, [4, 128]);
-        assert_eq!(packed(&run(tensors(), &wish(&["e*", "a"], &[]), &[]).unwrap()).len(), 2);
-        assert_eq!(packed(&run(tensors(), &wish(&[], &["a"]), &[]).unwrap()), ["module.b.weight"]);
+        assert_eq!(packed(&run(tensors(), &conversion(&["e*", "a"], &[]), &[]).unwrap()).len(), 2);
+        assert_eq!(packed(&run(tensors(), &conversion(&[], &["a"]), &[]).unwrap()), ["module.b.weight"]);
         let errors = [
-            (wish(&["x.*"], &[]), "x.*"),
-            (wish(&["odd"], &[]), "odd"),
-            (wish(&["[a"], &[]), "[a"),
-            (wish(&[], &["*"]), "no layer"),
+            (conversion(&["x.*"], &[]), "x.*"),
+            (conversion(&["odd"], &[]), "odd"),
+            (conversion(&["[a"], &[]), "[a"),
+            (conversion(&[], &["*"]), "no layer"),
         ];
-        for (wish, word) in errors {
-            let error = run(tensors(), &wish, &[]).unwrap_err().to_string();
+        for (conversion, word) in errors {
+            let error = run(tensors(), &conversion, &[]).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }
@@ -522,14 +522,14 @@ mod tests {
     fn packed_layers_stay_go_plain_or_change() {
         let stored = scheme(Mode::Affine, 8, 32);
         let tensors = || packed("a", stored, [4, 64], Dtype::F32);
-        let wish = |packing| Wish { packing, ..bf16() };
+        let conversion = |packing| Conversion { packing, ..bf16() };
         assert_eq!(run(tensors(), &bf16(), &[]).unwrap().derivation, None, "scales are not cast");
-        let plain = run(tensors(), &wish(Packing::Plain), &[]).unwrap();
+        let plain = run(tensors(), &conversion(Packing::Plain), &[]).unwrap();
         assert_eq!(lent(&plain), [("module.a.weight", Dtype::BF16, 2)]);
         assert_eq!(plain.tensors[0].shape, [4, 64]);
-        let same = wish(Packing::Quantised(stored, Selection::default()));
+        let same = conversion(Packing::Quantised(stored, Selection::default()));
         assert_eq!(run(tensors(), &same, &[]).unwrap().derivation, None);
-        let other = wish(Packing::Quantised(scheme(Mode::Mxfp4, 4, 32), Selection::default()));
+        let other = conversion(Packing::Quantised(scheme(Mode::Mxfp4, 4, 32), Selection::default()));
         let expected = [("module.a.scales", Dtype::U8, 2), ("module.a.weight", Dtype::U32, 2)];
         assert_eq!(lent(&run(tensors(), &other, &[]).unwrap()), expected);
         let mut torn = tensors();
@@ -545,15 +545,15 @@ mod tests {
             tensors.push(placed("b.weight", Dtype::F32, &[4, 64]));
             tensors
         };
-        let again = run(tensors(), &Wish::default(), &["a", "b"]).unwrap();
+        let again = run(tensors(), &Conversion::default(), &["a", "b"]).unwrap();
         let expected =
             [("module.a.scales", Dtype::U8, 2), ("module.a.weight", Dtype::U32, 2), ("module.b.weight", Dtype::F32, 2)];
         assert_eq!(lent(&again), expected);
         assert!(again.derivation.unwrap().jobs.iter().all(|job| job.deltas.len() == 1 && job.cast.is_none()));
-        let plain = Wish { fused: Fused::Plain, ..Wish::default() };
+        let plain = Conversion { fused: Fused::Plain, ..Conversion::default() };
         let expected = [("module.a.weight", Dtype::BF16, 2), ("module.b.weight", Dtype::F32, 0)];
         assert_eq!(lent(&run(tensors(), &plain, &["a"]).unwrap()), expected);
-        let absent = run(tensors(), &Wish::default(), &["c"]).unwrap_err();
+        let absent = run(tensors(), &Conversion::default(), &["c"]).unwrap_err();
         assert_eq!(absent, DeriveError::NoLayer { layer: "c".into() });
     }
 }

@@ -61,7 +61,7 @@ pub enum Fused {
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Wish {
+pub struct Conversion {
     /// The dtype of floats that are not part of a packed layer; `None`: each as it is stored.
     pub dtype: Option<Float>,
     /// How weights are packed.
@@ -70,8 +70,8 @@ pub struct Wish {
     pub fused: Fused,
 }
 
-impl Wish {
-    /// The wish in a few words, for lists: `BF16, affine 4-bit, groups of 64`. Empty when it wishes for nothing.
+impl Conversion {
+    /// In a few words, for lists: `BF16, affine 4-bit, groups of 64`. Empty when nothing is asked.
     #[must_use]
     pub fn summary(&self) -> String {
         let dtype = self.dtype.map(|float| float.dtype().to_string());
