@@ -129,6 +129,13 @@ impl LoadRequest {
         self
     }
 
+    /// The same, of a model that has several files: the one whose path matches the glob.
+    pub fn adapter_file(mut self, spec: impl Into<String>, pattern: impl Into<String>, scale: f64) -> LoadRequest {
+        let model = ModelSelector { patterns: vec![pattern.into()], ..beside(self.model(), spec) };
+        self.message.adapters.push(Adapter { model: Some(model), scale: Some(scale) });
+        self
+    }
+
     /// What becomes of quantised layers to which adapters add.
     pub fn fused_layers(mut self, fused: FusedLayers) -> LoadRequest {
         self.message.fused_layers = fused.into();

@@ -1,13 +1,13 @@
 //! The id of a component: a hash of everything that determines its bytes and names.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
 use crate::plan::Layout;
 
 /// Counts up when the meaning of a component changes without any of its inputs changing.
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 
 /// What a file's content is known by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub struct IdentityInputs<'a> {
     pub report_only: bool,
     /// Bytes of the config, empty when there is none.
     pub config: &'a [u8],
+    /// What is to be computed, and by which MLX; see [`crate::derive`].
+    pub conversion: &'a [u8],
     /// Shards: path below the model's directory, and content.
     pub shards: &'a [(String, ContentKey)],
 }
@@ -54,6 +56,7 @@ impl ComponentId {
         field(inputs.layout.name().as_bytes());
         field(&[u8::from(inputs.report_only)]);
         field(inputs.config);
+        field(inputs.conversion);
         for (path, content) in inputs.shards {
             field(path.as_bytes());
             match content {
@@ -70,6 +73,16 @@ impl ComponentId {
 impl fmt::Display for ComponentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for ComponentId {
+    type Err = hex::FromHexError;
+
+    fn from_str(digits: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digits, &mut bytes)?;
+        Ok(Self(bytes))
     }
 }
 
@@ -93,6 +106,7 @@ mod tests {
             layout: Layout::Mlx,
             report_only: false,
             config: b"{}",
+            conversion: b"BF16",
             shards: &shards,
         };
         let variants = [
@@ -102,11 +116,14 @@ mod tests {
             IdentityInputs { layout: Layout::Source, ..base.clone() },
             IdentityInputs { report_only: true, ..base.clone() },
             IdentityInputs { config: b"", ..base.clone() },
+            IdentityInputs { conversion: b"F16", ..base.clone() },
             IdentityInputs { shards: &other, ..base.clone() },
             IdentityInputs { shards: &[], ..base.clone() },
         ];
         let ids: std::collections::HashSet<_> = variants.iter().map(ComponentId::of).collect();
         assert_eq!(ids.len(), variants.len());
-        assert_eq!(ComponentId::of(&base).to_string().len(), 64);
+        let shown = ComponentId::of(&base).to_string();
+        assert_eq!((shown.len(), shown.parse()), (64, Ok(ComponentId::of(&base))));
+        assert!("abc".parse::<ComponentId>().is_err());
     }
 }

@@ -5,6 +5,7 @@
 pub mod adapter;
 pub mod assemble;
 pub mod audit;
+pub mod budget;
 pub mod derive;
 pub mod family;
 pub mod handoff;

@@ -102,6 +102,7 @@ mod tests {
             layout: Layout::Source,
             report_only: false,
             config: b"",
+            conversion: b"",
             shards: &[],
         })
     }

@@ -12,6 +12,7 @@ mod identity;
 mod locality;
 mod mapping;
 mod pinned;
+mod reserve;
 mod residency;
 mod view;
 
@@ -19,4 +20,5 @@ pub use accounting::MemoryUse;
 pub use identity::FileIdentity;
 pub use locality::is_local;
 pub use pinned::{NotRegular, PinnedFile};
+pub use reserve::reserve;
 pub use view::{MapError, View};

@@ -67,8 +67,7 @@ impl Cache {
         {
             return Ok(acquired(lease, model, true));
         }
-        let flight = self.fly(prepared, &request.selector.spec, progress);
-        let component = self.in_time("the load", flight).await?;
+        let component = self.fly(prepared, &request.selector.spec, progress).await?;
         Ok(acquired(self.lease_or_insert(component, holder), model, false))
     }
 
@@ -134,7 +133,11 @@ impl Cache {
             Some(overlay) => Some(self.brought(overlay, Needed::RootWeights, progress).await?),
             None => None,
         };
-        Ok(Subject { model, base, overlay })
+        let mut adapters = Vec::with_capacity(request.adapters.len());
+        for adapter in &request.adapters {
+            adapters.push(self.brought(&adapter.selector, Needed::Adapter, progress).await?);
+        }
+        Ok(Subject { model, base, overlay, adapters })
     }
 
     /// What `selector` names, with what is needed of it on this machine.
@@ -160,7 +163,7 @@ impl Cache {
                     components: Vec::new(),
                     extent: match needed {
                         Needed::Documents => Extent::Documents,
-                        Needed::RootWeights => Extent::Components,
+                        Needed::RootWeights | Needed::Adapter => Extent::Components,
                     },
                     choice: selector.choice.clone(),
                 };

@@ -39,6 +39,10 @@ pub enum EventKind {
     Quarantined,
     /// A component's files are what their hashes say.
     Verified,
+    /// A component's tensors were computed, or their computation failed.
+    Derived,
+    /// A derived image was deleted.
+    ImageDeleted,
     /// The daemon is stopping.
     ShuttingDown,
 }

@@ -9,6 +9,7 @@ use weightsd_core::identity::ComponentId;
 
 use super::{AcquireError, Cache, EventKind};
 use crate::{
+    checkpoint::CheckpointError,
     component::Component,
     flight::{Boarding, Cargo, Cockpit},
     pipeline::{self, LoadError, Prepared, Step, Watcher},
@@ -81,27 +82,24 @@ impl Cache {
     ) -> Result<Arc<Component>, AcquireError> {
         let id = prepared.id;
         let abandoned = Arc::new(AtomicBool::new(false));
-        let reporter =
-            Reporter { name: Arc::clone(&name), cockpit: Arc::clone(&cockpit), abandoned: Arc::clone(&abandoned) };
-        reporter.step(&Step::default());
-        let pool = Arc::clone(self.pool());
-        let attestations = Arc::clone(&self.config.attestations);
-        let work = self.stage("the load", move || {
-            let loaded = pipeline::load(prepared, &pool, &reporter)?;
-            // Looked up here, where waiting is allowed: whoever asks later is answered from memory.
-            let _ = loaded.was_verified(&attestations);
-            Ok::<_, LoadError>(loaded)
+        let reporter = Arc::new(Reporter {
+            name: Arc::clone(&name),
+            cockpit: Arc::clone(&cockpit),
+            abandoned: Arc::clone(&abandoned),
         });
+        reporter.step(&Step::default());
+        let work = self.open_and_lend(prepared, reporter);
         tokio::pin!(work);
         let result = tokio::select! {
             result = &mut work => result,
             () = cockpit.abandoned() => {
                 abandoned.store(true, Ordering::Relaxed);
-                work.await
+                // A thread that opens files finds out; what is computed is given up at once.
+                Err(LoadError::from(CheckpointError::Abandoned).into())
             }
         };
         let (component, spec) = &*name;
-        match result? {
+        match result {
             Ok(loaded) => {
                 let message = format!("{component} of {}: {}", loaded.model, loaded.audit.summary());
                 self.events().push(EventKind::Loaded, Some(id), message);
@@ -114,9 +112,28 @@ impl Cache {
                 let message = format!("{component} of {spec}: {error}");
                 tracing::warn!(%id, "{message}");
                 self.events().push(EventKind::LoadFailed, None, message);
-                Err(error.into())
+                Err(error)
             }
         }
+    }
+
+    /// From the prepared to the component. Opening has a deadline; computing takes the time it takes, and is told of.
+    async fn open_and_lend(
+        self: &Arc<Self>,
+        prepared: Prepared,
+        reporter: Arc<Reporter>,
+    ) -> Result<Component, AcquireError> {
+        let (pool, watcher) = (Arc::clone(self.pool()), Arc::clone(&reporter));
+        let opening = self.stage("the load", move || pipeline::open(prepared, &pool, &*watcher));
+        let planned = self.in_time("the load", opening).await??;
+        let loaded = self.lend(planned, |step| reporter.step(step)).await?;
+        let attestations = Arc::clone(&self.config.attestations);
+        // Looked up here, where waiting is allowed: whoever asks later is answered from memory.
+        super::blocking("attestations", move || {
+            let _ = loaded.was_verified(&attestations);
+            loaded
+        })
+        .await
     }
 
     /// Loads that are under way.

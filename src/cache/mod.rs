@@ -5,6 +5,7 @@
 //! is downloaded, a flight loads the component, and everyone who asks meanwhile joins).
 
 mod acquire;
+mod derive;
 mod entry;
 mod events;
 mod flight;
@@ -40,6 +41,7 @@ use crate::{
     checkpoint::ShardPool,
     component::Component,
     daemon::Tasks,
+    derive::Images,
     flight::Flights,
     hub::Hub,
     pipeline::{LoadError, Prepared},
@@ -67,8 +69,12 @@ pub struct CacheConfig {
     pub attestations: Arc<Attestations>,
     /// Whether components whose files were here before are hashed after they are lent.
     pub verify_afterwards: bool,
-    /// Bytes that downloads leave free on the disk.
+    /// Bytes that downloads and images leave free on the disk.
     pub free_space_floor: u64,
+    /// What was computed.
+    pub images: Arc<Images>,
+    /// Bytes that images may take together.
+    pub image_budget: u64,
 }
 
 /// See the module.
@@ -88,6 +94,8 @@ pub struct Cache {
     stages: Arc<Semaphore>,
     /// One component is hashed afterwards at a time.
     verifying: Semaphore,
+    /// One component is computed at a time, with all processors.
+    deriving: Semaphore,
     tasks: Tasks,
 }
 
@@ -165,6 +173,7 @@ impl Cache {
             janitor: Notify::new(),
             stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),
             verifying: Semaphore::new(1),
+            deriving: Semaphore::new(1),
             tasks,
         });
         let janitor = Arc::clone(&cache);
@@ -213,7 +222,7 @@ impl Cache {
     /// by another id than before, so nobody who asks for it would find that out for those who hold it.
     fn look_again(&self, prepared: &Prepared) {
         let paths: HashSet<&Path> = prepared.shards().collect();
-        let lends = |entry: &Entry| entry.component.segments.iter().any(|shard| paths.contains(shard.file.path()));
+        let lends = |entry: &Entry| entry.component.sources.iter().any(|source| paths.contains(source.file.path()));
         for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact()) {
             self.intact(entry.component.id);
         }

@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pipeline::{AuditPolicy, Verification},
+        pipeline::{AuditPolicy, Treatment, Verification},
         resolve::{ModelKind, Selector},
     };
 
@@ -110,6 +110,7 @@ mod tests {
             layout: Layout::Mlx,
             report_only: false,
             config: b"",
+            conversion: b"",
             shards: &[],
         });
         let request = Request {
@@ -117,6 +118,8 @@ mod tests {
             component: String::new(),
             base: None,
             overlay: None,
+            adapters: Vec::new(),
+            treatment: Treatment::default(),
             layout: Layout::Mlx,
             policy: AuditPolicy::Strict,
             verification: Verification::Afterwards,

@@ -83,11 +83,12 @@ impl Cache {
             let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
             let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
             let is_over =
-                |entry: &Arc<Entry>| entry.component.segments.iter().any(|segment| is_it(segment.file.identity()));
+                |entry: &Arc<Entry>| entry.component.sources.iter().any(|source| is_it(source.file.identity()));
             for entry in self.entries().into_iter().filter(is_over) {
                 self.components.remove_if(&entry.component.id, |_, found| Arc::ptr_eq(found, &entry));
                 entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
             }
+            self.forget_images_of(&blob.to_string());
             first.get_or_insert_with(|| LoadError::Corrupt {
                 name: verdict.name.clone(),
                 expected: blob.to_string(),

@@ -12,7 +12,7 @@ use weightsd_core::{
 };
 use weightsd_segment::PinnedFile;
 
-pub use self::pool::{ShardPool, is_intact, is_unchanged};
+pub use self::pool::{ShardPool, is_as_it_was, is_intact};
 use crate::{
     assembly::Tensors,
     pipeline::{Phase, Step, Watcher},

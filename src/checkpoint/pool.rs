@@ -8,7 +8,7 @@ use std::{
 
 use dashmap::DashMap;
 use weightsd_core::identity::ContentKey;
-use weightsd_segment::FileIdentity;
+use weightsd_segment::{FileIdentity, PinnedFile};
 
 use super::{CheckpointError, OpenShard, open_shard};
 use crate::snapshot::ShardFile;
@@ -47,7 +47,7 @@ fn is_held(slot: &Arc<Mutex<Weak<OpenShard>>>) -> bool {
 }
 
 fn open_in(slot: &mut Weak<OpenShard>, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
-    if let Some(open) = slot.upgrade().filter(|open| is_unchanged(open)) {
+    if let Some(open) = slot.upgrade().filter(|open| is_as_it_was(&open.file)) {
         return Ok(open);
     }
     let open = Arc::new(open_shard(shard)?);
@@ -55,18 +55,18 @@ fn open_in(slot: &mut Weak<OpenShard>, shard: &ShardFile) -> Result<Arc<OpenShar
     Ok(open)
 }
 
-/// Whether the open file is as it was when its header was read.
+/// Whether an open file is as it was when it was opened.
 #[must_use]
-pub fn is_unchanged(shard: &OpenShard) -> bool {
-    shard.file.current_identity().is_ok_and(|now| now == *shard.file.identity())
+pub fn is_as_it_was(file: &PinnedFile) -> bool {
+    file.current_identity().is_ok_and(|now| now == *file.identity())
 }
 
-/// Whether the open file has the bytes that it had when its header was read. A file that was deleted, or replaced by
-/// another under its name, has changed in nothing but the time that says so.
+/// Whether an open file has the bytes that it had when it was opened. A file that was deleted, or replaced by another
+/// under its name, has changed in nothing but the time that says so.
 #[must_use]
-pub fn is_intact(shard: &OpenShard) -> bool {
-    let then = *shard.file.identity();
-    shard.file.file().metadata().is_ok_and(|metadata| {
+pub fn is_intact(file: &PinnedFile) -> bool {
+    let then = *file.identity();
+    file.file().metadata().is_ok_and(|metadata| {
         let now = FileIdentity::of(&metadata);
         now == then || (metadata.nlink() == 0 && FileIdentity { changed_ns: then.changed_ns, ..now } == then)
     })

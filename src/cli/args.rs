@@ -4,8 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use weightsd_client::Quantisation;
 
-use crate::daemon::ConfigFile;
+use crate::{daemon::ConfigFile, derive};
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
@@ -60,6 +61,8 @@ pub(super) enum Command {
     Demo(Demo),
     #[command(hide = true)]
     DemoClient(DemoClient),
+    #[command(hide = true, name = derive::worker::COMMAND)]
+    DeriveWorker,
     /// Let launchd (macOS) or systemd (Linux) start the daemon on the first connection
     Install(Install),
     /// Print a completion script: weightsd completions zsh > ~/.zfunc/_weightsd
@@ -132,7 +135,9 @@ Examples:
   weightsd load Tongyi-MAI/Z-Image-Turbo text_encoder --keep-alive 1h
   weightsd load ./my-model vae --layout source --hold
   weightsd load ./all-in-one.safetensors transformer --base Tongyi-MAI/Z-Image-Turbo
-  weightsd load Tongyi-MAI/Z-Image-Turbo transformer --overlay ./finetuned.safetensors")]
+  weightsd load Tongyi-MAI/Z-Image-Turbo transformer --overlay ./finetuned.safetensors
+  weightsd load Tongyi-MAI/Z-Image-Turbo transformer --quantise affine:4:64
+  weightsd load Tongyi-MAI/Z-Image-Turbo transformer --adapter ./style.safetensors --adapter-scale 0.8")]
 pub(super) struct Load {
     #[command(flatten)]
     pub(super) model: Model,
@@ -143,6 +148,8 @@ pub(super) struct Load {
     /// Names and memory order of the tensors
     #[arg(long, value_enum, default_value_t = Layout::Mlx)]
     pub(super) layout: Layout,
+    #[command(flatten)]
+    pub(super) treatment: Treatment,
     /// Compare files that were here before with their hashes first
     #[arg(long)]
     pub(super) verify: bool,
@@ -155,6 +162,66 @@ pub(super) struct Load {
     /// Hold it until Ctrl-C, and show what the daemon says about it
     #[arg(long)]
     pub(super) hold: bool,
+}
+
+/// What is computed, once, for everyone who asks for the same.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Computing")]
+pub(super) struct Treatment {
+    /// Dtype of floats [default: in layout mlx the family's, bf16 for Z-Image; otherwise as stored]
+    #[arg(long, value_enum)]
+    pub(super) dtype: Option<FloatType>,
+    /// Quantise layers: affine, mxfp4, mxfp8 or nvfp4, with bits and group size if wanted, such as affine:8:32
+    #[arg(long, alias = "quantize", value_name = "MODE[:BITS[:GROUP]]", value_parser = quantisation)]
+    pub(super) quantise: Option<Quantisation>,
+    /// Quantise only layers whose names match this glob (may be repeated) [default: the family's rule]
+    #[arg(long, value_name = "GLOB", requires = "quantise")]
+    pub(super) only: Vec<String>,
+    /// Do not quantise layers whose names match this glob (may be repeated)
+    #[arg(long = "except", value_name = "GLOB", requires = "quantise")]
+    pub(super) excluding: Vec<String>,
+    /// Lend quantised layers as plain ones
+    #[arg(long, alias = "dequantize", conflicts_with = "quantise")]
+    pub(super) dequantise: bool,
+    /// Add a LoRA, LoKr or LoHa: a file, a directory or a Hugging Face id (may be repeated)
+    #[arg(long = "adapter", alias = "lora", value_name = "MODEL")]
+    pub(super) adapters: Vec<String>,
+    /// How much of it, once for each adapter [default: 1]
+    #[arg(long = "adapter-scale", value_name = "N", requires = "adapters", allow_negative_numbers = true)]
+    pub(super) scales: Vec<f64>,
+    /// The file of the adapter, where there are several: a glob
+    #[arg(long, value_name = "GLOB", requires = "adapters")]
+    pub(super) adapter_pattern: Option<String>,
+    /// Leave quantised layers plain to which an adapter adds, instead of quantising them again
+    #[arg(long, requires = "adapters")]
+    pub(super) fused_plain: bool,
+}
+
+/// `affine:4:64`, and all that may be left out of it.
+fn quantisation(text: &str) -> Result<Quantisation, String> {
+    let mut parts = text.split(':');
+    let mode = parts.next().unwrap_or_default().to_owned();
+    let mut number = || match parts.next() {
+        None => Ok(0),
+        Some(part) => part.parse().map_err(|_| format!("{part:?} is no number; expected MODE:BITS:GROUP")),
+    };
+    let (bits, group_size) = (number()?, number()?);
+    if parts.next().is_some() {
+        return Err("expected MODE:BITS:GROUP".to_owned());
+    }
+    Ok(Quantisation { mode, bits, group_size, ..Quantisation::default() })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FloatType {
+    /// Each as it is in the checkpoint
+    AsStored,
+    /// bfloat16
+    Bf16,
+    /// IEEE half
+    F16,
+    /// IEEE single
+    F32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -198,6 +265,9 @@ pub(super) struct Ls {
     /// Measure how much of each component is in memory
     #[arg(long)]
     pub(super) resident: bool,
+    /// List what was computed and is on the disk, loaded or not, and what it was made from
+    #[arg(long)]
+    pub(super) images: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -247,6 +317,9 @@ pub(super) struct Evict {
     /// Only say what would be done
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Delete what was computed, too, where nobody holds it
+    #[arg(long, conflicts_with = "id")]
+    pub(super) images: bool,
 }
 
 #[derive(Debug, clap::Args)]

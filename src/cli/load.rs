@@ -2,10 +2,12 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use weightsd_client::{AuditPolicy, Client, Component, Hold, LoadRequest, Verification, proto};
+use weightsd_client::{
+    AuditPolicy, Client, Component, FusedLayers, Hold, LoadRequest, Quantisation, Verification, proto,
+};
 
 use super::{
-    args::{Beside, Layout, Load, Model},
+    args::{Beside, FloatType, Layout, Load, Model, Treatment},
     output::{self, Format, bytes, print, short, time},
     progress::Bars,
 };
@@ -21,7 +23,7 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
         Layout::Source => proto::Layout::Source,
     };
     let request = request(command.model, command.beside, command.component);
-    let mut request = request.layout(layout).audit_policy(policy).hold(hold);
+    let mut request = treated(request, command.treatment)?.layout(layout).audit_policy(policy).hold(hold);
     if command.verify {
         request = request.verification(Verification::Before);
     }
@@ -65,9 +67,44 @@ fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
     request.patterns(model.patterns)
 }
 
+/// What is to be computed.
+fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow::Result<LoadRequest> {
+    let Treatment { dtype, quantise, only, excluding, dequantise, adapters, scales, adapter_pattern, fused_plain } =
+        treatment;
+    if let Some(dtype) = dtype {
+        request = request.dtype(match dtype {
+            FloatType::AsStored => proto::FloatType::AsStored,
+            FloatType::Bf16 => proto::FloatType::Bf16,
+            FloatType::F16 => proto::FloatType::F16,
+            FloatType::F32 => proto::FloatType::F32,
+        });
+    }
+    if let Some(quantisation) = quantise {
+        request = request.quantise(Quantisation { only, excluding, ..quantisation });
+    }
+    if dequantise {
+        request = request.dequantise();
+    }
+    if !scales.is_empty() && scales.len() != adapters.len() {
+        anyhow::bail!("there are {} adapters and {} scales: give one scale for each", adapters.len(), scales.len());
+    }
+    let scales = scales.into_iter().chain(std::iter::repeat(1.0));
+    for (adapter, scale) in adapters.into_iter().zip(scales) {
+        request = match &adapter_pattern {
+            Some(pattern) => request.adapter_file(adapter, pattern, scale),
+            None => request.adapter(adapter, scale),
+        };
+    }
+    Ok(if fused_plain { request.fused_layers(FusedLayers::Plain) } else { request })
+}
+
 fn print_component(component: &Component) -> anyhow::Result<()> {
     let info = component.info();
-    let took = info.timings.iter().flat_map(|timings| [timings.resolve, timings.open, timings.audit]).flatten();
+    let took = info
+        .timings
+        .iter()
+        .flat_map(|timings| [timings.resolve, timings.open, timings.audit, timings.derive])
+        .flatten();
     let took: Duration = took.filter_map(|part| Duration::try_from(part).ok()).sum();
     let keep_alive = info.lease.as_ref().and_then(|lease| lease.keep_alive);
     let keep_alive = keep_alive.and_then(|keep_alive| Duration::try_from(keep_alive).ok()).unwrap_or_default();
@@ -80,7 +117,7 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
         bytes(info.tensor_bytes),
         match info.bytes_copied {
             0 => "no byte copied,".to_owned(),
-            copied => format!("{} copied,", bytes(copied)),
+            computed => format!("{} computed,", bytes(computed)),
         },
         time(took)
     ))?;
@@ -91,6 +128,12 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
     if let Some(report) = component.audit() {
         print(format_args!("  audit: {}", super::audit::verdict(report)))?;
     }
+    if let Some(image) = &info.image {
+        print(output::wrapped(&format!("computed from {} ({})", image.made_from, image.conversion), 2))?;
+    }
+    for adapter in &info.adapters {
+        print(output::wrapped(&adapter_line(adapter), 2))?;
+    }
     for assumption in &info.assumptions {
         print(output::wrapped(&format!("assumed {assumption}"), 2))?;
     }
@@ -98,6 +141,18 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
     output::warn(&model.warning)?;
     print(format_args!("  stays warm for {} after its last holder", output::span(keep_alive)))?;
     Ok(())
+}
+
+/// What an adapter changed, and what it left.
+fn adapter_line(adapter: &proto::AdapterReport) -> String {
+    let mut line = format!("adapter {} x {}: {} layers changed", adapter.adapter, adapter.scale, adapter.layers);
+    if let Some(sample) = adapter.without_target_sample.first() {
+        line.push_str(&format!("; {} changes of no layer here, such as {sample}", adapter.without_target));
+    }
+    if adapter.other_component > 0 {
+        line.push_str(&format!("; {} keys are of other components", adapter.other_component));
+    }
+    adapter.remarks.iter().fold(line, |line, remark| format!("{line}; {remark}"))
 }
 
 /// Holds the component until Ctrl-C or until the daemon ends the lease.

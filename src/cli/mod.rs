@@ -26,7 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 use weightsd_client::{Client, ClientError, ConnectOptions};
 
 use self::args::{Args, Command};
-use crate::service::Failure;
+use crate::{derive, service::Failure};
 
 /// Runs the program.
 #[must_use]
@@ -67,6 +67,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Inspect(command) => inspect::run(&command, format),
         Command::Demo(command) => demo::run(&command, &runtime()?),
         Command::DemoClient(command) => demo::client::run(command, options(socket), &runtime()?),
+        Command::DeriveWorker => Ok(derive::worker::main()),
         Command::Install(command) => install::run(&command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "weightsd", &mut io::stdout());

@@ -83,6 +83,8 @@ pub(super) fn doing(progress: &Progress) -> String {
         Phase::Verify => format!("verifying {}", progress.file),
         Phase::Open => format!("reading headers {}", progress.file),
         Phase::Audit => "auditing".to_owned(),
+        Phase::Derive if progress.bytes_total == 0 => "waiting to compute".to_owned(),
+        Phase::Derive => format!("computing {}", progress.file),
     };
     if progress.bytes_per_second > 0 {
         line.push_str(&format!(", {}/s", super::output::bytes(progress.bytes_per_second)));

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use weightsd_client::{
-    Client, Layout,
-    proto::{ListComponentsRequest, LoadedComponent, ResolvedModel},
+    Client, Layout, Phase,
+    proto::{DerivedImage, ListComponentsRequest, LoadedComponent, ResolvedModel},
 };
 
 use super::{
@@ -39,6 +39,9 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
         if status.hub_cache.is_empty() { "none" } else { &status.hub_cache }
     ))?;
     print(format_args!("hub: {}{}", status.hub_endpoint, if status.offline { " (offline: never asked)" } else { "" }))?;
+    if let Some(limits) = &status.limits {
+        print(format_args!("computed: {} of {}", bytes(limits.image_bytes), bytes(limits.image_budget)))?;
+    }
     for download in &status.downloads {
         let progress = download.progress.clone().unwrap_or_default();
         print(format_args!(
@@ -54,16 +57,17 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
     }
     for load in &status.loads {
         let progress = load.progress.clone().unwrap_or_default();
-        print(format_args!(
-            "loading {} of {}: {} of {} files, {} waiting",
-            load.component, load.spec, progress.files_done, progress.files_total, progress.sharers
-        ))?;
+        let state = match progress.phase() {
+            Phase::Derive => doing(&progress),
+            _ => format!("{} of {} files, {} waiting", progress.files_done, progress.files_total, progress.sharers),
+        };
+        print(format_args!("loading {} of {}: {state}", load.component, load.spec))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn list(client: &Client, command: &Ls, format: Format) -> anyhow::Result<ExitCode> {
-    let list = client.list(ListComponentsRequest { residency: command.resident }).await?;
+    let list = client.list(ListComponentsRequest { residency: command.resident, images: command.images }).await?;
     match format {
         Format::Json => output::print_json("ListComponentsResponse", &list)?,
         Format::Text if list.components.is_empty() => print("nothing is loaded")?,
@@ -75,9 +79,40 @@ pub(super) async fn list(client: &Client, command: &Ls, format: Format) -> anyho
                 table.add_row(row(component, command.resident));
             }
             print(table.trim_fmt())?;
+            for component in &list.components {
+                if let Some(image) = &component.image {
+                    print(format_args!("{}: computed, {}", short(&component.id), made_from(image)))?;
+                }
+            }
+        }
+    }
+    if command.images && format == Format::Text {
+        match list.images.as_slice() {
+            [] => print("nothing that was computed is on the disk")?,
+            all => print(images(all).trim_fmt())?,
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was computed, and from what.
+fn made_from(image: &DerivedImage) -> String {
+    match image.made_from.as_str() {
+        "" => "from what is not known".to_owned(),
+        model => format!("from {model} ({})", image.conversion),
+    }
+}
+
+/// Derived images.
+pub(super) fn images(images: &[DerivedImage]) -> comfy_table::Table {
+    let mut table = output::table(&["ID", "COMPONENT", "SIZE", "USED", "MADE FROM"]);
+    numbers(&mut table, &[2]);
+    for image in images {
+        let used = if image.loaded { "loaded".to_owned() } else { format!("{} ago", span(since(image.used))) };
+        let (id, size) = (short(&image.component_id).to_owned(), bytes(image.bytes));
+        table.add_row([id, image.component.clone(), size, used, made_from(image)]);
+    }
+    table
 }
 
 fn row(component: &LoadedComponent, resident: bool) -> [String; 8] {

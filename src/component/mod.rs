@@ -1,4 +1,5 @@
-//! Last stage: a component, ready to be lent. Its tensors are ranges of files that are held open.
+//! Last stage: a component, ready to be lent. Its tensors are ranges of files that are held open: the checkpoint's own,
+//! and the image of what had to be computed.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -6,16 +7,18 @@ use std::{
 };
 
 use prost::bytes::Bytes;
+use weightsd_core::adapter::AdapterReport;
 use weightsd_core::{
     audit::AuditReport,
     identity::ComponentId,
     listing::BlobName,
-    plan::{Layout, Placed},
+    plan::{Layout, Making, Placed},
 };
-use weightsd_segment::FileIdentity;
+use weightsd_segment::{FileIdentity, PinnedFile};
 
 use crate::{
-    checkpoint::OpenShard,
+    checkpoint::{self, OpenShard},
+    derive::Image,
     resolve::ResolvedModel,
     snapshot::{Attestations, Suspect},
 };
@@ -29,6 +32,37 @@ pub struct Timings {
     pub open: Duration,
     /// Auditing and placing.
     pub audit: Duration,
+    /// Computing.
+    pub derive: Duration,
+}
+
+/// A file that is lent.
+#[derive(Debug, Clone)]
+pub enum Segment {
+    /// A file of the checkpoint, or of what is laid over it.
+    Checkpoint(Arc<OpenShard>),
+    /// What had to be computed.
+    Image(Arc<Image>),
+}
+
+impl Segment {
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &PinnedFile {
+        match self {
+            Self::Checkpoint(shard) => &shard.file,
+            Self::Image(image) => &image.file,
+        }
+    }
+}
+
+/// What an adapter added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapted {
+    /// How much of it was asked for.
+    pub scale: f64,
+    /// What it changed.
+    pub report: AdapterReport,
 }
 
 /// A component. Immutable; shared by everyone who holds it.
@@ -47,9 +81,15 @@ pub struct Component {
     /// The typed config as JSON; empty when there is none.
     pub config_json: String,
     /// The files that are lent; [`Placed::shard`] counts in them.
-    pub segments: Vec<Arc<OpenShard>>,
+    pub segments: Vec<Segment>,
+    /// The image among them.
+    pub image: Option<Arc<Image>>,
+    /// The files that it was made from, adapters included, whether they are lent or not.
+    pub sources: Vec<Arc<OpenShard>>,
     /// The same files under their names, to be compared with their hashes.
     pub suspects: Vec<Suspect>,
+    /// What adapters added.
+    pub adapters: Vec<Adapted>,
     /// The tensors, sorted by name.
     pub tensors: Vec<Placed>,
     /// What was assumed, since neither configs nor weights tell.
@@ -89,20 +129,28 @@ impl Component {
     }
 
     fn attested(&self, at: impl Fn(&BlobName, &FileIdentity) -> Option<SystemTime>) -> Option<SystemTime> {
-        let one = |(suspect, segment): (&Suspect, &Arc<OpenShard>)| at(suspect.blob.as_ref()?, segment.file.identity());
-        let times = self.suspects.iter().zip(&self.segments).map(one).collect::<Option<Vec<_>>>()?;
+        let one = |(suspect, source): (&Suspect, &Arc<OpenShard>)| at(suspect.blob.as_ref()?, source.file.identity());
+        let times = self.suspects.iter().zip(&self.sources).map(one).collect::<Option<Vec<_>>>()?;
         times.into_iter().min()
     }
 
-    /// Whether every file under it is as it was when it was opened.
+    /// Bytes of tensors that were computed.
     #[must_use]
-    pub fn is_unchanged(&self) -> bool {
-        self.segments.iter().all(|segment| crate::checkpoint::is_unchanged(segment))
+    pub fn computed_bytes(&self) -> u64 {
+        let computed = self.tensors.iter().filter(|tensor| tensor.making == Making::Computed);
+        computed.map(|tensor| tensor.range.end - tensor.range.start).sum()
     }
 
-    /// Whether every file under it still has the bytes that it had when it was opened, under whatever name.
+    /// Whether every file that it was made from, and the image, is as it was when it was opened.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        let image = self.image.as_ref().is_none_or(|image| checkpoint::is_as_it_was(&image.file));
+        image && self.sources.iter().all(|source| checkpoint::is_as_it_was(&source.file))
+    }
+
+    /// Whether every file that is lent still has the bytes that it had when it was opened, under whatever name.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.segments.iter().all(|segment| crate::checkpoint::is_intact(segment))
+        self.segments.iter().all(|segment| checkpoint::is_intact(segment.file()))
     }
 }

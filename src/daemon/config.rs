@@ -18,6 +18,7 @@ use weightsd_core::{
 
 use crate::{
     cache::CacheConfig,
+    derive::Images,
     hub::{Backoff, Hub, HubSettings},
     resolve::Places,
     snapshot::Attestations,
@@ -53,6 +54,12 @@ pub struct ConfigFile {
     /// The folder for what weightsd itself keeps [default: weightsd in the user's caches]
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub own_cache: Option<PathBuf>,
+    /// The folder for what has to be computed; a tmpfs keeps it in memory [default: images in own_cache]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub image_folder: Option<PathBuf>,
+    /// What derived images may take together; the least recently used go [default: 100GB]
+    #[arg(long, value_name = "SIZE")]
+    pub image_budget: Option<ByteSize>,
     /// How long components stay warm when the client does not say [default: 10min]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "duration")]
@@ -61,7 +68,7 @@ pub struct ConfigFile {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub keep_alive_max: Option<Duration>,
-    /// How long one load may take, downloads not counted [default: 2min]
+    /// How long one load may take, downloads and computing not counted [default: 2min]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub load_deadline: Option<Duration>,
@@ -99,7 +106,7 @@ pub struct ConfigFile {
     /// Files that are downloaded at once [default: 4]
     #[arg(long, value_name = "N")]
     pub downloads: Option<usize>,
-    /// What downloads leave free on the disk [default: 1GB]
+    /// What downloads and derived images leave free on the disk [default: 1GB]
     #[arg(long, value_name = "SIZE")]
     pub free_space: Option<ByteSize>,
     /// Hash files that were here before, once, after they are lent [default: true]
@@ -162,6 +169,8 @@ impl ConfigFile {
             socket: self.socket.or(other.socket),
             hub_cache: self.hub_cache.or(other.hub_cache),
             own_cache: self.own_cache.or(other.own_cache),
+            image_folder: self.image_folder.or(other.image_folder),
+            image_budget: self.image_budget.or(other.image_budget),
             keep_alive: self.keep_alive.or(other.keep_alive),
             keep_alive_max: self.keep_alive_max.or(other.keep_alive_max),
             load_deadline: self.load_deadline.or(other.load_deadline),
@@ -187,6 +196,7 @@ impl ConfigFile {
         let default = self.keep_alive.unwrap_or(Duration::from_secs(10 * 60)).min(max);
         let hub = Arc::new(Hub::new(self.hub()));
         let own_cache = self.own_cache.or_else(|| places::own_cache(&variable, Platform::current()));
+        let image_folder = self.image_folder.or_else(|| own_cache.as_ref().map(|folder| folder.join("images")));
         let attestations = Arc::new(Attestations::new(own_cache.map(|folder| folder.join("attestations.redb"))));
         let hub_cache = self.hub_cache.or_else(|| places::hub_cache(&variable)).filter(|path| path.is_absolute());
         Config {
@@ -198,6 +208,8 @@ impl ConfigFile {
                 hub,
                 attestations,
                 verify_afterwards: self.verify.unwrap_or(true),
+                images: Arc::new(Images::new(image_folder)),
+                image_budget: self.image_budget.unwrap_or(ByteSize::gb(100)).as_u64(),
                 free_space_floor: self.free_space.unwrap_or(ByteSize::gb(1)).as_u64(),
             },
             connections: self.connections.unwrap_or(1024).max(1),

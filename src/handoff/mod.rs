@@ -68,7 +68,7 @@ async fn reply(stream: &mut UnixStream, status: Status, count: u16) -> io::Resul
 
 /// Sends the descriptors of all segments, in batches that the peer acknowledges.
 async fn grant(stream: &mut UnixStream, component: &Component) -> io::Result<()> {
-    let files: Vec<BorrowedFd<'_>> = component.segments.iter().map(|segment| segment.file.as_fd()).collect();
+    let files: Vec<BorrowedFd<'_>> = component.segments.iter().map(|segment| segment.file().as_fd()).collect();
     let count = u16::try_from(files.len()).map_err(io::Error::other)?;
     reply(stream, Status::Granted, count).await?;
     let mut rest = files.as_slice();

@@ -3,12 +3,19 @@
 use std::path::PathBuf;
 
 use weightsd_core::{
-    assemble::AssembleError, audit::AuditReport, family::ConfigError, plan::PlanError, spec::SpecError,
+    adapter::{AdapterConfigError, AdapterRefused},
+    assemble::AssembleError,
+    audit::AuditReport,
+    derive::DeriveError,
+    family::ConfigError,
+    plan::PlanError,
+    spec::SpecError,
 };
 
 use crate::{
     assembly::RecipeError,
     checkpoint::CheckpointError,
+    derive::DeriveFailure,
     hub::HubError,
     resolve::ResolveError,
     snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
@@ -70,6 +77,40 @@ pub enum LoadError {
     /// It cannot be lent in this layout.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// An adapter's config cannot be used.
+    #[error(transparent)]
+    AdapterConfig(#[from] AdapterConfigError),
+    /// An adapter cannot be applied.
+    #[error(transparent)]
+    Adapter(#[from] AdapterRefused),
+    /// The family knows no layers that adapters change.
+    #[error("adapters for `{component}` of the family `{family}` are not known, so `{adapter}` cannot be applied")]
+    NoAdapterTargets {
+        /// The component.
+        component: String,
+        /// The family.
+        family: &'static str,
+        /// The adapter.
+        adapter: String,
+    },
+    /// What is wanted cannot be computed.
+    #[error("`{component}` cannot be had as it is wanted")]
+    Derive {
+        /// The component.
+        component: String,
+        /// Why not.
+        #[source]
+        source: DeriveError,
+    },
+    /// It was not computed.
+    #[error("`{component}` was not computed")]
+    Derivation {
+        /// The component.
+        component: String,
+        /// Why not.
+        #[source]
+        source: Box<DeriveFailure>,
+    },
 }
 
 impl LoadError {

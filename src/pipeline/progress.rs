@@ -18,6 +18,8 @@ pub enum Phase {
     Open,
     /// Auditing and placing.
     Audit,
+    /// Computing what is not there as it is wanted.
+    Derive,
 }
 
 /// How far a load is.

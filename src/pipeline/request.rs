@@ -1,8 +1,15 @@
 //! What is asked of the pipeline.
 
-use std::sync::Arc;
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
-use weightsd_core::plan::Layout;
+use weightsd_core::{
+    derive::{Conversion, Float, Fused, Packing},
+    family::Family,
+    plan::Layout,
+};
 
 use crate::resolve::{Choice, Pin, Selector, Target};
 
@@ -17,12 +24,76 @@ pub struct Request {
     pub base: Option<Selector>,
     /// A file whose tensors take the place of some of the component's.
     pub overlay: Option<Selector>,
+    /// What is added to its weights, in this order.
+    pub adapters: Vec<Adapter>,
     /// The layout.
     pub layout: Layout,
+    /// What is to be computed.
+    pub treatment: Treatment,
     /// What a failed audit does.
     pub policy: AuditPolicy,
     /// When the content is compared with its hashes.
     pub verification: Verification,
+}
+
+/// An adapter, and how much of it is wanted.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// Where it is.
+    pub selector: Selector,
+    /// 1 for all of it.
+    pub scale: f64,
+}
+
+impl PartialEq for Adapter {
+    fn eq(&self, other: &Self) -> bool {
+        self.selector == other.selector && self.scale.to_bits() == other.scale.to_bits()
+    }
+}
+
+impl Eq for Adapter {}
+
+impl Hash for Adapter {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.selector.hash(state);
+        self.scale.to_bits().hash(state);
+    }
+}
+
+/// In which dtype floats are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum FloatWish {
+    /// As the family's users expect it in layout MLX, and as they are stored in layout SOURCE.
+    #[default]
+    Usual,
+    /// As they are stored.
+    AsStored,
+    /// All in one.
+    All(Float),
+}
+
+/// What is to be computed, before it is known of which family the model is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Treatment {
+    /// The dtype of floats.
+    pub float: FloatWish,
+    /// How weights are packed.
+    pub packing: Packing,
+    /// What becomes of quantised layers to which adapters add.
+    pub fused: Fused,
+}
+
+impl Treatment {
+    /// What it means for a component of `family`.
+    #[must_use]
+    pub fn of(&self, family: &dyn Family, component: &str, layout: Layout) -> Conversion {
+        let dtype = match (self.float, layout) {
+            (FloatWish::Usual, Layout::Mlx) => family.float(component),
+            (FloatWish::Usual, Layout::Source) | (FloatWish::AsStored, _) => None,
+            (FloatWish::All(float), _) => Some(float),
+        };
+        Conversion { dtype, packing: self.packing.clone(), fused: self.fused }
+    }
 }
 
 /// When files that were on this machine before are hashed. What the daemon downloads is hashed as it comes.
@@ -61,6 +132,8 @@ pub struct Subject {
     pub base: Option<Pinned>,
     /// The file that is laid over it.
     pub overlay: Option<Pinned>,
+    /// What is added to its weights.
+    pub adapters: Vec<Pinned>,
 }
 
 /// What is needed of a model beside the one that is asked for.
@@ -70,6 +143,8 @@ pub enum Needed {
     Documents,
     /// The weights in its root.
     RootWeights,
+    /// The one file of an adapter.
+    Adapter,
 }
 
 /// What is taken from elsewhere for an audit.

@@ -3,12 +3,13 @@
 use std::{path::Path, time::Duration};
 
 use weightsd_core::{
+    adapter::AdapterReport,
     audit::{AuditReport, DtypeTotal, Mismatch, OriginTotal},
     family::Identified,
     identity::ContentKey,
     listing::Listed,
     parts::{FileKind, Inspection, PartProblem},
-    plan::{Layout, Placed},
+    plan::{Layout, Making, Placed},
     quantisation::{Packed, PackedRole},
     rewrite::Operation,
 };
@@ -16,8 +17,8 @@ use weightsd_proto::v1;
 use weightsd_segment::FileIdentity;
 
 use crate::{
-    checkpoint::OpenShard,
-    component::Component,
+    component::{Adapted, Component, Segment},
+    derive::{Provenance, Stored},
     pipeline::{Audited, Phase, Step},
     resolve::{ModelKind, ResolvedModel},
     snapshot::{Attestations, FileProgress, FileState, ShardFile},
@@ -36,6 +37,16 @@ pub fn audit_report(report: &AuditReport) -> v1::AuditReport {
     report_of(report, SAMPLE)
 }
 
+/// The report of a component. Its origins count in the files that it was made from, of which not all may be lent.
+pub(super) fn component_audit(component: &Component) -> v1::AuditReport {
+    let mut message = audit_report(&component.audit);
+    for origin in &mut message.origins {
+        let suspect = component.suspects.get(origin.segment as usize);
+        origin.file = suspect.map(|suspect| suspect.name.clone()).unwrap_or_default();
+    }
+    message
+}
+
 /// A report as a message, with all names, where they come from, and what was assumed.
 pub(crate) fn audited(audited: &Audited, full: bool) -> v1::AuditReport {
     let mut message = report_of(&audited.assembled.report, if full { FULL } else { SAMPLE });
@@ -47,7 +58,6 @@ pub(crate) fn audited(audited: &Audited, full: bool) -> v1::AuditReport {
 }
 
 fn report_of(report: &AuditReport, names_max: usize) -> v1::AuditReport {
-    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let names = |names: &[String]| names.iter().take(names_max).cloned().collect();
     let mismatches = |all: &[Mismatch]| {
         let one = |mismatch: &Mismatch| v1::TensorMismatch {
@@ -157,16 +167,89 @@ fn identity(identity: &FileIdentity) -> v1::FileIdentity {
     }
 }
 
-pub(super) fn segment(shard: &OpenShard) -> v1::Segment {
-    v1::Segment {
-        path: path(shard.file.path()),
-        identity: Some(identity(shard.file.identity())),
-        kind: v1::SegmentKind::Checkpoint.into(),
+pub(super) fn segment(segment: &Segment) -> v1::Segment {
+    let kind = match segment {
+        Segment::Checkpoint(_) => v1::SegmentKind::Checkpoint,
+        Segment::Image(_) => v1::SegmentKind::Derived,
+    };
+    let file = segment.file();
+    v1::Segment { path: path(file.path()), identity: Some(identity(file.identity())), kind: kind.into() }
+}
+
+/// The image of a component that is loaded.
+pub(super) fn image(component: &Component) -> Option<v1::DerivedImage> {
+    let image = component.image.as_ref()?;
+    Some(v1::DerivedImage {
+        path: path(image.file.path()),
+        bytes: image.file.identity().length,
+        component_id: component.id.to_string(),
+        made: Some(image.made.into()),
+        loaded: true,
+        ..provenance(Some(&image.provenance))
+    })
+}
+
+/// An image on the disk.
+pub(super) fn stored(stored: &Stored, loaded: bool) -> v1::DerivedImage {
+    v1::DerivedImage {
+        path: path(&stored.path),
+        bytes: stored.bytes,
+        component_id: stored.id.to_string(),
+        made: Some(stored.made.into()),
+        used: Some(stored.used.into()),
+        loaded,
+        ..provenance(stored.provenance.as_ref())
     }
 }
 
+fn provenance(provenance: Option<&Provenance>) -> v1::DerivedImage {
+    let Some(Provenance { component, made_from, conversion, .. }) = provenance.cloned() else {
+        return v1::DerivedImage::default();
+    };
+    v1::DerivedImage { component, made_from, conversion, ..v1::DerivedImage::default() }
+}
+
+pub(super) fn adapted(adapted: &Adapted) -> v1::AdapterReport {
+    let AdapterReport {
+        adapter,
+        applied,
+        without_target,
+        without_partner,
+        other_component,
+        unsupported,
+        unknown,
+        remarks,
+        ..
+    } = &adapted.report;
+    let sample = |names: &[String]| names.iter().take(SAMPLE).cloned().collect::<Vec<_>>();
+    let left_out = |what: &str, names: &[String]| {
+        (!names.is_empty()).then(|| format!("{} {what}, such as `{}`", names.len(), names[0]))
+    };
+    let unsupported = unsupported.iter().filter_map(|(kind, keys)| left_out(&format!("keys of {kind}"), keys));
+    let words = left_out("keys without their partner", without_partner)
+        .into_iter()
+        .chain(left_out("keys that are no adapter's", unknown))
+        .chain(unsupported)
+        .chain(remarks.iter().cloned());
+    v1::AdapterReport {
+        adapter: adapter.clone(),
+        scale: adapted.scale,
+        layers: count(applied.len()),
+        without_target: count(without_target.len()),
+        without_target_sample: sample(without_target),
+        other_component: count(other_component.len()),
+        remarks: words.collect(),
+    }
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
 pub(super) fn tensor(placed: &Placed) -> v1::Tensor {
-    let (operation, rows) = match placed.origin.as_ref().map(|origin| origin.operation) {
+    let origin = placed.origin.as_ref().map(|origin| origin.operation);
+    let (operation, rows) = match origin.filter(|_| placed.making != Making::Computed) {
+        None if placed.making == Making::Computed => (v1::TensorOperation::Computed, None),
         None | Some(Operation::Renamed) => (v1::TensorOperation::Unspecified, None),
         Some(Operation::Reshaped | Operation::KernelOhwi) => (v1::TensorOperation::Reshaped, None),
         Some(Operation::Rows { first, count, of }) => {
@@ -245,6 +328,7 @@ pub(super) fn progress(step: &Step, sharers: usize) -> v1::Progress {
         Phase::Audit => v1::Phase::Audit,
         Phase::Download => v1::Phase::Download,
         Phase::Verify => v1::Phase::Verify,
+        Phase::Derive => v1::Phase::Derive,
     };
     let file = |file: &FileProgress| v1::FileProgress {
         path: file.path.clone(),
@@ -252,7 +336,6 @@ pub(super) fn progress(step: &Step, sharers: usize) -> v1::Progress {
         bytes_done: file.step.bytes_done,
         bytes_total: file.bytes_total,
     };
-    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     v1::Progress {
         phase: phase.into(),
         file: step.file.clone(),

@@ -72,6 +72,8 @@ fn message(event: Event) -> v1::Event {
         EventKind::DownloadFailed => v1::EventKind::DownloadFailed,
         EventKind::Quarantined => v1::EventKind::Quarantined,
         EventKind::Verified => v1::EventKind::Verified,
+        EventKind::Derived => v1::EventKind::Derived,
+        EventKind::ImageDeleted => v1::EventKind::ImageDeleted,
         EventKind::ShuttingDown => v1::EventKind::ShuttingDown,
     };
     v1::Event {

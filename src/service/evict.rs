@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use tonic::{Code, Status};
 use weightsd_core::policy::Wish;
-use weightsd_proto::v1::{ErrorReason, EvictOutcome, EvictRequest, EvictResponse};
+use weightsd_proto::v1::{DerivedImage, ErrorReason, EvictOutcome, EvictRequest, EvictResponse};
 
-use super::{Context, Failure, status};
+use super::{Context, Failure, convert, status};
+use crate::cache::Cache;
 
 pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictResponse, Status> {
     let cache = &context.cache;
@@ -15,6 +16,10 @@ pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictRe
         "" => Wish::All,
         id => Wish::One(status::find(cache, id)?.component.id),
     };
+    if request.images && !request.id.is_empty() {
+        let hint = "leave out the id to delete the images that no loaded component lies in";
+        return Err(Failure::invalid("images", "goes without an id", hint).into());
+    }
     let decisions = if request.dry_run { cache.decide(wish) } else { cache.evict(wish) };
     if let (Wish::One(id), Some(decision)) = (wish, decisions.first().filter(|decision| !decision.evict)) {
         let message = format!("component {id} is not dropped: {}", decision.reason);
@@ -32,5 +37,29 @@ pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictRe
             tensor_bytes: component.map(|component| component.tensor_bytes()).unwrap_or_default(),
         }
     };
-    Ok(EvictResponse { outcomes: decisions.into_iter().map(outcome).collect() })
+    let outcomes = decisions.into_iter().map(outcome).collect();
+    let images = if request.images { delete_images(cache, request.dry_run)? } else { Vec::new() };
+    Ok(EvictResponse { outcomes, images })
+}
+
+/// Deletes the images that no loaded component lies in, or only lists them.
+fn delete_images(cache: &Cache, dry_run: bool) -> Result<Vec<DerivedImage>, Failure> {
+    let mut gone = Vec::new();
+    for stored in cache.config().images.list() {
+        // What is warm and held by nobody has just been dropped, or would be.
+        let is_held =
+            cache.entries().iter().any(|entry| entry.component.id == stored.id && !entry.usage().holders.is_empty());
+        let deleted = if dry_run {
+            !is_held
+        } else {
+            cache.delete_image(stored.id, "asked for, and nobody holds it").map_err(|error| {
+                let hint = "see the daemon's log, and who may write to its cache";
+                Failure::new(Code::Internal, ErrorReason::Io, error.to_string(), stored.id.to_string(), hint)
+            })?
+        };
+        if deleted {
+            gone.push(convert::stored(&stored, false));
+        }
+    }
+    Ok(gone)
 }

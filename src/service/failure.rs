@@ -3,7 +3,9 @@
 use std::{error::Error, io, time::Duration};
 
 use tonic::{Code, Status};
-use weightsd_core::{assemble::AssembleError, plan::PlanError, select::SelectError, spec::SpecError};
+use weightsd_core::{
+    assemble::AssembleError, derive::DeriveError, plan::PlanError, select::SelectError, spec::SpecError,
+};
 use weightsd_proto::{
     rich_error,
     v1::{self, ErrorDetail, ErrorReason},
@@ -14,6 +16,7 @@ use crate::{
     assembly::RecipeError,
     cache::AcquireError,
     checkpoint::CheckpointError,
+    derive::{DeriveFailure, FailureKind},
     hub::HubError,
     pipeline::LoadError,
     resolve::ResolveError,
@@ -201,12 +204,6 @@ impl From<&LoadError> for Failure {
                 )
             },
             LoadError::Plan(error) => match error {
-                PlanError::NeedsComputation { sample, .. } => new(
-                    Code::Unimplemented,
-                    ErrorReason::NeedsComputation,
-                    sample.clone(),
-                    "this version lends without computing: ask for `layout = LAYOUT_SOURCE` and reorder the kernels in the client",
-                ),
                 PlanError::NameCollision { name, .. } => new(
                     Code::FailedPrecondition,
                     ErrorReason::InvalidCheckpoint,
@@ -214,7 +211,78 @@ impl From<&LoadError> for Failure {
                     "the checkpoint mixes two naming schemes; ask for `layout = LAYOUT_SOURCE`",
                 ),
             },
+            LoadError::AdapterConfig(_) => new(
+                Code::FailedPrecondition,
+                ErrorReason::InvalidAdapter,
+                String::new(),
+                "an adapter's config says how strong it is: fetch it again, or remove it where the tensors say that",
+            ),
+            LoadError::Adapter(refused) => new(
+                Code::FailedPrecondition,
+                ErrorReason::InvalidAdapter,
+                refused.adapter.clone(),
+                "`weightsd inspect <adapter>` shows its keys; it must be made for this model and this component",
+            ),
+            LoadError::NoAdapterTargets { component, .. } => new(
+                Code::FailedPrecondition,
+                ErrorReason::InvalidAdapter,
+                component.clone(),
+                "adapters are known for Z-Image's transformer and text encoder, and for language models",
+            ),
+            LoadError::Derive { component, source } => new(
+                match source {
+                    DeriveError::Torn { .. } => Code::FailedPrecondition,
+                    _ => Code::InvalidArgument,
+                },
+                ErrorReason::CannotConvert,
+                component.clone(),
+                match source {
+                    DeriveError::Pattern { .. } | DeriveError::NothingMatches { .. } => {
+                        "patterns match names of layers without `.weight`; `weightsd inspect` lists them"
+                    }
+                    DeriveError::NothingToQuantise { .. } => "name the layers: `quantise.only`, or `--only`",
+                    DeriveError::Ragged { .. } => "choose a smaller group size, or except the layer",
+                    DeriveError::Torn { .. } | DeriveError::NoLayer { .. } | DeriveError::NoFloats { .. } => {
+                        "the checkpoint lacks it: `weightsd audit` says what it has"
+                    }
+                },
+            ),
+            LoadError::Derivation { component, source } => derivation(source, message.clone(), component),
         }
+    }
+}
+
+fn derivation(failure: &DeriveFailure, message: String, component: &str) -> Failure {
+    use ErrorReason as Reason;
+    let new = |code, reason, hint: &str| Failure::new(code, reason, message.clone(), component, hint);
+    if failure.is_full() {
+        let hint = "free some space, or have images deleted with `weightsd evict --images`; \
+            `image_budget` and `image_folder` say how much and where";
+        return new(Code::ResourceExhausted, Reason::NoSpace, hint);
+    }
+    match failure {
+        DeriveFailure::Changed { .. } | DeriveFailure::Failed { kind: FailureKind::Changed, .. } => new(
+            Code::Aborted,
+            Reason::FileChanged,
+            "somebody writes to the model's files: try again when they are done",
+        ),
+        DeriveFailure::Stopping => {
+            new(Code::Unavailable, Reason::ShuttingDown, "connect again once the daemon is back")
+        }
+        DeriveFailure::Image(_) | DeriveFailure::NoRoom(_) | DeriveFailure::Failed { kind: FailureKind::Io, .. } => {
+            new(Code::Internal, Reason::Io, "see the daemon's log, and who may write to its cache")
+        }
+        DeriveFailure::Failed { .. } | DeriveFailure::Start(_) | DeriveFailure::Silent => {
+            new(Code::Internal, Reason::DerivationFailed, "report it with the log")
+        }
+        DeriveFailure::Died { .. } => Failure {
+            retryable: true,
+            ..new(
+                Code::Internal,
+                Reason::DerivationFailed,
+                "it may have been killed for want of memory: see the system's log, and try again",
+            )
+        },
     }
 }
 

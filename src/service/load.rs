@@ -116,6 +116,7 @@ async fn send_component(
             resolve: convert::duration(component.timings.resolve),
             open: convert::duration(component.timings.open),
             audit: convert::duration(component.timings.audit),
+            derive: convert::duration(component.timings.derive),
         },
     };
     let message = v1::Component {
@@ -125,17 +126,19 @@ async fn send_component(
         layout: convert::layout(component.layout).into(),
         model: Some(convert::model(&acquired.model)),
         config_json: component.config_json.clone(),
-        segments: component.segments.iter().map(|segment| convert::segment(segment)).collect(),
+        segments: component.segments.iter().map(convert::segment).collect(),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
-        audit: Some(convert::audit_report(&component.audit)),
+        audit: Some(convert::component_audit(component)),
         lease: Some(v1::Lease { id, ticket, keep_alive: convert::duration(keep_alive) }),
-        bytes_copied: 0,
+        bytes_copied: component.computed_bytes(),
         warm: acquired.warm,
         leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
         timings: Some(timings),
         attestation: Some(convert::attestation(component, attestations)),
         assumptions: component.assumptions.clone(),
+        image: convert::image(component),
+        adapters: component.adapters.iter().map(convert::adapted).collect(),
     };
     sender.send(Ok(Event::Component(message).into())).await?;
     for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {

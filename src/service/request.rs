@@ -2,12 +2,16 @@
 
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
-use weightsd_core::plan::Layout;
+use weightsd_core::{
+    derive::{Float, Fused, Packing, Selection},
+    plan::Layout,
+    quantisation::{Mode, Scheme},
+};
 use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
 
 use super::Failure;
 use crate::{
-    pipeline::{AuditPolicy, Request, Verification},
+    pipeline::{Adapter, AuditPolicy, FloatWish, Request, Treatment, Verification},
     resolve::{Choice, Selector},
 };
 
@@ -15,6 +19,8 @@ use crate::{
 const COMPONENT_BYTES_MAX: usize = 256;
 /// Most patterns in a request.
 const PATTERNS_MAX: usize = 64;
+/// Most adapters in a request.
+const ADAPTERS_MAX: usize = 32;
 /// Longest pattern, or variant.
 const PATTERN_BYTES_MAX: usize = 256;
 /// Characters of a client's name that are kept.
@@ -49,6 +55,26 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
         v1::AuditPolicy::ReportOnly => AuditPolicy::ReportOnly,
     };
+    let float = match v1::FloatType::try_from(request.dtype).map_err(|_| unknown("dtype"))? {
+        v1::FloatType::Unspecified => FloatWish::Usual,
+        v1::FloatType::AsStored => FloatWish::AsStored,
+        v1::FloatType::Bf16 => FloatWish::All(Float::Bf16),
+        v1::FloatType::F16 => FloatWish::All(Float::F16),
+        v1::FloatType::F32 => FloatWish::All(Float::F32),
+    };
+    let fused = match v1::FusedLayers::try_from(request.fused_layers).map_err(|_| unknown("fused_layers"))? {
+        v1::FusedLayers::Unspecified | v1::FusedLayers::Requantised => Fused::Requantised,
+        v1::FusedLayers::Plain => Fused::Plain,
+    };
+    let packing = match (request.quantise, request.dequantise) {
+        (Some(_), true) => {
+            let hint = "leave out one of them: layers that are quantised otherwise are quantised anew";
+            return Err(Failure::invalid("dequantise", "contradicts `quantise`", hint));
+        }
+        (Some(quantise), false) => packing(quantise)?,
+        (None, true) => Packing::Plain,
+        (None, false) => Packing::AsStored,
+    };
     let verification = v1::Verification::try_from(request.verification).map_err(|_| unknown("verification"))?;
     let verification = match verification {
         v1::Verification::Unspecified | v1::Verification::Afterwards => Verification::Afterwards,
@@ -67,7 +93,9 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
             component: component(request.component)?,
             base: request.base.map(|base| selector(Some(base))).transpose()?,
             overlay: request.overlay.map(|overlay| selector(Some(overlay))).transpose()?,
+            adapters: adapters(request.adapters)?,
             layout,
+            treatment: Treatment { float, packing, fused },
             policy,
             verification,
         },
@@ -75,6 +103,35 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         keep_alive,
         client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
     })
+}
+
+fn packing(asked: v1::Quantisation) -> Result<Packing, Failure> {
+    let mode = if asked.mode.is_empty() { Mode::Affine.name() } else { &asked.mode };
+    let number = |number: u32| (number > 0).then(|| u64::from(number));
+    let scheme = Mode::parse(mode).and_then(|mode| Scheme::new(mode, number(asked.bits), number(asked.group_size)));
+    let scheme = scheme.map_err(|error| {
+        let hint = "leave out bits and group_size for the mode's own";
+        Failure::invalid("quantise", &format!("cannot be done: {error}"), hint)
+    })?;
+    let selection =
+        Selection { only: globs("quantise.only", asked.only)?, except: globs("quantise.excluding", asked.excluding)? };
+    Ok(Packing::Quantised(scheme, selection))
+}
+
+fn adapters(asked: Vec<v1::Adapter>) -> Result<Vec<Adapter>, Failure> {
+    if asked.len() > ADAPTERS_MAX {
+        let problem = format!("has {} entries, at most {ADAPTERS_MAX} are added", asked.len());
+        return Err(Failure::invalid("adapters", &problem, "merge some of them before"));
+    }
+    let adapter = |adapter: v1::Adapter| {
+        let scale = adapter.scale.unwrap_or(1.0);
+        if !scale.is_finite() || scale == 0.0 {
+            let problem = format!("has the scale {scale}");
+            return Err(Failure::invalid("adapters", &problem, "give a number other than 0, or leave the adapter out"));
+        }
+        Ok(Adapter { selector: selector(adapter.model)?, scale })
+    };
+    asked.into_iter().map(adapter).collect()
 }
 
 /// By hand, because `prost_types` negates what is negative, and panics over the least number where sums are checked.
@@ -110,17 +167,25 @@ pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure
     })
 }
 
-fn choice(patterns: Vec<String>, variant: String) -> Result<Choice, Failure> {
+fn is_odd(text: &str) -> bool {
+    text.len() > PATTERN_BYTES_MAX || text.chars().any(char::is_control)
+}
+
+fn globs(field: &str, patterns: Vec<String>) -> Result<Vec<String>, Failure> {
     if patterns.len() > PATTERNS_MAX {
         let problem = format!("has {} entries, at most {PATTERNS_MAX} are read", patterns.len());
-        return Err(Failure::invalid("model.patterns", &problem, "`*` and `{a,b}` stand for many names"));
+        return Err(Failure::invalid(field, &problem, "`*` and `{a,b}` stand for many names"));
     }
-    let odd = |text: &str| text.len() > PATTERN_BYTES_MAX || text.chars().any(char::is_control);
-    if patterns.iter().any(|pattern| pattern.is_empty() || odd(pattern)) {
+    if patterns.iter().any(|pattern| pattern.is_empty() || is_odd(pattern)) {
         let problem = "has an entry that is empty, too long, or has control characters";
-        return Err(Failure::invalid("model.patterns", problem, "give globs such as `transformer/*`"));
+        return Err(Failure::invalid(field, problem, "give globs such as `transformer/*`"));
     }
-    if odd(&variant) || variant.contains(['/', '*']) {
+    Ok(patterns)
+}
+
+fn choice(patterns: Vec<String>, variant: String) -> Result<Choice, Failure> {
+    let patterns = globs("model.patterns", patterns)?;
+    if is_odd(&variant) || variant.contains(['/', '*']) {
         return Err(Failure::invalid("model.variant", "is no variant", "give a word such as `fp16`"));
     }
     Ok(Choice { patterns, variant: (!variant.is_empty()).then_some(variant) })

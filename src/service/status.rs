@@ -28,13 +28,23 @@ pub(super) async fn list_components(
     let entries = context.cache.entries();
     let residency = if request.residency { Residency::Measured } else { Residency::NotAsked };
     let describe = move || entries.iter().map(|entry| describe(entry, residency)).collect();
+    let images = if request.images {
+        let cache = Arc::clone(&context.cache);
+        let list = move || {
+            let stored = cache.config().images.list();
+            stored.iter().map(|stored| convert::stored(stored, cache.is_loaded(stored.id))).collect()
+        };
+        blocking("listing images", list).await.map_err(|error| Failure::from(&error))?
+    } else {
+        Vec::new()
+    };
     let components = match residency {
         Residency::NotAsked => describe(),
         Residency::Measured => {
             blocking("measuring residency", describe).await.map_err(|error| Failure::from(&error))?
         }
     };
-    Ok(ListComponentsResponse { components })
+    Ok(ListComponentsResponse { components, images })
 }
 
 pub(super) async fn get_component(
@@ -44,7 +54,7 @@ pub(super) async fn get_component(
     let entry = find(&context.cache, &request.id)?;
     let answer = move || GetComponentResponse {
         component: Some(describe(&entry, Residency::Measured)),
-        audit: Some(convert::audit_report(&entry.component.audit)),
+        audit: Some(convert::component_audit(&entry.component)),
         config_json: entry.component.config_json.clone(),
     };
     Ok(blocking("measuring residency", answer).await.map_err(|error| Failure::from(&error))?)
@@ -84,7 +94,9 @@ fn describe(entry: &Entry, residency: Residency) -> LoadedComponent {
     let resident = match residency {
         Residency::NotAsked => 0,
         // A file that cannot be measured shows as 0; it is still lent.
-        Residency::Measured => component.segments.iter().filter_map(|shard| shard.file.resident_bytes().ok()).sum(),
+        Residency::Measured => {
+            component.segments.iter().filter_map(|segment| segment.file().resident_bytes().ok()).sum()
+        }
     };
     let usage = entry.usage();
     let holders = usage.holders.iter().map(|(&lease, holder)| Holder {
@@ -105,8 +117,9 @@ fn describe(entry: &Entry, residency: Residency) -> LoadedComponent {
         holders: holders.collect(),
         loaded: Some(entry.loaded.into()),
         expires: usage.holders.is_empty().then(|| wall_clock(usage.warm_until).into()),
-        segments: component.segments.iter().map(|segment| convert::segment(segment)).collect(),
+        segments: component.segments.iter().map(convert::segment).collect(),
         requests: usage.requests,
+        image: convert::image(component),
     }
 }
 
@@ -150,6 +163,8 @@ pub(super) fn get_status(context: &Context) -> GetStatusResponse {
             header_bytes: HEADER_BYTES_MAX,
             load_deadline: convert::duration(config.load_deadline),
             free_space_floor: config.free_space_floor,
+            image_budget: config.image_budget,
+            image_bytes: config.images.list().iter().map(|stored| stored.bytes).sum(),
         }),
         hub_cache: config.places.hub_cache.as_deref().map(convert::path).unwrap_or_default(),
     }

@@ -27,6 +27,7 @@ use weightsd_core::{
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
+pub(crate) use self::fetch::free_bytes;
 pub use self::{
     attest::Attestations,
     fetch::{Extent, FetchError, FetchReport, Fetcher, FileProgress, FileState, FileStep, Told, Want},
@@ -291,6 +292,34 @@ impl Snapshot {
         let stem = shard.name.trim_end_matches(".safetensors").to_owned();
         let site = ComponentSite { name: stem.clone(), folder: String::new(), stem, config: None };
         ComponentFiles { site, index: None, witnesses: vec![shard.path.clone()], shards: vec![shard] }
+    }
+
+    /// The only weight file, wherever it is: an adapter's. Several are refused, since no size tells which is wanted.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn only_file(&self) -> Result<ShardFile, SnapshotError> {
+        let names = self.facts.files.iter().map(|name| (name.as_str(), 0));
+        let only = preferred(names, Rule::OnlyOne)
+            .map_err(|source| SnapshotError::Preferred { path: self.files.root().to_owned(), source })?;
+        let missing = || SnapshotError::Incomplete {
+            component: self.model.to_string(),
+            missing: only.files.clone(),
+            total: only.files.len(),
+        };
+        let name = only.files.first().ok_or_else(missing)?;
+        self.shard_file(name)?.ok_or_else(missing)
+    }
+
+    /// The small file of that name in the folder of a weight file, with its path.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn beside(&self, file: &ShardFile, name: &str) -> Result<(PathBuf, Option<Vec<u8>>), SnapshotError> {
+        let folder = file.name.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+        let path = self.files.path(&format!("{folder}{name}"));
+        let content = read_bounded(&path, family::CONFIG_BYTES_MAX)?;
+        Ok((path, content))
     }
 
     /// The weights in the root.

@@ -49,8 +49,9 @@ pub struct Output {
     pub range: Range<u64>,
 }
 
-/// What is done, in this order: the input is dequantised, if it is packed; the deltas are added, in F32, and the sum goes
-/// back to the dtype that was there before; the result is cast; a kernel is reordered; the result is quantised.
+/// What is done, in this order: the input is dequantised, if it is packed; the deltas are added, in F32; the result is
+/// cast, where there are deltas to the dtype that was there before if to no other; a kernel is reordered; the result is
+/// quantised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// What is computed from.

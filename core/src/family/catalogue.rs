@@ -101,6 +101,14 @@ impl Catalogue {
         self.tensors.get(*self.by_name.get(name)?)
     }
 
+    /// How many blocks a list of that name has, such as `layers`.
+    #[must_use]
+    pub fn blocks(&self, list: &str) -> u64 {
+        let index =
+            |name: &str| -> Option<u64> { name.strip_prefix(list)?.strip_prefix('.')?.split('.').next()?.parse().ok() };
+        self.tensors.iter().filter_map(|tensor| index(&tensor.name)).max().map_or(0, |last| last + 1)
+    }
+
     /// Whether a tensor that is not expected may be there all the same.
     #[must_use]
     pub fn tolerates(&self, name: &str) -> bool {

@@ -20,7 +20,8 @@ pub use known::{Identified, KnownBy, KnownModel, Preset};
 pub use naming::{Naming, Rule};
 
 use crate::{
-    adapter::Targets,
+    adapter::{ADAPTER_CONFIG, Targets},
+    derive::Float,
     parts::{self, Inspection, PartRule, SharedPrefixes},
     plan::Table,
     quantisation::{CONTROLNET_MANIFEST, MANIFEST},
@@ -49,7 +50,14 @@ pub fn is_document(path: &str) -> bool {
     path.matches('/').count() <= 1
         && matches!(
             path.rsplit('/').next(),
-            Some("config.json" | "model_index.json" | "scheduler_config.json" | MANIFEST | CONTROLNET_MANIFEST)
+            Some(
+                "config.json"
+                    | "model_index.json"
+                    | "scheduler_config.json"
+                    | MANIFEST
+                    | CONTROLNET_MANIFEST
+                    | ADAPTER_CONFIG
+            )
         )
 }
 
@@ -170,6 +178,17 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     /// Layers of a component that adapters change; `None` when the family knows of none.
     fn adapter_targets(&self, _component: &str) -> Option<&'static Targets> {
         None
+    }
+
+    /// The dtype in which its users expect a component's floats; `None`: each as it is stored.
+    fn float(&self, _component: &str) -> Option<Float> {
+        None
+    }
+
+    /// Whether a layer is quantised when somebody asks for quantised weights and names no layers. Only asked of matrices
+    /// whose rows are whole groups.
+    fn quantises(&self, _component: &str, layer: &str) -> bool {
+        !layer.contains("embed") && !layer.contains("norm")
     }
 
     /// Which of the models that the family knows this is. `name` is an id or a path, as the user wrote it.

@@ -74,7 +74,11 @@ pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode>
     print_acquires(&reports)?;
     print_memory(&clients, &reports)?;
     print("\n6. what the daemon says")?;
-    runtime.block_on(super::status::list(&connected, &super::args::Ls { resident: true }, output::Format::Text))?;
+    runtime.block_on(super::status::list(
+        &connected,
+        &super::args::Ls { resident: true, images: false },
+        output::Format::Text,
+    ))?;
 
     for client in clients {
         client.end()?;

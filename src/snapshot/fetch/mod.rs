@@ -6,7 +6,6 @@
 
 mod error;
 mod file;
-mod pace;
 mod partial;
 mod space;
 
@@ -22,17 +21,19 @@ use weightsd_core::{
 };
 
 pub use self::error::FetchError;
-use self::{
-    file::{Download, FileCargo, Job},
-    pace::Pace,
-};
+use self::file::{Download, FileCargo, Job};
+pub(crate) use self::space::free_bytes;
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
     flight::{Boarding, Cargo, Cockpit, Flights, Passenger},
     hub::{Hub, HubError, RepoStore},
+    pace::Pace,
     pipeline::{Phase, Step},
     resolve::{Choice, HubTarget, Pin},
 };
+
+/// Tells how far a file is; nothing once it has ended.
+type FileWatch = Box<dyn Fn() -> Option<FileStep> + Send + Sync>;
 
 /// How often a request starts over when what it joined was given up by everyone else.
 const ATTEMPTS: usize = 3;
@@ -406,7 +407,7 @@ impl Set {
         let tracked: Vec<_> = passengers
             .iter()
             .map(|(path, listed, passenger)| {
-                ((*path).clone(), listed.bytes, Box::new(passenger.watcher()) as pace::FileWatch)
+                ((*path).clone(), listed.bytes, Box::new(passenger.watcher()) as FileWatch)
             })
             .collect();
         let landing = futures_util::future::try_join_all(
@@ -464,7 +465,7 @@ impl Set {
 }
 
 /// Where the files that are on their way are, as one step.
-fn report(files: &[(String, u64, pace::FileWatch)], pace: &mut Pace) -> Step {
+fn report(files: &[(String, u64, FileWatch)], pace: &mut Pace) -> Step {
     let mut step = Step { phase: Phase::Download, files_total: files.len(), ..Step::default() };
     let mut checking = false;
     for (path, bytes_total, watch) in files {

@@ -34,7 +34,7 @@ pub(super) fn missing(
 }
 
 /// Bytes that this user may write to the file system of `path`, which need not exist yet.
-fn free_bytes(path: &Path) -> io::Result<u64> {
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let space = rustix::fs::statvfs(existing)?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))

@@ -76,6 +76,11 @@ impl Family for CausalLm {
         (component == "model").then_some(&language_adapter::TARGETS)
     }
 
+    /// As mlx-lm does: the embedding and the head too.
+    fn quantises(&self, _: &str, layer: &str) -> bool {
+        !layer.contains("norm")
+    }
+
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
         let config = read_config(facts, CONFIG).ok();
         config.map(|config| ("model".to_owned(), config)).into_iter().collect()

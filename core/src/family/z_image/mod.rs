@@ -24,7 +24,7 @@ use super::{
     Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Naming,
     Writer, language_adapter, read_config, within,
 };
-use crate::{adapter::Targets, parts::PartRule, plan::Table, rewrite::Rules};
+use crate::{adapter::Targets, derive::Float, parts::PartRule, plan::Table, rewrite::Rules};
 
 /// The family; see the module.
 #[derive(Debug)]
@@ -98,6 +98,16 @@ impl Family for ZImage {
             "text_encoder" => Some(&language_adapter::TARGETS),
             _ => None,
         }
+    }
+
+    fn float(&self, _: &str) -> Option<Float> {
+        Some(Float::Bf16)
+    }
+
+    /// The layers that zimage.swift quantises.
+    fn quantises(&self, component: &str, layer: &str) -> bool {
+        let is_plain = ["all_x_embedder", "all_final_layer"].iter().any(|start| layer.starts_with(start));
+        component != "vae" && !is_plain && !layer.contains("embed") && !layer.contains("norm")
     }
 
     fn infer(&self, component: &str, table: &Table, model: Identified) -> Result<Inferred, InferError> {
@@ -203,6 +213,25 @@ mod tests {
         };
         assert_eq!(half("encoder."), (106, 27, 34_274_208));
         assert_eq!(half("decoder."), (138, 35, 49_545_475));
+    }
+
+    #[test]
+    fn the_rule_quantises_the_published_numbers_of_layers() {
+        let count = |component: &str, catalogue: &Catalogue, group: u64| {
+            let layers = catalogue.tensors().iter().filter(|tensor| {
+                let layer = tensor.name.strip_suffix(".weight").filter(|layer| ZImage.quantises(component, layer));
+                layer.is_some() && tensor.shape.len() == 2 && tensor.shape[1].is_multiple_of(group)
+            });
+            let shapes: Vec<u64> = layers.map(|tensor| tensor.shape.iter().product()).collect();
+            (shapes.len(), shapes.iter().sum::<u64>())
+        };
+        for group in [32, 64, 128] {
+            let transformer = count("transformer", &catalogue("transformer", TRANSFORMER), group);
+            assert_eq!(transformer, (270, 6_142_033_920), "groups of {group}");
+            let text_encoder = count("text_encoder", &catalogue("text_encoder", TEXT_ENCODER), group);
+            assert_eq!(text_encoder, (252, 3_633_315_840), "groups of {group}");
+            assert_eq!(count("vae", &catalogue("vae", VAE), group).0, 0);
+        }
     }
 
     #[test]

@@ -1,27 +1,22 @@
-//! How fast a download is, from what came in the last seconds.
+//! How fast something goes, from what came in the last seconds.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use super::FileStep;
-
 /// How far back is looked.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// Tells how far a file is; nothing once it has ended.
-pub(super) type FileWatch = Box<dyn Fn() -> Option<FileStep> + Send + Sync>;
-
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     samples: VecDeque<(Instant, u64)>,
 }
 
 impl Pace {
-    /// `bytes` are there now.
-    pub(super) fn add(&mut self, bytes: u64) {
+    /// `bytes` are done now.
+    pub(crate) fn add(&mut self, bytes: u64) {
         self.add_at(Instant::now(), bytes);
     }
 
@@ -37,14 +32,14 @@ impl Pace {
     }
 
     /// Zero while unknown.
-    pub(super) fn bytes_per_second(&self) -> u64 {
+    pub(crate) fn bytes_per_second(&self) -> u64 {
         let (Some((then, before)), Some((now, bytes))) = (self.samples.front(), self.samples.back()) else { return 0 };
         let millis = u64::try_from(now.duration_since(*then).as_millis()).unwrap_or(u64::MAX);
         (bytes - before).saturating_mul(1000).checked_div(millis).unwrap_or_default()
     }
 
     /// How long `bytes` more will take; `None` while unknown.
-    pub(super) fn remaining(&self, bytes: u64) -> Option<Duration> {
+    pub(crate) fn remaining(&self, bytes: u64) -> Option<Duration> {
         bytes.checked_div(self.bytes_per_second()).map(Duration::from_secs)
     }
 }

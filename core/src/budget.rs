@@ -1,0 +1,141 @@
+//! Room on the disk for derived images: which go so that another one fits, and why none can. Pure; the same answer serves
+//! the dry run.
+
+use std::time::SystemTime;
+
+use crate::identity::ComponentId;
+
+/// What is known of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// The component it is for.
+    pub id: ComponentId,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// When it was last asked for.
+    pub used: SystemTime,
+    /// Whether somebody holds a component in it.
+    pub is_held: bool,
+}
+
+/// The limits, and how full the disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that all images may take together.
+    pub budget: u64,
+    /// Bytes that are free on the disk.
+    pub free: u64,
+    /// Bytes that stay free.
+    pub floor: u64,
+}
+
+/// An image that goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Which.
+    pub id: ComponentId,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why an image has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// The budget is too small for it, whatever goes.
+    #[error("{needed} bytes are needed, the budget for derived images is {budget} bytes, and {held} of it are held")]
+    Budget {
+        /// What is needed.
+        needed: u64,
+        /// The budget.
+        budget: u64,
+        /// Bytes of images that somebody holds.
+        held: u64,
+    },
+    /// The disk is too full for it, whatever goes.
+    #[error(
+        "{needed} bytes are needed, {free} are free on the disk, {floor} of them must stay free, and {unheld} could be freed"
+    )]
+    Disk {
+        /// What is needed.
+        needed: u64,
+        /// What is free.
+        free: u64,
+        /// What must stay free.
+        floor: u64,
+        /// Bytes of images that nobody holds.
+        unheld: u64,
+    },
+}
+
+/// The images that go so that one of `needed` bytes fits: those that nobody holds, the least recently used first, and no
+/// more than it takes.
+///
+/// # Errors
+/// [`NoRoom`]; then nothing should go.
+pub fn make_room(images: &[ImageFacts], needed: u64, room: Room) -> Result<Vec<Removal>, NoRoom> {
+    let sum = |held: bool| images.iter().filter(|image| image.is_held == held).map(|image| image.bytes).sum::<u64>();
+    let (held, unheld) = (sum(true), sum(false));
+    if held.saturating_add(needed) > room.budget {
+        return Err(NoRoom::Budget { needed, budget: room.budget, held });
+    }
+    if room.free.saturating_add(unheld) < needed.saturating_add(room.floor) {
+        return Err(NoRoom::Disk { needed, free: room.free, floor: room.floor, unheld });
+    }
+    let mut candidates: Vec<&ImageFacts> = images.iter().filter(|image| !image.is_held).collect();
+    candidates.sort_by_key(|image| (image.used, image.id));
+    let (mut total, mut free, mut removals) = (held + unheld, room.free, Vec::new());
+    for image in candidates {
+        let (over_budget, too_full) =
+            (total.saturating_add(needed) > room.budget, free < needed.saturating_add(room.floor));
+        let reason = match (over_budget, too_full) {
+            (false, false) => break,
+            (true, _) => "the least recently used, and the budget for derived images is spent",
+            (false, true) => "the least recently used, and the disk is full",
+        };
+        removals.push(Removal { id: image.id, bytes: image.bytes, reason: reason.to_owned() });
+        total -= image.bytes;
+        free += image.bytes;
+    }
+    Ok(removals)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn image(number: u8, bytes: u64, is_held: bool) -> ImageFacts {
+        let id = format!("{number:064x}").parse().unwrap();
+        ImageFacts { id, bytes, used: SystemTime::UNIX_EPOCH + Duration::from_secs(number.into()), is_held }
+    }
+
+    fn gone(images: &[ImageFacts], needed: u64, room: Room) -> Result<Vec<u64>, NoRoom> {
+        make_room(images, needed, room).map(|removals| removals.iter().map(|removal| removal.bytes).collect())
+    }
+
+    #[test]
+    fn the_least_recently_used_go_and_no_more_than_it_takes() {
+        let images = [image(3, 30, false), image(1, 10, false), image(2, 20, true), image(4, 40, false)];
+        let room = |budget, free| Room { budget, free, floor: 5 };
+        assert_eq!(gone(&images, 50, room(150, 1000)), Ok(vec![]));
+        assert_eq!(gone(&images, 50, room(149, 1000)), Ok(vec![10]));
+        assert_eq!(gone(&images, 50, room(139, 1000)), Ok(vec![10, 30]));
+        assert_eq!(gone(&images, 50, room(150, 54)), Ok(vec![10]));
+        assert_eq!(gone(&images, 50, room(150, 15)), Ok(vec![10, 30]));
+        assert_eq!(gone(&images, 130, room(150, 1000)), Ok(vec![10, 30, 40]));
+    }
+
+    #[test]
+    fn what_is_held_stays_and_the_refusal_has_the_numbers() {
+        let images = [image(1, 10, false), image(2, 20, true)];
+        let room = Room { budget: 100, free: 60, floor: 5 };
+        assert_eq!(gone(&images, 81, room), Err(NoRoom::Budget { needed: 81, budget: 100, held: 20 }));
+        assert_eq!(gone(&images, 66, room), Err(NoRoom::Disk { needed: 66, free: 60, floor: 5, unheld: 10 }));
+        assert_eq!(gone(&images, 65, room), Ok(vec![10]));
+        let endless = Room { budget: u64::MAX, free: u64::MAX, floor: u64::MAX };
+        assert_eq!(gone(&[], u64::MAX, endless), Ok(vec![]));
+    }
+}

@@ -1,0 +1,154 @@
+//! Components that have to be computed: found computed, or computed once for everyone who asks; and room on the disk for
+//! what comes out.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use weightsd_core::{
+    budget::{self, ImageFacts, NoRoom, Room},
+    identity::ComponentId,
+};
+
+use super::{AcquireError, Cache, EventKind};
+use crate::{
+    component::Component,
+    derive::{DeriveFailure, Image, ImageError, Partial, Stored},
+    pipeline::{self, LoadError, Phase, Planned, Step},
+    snapshot::free_bytes,
+};
+
+impl Cache {
+    /// The component that was planned, with its image where it needs one. `report` is called with each step.
+    pub(super) async fn lend(
+        self: &Arc<Self>,
+        planned: Planned,
+        report: impl Fn(&Step) + Send + Sync,
+    ) -> Result<Component, AcquireError> {
+        if planned.derivation().is_none() {
+            return Ok(planned.lend(None, Default::default()));
+        }
+        let started = Instant::now();
+        let planned = Arc::new(planned);
+        if let Some(image) = self.image_of(&planned).await? {
+            return Ok(finish(planned, image, Default::default()));
+        }
+        report(&Step { phase: Phase::Derive, ..Step::default() });
+        let _turn = self.deriving.acquire().await.map_err(|_| AcquireError::Stopping)?;
+        // Another name of the same content, or another daemon, may have made it meanwhile.
+        if let Some(image) = self.image_of(&planned).await? {
+            return Ok(finish(planned, image, Default::default()));
+        }
+        match self.image(&planned, report).await {
+            Ok(image) => {
+                let took = started.elapsed();
+                let message = format!("{} ({}) in {took:.1?}", image.provenance.made_from, image.provenance.conversion);
+                self.events().push(EventKind::Derived, Some(planned.id()), message);
+                Ok(finish(planned, image, took))
+            }
+            Err(failure) => {
+                let component = planned.provenance().component;
+                Err(LoadError::Derivation { component, source: Box::new(failure) }.into())
+            }
+        }
+    }
+
+    /// The image, where it is on the disk.
+    async fn image_of(self: &Arc<Self>, planned: &Arc<Planned>) -> Result<Option<Image>, AcquireError> {
+        let (images, planned) = (Arc::clone(&self.config.images), Arc::clone(planned));
+        super::blocking("looking for the image", move || {
+            planned.derivation().and_then(|derivation| images.open(planned.id(), &derivation.image))
+        })
+        .await
+    }
+
+    /// Has the image made.
+    async fn image(
+        self: &Arc<Self>,
+        planned: &Arc<Planned>,
+        report: impl Fn(&Step) + Send + Sync,
+    ) -> Result<Image, DeriveFailure> {
+        let partial = self.begin(planned).await?;
+        let work = pipeline::derive(planned, &partial, |step| report(step));
+        tokio::select! {
+            result = work => result?,
+            () = self.stopping().cancelled() => return Err(DeriveFailure::Stopping),
+        }
+        let (images, planned) = (Arc::clone(&self.config.images), Arc::clone(planned));
+        let published = super::blocking("publishing the image", move || {
+            images.publish(partial, &planned.provenance())?;
+            let layout = planned.derivation().map(|derivation| &derivation.image).ok_or(ImageError::NoFolder)?;
+            Image::published(&images, planned.id(), layout)
+        });
+        Ok(published.await.map_err(|error| DeriveFailure::Died { how: error.to_string() })??)
+    }
+
+    /// Makes room, and takes it.
+    async fn begin(self: &Arc<Self>, planned: &Arc<Planned>) -> Result<Partial, DeriveFailure> {
+        let (cache, planned) = (Arc::clone(self), Arc::clone(planned));
+        let begun = super::blocking("making room for the image", move || {
+            let length = planned.derivation().map_or(0, |derivation| derivation.image.length);
+            cache.config.images.begin(planned.id(), length, |folder| cache.make_room(folder, length))
+        });
+        begun.await.map_err(|error| DeriveFailure::Died { how: error.to_string() })?
+    }
+
+    fn make_room(&self, folder: &Path, needed: u64) -> Result<(), DeriveFailure> {
+        let images = &self.config.images;
+        let fact = |stored: &Stored| ImageFacts {
+            id: stored.id,
+            bytes: stored.bytes,
+            used: stored.used,
+            is_held: self.components.get(&stored.id).is_some_and(|entry| !entry.usage().holders.is_empty()),
+        };
+        let facts: Vec<_> = images.list().iter().map(fact).collect();
+        let room = Room {
+            // What is being written by others counts as held.
+            budget: self.config.image_budget.saturating_sub(images.partial_bytes()),
+            free: free_bytes(folder).unwrap_or(u64::MAX),
+            floor: self.config.free_space_floor,
+        };
+        let removals = budget::make_room(&facts, needed, room).map_err(|no_room: NoRoom| no_room)?;
+        for removal in removals {
+            self.delete_image(removal.id, &removal.reason)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes an image, unless somebody holds a component in it. A component that nobody holds goes with it.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn delete_image(&self, id: ComponentId, reason: &str) -> Result<bool, ImageError> {
+        self.components.remove_if(&id, |_, entry| entry.usage().holders.is_empty());
+        if self.components.contains_key(&id) {
+            return Ok(false);
+        }
+        self.config.images.delete(id)?;
+        tracing::info!(%id, reason, "image deleted");
+        self.events.push(EventKind::ImageDeleted, Some(id), reason.to_owned());
+        Ok(true)
+    }
+
+    /// Deletes images that were made from a blob which is not what its name says. Whoever holds one was told.
+    pub(super) fn forget_images_of(&self, blob: &str) {
+        let is_of = |stored: &Stored| {
+            stored.provenance.as_ref().is_some_and(|provenance| provenance.sources.iter().any(|source| source == blob))
+        };
+        for stored in self.config.images.list().iter().filter(|stored| is_of(stored)) {
+            if let Err(error) = self.delete_image(stored.id, "it was made from a file that is damaged") {
+                tracing::warn!(id = %stored.id, %error, "an image of damaged weights is still there");
+            }
+        }
+    }
+
+    /// Whether a component that is loaded lies in the image of that id.
+    #[must_use]
+    pub fn is_loaded(&self, id: ComponentId) -> bool {
+        self.components.contains_key(&id)
+    }
+}
+
+/// Nobody else has the plan any more.
+fn finish(planned: Arc<Planned>, image: Image, took: std::time::Duration) -> Component {
+    let planned = Arc::into_inner(planned).expect("work that shared the plan has ended");
+    planned.lend(Some(Arc::new(image)), took)
+}

@@ -1,0 +1,125 @@
+//! What MLX computes for a job. Its results are the definition of right: `tests/python/test_derive.py` compares them bit
+//! for bit with what Python's MLX computes from the same inputs.
+
+use weightsd_arrays::{
+    ArrayError, bytes, dequantise, dtype,
+    mlx_rs::{self, Array, ops::indexing::TryIndexOp as _},
+    quantise,
+};
+use weightsd_core::{
+    derive::{Alpha, Delta, Factor, Input, Job, Matrix, Product, Slice},
+    header::Dtype,
+};
+
+/// Reads the elements of a slice.
+pub(super) trait Read {
+    /// Why it cannot.
+    type Error: From<ArrayError>;
+    /// All of it.
+    fn whole(&self, slice: &Slice) -> Result<Array, Self::Error>;
+    /// The rows of this piece.
+    fn rows(&self, slice: &Slice) -> Result<Array, Self::Error>;
+}
+
+/// The arrays of a job's outputs, in order and evaluated.
+pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Error> {
+    let weight = match &job.input {
+        Input::Plain(slice) => read.rows(slice)?,
+        Input::Packed { weight, scales, biases, scheme } => {
+            let biases = biases.as_ref().map(|biases| read.rows(biases)).transpose()?;
+            dequantise(&read.rows(weight)?, &read.rows(scales)?, biases.as_ref(), scheme)?
+        }
+    };
+    let found = weight.dtype();
+    let mut weight = weight;
+    if !job.deltas.is_empty() {
+        let mut sum = cast(&weight, mlx_rs::Dtype::Float32)?;
+        for delta in &job.deltas {
+            sum = mlx(sum.add(added(delta, read)?))?;
+        }
+        weight = sum;
+    }
+    let wanted = job.cast.map_or(Ok(found), |cast| dtype(cast).ok_or(ArrayError::Dtype(cast)))?;
+    weight = cast(&weight, wanted)?;
+    if job.to_ohwi {
+        weight = mlx(weight.transpose_axes(&[0, 2, 3, 1]))?;
+        weight = mlx(weight.contiguous())?;
+    }
+    let outputs = match &job.quantise {
+        Some(scheme) => quantise(&weight, scheme)?,
+        None => vec![weight],
+    };
+    for output in &outputs {
+        bytes(output)?;
+    }
+    Ok(outputs)
+}
+
+/// What is added, in F32: rows of `product * factor`.
+fn added<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
+    let product = match &delta.product {
+        // Of a fused layer no more is multiplied than is wanted.
+        Product::LowRank { down, up } => mlx(rows(matrix(up, read)?, delta)?.matmul(matrix(down, read)?))?,
+        Product::Kronecker { first, second } => {
+            rows(mlx(mlx_rs::ops::kron(factor(first, read)?, factor(second, read)?))?, delta)?
+        }
+        Product::Hadamard { first, second } => {
+            let first = multiplied(&first.0, &first.1, read)?;
+            rows(mlx(first.multiply(multiplied(&second.0, &second.1, read)?))?, delta)?
+        }
+        Product::Full(whole) => rows(matrix(whole, read)?, delta)?,
+    };
+    Ok(mlx(product.multiply(Array::from_f32(strength(delta, read)?)))?)
+}
+
+/// The rows of this weight.
+fn rows(product: Array, delta: &Delta) -> Result<Array, ArrayError> {
+    let range = i32::try_from(delta.rows.start).ok().zip(i32::try_from(delta.rows.end).ok());
+    let (start, end) = range.ok_or_else(|| ArrayError::Shape(vec![delta.rows.end]))?;
+    if (start, end) == (0, product.dim(0)) { Ok(product) } else { mlx(product.try_index(start..end)) }
+}
+
+/// `scale * alpha / divisor`, rounded once, to F32.
+fn strength<R: Read>(delta: &Delta, read: &R) -> Result<f32, R::Error> {
+    let alpha = match &delta.alpha {
+        Alpha::One => 1.0,
+        Alpha::Value(alpha) => *alpha,
+        Alpha::Stored(slice) => {
+            let stored = mlx(cast(&read.whole(slice)?, mlx_rs::Dtype::Float32)?.reshape(&[1]))?;
+            f64::from(stored.try_item_exact::<f32>().map_err(|error| ArrayError::Mlx(error.to_string()))?)
+        }
+    };
+    // Rounding is what is meant.
+    #[allow(clippy::cast_possible_truncation)]
+    Ok((delta.scale * alpha / delta.divisor) as f32)
+}
+
+fn factor<R: Read>(factor: &Factor, read: &R) -> Result<Array, R::Error> {
+    match factor {
+        Factor::Whole(whole) => matrix(whole, read),
+        Factor::Product(first, second) => multiplied(first, second, read),
+    }
+}
+
+fn multiplied<R: Read>(first: &Matrix, second: &Matrix, read: &R) -> Result<Array, R::Error> {
+    Ok(mlx(matrix(first, read)?.matmul(matrix(second, read)?))?)
+}
+
+/// A matrix of an adapter, in F32 and the right way round.
+fn matrix<R: Read>(matrix: &Matrix, read: &R) -> Result<Array, R::Error> {
+    let stored = cast(&read.whole(&matrix.slice)?, mlx_rs::Dtype::Float32)?;
+    Ok(if matrix.transposed { mlx(stored.transpose())? } else { stored })
+}
+
+fn cast(array: &Array, dtype: mlx_rs::Dtype) -> Result<Array, ArrayError> {
+    mlx(array.as_dtype(dtype))
+}
+
+fn mlx<T>(result: mlx_rs::error::Result<T>) -> Result<T, ArrayError> {
+    Ok(result?)
+}
+
+/// Whether an array is of this dtype.
+pub(super) fn is(array: &Array, expected: Dtype) -> bool {
+    dtype(expected) == Some(array.dtype())
+}

@@ -1,0 +1,381 @@
+//! Derived images on the disk: one file for each component that has to be computed, called after its id, with a small
+//! file beside it that says what it was made from and, by its time, when it was last asked for.
+//!
+//! An image is seen only when it is whole: it is written under another name, which is locked while somebody writes and
+//! swept when nobody does, and renamed when it is on the disk.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use weightsd_core::{derive::image::Layout, identity::ComponentId};
+use weightsd_segment::PinnedFile;
+
+const IMAGE: &str = "safetensors";
+const PARTIAL: &str = "partial";
+const PROVENANCE: &str = "json";
+
+/// What an image was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The component's name.
+    pub component: String,
+    /// The model, and what was laid over it.
+    pub made_from: String,
+    /// What was done.
+    pub conversion: String,
+    /// Names of the blobs, or paths of the files, whose bytes were read.
+    pub sources: Vec<String>,
+}
+
+/// An image, held open.
+#[derive(Debug)]
+pub struct Image {
+    /// The file.
+    pub file: PinnedFile,
+    /// What it was made from.
+    pub provenance: Provenance,
+    /// When it was made.
+    pub made: SystemTime,
+}
+
+/// An image on the disk, as a list shows it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The component it is for.
+    pub id: ComponentId,
+    /// The file.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// What it was made from; `None` when nothing says it.
+    pub provenance: Option<Provenance>,
+    /// When it was made.
+    pub made: SystemTime,
+    /// When it was last asked for.
+    pub used: SystemTime,
+}
+
+/// Why an image cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// There is no folder for it.
+    #[error("there is no folder for derived images: the daemon has no home and no `own_cache`")]
+    NoFolder,
+    /// The system refuses.
+    #[error("cannot {doing} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    fn io(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// Whether the disk is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Images {
+    folder: Option<PathBuf>,
+    count: AtomicU64,
+    /// Room is made and taken by one at a time.
+    placing: Mutex<()>,
+}
+
+/// An image that is being written. Dropping it deletes it.
+#[derive(Debug)]
+#[must_use = "a partial image that is not kept is deleted at once"]
+pub struct Partial {
+    path: PathBuf,
+    id: ComponentId,
+    /// Holds the lock that keeps others from sweeping it.
+    file: File,
+}
+
+impl Images {
+    /// The images in `folder`, which need not exist. What somebody left half-written is deleted.
+    #[must_use]
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        let images = Self { folder, count: AtomicU64::new(0), placing: Mutex::new(()) };
+        for path in images.files(PARTIAL) {
+            let is_left = File::open(&path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+            if is_left {
+                tracing::info!(path = %path.display(), "a half-written image is deleted");
+                let _ = fs::remove_file(path);
+            }
+        }
+        images
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    fn path(&self, id: ComponentId, ending: &str) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(format!("{id}.{ending}")))
+    }
+
+    fn files(&self, ending: &str) -> Vec<PathBuf> {
+        let entries = self.folder.iter().flat_map(fs::read_dir).flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new(ending))).collect()
+    }
+
+    /// The image of a component, if it is there and is what `layout` says; it counts as asked for now.
+    #[must_use]
+    pub fn open(&self, id: ComponentId, layout: &Layout) -> Option<Image> {
+        let file = PinnedFile::open(self.path(id, IMAGE)?).ok()?;
+        let mut head = vec![0; layout.head.len()];
+        let is_it =
+            file.identity().length == layout.length && file.read_exact_at(&mut head, 0).is_ok() && head == layout.head;
+        if !is_it {
+            tracing::warn!(path = %file.path().display(), "an image of another form is left aside");
+            return None;
+        }
+        let path = self.path(id, PROVENANCE)?;
+        if let Err(error) =
+            File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()))
+        {
+            tracing::warn!(path = %path.display(), %error, "when the image was used cannot be noted");
+        }
+        let made = file.file().metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::now());
+        let provenance = read_provenance(&path).unwrap_or_else(|| Provenance {
+            component: String::new(),
+            made_from: String::new(),
+            conversion: String::new(),
+            sources: Vec::new(),
+        });
+        Some(Image { file, provenance, made })
+    }
+
+    /// All images, the last used first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Stored> {
+        let stored = |path: PathBuf| {
+            let id: ComponentId = path.file_stem()?.to_str()?.parse().ok()?;
+            let metadata = fs::metadata(&path).ok()?;
+            let beside = self.path(id, PROVENANCE)?;
+            let made = metadata.modified().ok()?;
+            let used = fs::metadata(&beside).and_then(|metadata| metadata.modified()).unwrap_or(made);
+            Some(Stored { id, bytes: metadata.len(), provenance: read_provenance(&beside), made, used, path })
+        };
+        let mut all: Vec<Stored> = self.files(IMAGE).into_iter().filter_map(stored).collect();
+        all.sort_by_key(|stored| (std::cmp::Reverse(stored.used), stored.id));
+        all
+    }
+
+    /// Bytes of images that are being written, by whomever.
+    #[must_use]
+    pub fn partial_bytes(&self) -> u64 {
+        self.files(PARTIAL).iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
+    }
+
+    /// Deletes an image. Whoever has it open keeps its bytes until they let go.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn delete(&self, id: ComponentId) -> Result<(), ImageError> {
+        for ending in [IMAGE, PROVENANCE] {
+            let path = self.path(id, ending).ok_or(ImageError::NoFolder)?;
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ImageError::io("delete", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins an image of `length` bytes, all of which are its own from the beginning, so that a disk that is too full is
+    /// known at once. `room` is called before, by nobody else at the same time, with the folder.
+    ///
+    /// # Errors
+    /// [`ImageError`], or what `room` says.
+    pub fn begin<E: From<ImageError>>(
+        &self,
+        id: ComponentId,
+        length: u64,
+        room: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Partial, E> {
+        let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(ImageError::io("make the folder", folder))?;
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        room(folder)?;
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{id}-{}-{number}.{PARTIAL}", std::process::id()));
+        let file = File::options().create_new(true).write(true).mode(0o600).open(&path);
+        let partial = Partial { file: file.map_err(ImageError::io("make", &path))?, path, id };
+        let reserved = partial.file.lock().and_then(|()| weightsd_segment::reserve(&partial.file, length));
+        reserved.map_err(ImageError::io("write", &partial.path))?;
+        Ok(partial)
+    }
+
+    /// Gives a whole image, which is on the disk, its name.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn publish(&self, partial: Partial, provenance: &Provenance) -> Result<(), ImageError> {
+        let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
+        let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
+        let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
+        // Before the image is seen, so that none is seen of which nobody knows what it is.
+        let json = serde_json::to_vec(provenance).unwrap_or_default();
+        let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+            file.write_all(&json)?;
+            file.persist(&beside).map_err(io::Error::from)
+        });
+        written.map_err(ImageError::io("write", &beside))?;
+        fs::rename(&partial.path, &path).map_err(ImageError::io("publish", &path))?;
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(ImageError::io("publish", &path))
+    }
+}
+
+impl Partial {
+    /// Where it is written.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After it was published there is nothing of that name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Image {
+    /// The image of a component that was just published.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn published(images: &Images, id: ComponentId, layout: &Layout) -> Result<Self, ImageError> {
+        let path = images.path(id, IMAGE).ok_or(ImageError::NoFolder)?;
+        let gone = || ImageError::io("open", &path)(io::ErrorKind::NotFound.into());
+        images.open(id, layout).ok_or_else(gone)
+    }
+}
+
+fn read_provenance(path: &Path) -> Option<Provenance> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn id(digit: char) -> ComponentId {
+        digit.to_string().repeat(64).parse().unwrap()
+    }
+
+    fn provenance() -> Provenance {
+        Provenance {
+            component: "vae".into(),
+            made_from: "a/b@c".into(),
+            conversion: "BF16".into(),
+            sources: vec!["d".into()],
+        }
+    }
+
+    fn layout(head: &[u8], length: u64) -> Layout {
+        Layout { head: head.to_vec(), length }
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    enum Never {
+        #[error(transparent)]
+        Image(#[from] ImageError),
+        #[error("never")]
+        Never(#[from] Infallible),
+    }
+
+    fn begin(images: &Images, id: ComponentId, length: u64) -> Partial {
+        images.begin(id, length, |_| Ok::<_, Never>(())).unwrap()
+    }
+
+    #[test]
+    fn an_image_is_seen_when_it_is_published_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::new(Some(folder.path().join("images")));
+        let partial = begin(&images, id('a'), 100);
+        assert_eq!((images.list().len(), images.partial_bytes()), (0, 100));
+        fs::write(partial.path(), [7; 100]).unwrap();
+        images.publish(partial, &provenance()).unwrap();
+        let listed = images.list();
+        assert_eq!((listed.len(), listed[0].bytes, images.partial_bytes()), (1, 100, 0));
+        assert_eq!((listed[0].id, listed[0].provenance.as_ref()), (id('a'), Some(&provenance())));
+        let image = images.open(id('a'), &layout(&[7; 10], 100)).unwrap();
+        assert_eq!(image.provenance, provenance());
+        assert!(images.open(id('a'), &layout(&[8; 10], 100)).is_none(), "another head");
+        assert!(images.open(id('a'), &layout(&[7; 10], 99)).is_none(), "another length");
+        assert!(images.open(id('b'), &layout(&[7; 10], 100)).is_none());
+        images.delete(id('a')).unwrap();
+        images.delete(id('a')).unwrap();
+        assert_eq!(fs::read_dir(folder.path().join("images")).unwrap().count(), 0);
+        let mut byte = [0];
+        image.file.read_exact_at(&mut byte, 99).unwrap();
+        assert_eq!(byte, [7], "whoever has it open keeps it");
+    }
+
+    #[test]
+    fn what_is_half_written_goes_when_nobody_writes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::new(Some(folder.path().to_owned()));
+        let written = begin(&images, id('a'), 10);
+        drop(begin(&images, id('b'), 10));
+        let left = folder.path().join("x-1-0.partial");
+        fs::write(&left, "x").unwrap();
+        drop(Images::new(Some(folder.path().to_owned())));
+        assert!(written.path().exists(), "somebody writes it");
+        assert!(!left.exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn using_an_image_is_noted_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::new(Some(folder.path().to_owned()));
+        for digit in ['a', 'b'] {
+            images.publish(begin(&images, id(digit), 1), &provenance()).unwrap();
+        }
+        let identity =
+            |digit| *PinnedFile::open(folder.path().join(format!("{}.safetensors", id(digit)))).unwrap().identity();
+        let before = identity('a');
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        images.open(id('a'), &layout(&[], 1)).unwrap();
+        assert_eq!(images.list()[0].id, id('a'), "the last used comes first");
+        assert_eq!(identity('a'), before, "holders compare it");
+    }
+}

@@ -1,0 +1,118 @@
+//! The daemon's side of the process that computes.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::Command,
+    time::timeout,
+};
+use weightsd_core::budget::NoRoom;
+
+use super::{FailureKind, ImageError, Order, order::Report, worker::COMMAND};
+
+/// How long the process may say nothing: the largest product on the slowest machine, or the wait for a slow disk.
+const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
+/// How often it is told how far the work is, where nothing moves.
+const PULSE: Duration = Duration::from_secs(5);
+
+/// Why an image was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeriveFailure {
+    /// There is no room for it.
+    #[error("there is no room for the derived image")]
+    NoRoom(#[from] NoRoom),
+    /// It cannot be placed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The process cannot be started.
+    #[error("the process that computes cannot be started")]
+    Start(#[source] std::io::Error),
+    /// The process failed, and says why.
+    #[error("{message}")]
+    Failed {
+        /// What kind of failure it is.
+        kind: FailureKind,
+        /// What happened.
+        message: String,
+    },
+    /// The process ended without a word.
+    #[error("the process that computes ended without a result ({how})")]
+    Died {
+        /// How.
+        how: String,
+    },
+    /// The daemon stops.
+    #[error("weightsd is stopping")]
+    Stopping,
+    /// The process hangs.
+    #[error("the process that computes said nothing for {SILENCE_MAX:?}")]
+    Silent,
+    /// A file that was read is not what it was.
+    #[error("`{}` changed while it was being read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl DeriveFailure {
+    /// Whether the disk is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom(_) => true,
+            Self::Image(error) => error.is_full(),
+            Self::Failed { kind, .. } => *kind == FailureKind::NoSpace,
+            _ => false,
+        }
+    }
+}
+
+/// This program, as it was when it was started: it may have been replaced since.
+fn this_program() -> std::io::Result<PathBuf> {
+    let running = PathBuf::from("/proc/self/exe");
+    if running.exists() { Ok(running) } else { std::env::current_exe() }
+}
+
+/// Has `order` carried out. `progress` is called with the input bytes that are done with and a tensor, now and then. The
+/// process ends when the future is dropped.
+pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) -> Result<(), DeriveFailure> {
+    let program = this_program().map_err(DeriveFailure::Start)?;
+    let mut command = Command::new(program);
+    command.arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(DeriveFailure::Start)?;
+    let missing = || DeriveFailure::Start(std::io::ErrorKind::BrokenPipe.into());
+    // Kept open: its end tells the process that nobody wants the result any more.
+    let mut input = child.stdin.take().ok_or_else(missing)?;
+    let mut output = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
+    let mut line = serde_json::to_vec(order).map_err(|error| DeriveFailure::Start(error.into()))?;
+    line.push(b'\n');
+    // A process that died before it read all of it is found out below.
+    let _ = input.write_all(&line).await;
+    let _ = input.flush().await;
+    let (mut done, mut last) = (0, String::new());
+    let mut quiet = Duration::ZERO;
+    while quiet < SILENCE_MAX {
+        let Ok(next) = timeout(PULSE, output.next_line()).await else {
+            quiet += PULSE;
+            progress(done, &last);
+            continue;
+        };
+        quiet = Duration::ZERO;
+        let Some(line) = next.ok().flatten() else {
+            let how = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+            return Err(DeriveFailure::Died { how });
+        };
+        match serde_json::from_str(&line) {
+            Ok(Report::Done { bytes, tensor }) => {
+                (done, last) = (bytes, tensor);
+                progress(done, &last);
+            }
+            Ok(Report::Finished) => return Ok(()),
+            Ok(Report::Failed { kind, message }) => return Err(DeriveFailure::Failed { kind, message }),
+            Err(error) => return Err(DeriveFailure::Died { how: format!("it said {line:?}: {error}") }),
+        }
+    }
+    Err(DeriveFailure::Silent)
+}

@@ -1,0 +1,331 @@
+//! The process that computes: reads an order from standard input, streams an image to the disk, and reports on standard
+//! output. Ends with the daemon, whose end of standard input closes then.
+//!
+//! Memory is bounded: tensors of which the rows are independent are cut into pieces, and pieces under way together have a
+//! budget. Several threads read, compute and write, each a piece from beginning to end, so that the disk and all
+//! processors are busy at once.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead as _, Read as _, Write as _},
+    num::NonZero,
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    process::ExitCode,
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use weightsd_arrays::{ArrayError, bytes, filled, mlx_rs};
+use weightsd_core::derive::{Job, Output, Slice};
+use weightsd_segment::PinnedFile;
+
+use super::{
+    arithmetic,
+    order::{FailureKind, Order, Report},
+};
+
+/// The hidden command of this program that is this process.
+pub const COMMAND: &str = "derive-worker";
+/// Input bytes of a piece, about: large enough that nothing but the work counts, small enough for caches of processors to
+/// be of some use.
+const PIECE_BYTES: u64 = 16 << 20;
+/// Bytes that pieces under way may take together, by estimate. One piece is always under way, whatever it takes.
+const BUDGET_BYTES: u64 = 384 << 20;
+/// Bytes of freed memory that MLX keeps for the next piece.
+const KEPT_BYTES: usize = 128 << 20;
+/// Threads beyond one for each processor: while some wait for the disk, others compute.
+const WAITERS: usize = 2;
+/// How often it is told how far the work is.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Runs the process.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => report(&Report::Finished),
+        Err(Failure { kind, message }) => report(&Report::Failed { kind, message }),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Why nothing came out.
+#[derive(Debug)]
+struct Failure {
+    kind: FailureKind,
+    message: String,
+}
+
+impl From<ArrayError> for Failure {
+    fn from(error: ArrayError) -> Self {
+        Self { kind: FailureKind::Mlx, message: error.to_string() }
+    }
+}
+
+impl Failure {
+    fn io(doing: &str, error: &io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::NoSpace,
+            _ => FailureKind::Io,
+        };
+        Self { kind, message: format!("{doing}: {error}") }
+    }
+}
+
+fn report(report: &Report) {
+    let mut out = io::stdout().lock();
+    // Where nobody listens any more, the process is about to end.
+    let _ = serde_json::to_writer(&mut out, report).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"));
+    let _ = out.flush();
+}
+
+fn run() -> Result<(), Failure> {
+    let malformed = |problem: String| Failure { kind: FailureKind::Io, message: format!("the order: {problem}") };
+    let mut line = Vec::new();
+    io::stdin().lock().read_until(b'\n', &mut line).map_err(|error| malformed(error.to_string()))?;
+    let order: Order = serde_json::from_slice(&line).map_err(|error| malformed(error.to_string()))?;
+    drop(line);
+    end_with_the_daemon(&order);
+    let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let shown = order.image.display();
+    let image = File::options().write(true).open(&order.image);
+    let image = image.map_err(|error| Failure::io(&format!("cannot write `{shown}`"), &error))?;
+    image.write_all_at(&order.head, 0).map_err(|error| Failure::io(&format!("cannot write `{shown}`"), &error))?;
+    mlx_rs::memory::set_cache_limit(KEPT_BYTES).map_err(ArrayError::from)?;
+    let work = Work::new(&order.jobs, &files, &image);
+    work.all()?;
+    image.sync_all().map_err(|error| Failure::io(&format!("cannot write `{shown}`"), &error))
+}
+
+/// Ends the process when standard input does: whoever gave the order is gone, and nobody wants the image.
+fn end_with_the_daemon(order: &Order) {
+    let image = order.image.clone();
+    thread::spawn(move || {
+        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+        let _ = fs::remove_file(image);
+        std::process::exit(1);
+    });
+}
+
+fn open(ordered: &super::OrderedFile) -> Result<PinnedFile, Failure> {
+    let shown = ordered.path.display();
+    let file = PinnedFile::open(&ordered.path);
+    let file = file.map_err(|error| Failure::io(&format!("cannot read `{shown}`"), &error))?;
+    if super::order::Identity::from(file.identity()) != ordered.identity {
+        let message = format!("`{shown}` changed before it was read");
+        return Err(Failure { kind: FailureKind::Changed, message });
+    }
+    Ok(file)
+}
+
+/// A job, or some rows of it.
+#[derive(Debug)]
+struct Piece<'a> {
+    job: &'a Job,
+    rows: Option<Range<u64>>,
+    /// Bytes that are read of its input.
+    input: u64,
+    /// Bytes that it takes while it is under way, about.
+    cost: u64,
+}
+
+/// The pieces of a job.
+fn pieces(job: &Job) -> Vec<Piece<'_>> {
+    let input = job.input_bytes();
+    let elements: u64 = job.outputs.first().map_or(0, |output| output.shape.iter().product());
+    if !job.deltas.is_empty() {
+        // The weight, the sum and the product in F32, and the result. Matrices are cut nowhere, since nobody promises
+        // that parts of a product have the bits of the whole.
+        return vec![Piece { job, rows: None, input, cost: input + 16 * elements }];
+    }
+    let rows = job.input.slices().next().and_then(|slice| slice.shape.first().copied()).unwrap_or(1).max(1);
+    let count = input.div_ceil(PIECE_BYTES).clamp(1, rows);
+    let bounds = (0..=count).map(|number| rows * number / count).collect::<Vec<_>>();
+    let piece = |bound: &[u64]| {
+        let part = input / count;
+        let rows = (count > 1).then_some(bound[0]..bound[1]);
+        Piece { job, rows, input: part, cost: 4 * part }
+    };
+    let mut pieces: Vec<_> = bounds.windows(2).map(piece).collect();
+    if let Some(last) = pieces.last_mut() {
+        last.input += input % count;
+    }
+    pieces
+}
+
+struct Work<'a> {
+    pieces: Vec<Piece<'a>>,
+    files: &'a [PinnedFile],
+    image: &'a File,
+    next: AtomicUsize,
+    done: AtomicU64,
+    failed: AtomicBool,
+    told: Mutex<Instant>,
+    budget: Budget,
+}
+
+impl<'a> Work<'a> {
+    fn new(jobs: &'a [Job], files: &'a [PinnedFile], image: &'a File) -> Self {
+        Self {
+            pieces: jobs.iter().flat_map(pieces).collect(),
+            files,
+            image,
+            next: AtomicUsize::new(0),
+            done: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            told: Mutex::new(Instant::now()),
+            budget: Budget::default(),
+        }
+    }
+
+    /// Does all pieces. The first failure ends the others early.
+    fn all(&self) -> Result<(), Failure> {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get) + WAITERS;
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.some())).collect();
+            let mut result = Ok(());
+            for thread in threads {
+                let died = || Failure { kind: FailureKind::Mlx, message: "a thread died".to_owned() };
+                result = result.and(thread.join().unwrap_or_else(|_| Err(died())));
+            }
+            result
+        })
+    }
+
+    fn some(&self) -> Result<(), Failure> {
+        while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let _share = self.budget.take(piece.cost);
+            if self.failed.load(Ordering::Relaxed) {
+                break;
+            }
+            if let Err(failure) = self.one(piece) {
+                self.failed.store(true, Ordering::Relaxed);
+                return Err(failure);
+            }
+            self.tell(piece);
+        }
+        Ok(())
+    }
+
+    fn one(&self, piece: &Piece<'_>) -> Result<(), Failure> {
+        let reader = Reader { files: self.files, rows: piece.rows.clone() };
+        let arrays = arithmetic::outputs(piece.job, &reader)?;
+        let outputs = &piece.job.outputs;
+        let fits = |(output, array): (&Output, &mlx_rs::Array)| {
+            arithmetic::is(array, output.dtype) && shape(output, piece.rows.as_ref()) == array.shape()
+        };
+        if arrays.len() != outputs.len() || !outputs.iter().zip(&arrays).all(fits) {
+            let found: Vec<_> = arrays.iter().map(|array| (array.dtype(), array.shape())).collect();
+            let message = format!("MLX made {found:?}, expected {outputs:?}");
+            return Err(Failure { kind: FailureKind::Mlx, message });
+        }
+        for (output, array) in outputs.iter().zip(&arrays) {
+            let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes(&output.range, &output.shape));
+            let written = self.image.write_all_at(bytes(array)?, output.range.start + first);
+            written.map_err(|error| Failure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, piece: &Piece<'_>) {
+        let bytes = self.done.fetch_add(piece.input, Ordering::Relaxed) + piece.input;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() < PACE {
+            return;
+        }
+        *told = Instant::now();
+        let tensor = piece.job.outputs.first().map(|output| output.name.clone()).unwrap_or_default();
+        report(&Report::Done { bytes, tensor });
+    }
+}
+
+/// The shape that these rows of an output have, in MLX's numbers.
+fn shape(output: &Output, rows: Option<&Range<u64>>) -> Vec<i32> {
+    let mut shape = output.shape.clone();
+    if let (Some(rows), Some(first)) = (rows, shape.first_mut()) {
+        *first = rows.end - rows.start;
+    }
+    shape.into_iter().map(|dimension| i32::try_from(dimension).unwrap_or(-1)).collect()
+}
+
+fn row_bytes(range: &Range<u64>, shape: &[u64]) -> u64 {
+    let rows = shape.first().copied().unwrap_or(1).max(1);
+    (range.end - range.start) / rows
+}
+
+struct Reader<'a> {
+    files: &'a [PinnedFile],
+    rows: Option<Range<u64>>,
+}
+
+impl Reader<'_> {
+    fn read(&self, slice: &Slice, offset: u64, shape: &[u64]) -> Result<mlx_rs::Array, Failure> {
+        let absent = || Failure { kind: FailureKind::Io, message: format!("the order has no file {}", slice.file) };
+        let file = self.files.get(slice.file as usize).ok_or_else(absent)?;
+        filled(slice.dtype, shape, |memory| {
+            file.read_exact_at(memory, offset).map_err(|error| {
+                let shown = file.path().display();
+                match error.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        Failure { kind: FailureKind::Changed, message: format!("`{shown}` became shorter") }
+                    }
+                    _ => Failure::io(&format!("cannot read `{shown}`"), &error),
+                }
+            })
+        })
+    }
+}
+
+impl arithmetic::Read for Reader<'_> {
+    type Error = Failure;
+
+    fn whole(&self, slice: &Slice) -> Result<mlx_rs::Array, Failure> {
+        self.read(slice, slice.range.start, &slice.shape)
+    }
+
+    fn rows(&self, slice: &Slice) -> Result<mlx_rs::Array, Failure> {
+        let Some(rows) = &self.rows else { return self.whole(slice) };
+        let offset = slice.range.start + rows.start * row_bytes(&slice.range, &slice.shape);
+        let mut shape = slice.shape.clone();
+        if let Some(first) = shape.first_mut() {
+            *first = rows.end - rows.start;
+        }
+        self.read(slice, offset, &shape)
+    }
+}
+
+/// Bytes that are taken by pieces under way.
+#[derive(Debug, Default)]
+struct Budget {
+    taken: Mutex<u64>,
+    returned: Condvar,
+}
+
+/// A part of the budget, given back when it is dropped.
+struct Share<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    /// Waits until there are so many bytes; for more than there ever are, until nobody has any.
+    fn take(&self, bytes: u64) -> Share<'_> {
+        let bytes = bytes.min(BUDGET_BYTES);
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |taken: &mut u64| *taken + bytes > BUDGET_BYTES;
+        let mut taken = self.returned.wait_while(taken, fits).unwrap_or_else(PoisonError::into_inner);
+        *taken += bytes;
+        Share { budget: self, bytes }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        *self.budget.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.budget.returned.notify_all();
+    }
+}
