@@ -83,6 +83,12 @@ impl Component {
         self.tensors.unflatten()
     }
 
+    /// The tensors as arrays of MLX over the same pages; see [`Arrays`](crate::Arrays).
+    #[cfg(feature = "mlx")]
+    pub fn arrays(&self) -> Result<crate::Arrays, crate::ArraysError> {
+        self.tensors.arrays()
+    }
+
     /// The tensors and their mappings, to be kept beyond the lease.
     pub fn storage(&self) -> Tensors {
         self.tensors.clone()

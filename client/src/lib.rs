@@ -16,12 +16,16 @@
 //!
 //! A [`Component`] holds its lease until it is dropped. Its [`Tensors`] are mappings of files and outlive both lease
 //! and daemon; see [`weightsd_segment::View`] for what a mapping of a file cannot promise.
+//!
+//! With feature `mlx`, `Component::arrays` gives the tensors as arrays of mlx-rs over the same pages.
 
 #![forbid(unsafe_code)]
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors files are little endian, and this client lends their bytes as they are");
 
+#[cfg(feature = "mlx")]
+mod arrays;
 mod assembly;
 mod client;
 mod component;
@@ -36,6 +40,8 @@ mod tensor;
 mod tensors;
 mod tree;
 
+#[cfg(feature = "mlx")]
+pub use arrays::{AdoptionReport, Arrays, ArraysError, Copied, CopyReason};
 pub use client::{Client, Events};
 pub use component::Component;
 pub use connect::{ConnectError, ConnectOptions};
@@ -49,6 +55,8 @@ pub use table::ProtocolError;
 pub use tensor::{Tensor, ViewError};
 pub use tensors::Tensors;
 pub use tree::{Tree, UnflattenError};
+#[cfg(feature = "mlx")]
+pub use weightsd_arrays::{ArrayError, mlx_rs, release_unused};
 pub use weightsd_proto::v1 as proto;
 pub use weightsd_proto::v1::{
     AuditPolicy, AuditReport, ErrorReason, FloatType, FusedLayers, Hold, Layout, Notice, Phase, Progress, Quantisation,

@@ -14,18 +14,19 @@ use crate::{
 pub struct Tensors(Arc<Inner>);
 
 struct Inner {
-    views: Vec<View>,
+    /// Each for itself: arrays over one may outlive the others.
+    views: Vec<Arc<View>>,
     entries: Vec<Entry>,
 }
 
 impl Tensors {
     /// `entries` must be sorted by name.
     pub(crate) fn new(views: Vec<View>, entries: Vec<Entry>) -> Result<Tensors, ProtocolError> {
-        let inner = Inner { views, entries };
+        let inner = Inner { views: views.into_iter().map(Arc::new).collect(), entries };
         // The table was checked against what the daemon says of the segments; this is what they are.
         if let Some(entry) = inner.entries.iter().find(|entry| inner.bytes(entry).is_none()) {
             let (offset, length) = (entry.offset, entry.length);
-            let segment_length = inner.views.get(entry.segment).map_or(0, View::len) as u64;
+            let segment_length = inner.views.get(entry.segment).map_or(0, |view| view.len()) as u64;
             let problem = TensorProblem::OutOfRange { offset, length, segment_length };
             return Err(ProtocolError::Tensor { name: entry.name.clone(), problem });
         }
@@ -44,8 +45,12 @@ impl Tensors {
 
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
-        let index = self.0.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()?;
-        Some(self.0.tensor(&self.0.entries[index]))
+        Some(self.0.tensor(&self.0.entries[self.position(name)?]))
+    }
+
+    /// Which of [`iter`](Self::iter) has that name.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.0.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()
     }
 
     /// All tensors, in the order of their names.
@@ -54,13 +59,19 @@ impl Tensors {
     }
 
     /// The mappings, in the order of the component's segments. For those who wrap whole files.
-    pub fn views(&self) -> &[View] {
+    pub fn views(&self) -> &[Arc<View>] {
         &self.0.views
     }
 
     /// The tensors as the tree that the dots in their names describe, as `mlx.utils.tree_unflatten` builds it.
     pub fn unflatten(&self) -> Result<Tree<Tensor<'_>>, UnflattenError> {
         tree::unflatten(self.iter().map(|tensor| (tensor.name(), tensor)))
+    }
+
+    /// The tensors as arrays of MLX over the same pages; see [`Arrays`](crate::Arrays).
+    #[cfg(feature = "mlx")]
+    pub fn arrays(&self) -> Result<crate::Arrays, crate::ArraysError> {
+        crate::Arrays::new(self.clone())
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 /// Names deeper than this are refused, so that no name can exhaust the stack.
-const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 
 /// Names that describe no tree.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

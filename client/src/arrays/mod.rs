@@ -1,0 +1,179 @@
+//! Tensors as arrays of MLX.
+
+mod nested;
+mod report;
+
+use std::{collections::HashMap, fmt, rc::Rc};
+
+use mlx_rs::{
+    Array,
+    module::{FlattenedModuleParam, ModuleParam},
+};
+use thiserror::Error;
+use weightsd_arrays::{Adopted, ArrayError, bytes, copied};
+
+pub use self::report::{AdoptionReport, Copied, CopyReason};
+use crate::{Dtype, Tensor, Tensors, Tree, UnflattenError, tree};
+
+/// Tensors cannot be arrays of MLX.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ArraysError {
+    /// A file cannot become memory of MLX.
+    #[error("segment {segment} cannot be memory of MLX")]
+    Segment {
+        /// Its index in the component.
+        segment: usize,
+        /// Why not.
+        #[source]
+        source: ArrayError,
+    },
+    /// MLX has no such array.
+    #[error("tensor {name:?} of {dtype} and shape {shape:?} cannot be an array of MLX")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// Its dtype.
+        dtype: Dtype,
+        /// Its dimensions.
+        shape: Vec<u64>,
+        /// Why not.
+        #[source]
+        source: ArrayError,
+    },
+}
+
+/// The tensors of a component as arrays of MLX, in the shared pages wherever MLX can have them there;
+/// [`report`](Self::report) says of every tensor that was copied instead.
+///
+/// Dtypes are those that MLX has when it loads the same file: 8-bit floats come as their bytes. An array, or a clone of
+/// it, is good for as long as it lives, whatever becomes of this, the component, its lease and the daemon; see
+/// [`View`](weightsd_segment::View) for what a mapping of a file cannot promise. No operation writes to the pages. When
+/// the last arrays go long after this, [`release_unused`](crate::release_unused) gives the address space back at once.
+pub struct Arrays {
+    /// In the order of the tensors. First, so that the segments go when nobody needs them.
+    arrays: Vec<Array>,
+    /// Their names, and the pages.
+    tensors: Tensors,
+    /// Held so that no array is ever the last one over its pages.
+    _segments: Vec<Segment>,
+    report: AdoptionReport,
+}
+
+/// What became of a segment.
+enum Segment {
+    /// No tensor has asked for it.
+    Untouched,
+    Adopted(Adopted),
+    /// MLX's backend has no way to.
+    Foreign,
+}
+
+/// Where an array is.
+enum Made {
+    InPlace(Array),
+    Copied(Array, CopyReason),
+}
+
+impl Arrays {
+    pub(crate) fn new(tensors: Tensors) -> Result<Arrays, ArraysError> {
+        let mut segments: Vec<_> = tensors.views().iter().map(|_| Segment::Untouched).collect();
+        let mut arrays = Vec::with_capacity(tensors.len());
+        let mut report = AdoptionReport::default();
+        for tensor in tensors.iter() {
+            let (segment, _) = tensor.place();
+            if matches!(segments[segment], Segment::Untouched) && !tensor.bytes().is_empty() {
+                segments[segment] = adopt(&tensors, segment)?;
+            }
+            let made = make(&tensor, &segments[segment]).map_err(|source| {
+                let (name, shape) = (tensor.name().to_owned(), tensor.shape().to_vec());
+                ArraysError::Tensor { name, dtype: tensor.dtype(), shape, source }
+            })?;
+            arrays.push(match made {
+                Made::InPlace(array) => {
+                    report.count_adopted(&tensor);
+                    array
+                }
+                Made::Copied(array, why) => {
+                    report.count_copied(&tensor, why);
+                    array
+                }
+            });
+        }
+        Ok(Arrays { arrays, tensors, _segments: segments, report })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.arrays.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.arrays.is_empty()
+    }
+
+    /// The array of that name.
+    pub fn get(&self, name: &str) -> Option<&Array> {
+        Some(&self.arrays[self.tensors.position(name)?])
+    }
+
+    /// All arrays with their names, in the order of these.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Array)> + DoubleEndedIterator {
+        self.tensors.iter().map(|tensor| tensor.name()).zip(&self.arrays)
+    }
+
+    /// What lies in the shared pages, and what was copied and why.
+    pub fn report(&self) -> &AdoptionReport {
+        &self.report
+    }
+
+    /// The arrays by name, as modules of mlx-rs take them:
+    /// [`update_flattened`](mlx_rs::module::ModuleParameters::update_flattened) leaves parameters alone that it is not
+    /// given, and says nothing of names that it does not know.
+    #[must_use]
+    pub fn into_flattened(self) -> FlattenedModuleParam {
+        let Arrays { arrays, tensors, .. } = self;
+        tensors.iter().map(|tensor| Rc::from(tensor.name())).zip(arrays).collect::<HashMap<_, _>>()
+    }
+
+    /// The arrays as the maps that the dots in their names describe, as
+    /// [`update`](mlx_rs::module::ModuleParameters::update) takes them. Numbers are keys like others.
+    pub fn nested(&self) -> Result<ModuleParam, UnflattenError> {
+        nested::nested(self.iter())
+    }
+
+    /// The arrays as the tree that the dots in their names describe; see [`Tensors::unflatten`].
+    pub fn tree(&self) -> Result<Tree<&Array>, UnflattenError> {
+        tree::unflatten(self.iter())
+    }
+}
+
+fn adopt(tensors: &Tensors, segment: usize) -> Result<Segment, ArraysError> {
+    let adopted = Adopted::new(&tensors.views()[segment]);
+    let adopted = adopted.map_err(|source| ArraysError::Segment { segment, source })?;
+    Ok(adopted.map_or(Segment::Foreign, Segment::Adopted))
+}
+
+fn make(tensor: &Tensor<'_>, segment: &Segment) -> Result<Made, ArrayError> {
+    let (dtype, shape) = (tensor.dtype(), tensor.shape());
+    let copy = |why| Ok(Made::Copied(copied(dtype, shape, tensor.bytes())?, why));
+    let adopted = match segment {
+        _ if tensor.bytes().is_empty() => return copy(CopyReason::Empty),
+        Segment::Adopted(adopted) => adopted,
+        Segment::Untouched | Segment::Foreign => return copy(CopyReason::Backend),
+    };
+    match adopted.array(tensor.place().1, dtype, shape) {
+        // Only the address tells: MLX may take memory, and silently copy it.
+        Ok(array) if bytes(&array)?.as_ptr() == tensor.bytes().as_ptr() => Ok(Made::InPlace(array)),
+        Ok(array) => Ok(Made::Copied(array, CopyReason::Backend)),
+        Err(ArrayError::Misaligned { .. }) => copy(CopyReason::Misaligned),
+        Err(error) => Err(error),
+    }
+}
+
+impl fmt::Debug for Arrays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrays").field("report", &self.report).finish_non_exhaustive()
+    }
+}
