@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use weightsd_client::{
-    Client, ConnectOptions, LoadRequest,
+    Client, ConnectOptions, FloatType, LoadRequest,
     proto::{Event, EventKind, WatchEventsRequest},
 };
 use weightsd_fixtures::{Checkpoint, Contents, Dims, HubFixture, hub::Hub};
@@ -63,8 +63,13 @@ impl Home {
         tiny(1).write_hub_cache(self.hub_cache(), repo, "main").unwrap()
     }
 
-    /// A request as a process in this home would make it.
+    /// A request as a process in this home would make it, for weights as they are stored.
     pub fn request(&self, spec: &str, component: &str) -> LoadRequest {
+        self.usual_request(spec, component).dtype(FloatType::AsStored)
+    }
+
+    /// The same, for weights as the family's users expect them.
+    pub fn usual_request(&self, spec: &str, component: &str) -> LoadRequest {
         LoadRequest::new(spec, component).hub_cache(self.hub_cache()).working_directory(self.path())
     }
 

@@ -134,7 +134,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         Packing::Quantised(scheme, selection) => choose(&units, *scheme, selection, quantises)?,
         Packing::AsStored | Packing::Plain => BTreeSet::new(),
     };
-    if conversion.packing == Packing::Plain && !units.iter().any(|unit| matches!(unit, Unit::Packed { .. })) {
+    if conversion.packing == Packing::Plain && !units.iter().any(|unit| matches!(unit, Unit::Packed(_))) {
         remarks.push("no layer is quantised, so none was dequantised".to_owned());
     }
     let mut tensors = Vec::new();
@@ -173,7 +173,18 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
 /// What is computed together.
 enum Unit {
     Plain(Placed),
-    Packed { layer: String, scheme: Scheme, logical: Vec<u64>, weight: Placed, scales: Placed, biases: Option<Placed> },
+    Packed(Box<Layer>),
+}
+
+/// A packed layer.
+struct Layer {
+    name: String,
+    scheme: Scheme,
+    /// Dimensions of the weight that it stands for.
+    logical: Vec<u64>,
+    weight: Placed,
+    scales: Placed,
+    biases: Option<Placed>,
 }
 
 impl Unit {
@@ -181,7 +192,7 @@ impl Unit {
     fn layer(&self) -> Option<&str> {
         match self {
             Self::Plain(placed) => placed.canonical.strip_suffix(".weight"),
-            Self::Packed { layer, .. } => Some(layer),
+            Self::Packed(layer) => Some(&layer.name),
         }
     }
 
@@ -189,14 +200,14 @@ impl Unit {
     fn logical(&self) -> &[u64] {
         match self {
             Self::Plain(placed) => &placed.shape,
-            Self::Packed { logical, .. } => logical,
+            Self::Packed(layer) => &layer.logical,
         }
     }
 
     fn into_placed(self) -> Vec<Placed> {
         match self {
             Self::Plain(placed) => vec![placed],
-            Self::Packed { weight, scales, biases, .. } => [weight, scales].into_iter().chain(biases).collect(),
+            Self::Packed(layer) => [layer.weight, layer.scales].into_iter().chain(layer.biases).collect(),
         }
     }
 }
@@ -227,7 +238,7 @@ fn units(placed: Vec<Placed>) -> Result<Vec<Unit>, DeriveError> {
         if biases.is_none() && scheme.mode() == Mode::Affine {
             return Err(torn("biases"));
         }
-        units.push(Unit::Packed { layer, scheme, logical, weight, scales, biases });
+        units.push(Unit::Packed(Box::new(Layer { name: layer, scheme, logical, weight, scales, biases })));
     }
     Ok(units)
 }
@@ -243,7 +254,7 @@ fn choose(
         .iter()
         .filter(|unit| match unit {
             Unit::Plain(placed) => placed.shape.len() == 2 && FLOATS.contains(&placed.dtype),
-            Unit::Packed { .. } => true,
+            Unit::Packed(_) => true,
         })
         .filter_map(|unit| Some((unit.layer()?, unit.logical())))
         .collect();
@@ -318,7 +329,8 @@ fn job(
             }
             (Input::Plain(slice(placed)), placed.dtype, asked, placed)
         }
-        Unit::Packed { scheme, weight, scales, biases, .. } => {
+        Unit::Packed(layer) => {
+            let Layer { scheme, weight, scales, biases, .. } = &**layer;
             let quantise = match (&conversion.packing, asked) {
                 (_, Some(asked)) => Some(asked),
                 (Packing::Plain, None) => None,
@@ -340,7 +352,7 @@ fn job(
         }
     };
     // A layer that is quantised again as it was keeps the dtype of its scales.
-    let keeps = matches!(unit, Unit::Packed { scheme, .. } if quantise == Some(*scheme));
+    let keeps = matches!(unit, Unit::Packed(layer) if quantise == Some(layer.scheme));
     let cast = wanted.filter(|&wanted| wanted != found && !keeps && FLOATS.contains(&found));
     let to_ohwi = base.making == Making::ToReorder;
     if deltas.is_empty() && cast.is_none() && !to_ohwi && quantise.is_none() && matches!(unit, Unit::Plain(_)) {
