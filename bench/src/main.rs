@@ -6,6 +6,7 @@
 mod acquire;
 mod baseline;
 mod daemon;
+mod derive;
 mod download;
 mod inspect;
 mod samples;
@@ -54,6 +55,15 @@ enum Bench {
         #[arg(long)]
         folder: Option<PathBuf>,
     },
+    /// From a checkpoint to a derived image, against Python's MLX and the disk; needs root and twice its size of disk
+    Derive {
+        /// Layers of the transformer: 30 are those of Z-Image-Turbo, 24.6 GB
+        #[arg(long, default_value_t = 30)]
+        layers: u64,
+        /// Where the files are written [default: the system's folder for temporary files]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// Start, idle memory and idle wake-ups of the daemon
     Daemon {
         /// Starts
@@ -70,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Download { megabytes, rounds, folder } => {
             download::run(&args.weightsd, &args.python, megabytes, rounds, folder.as_deref())
         }
+        Bench::Derive { layers, folder } => derive::run(&args.weightsd, &args.python, layers, folder.as_deref()),
         Bench::Daemon { samples } => daemon::run(&args.weightsd, samples),
     }
 }

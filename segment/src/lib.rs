@@ -7,6 +7,7 @@
 
 pub mod accounting;
 pub mod activation;
+pub mod advice;
 pub mod descriptors;
 mod identity;
 mod locality;

@@ -109,7 +109,11 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
                 (done, last) = (bytes, tensor);
                 progress(done, &last);
             }
-            Ok(Report::Finished) => return Ok(()),
+            Ok(Report::Finished) => {
+                // Before its input is closed, which tells it to give up.
+                let _ = timeout(PULSE, child.wait()).await;
+                return Ok(());
+            }
             Ok(Report::Failed { kind, message }) => return Err(DeriveFailure::Failed { kind, message }),
             Err(error) => return Err(DeriveFailure::Died { how: format!("it said {line:?}: {error}") }),
         }

@@ -22,7 +22,7 @@ use std::{
 
 use weightsd_arrays::{ArrayError, bytes, filled, mlx_rs};
 use weightsd_core::derive::{Job, Output, Slice};
-use weightsd_segment::PinnedFile;
+use weightsd_segment::{PinnedFile, advice};
 
 use super::{
     arithmetic,
@@ -43,11 +43,17 @@ const WAITERS: usize = 2;
 /// How often it is told how far the work is.
 const PACE: Duration = Duration::from_millis(100);
 
+/// Whether the image is whole, and the daemon's from now on.
+static FINISHED: AtomicBool = AtomicBool::new(false);
+
 /// Runs the process.
 #[must_use]
 pub fn main() -> ExitCode {
     match run() {
-        Ok(()) => report(&Report::Finished),
+        Ok(()) => {
+            FINISHED.store(true, Ordering::SeqCst);
+            report(&Report::Finished);
+        }
         Err(Failure { kind, message }) => report(&Report::Failed { kind, message }),
     }
     ExitCode::SUCCESS
@@ -106,12 +112,14 @@ fn end_with_the_daemon(order: &Order) {
     let image = order.image.clone();
     thread::spawn(move || {
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
-        let _ = fs::remove_file(image);
-        std::process::exit(1);
+        if !FINISHED.load(Ordering::SeqCst) {
+            let _ = fs::remove_file(image);
+            std::process::exit(1);
+        }
     });
 }
 
-fn open(ordered: &super::OrderedFile) -> Result<PinnedFile, Failure> {
+fn open(ordered: &super::OrderedFile) -> Result<Source, Failure> {
     let shown = ordered.path.display();
     let file = PinnedFile::open(&ordered.path);
     let file = file.map_err(|error| Failure::io(&format!("cannot read `{shown}`"), &error))?;
@@ -119,7 +127,8 @@ fn open(ordered: &super::OrderedFile) -> Result<PinnedFile, Failure> {
         let message = format!("`{shown}` changed before it was read");
         return Err(Failure { kind: FailureKind::Changed, message });
     }
-    Ok(file)
+    let is_passing = file.resident_bytes().is_ok_and(|resident| resident < file.identity().length / 2);
+    Ok(Source { file, is_passing })
 }
 
 /// A job, or some rows of it.
@@ -157,19 +166,28 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     pieces
 }
 
+/// A file that is read.
+struct Source {
+    file: PinnedFile,
+    /// Whether most of it was not in memory before: what is read of it should not drive out what is written, which is
+    /// wanted next.
+    is_passing: bool,
+}
+
 struct Work<'a> {
     pieces: Vec<Piece<'a>>,
-    files: &'a [PinnedFile],
+    files: &'a [Source],
     image: &'a File,
     next: AtomicUsize,
     done: AtomicU64,
     failed: AtomicBool,
     told: Mutex<Instant>,
+    writing: Mutex<()>,
     budget: Budget,
 }
 
 impl<'a> Work<'a> {
-    fn new(jobs: &'a [Job], files: &'a [PinnedFile], image: &'a File) -> Self {
+    fn new(jobs: &'a [Job], files: &'a [Source], image: &'a File) -> Self {
         Self {
             pieces: jobs.iter().flat_map(pieces).collect(),
             files,
@@ -178,6 +196,7 @@ impl<'a> Work<'a> {
             done: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             told: Mutex::new(Instant::now()),
+            writing: Mutex::new(()),
             budget: Budget::default(),
         }
     }
@@ -225,9 +244,20 @@ impl<'a> Work<'a> {
         }
         for (output, array) in outputs.iter().zip(&arrays) {
             let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes(&output.range, &output.shape));
-            let written = self.image.write_all_at(bytes(array)?, output.range.start + first);
-            written.map_err(|error| Failure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
+            let (bytes, start) = (bytes(array)?, output.range.start + first);
+            self.write(bytes, start)
+                .map_err(|error| Failure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
         }
+        Ok(())
+    }
+
+    /// The system lets one at a time write to a file, and has the others turn in a circle until they may; here they
+    /// sleep, and leave the processor to those who compute.
+    fn write(&self, bytes: &[u8], start: u64) -> io::Result<()> {
+        let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.image.write_all_at(bytes, start)?;
+        drop(turn);
+        advice::start_writing(self.image, start..start + bytes.len() as u64);
         Ok(())
     }
 
@@ -258,16 +288,20 @@ fn row_bytes(range: &Range<u64>, shape: &[u64]) -> u64 {
 }
 
 struct Reader<'a> {
-    files: &'a [PinnedFile],
+    files: &'a [Source],
     rows: Option<Range<u64>>,
 }
 
 impl Reader<'_> {
     fn read(&self, slice: &Slice, offset: u64, shape: &[u64]) -> Result<mlx_rs::Array, Failure> {
         let absent = || Failure { kind: FailureKind::Io, message: format!("the order has no file {}", slice.file) };
-        let file = self.files.get(slice.file as usize).ok_or_else(absent)?;
+        let Source { file, is_passing } = self.files.get(slice.file as usize).ok_or_else(absent)?;
         filled(slice.dtype, shape, |memory| {
-            file.read_exact_at(memory, offset).map_err(|error| {
+            let read = file.read_exact_at(memory, offset);
+            if *is_passing {
+                advice::forget(file.file(), offset..offset + memory.len() as u64);
+            }
+            read.map_err(|error| {
                 let shown = file.path().display();
                 match error.kind() {
                     io::ErrorKind::UnexpectedEof => {
