@@ -9,42 +9,46 @@
 //!
 //! Stages never call each other; this file calls them in order. [`pin`] asks the hub which commit is meant, where
 //! somebody must be asked. [`prepare`] is cheap and opens no weight file: it says which component is meant, or what is
-//! missing, which [`fetch`] brings. [`open`] opens its files and plans; [`derive`] has computed what the plan says has to
+//! missing, which [`fetch`] brings. [`open`] opens its files and plans; [`Planned::derive`] has computed what the plan says has to
 //! be, and [`Planned::lend`] makes the component. `prepare` and `open` block, and run on threads that may.
 
+mod adapters;
 mod error;
+mod planned;
 mod progress;
 mod request;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Instant,
 };
 
 use weightsd_core::{
-    adapter::{self, ADAPTER_CONFIG, AdapterConfig, AdapterInput},
     assemble::Assembled,
-    derive::{self as derivation, Conversion, Delta, Derivation, MLX_VERSION, Setting},
+    derive::{self, Conversion, Delta, MLX_VERSION, Setting},
     family,
     identity::{ComponentId, IdentityInputs},
-    plan::{self, Layout, Making, Placed},
+    plan::{self, Layout},
     spec::Commit,
 };
 
+use self::{
+    adapters::PreparedAdapter,
+    planned::{count, metadata},
+};
 pub use self::{
     error::LoadError,
+    planned::Planned,
     progress::{Phase, Step, Unwatched, Watcher},
     request::{Adapter, AuditPolicy, FloatWish, Needed, Others, Pinned, Request, Subject, Treatment, Verification},
 };
 use crate::{
     assembly::{Recipe, Tensors},
-    checkpoint::{self, Checkpoint, OpenShard, ShardPool},
-    component::{Adapted, Component, Segment, Timings},
-    derive::{DeriveFailure, Image, Order, OrderedFile, Partial, Provenance},
+    checkpoint::{self, Checkpoint, ShardPool},
+    component::{Adapted, Timings},
     hub::{Hub, Patience, RepoStore},
-    pace::Pace,
     resolve::{self, Choice, Pin, Places, ResolvedModel, Selector, Target},
     snapshot::{
         Attestations, ComponentFiles, FetchReport, Fetcher, Remote, Scope, ShardFile, Snapshot, Suspect, Verdict, Want,
@@ -71,15 +75,6 @@ pub struct Prepared {
     started: Instant,
     timings: Timings,
     missing_documents: bool,
-}
-
-/// An adapter whose file is known.
-#[derive(Debug)]
-struct PreparedAdapter {
-    name: String,
-    files: ComponentFiles,
-    config: Option<AdapterConfig>,
-    scale: f64,
 }
 
 impl Prepared {
@@ -199,10 +194,12 @@ pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result
     let files = snapshot.component(&request.component)?;
     let recipe = Recipe::new(&snapshot, &files.site, &request.selector.spec, base.as_ref())?;
     let conversion = request.treatment.of(snapshot.family, &request.component, request.layout);
-    let mut computed = conversion_bytes(&conversion);
+    // Structures of words and numbers: there is nothing in them that JSON cannot say.
+    let mut computed = serde_json::to_vec(&conversion).unwrap_or_default();
+    computed.extend_from_slice(format!("\nmlx {MLX_VERSION}\n").as_bytes());
     let mut adapters = Vec::new();
     for (adapter, pinned) in request.adapters.iter().zip(&subject.adapters) {
-        let (prepared, config) = adapter_files(adapter, pinned)?;
+        let (prepared, config) = PreparedAdapter::find(adapter, pinned)?;
         computed.extend_from_slice(format!("adapter {} {}\n", adapter.scale.to_bits(), config.len()).as_bytes());
         computed.extend_from_slice(&config);
         adapters.push(prepared);
@@ -243,29 +240,6 @@ pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result
         started,
         timings: Timings { resolve: started.elapsed(), ..Timings::default() },
     })
-}
-
-/// What, of the conversion, decides what the component becomes.
-fn conversion_bytes(conversion: &Conversion) -> Vec<u8> {
-    // Structures of words and numbers: there is nothing in them that JSON cannot say.
-    let mut bytes = serde_json::to_vec(conversion).unwrap_or_default();
-    bytes.extend_from_slice(format!("\nmlx {MLX_VERSION}\n").as_bytes());
-    bytes
-}
-
-/// The file of an adapter, and its config as it was read.
-fn adapter_files(adapter: &Adapter, pinned: &Pinned) -> Result<(PreparedAdapter, Vec<u8>), LoadError> {
-    let snapshot = Snapshot::list(pinned.target.on_disk(pinned.pin.as_ref())?, &adapter.selector.choice)?;
-    let file = snapshot.only_file()?;
-    let (path, json) = snapshot.beside(&file, ADAPTER_CONFIG)?;
-    let config = json.as_ref().map(|json| AdapterConfig::parse(&path.display().to_string(), json)).transpose()?;
-    let mut files = snapshot.file(file);
-    // A config that comes or goes changes the folder.
-    files.witnesses.extend(path.parent().map(Path::to_owned));
-    files.witnesses.extend(json.is_some().then_some(path));
-    files.witnesses.extend(snapshot.model.witnesses.iter().cloned());
-    let name = snapshot.model.to_string();
-    Ok((PreparedAdapter { name, files, config, scale: adapter.scale }, json.unwrap_or_default()))
 }
 
 /// Whether what is needed of a model is on this machine. Blocks.
@@ -380,20 +354,6 @@ fn suspects(files: &ComponentFiles) -> Vec<Suspect> {
     files.shards.iter().map(suspect).collect()
 }
 
-/// A component of which everything is known, and perhaps something has to be computed.
-#[derive(Debug)]
-pub struct Planned {
-    prepared: Prepared,
-    sources: Vec<Arc<OpenShard>>,
-    /// How many of the sources are of the component, and of what is laid over it; the rest is of adapters.
-    lendable: usize,
-    assembled: Assembled,
-    tensors: Vec<Placed>,
-    derivation: Option<Derivation>,
-    adapters: Vec<Adapted>,
-    timings: Timings,
-}
-
 /// Opens what [`prepare`] found, audits it, and plans where its tensors come from.
 ///
 /// # Errors
@@ -423,7 +383,8 @@ pub fn open(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
     let mut deltas: BTreeMap<String, Vec<Delta>> = BTreeMap::new();
     let mut adapted = Vec::new();
     for (adapter, opened) in prepared.adapters.iter().zip(adapters) {
-        let planned = plan_adapter(&prepared, adapter, &opened, count(sources.len()), &assembled)?;
+        let of = (prepared.recipe.family, prepared.component());
+        let planned = adapter.plan(&opened, count(sources.len()), of, &assembled)?;
         for (layer, delta) in planned.deltas {
             deltas.entry(layer).or_default().push(delta);
         }
@@ -435,184 +396,12 @@ pub fn open(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
     let (family, component) = (prepared.recipe.family, prepared.component());
     let quantises = |layer: &str| family.quantises(component, layer);
     let setting = Setting { files: count(lendable), quantises: &quantises, deltas, metadata: metadata(&prepared) };
-    let derived = derivation::plan(placed, &prepared.conversion, setting)
+    let derived = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
     assembled.report.remarks.extend(derived.remarks);
     timings.audit = auditing.elapsed();
     let (tensors, derivation) = (derived.tensors, derived.derivation);
     Ok(Planned { sources, lendable, assembled, tensors, derivation, adapters: adapted, timings, prepared })
-}
-
-fn count(length: usize) -> u32 {
-    u32::try_from(length).unwrap_or(u32::MAX)
-}
-
-/// What an adapter adds to the layers of a component.
-fn plan_adapter(
-    prepared: &Prepared,
-    adapter: &PreparedAdapter,
-    opened: &Checkpoint,
-    first_file: u32,
-    assembled: &Assembled,
-) -> Result<adapter::AdapterPlan, LoadError> {
-    let (family, component) = (prepared.recipe.family, prepared.component());
-    let targets = family.adapter_targets(component).ok_or_else(|| LoadError::NoAdapterTargets {
-        component: component.to_owned(),
-        family: family.id(),
-        adapter: adapter.name.clone(),
-    })?;
-    let blocks = |list: &str| assembled.description.catalogue.as_ref().map_or(0, |catalogue| catalogue.blocks(list));
-    let shape = |layer: &str| {
-        let weight = assembled.table.get(&format!("{layer}.weight"))?;
-        Some(weight.packed.as_ref().map_or(&weight.info.shape, |packed| &packed.logical_shape).clone())
-    };
-    let input = AdapterInput {
-        name: &adapter.name,
-        tensors: &opened.table,
-        first_file,
-        config: adapter.config.as_ref(),
-        scale: adapter.scale,
-    };
-    Ok(adapter::plan(&input, component, targets, blocks, shape)?)
-}
-
-/// What an image says of itself: nothing that depends on the name by which the model was asked for.
-fn metadata(prepared: &Prepared) -> BTreeMap<String, String> {
-    [
-        ("format", "mlx".to_owned()),
-        ("weightsd.id", prepared.id.to_string()),
-        ("weightsd.component", prepared.component().to_owned()),
-        ("weightsd.conversion", conversion(prepared)),
-        ("weightsd.mlx", MLX_VERSION.to_owned()),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
-}
-
-/// What is done to the tensors, in words.
-fn conversion(prepared: &Prepared) -> String {
-    let layout = format!("layout {}", prepared.layout.name());
-    let conversion = Some(prepared.conversion.summary()).filter(|summary| !summary.is_empty());
-    let adapters = prepared.adapters.iter().map(|adapter| format!("{} x {}", adapter.files.site.name, adapter.scale));
-    std::iter::once(layout).chain(conversion).chain(adapters).collect::<Vec<_>>().join(", ")
-}
-
-impl Planned {
-    /// The component's id.
-    #[must_use]
-    pub fn id(&self) -> ComponentId {
-        self.prepared.id
-    }
-
-    /// What has to be computed.
-    #[must_use]
-    pub fn derivation(&self) -> Option<&Derivation> {
-        self.derivation.as_ref()
-    }
-
-    /// The files that are read for it, adapters included.
-    #[must_use]
-    pub fn sources(&self) -> &[Arc<OpenShard>] {
-        &self.sources
-    }
-
-    /// What an image of it is made from.
-    #[must_use]
-    pub fn provenance(&self) -> Provenance {
-        let prepared = &self.prepared;
-        let others = prepared.overlay.iter().chain(prepared.adapters.iter().map(|adapter| &adapter.files));
-        let others = others.flat_map(|files| &files.shards).map(|shard| format!(" + {}", shard.path.display()));
-        let blob = |suspect: Suspect| suspect.blob.map(|blob| blob.to_string());
-        let source = |suspect: Suspect| blob(suspect.clone()).unwrap_or_else(|| suspect.path.display().to_string());
-        Provenance {
-            component: prepared.component().to_owned(),
-            made_from: std::iter::once(prepared.model.to_string()).chain(others).collect(),
-            conversion: conversion(prepared),
-            sources: prepared.suspects().into_iter().map(source).collect(),
-        }
-    }
-
-    /// The component, with the image of what had to be computed, which took so long.
-    #[must_use]
-    pub fn lend(self, image: Option<Arc<Image>>, took: Duration) -> Component {
-        let Self { prepared, sources, lendable, assembled, mut tensors, adapters, mut timings, .. } = self;
-        timings.derive = took;
-        // Files of which nothing is lent are not handed over.
-        let in_place = |tensor: &&Placed| tensor.making != Making::Computed;
-        let used: BTreeSet<u32> = tensors.iter().filter(in_place).map(|tensor| tensor.shard).collect();
-        let mut numbers: BTreeMap<u32, u32> = used.iter().copied().zip(0..).collect();
-        numbers.insert(count(lendable), count(used.len()));
-        for tensor in &mut tensors {
-            tensor.shard = numbers.get(&tensor.shard).copied().unwrap_or_default();
-        }
-        let lent = sources.iter().zip(0..).filter(|(_, number)| used.contains(number));
-        let lent = lent.map(|(source, _)| Segment::Checkpoint(Arc::clone(source)));
-        let segments = lent.chain(image.clone().map(Segment::Image)).collect();
-        tracing::info!(
-            id = %prepared.id, model = %prepared.model, component = prepared.files.site.name, tensors = tensors.len(),
-            took = ?prepared.started.elapsed(), "component loaded"
-        );
-        let config = &assembled.description.config;
-        let suspects = prepared.suspects();
-        Component {
-            id: prepared.id,
-            family: prepared.recipe.family.id(),
-            layout: prepared.layout,
-            config_json: if config.is_null() { String::new() } else { config.to_string() },
-            name: prepared.files.site.name,
-            model: prepared.model,
-            segments,
-            image,
-            sources,
-            suspects,
-            adapters,
-            tensors,
-            assumptions: assembled.assumptions.iter().map(ToString::to_string).collect(),
-            audit: assembled.report,
-            timings,
-            encoded_pages: OnceLock::new(),
-        }
-    }
-}
-
-/// Has computed what a plan says has to be, into `partial`. `progress` is called with each step.
-///
-/// # Errors
-/// [`DeriveFailure`].
-pub async fn derive(
-    planned: &Planned,
-    partial: &Partial,
-    mut progress: impl FnMut(&Step),
-) -> Result<(), DeriveFailure> {
-    let Some(derivation) = &planned.derivation else { return Ok(()) };
-    let ordered = |source: &Arc<OpenShard>| OrderedFile {
-        path: source.file.path().to_owned(),
-        identity: source.file.identity().into(),
-    };
-    let order = Order {
-        files: planned.sources.iter().map(ordered).collect(),
-        image: partial.path().to_owned(),
-        head: derivation.image.head.clone(),
-        jobs: derivation.jobs.clone(),
-    };
-    let total = derivation.input_bytes();
-    let mut pace = Pace::default();
-    crate::derive::compute(&order, |bytes, tensor| {
-        pace.add(bytes);
-        progress(&Step {
-            phase: Phase::Derive,
-            file: tensor.to_owned(),
-            bytes_done: bytes,
-            bytes_total: total,
-            bytes_per_second: pace.bytes_per_second(),
-            remaining: pace.remaining(total.saturating_sub(bytes)),
-            ..Step::default()
-        });
-    })
-    .await?;
-    // What was read by path was the same as what is held open, and still is.
-    let changed = planned.sources.iter().find(|source| !checkpoint::is_as_it_was(&source.file));
-    changed.map_or(Ok(()), |source| Err(DeriveFailure::Changed { path: source.file.path().to_owned() }))
 }
 
 fn assemble(

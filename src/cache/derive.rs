@@ -12,7 +12,7 @@ use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
     derive::{DeriveFailure, Image, ImageError, Partial, Stored},
-    pipeline::{self, LoadError, Phase, Planned, Step},
+    pipeline::{LoadError, Phase, Planned, Step},
     snapshot::free_bytes,
 };
 
@@ -67,7 +67,7 @@ impl Cache {
         report: impl Fn(&Step) + Send + Sync,
     ) -> Result<Image, DeriveFailure> {
         let partial = self.begin(planned).await?;
-        let work = pipeline::derive(planned, &partial, |step| report(step));
+        let work = planned.derive(&partial, |step| report(step));
         tokio::select! {
             result = work => result?,
             () = self.stopping().cancelled() => return Err(DeriveFailure::Stopping),
