@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
-use weightsd_client::{Client, Component, ConnectOptions, Layout, LoadRequest};
+use weightsd_client::{Client, Component, ConnectOptions, LoadRequest, Quantisation};
 use weightsd_segment::MemoryUse;
 
 use crate::cli::{args::DemoClient, output::print};
@@ -28,10 +28,10 @@ pub(super) struct Report {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Acquire {
     pub(super) component: String,
-    pub(super) layout: String,
+    pub(super) form: String,
     pub(super) tensors: usize,
     pub(super) bytes: u64,
-    pub(super) copied: u64,
+    pub(super) computed: u64,
     pub(super) micros: u64,
     pub(super) warm: bool,
 }
@@ -73,21 +73,22 @@ async fn acquire(command: DemoClient, options: ConnectOptions) -> anyhow::Result
     let client = Client::connect(options).await?;
     let mut components = Vec::new();
     let mut acquires = Vec::new();
-    for (name, layout) in [("transformer", Layout::Mlx), ("text_encoder", Layout::Mlx), ("vae", Layout::Source)] {
-        let request = LoadRequest::new(&command.model, name)
-            .hub_cache(&command.hub_cache)
-            .layout(layout)
-            .client_name("demo client");
+    for (name, bits) in [("transformer", None), ("text_encoder", None), ("vae", None), ("transformer", Some(4))] {
+        let mut request =
+            LoadRequest::new(&command.model, name).hub_cache(&command.hub_cache).client_name("demo client");
+        if let Some(bits) = bits {
+            request = request.quantise(Quantisation { bits, ..Quantisation::default() });
+        }
         let began = Instant::now();
         let component = client.load(request, |_| ()).await?;
         let micros = u64::try_from(began.elapsed().as_micros())?;
         let info = component.info();
         acquires.push(Acquire {
             component: name.to_owned(),
-            layout: layout.as_str_name().trim_start_matches("LAYOUT_").to_ascii_lowercase(),
+            form: info.image.as_ref().map_or("as stored".to_owned(), |image| image.conversion.clone()),
             tensors: component.tensors().len(),
             bytes: info.tensor_bytes,
-            copied: info.bytes_copied,
+            computed: info.bytes_copied,
             micros,
             warm: info.warm,
         });
