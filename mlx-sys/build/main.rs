@@ -109,7 +109,9 @@ fn made(folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if folder.exists() {
         return Ok(());
     }
-    let partial = folder.with_extension("partial");
+    let mut partial = folder.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
     let io = |error: std::io::Error| format!("{}: {error}", partial.display());
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(io)?;

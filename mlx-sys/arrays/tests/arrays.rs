@@ -114,3 +114,16 @@ fn every_mode_goes_there_and_back() {
     let error = quantise(&odd, &Scheme::new(Mode::Affine, Some(4), Some(64)).unwrap()).unwrap_err();
     assert!(matches!(error, ArrayError::Mlx(_)), "{error}");
 }
+
+#[test]
+fn it_is_the_version_whose_results_are_right() {
+    // SAFETY: the handle is made, filled, read as text that ends with a zero, and freed.
+    let found = unsafe {
+        let mut text = mlx_sys::mlx_string_new();
+        assert_eq!(mlx_sys::mlx_version(&mut text), 0);
+        let found = std::ffi::CStr::from_ptr(mlx_sys::mlx_string_data(text)).to_str().unwrap().to_owned();
+        mlx_sys::mlx_string_free(text);
+        found
+    };
+    assert_eq!(found, weightsd_core::derive::MLX_VERSION);
+}
