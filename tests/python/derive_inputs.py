@@ -80,7 +80,7 @@ def edge_rows(columns: int, dtype: np.dtype) -> Tensors:
         "both_infinities": np.where(np.arange(columns) % 3 == 1, np.float32(-np.inf), np.float32(np.inf))[None],
         "nan": np.where(np.arange(columns) % 64 == 9, np.float32(np.nan), base),
         "only_nan": np.full((1, columns), np.nan, np.float32),
-        "subnormal": (np.arange(2 * columns, dtype=np.float32) * tiny).reshape(2, columns),
+        "tiny": (np.arange(2 * columns, dtype=np.float32) * tiny).reshape(2, columns),
         "positive": np.abs(base),
         "negative": -np.abs(base),
         "one_row": normal(6, (1, columns)),

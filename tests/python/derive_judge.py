@@ -157,7 +157,9 @@ def matrices(tensors: Tensors, stored: dict[str, Scheme] | None = None) -> dict[
 
 
 def chosen(layers: dict[str, tuple[int, ...]], scheme: Scheme, rule: Layer) -> frozenset[str]:
-    return frozenset(layer for layer, shape in layers.items() if rule(layer) and shape[1] % scheme.group_size == 0)
+    """The layers of a rule whose rows are whole groups, one at least."""
+    whole = {layer for layer, (_, columns) in layers.items() if columns and columns % scheme.group_size == 0}
+    return frozenset(filter(rule, whole))
 
 
 def rule(layer: str) -> bool:
