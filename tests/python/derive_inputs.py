@@ -60,6 +60,7 @@ def edge_tensors() -> Tensors:
     for dtype in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f8"):
         tensors[f"untouched.{dtype}"] = any_bits(1, (7, 3), np.dtype(dtype))
     tensors["untouched.bool"] = np.array([[True], [False], [True]])
+    tensors['a name with "quotes", \\, / and \u00e4'] = few
     tensors["untouched.empty"] = np.zeros((0, 3), np.int32)
     return tensors
 
@@ -103,9 +104,9 @@ def generic(folder: Path, tensors: Tensors, config: dict | None = None) -> Path:
     return folder.resolve()
 
 
-def save(tensors: Tensors, path: Path) -> Path:
+def save(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> Path:
     """Scalars stay scalars."""
-    save_file({name: values.copy(order="C") for name, values in tensors.items()}, path)
+    save_file({name: values.copy(order="C") for name, values in tensors.items()}, path, metadata)
     return path.resolve()
 
 

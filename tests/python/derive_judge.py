@@ -1,5 +1,5 @@
-"""What a component should become, computed by Python's MLX in the order that `core/src/derive/job.rs` gives: dequantise,
-add in F32, cast, reorder, quantise. Nothing here knows the daemon."""
+"""What a component should become, computed by Python's MLX in the order that `core/src/derive/job.rs` gives:
+dequantise, add in F32, cast, reorder, quantise. Nothing here knows the daemon."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -78,7 +78,7 @@ def packed(layer: str, parts: Iterable[np.ndarray], scheme: Scheme) -> Tensors:
 
 @dataclass(frozen=True)
 class Delta:
-    """What is added to a weight: rows of `product * (scale * alpha / divisor)`, as `core/src/derive/delta.rs` has it."""
+    """What is added to a weight: rows of `product * (scale * alpha / divisor)`, by `core/src/derive/delta.rs`."""
 
     product: mx.array
     scale: float

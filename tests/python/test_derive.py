@@ -3,14 +3,16 @@ image in which they lie."""
 
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from checkpoints import TINY, Model, write_directory
-from daemon import DEADLINE, Daemon, Loaded
+from daemon import DEADLINE, Daemon, Loaded, error_detail
 from derive_inputs import any_bits, edge_tensors, edges, generic, normal, save
-from derive_judge import AS_STORED, BF16, F16, F32, WISHES, cast, in_mlx
+from derive_judge import AS_STORED, BF16, F16, F32, WISHES, cast, in_mlx, to_ohwi
 from layouts import Tensors, read_component, to_original
 from lent import COMPUTED, check, check_image, lent
+from safetensors import safe_open
 from weights.v1 import component_pb2, event_pb2, model_pb2, weights_service_pb2
 
 MLX, SOURCE = component_pb2.LAYOUT_MLX, component_pb2.LAYOUT_SOURCE
@@ -28,6 +30,10 @@ def derivations(daemon: Daemon) -> list[str]:
     request = weights_service_pb2.WatchEventsRequest(past_only=True)
     events = [message.event for message in daemon.weights.WatchEvents(request, timeout=DEADLINE)]
     return [event.component_id for event in events if event.kind == event_pb2.EVENT_KIND_DERIVED]
+
+
+def selector(path: Path) -> model_pb2.ModelSelector:
+    return model_pb2.ModelSelector(spec=str(path))
 
 
 def in_all(tensors: Tensors, dtype: np.dtype | None) -> Tensors:
@@ -88,7 +94,8 @@ def test_kernels_of_one_pixel_and_of_one_channel_keep_their_bytes(daemon, tmp_pa
     expected = in_mlx("vae", tensors)
     loaded = derive(daemon, folder, "vae")
     check(lent(loaded), expected)
-    in_place = {name for name, values in tensors.items() if values.ndim == 4 and 1 in (values.shape[1], values.shape[2])}
+    kernels = {name: values.shape for name, values in tensors.items() if values.ndim == 4}
+    in_place = {name for name, (_, channels, height, _) in kernels.items() if 1 in (channels, height)}
     assert len(in_place) > 8
     operations = {tensor.name: tensor.operation for tensor in loaded.tensors}
     assert COMPUTED not in {operations[name] for name in in_place}
@@ -115,9 +122,52 @@ def test_another_layout_becomes_the_same_modules(daemon, model, tmp_path, wish):
     for component in ("transformer", "vae"):
         tensors = read_component(model / component)
         file = save(to_original(component, tensors), tmp_path / f"{component}.safetensors")
-        base = model_pb2.ModelSelector(spec=str(model))
-        loaded = derive(daemon, file, component, base=base, dtype=WISHES[wish])
+        loaded = derive(daemon, file, component, base=selector(model), dtype=WISHES[wish])
         check(lent(loaded), in_all(in_mlx(component, tensors), wish))
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=str)
+def test_a_file_laid_over_a_model_is_cast_with_it(daemon, model, tmp_path, wish):
+    tensors = read_component(model / "transformer")
+    some = {name: normal(1, values.shape, BF16) for name, values in tensors.items() if ".attention." in name}
+    overlay = selector(save(some, tmp_path / "overlay.safetensors"))
+    loaded = derive(daemon, model, "transformer", overlay=overlay, dtype=WISHES[wish])
+    check(lent(loaded), in_all(in_mlx("transformer", tensors | some), wish))
+
+
+def mflux(tensors: Tensors) -> Tensors:
+    """The VAE as mflux saves it: names of its modules, kernels in MLX's order already."""
+    modules = {"encoder.conv_in": "conv2d", "encoder.conv_out": "conv2d", "decoder.conv_in": "conv"}
+    modules |= {"decoder.conv_out": "conv", "encoder.conv_norm_out": "norm", "decoder.conv_norm_out": "norm"}
+    inserted = {name: f"{name}.{module}" for name, module in modules.items()}
+    out = {}
+    for name, values in tensors.items():
+        layer, ending = name.rsplit(".", 1)
+        out[f"{inserted.get(layer, layer)}.{ending}"] = to_ohwi(values) if values.ndim == 4 else values
+    return out
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=str)
+def test_kernels_in_the_order_of_mlx_are_not_reordered_again(daemon, tmp_path, wish):
+    folder = write_directory(tmp_path / "mflux")
+    tensors = read_component(folder / "vae")
+    save(mflux(tensors), folder / "vae/diffusion_pytorch_model.safetensors", {"mflux_version": "0.9.0"})
+    loaded = derive(daemon, folder, "vae", dtype=WISHES[wish])
+    check(lent(loaded), in_all(in_mlx("vae", tensors), wish))
+
+
+def test_a_tensor_that_is_called_like_the_room_leaves_the_image_readable(daemon, tmp_path):
+    """Refused or lent, but no file that nobody can read."""
+    tensors = {"__weightsd_room__.0": normal(1, (3,)), "__weightsd_room__.1": normal(2, (3,)), "z": normal(3, (3,))}
+    folder = generic(tmp_path / "room", tensors)
+    try:
+        loaded = daemon.load(str(folder), "model", dtype=WISHES[BF16])
+    except grpc.RpcError as error:
+        assert error_detail(error).hint and error.code() != grpc.StatusCode.INTERNAL
+        return
+    check(lent(loaded), in_all(tensors, BF16))
+    with safe_open(loaded.component.image.path, framework="np") as opened:
+        assert len(opened.keys()) >= len(tensors)
 
 
 def test_what_was_computed_is_not_computed_again(daemon, model):
@@ -127,6 +177,14 @@ def test_what_was_computed_is_not_computed_again(daemon, model):
     assert again.component.image.path == first.component.image.path
     assert (again.component.warm, again.component.id) == (True, first.component.id)
     assert derivations(daemon).count(first.component.id) == 1
+
+
+def test_a_hundred_small_images_in_a_row_are_all_there(daemon, tmp_path):
+    """The process that computes ends while the daemon publishes: neither may take the image from the other."""
+    for number in range(100):
+        tensors = {"a": normal(number, (2, 3))}
+        loaded = daemon.load(str(generic(tmp_path / str(number), tensors)), "model", dtype=WISHES[BF16])
+        check(lent(loaded), in_all(tensors, BF16))
 
 
 def test_another_daemon_finds_what_was_computed(model, tmp_path):

@@ -184,7 +184,8 @@ def test_large_products_are_those_of_the_whole_matrix(daemon, tmp_path):
     root = write_directory(tmp_path / "model", Model(config, TINY.text_encoder, TINY.vae), seed=31).resolve()
     tensors = read_component(root / "transformer")
     maker = Maker(tensors, 200)
-    several = [(getattr(maker, kind)(), scale) for kind, scale in (("fused", 0.3), ("lokr_factored", 2.0), ("loha", 1.0))]
+    kinds = (("fused", 0.3), ("lokr_factored", 2.0), ("loha", 1.0))
+    several = [(getattr(maker, kind)(), scale) for kind, scale in kinds]
     down, up = maker.pair(f"{FEED}.w1", 128)
     pair = Adapter(
         {f"{FEED}.w1.lora_A.weight": down, f"{FEED}.w1.lora_B.weight": up}, {f"{FEED}.w1": Added(product(up, down))}

@@ -4,18 +4,19 @@ import json
 import re
 from pathlib import Path
 
+import grpc
 import mlx.core as mx
 import numpy as np
 import pytest
-from daemon import Daemon, Loaded
+from daemon import Daemon, Loaded, error_detail
 from derive_inputs import any_bits, edge_rows, generic, normal, save, small
 from derive_judge import (
     AFFINE, AS_STORED, BF16, F16, F32, SCHEMES, WISHES, Conversion, Scheme, chosen, dequantise, in_mlx, matrices,
     packed, quantise, rule,
 )  # fmt: skip
-from layouts import Tensors, read_component, read_file
+from layouts import Tensors, read_component, read_file, to_original
 from lent import COMPUTED, array, check, check_image, lent
-from weights.v1 import component_pb2
+from weights.v1 import component_pb2, model_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
 ROLES = {
@@ -50,8 +51,8 @@ def judge(
             packing = tensor.packing
             scheme = Scheme(packing.mode, packing.bits, packing.group_size)
             found[tensor.name] = (scheme, ROLES[packing.role], tuple(packing.logical_shape))
-    said = {f"{layer}.{role}": (scheme, role, layers[layer]) for layer, scheme in schemes.items() for role in scheme.roles}
-    assert found == named(said)
+    parts = [(layer, scheme, role) for layer, scheme in schemes.items() for role in scheme.roles]
+    assert found == named({f"{layer}.{role}": (scheme, role, layers[layer]) for layer, scheme, role in parts})
     return loaded
 
 
@@ -111,7 +112,7 @@ def test_matrices_that_are_cut_into_pieces_are_quantised_as_a_whole(daemon, tmp_
 
 @pytest.mark.parametrize("scheme", [A4, Scheme("affine", 3, 32), MXFP4, MXFP8, NVFP4], ids=str)
 def test_a_matrix_without_rows_stands_in_nobody_s_way(daemon, tmp_path, scheme):
-    """MLX packs it in mode affine, and has no answer in the others. Whatever becomes of it, the rest comes out right."""
+    """MLX packs it in mode affine, and has no answer in others. Whatever becomes of it, the rest comes out right."""
     tensors = {"full.weight": normal(1, (3, 128)), "empty.weight": normal(2, (0, 128))}
     loaded = daemon.load(str(generic(tmp_path / "empty", tensors)), "model", quantise=scheme.message())
     found = lent(loaded)
@@ -171,6 +172,28 @@ def test_patterns_say_which_layers(daemon, family, only, excluding, picks):
     conversion = Conversion(None, A8, picked)
     message = A8.message(only=only, excluding=excluding)
     judge(daemon, family, "transformer", tensors, conversion, layers, layout=SOURCE, quantise=message)
+
+
+def test_rows_of_a_fused_tensor_are_quantised_from_where_they_lie(daemon, family, tmp_path):
+    tensors = read_component(family / "transformer")
+    file = save(to_original("transformer", tensors), tmp_path / "original.safetensors")
+    layers, base = matrices(tensors), model_pb2.ModelSelector(spec=str(family))
+    for scheme in (A8, NVFP4):
+        conversion = Conversion(BF16, scheme, chosen(layers, scheme, rule))
+        judge(daemon, file, "transformer", tensors, conversion, layers, in_component("transformer"), base=base)
+
+
+@pytest.mark.parametrize("role", ["biases", "scales"])
+def test_a_tensor_that_is_called_like_a_part_of_a_packed_layer_is_not_lent_under_its_name(daemon, tmp_path, role):
+    """Refused or lent, but never two tensors of one name."""
+    folder = generic(tmp_path / "model", {"a.weight": normal(1, (4, 64)), f"a.{role}": normal(2, (4,))})
+    try:
+        loaded = daemon.load(str(folder), "model", quantise=A4.message())
+    except grpc.RpcError as error:
+        assert error_detail(error).hint and error.code() != grpc.StatusCode.INTERNAL
+        return
+    names = [tensor.name for tensor in loaded.tensors]
+    assert names == sorted(set(names))
 
 
 def stored_layers() -> tuple[Tensors, dict[str, Scheme]]:

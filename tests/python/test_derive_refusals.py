@@ -165,11 +165,12 @@ def test_a_refusal_leaves_nothing_behind(daemon, family, transformer, tmp_path):
 
 
 def test_what_of_an_adapter_is_left_out_is_told(daemon, family, transformer, tmp_path):
-    """What fits is applied; what is for blocks that are not there, for another component, or of another kind is told."""
+    """What fits is applied; what is for blocks that are not there, for another component or of another kind is told."""
     good = pair(transformer, f"{FEED}.w2", f"transformer.{FEED}.w2")
     matrix = np.zeros((2, 2), F32)
-    left_out = {f"transformer.layers.{number}.attention.to_q.lora_{side}.weight": matrix for number in (7, 8) for side in "AB"}
-    left_out |= {f"text_encoder.layers.0.self_attn.q_proj.lora_{side}.weight": matrix for side in "AB"}
+    bases = ["transformer.layers.7.attention.to_q", "transformer.layers.8.attention.to_q"]
+    bases.append("text_encoder.layers.0.self_attn.q_proj")
+    left_out = {f"{base}.lora_{side}.weight": matrix for base in bases for side in "AB"}
     left_out |= {
         f"transformer.{ATTENTION}.to_k.lora_A.weight": matrix,
         f"transformer.{FEED}.w2.diff_b": matrix,
