@@ -11,6 +11,7 @@ from derive_inputs import normal, save
 from derive_judge import BF16, F16, F32, Delta
 from layouts import Tensors
 from lent import array
+from weights.v1 import component_pb2, model_pb2
 
 ATTENTION, FEED = "layers.0.attention", "layers.0.feed_forward"
 
@@ -216,3 +217,18 @@ KINDS = [
     "kohya", "peft", "rslora", "diffusers", "dots", "mlx_lm", "fused", "lokr_whole", "lokr_factored", "lokr_peft",
     "loha", "difference",
 ]  # fmt: skip
+
+
+def asked(adapters: list[tuple[Path, float | None]]) -> list[component_pb2.Adapter]:
+    return [
+        component_pb2.Adapter(model=model_pb2.ModelSelector(spec=str(path)), scale=scale) for path, scale in adapters
+    ]
+
+
+def summed(adapters: list[tuple[Adapter, float]]) -> dict[str, list[Delta]]:
+    """By layer, in the order in which they are asked for."""
+    deltas: dict[str, list[Delta]] = {}
+    for adapter, scale in adapters:
+        for layer, added in adapter.layers.items():
+            deltas.setdefault(layer, []).append(added.scaled(scale))
+    return deltas

@@ -107,10 +107,10 @@ class Conversion:
     dtype: np.dtype | None = None
     ask: Scheme | None = None
     chosen: frozenset[str] = frozenset()
-    stored: dict[str, Scheme] = None
+    stored: dict[str, Scheme] | None = None
     dequantise: bool = False
     plain_where_fused: bool = False
-    deltas: dict[str, list[Delta]] = None
+    deltas: dict[str, list[Delta]] | None = None
 
     def of(self, tensors: Tensors) -> tuple[Tensors, dict[str, Scheme]]:
         """The tensors, and how the layers among them are packed."""
@@ -177,6 +177,4 @@ def in_mlx(component: str, tensors: Tensors) -> Tensors:
         "vae": lambda name: name,
     }[component]
     kernel = component == "vae"
-    return {
-        names(name): to_ohwi(values) if kernel and values.ndim == 4 else values for name, values in tensors.items()
-    }
+    return {names(name): to_ohwi(values) if kernel and values.ndim == 4 else values for name, values in tensors.items()}

@@ -5,35 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import TINY, Model, write_directory
-from daemon import Daemon, Loaded
-from derive_adapters import ATTENTION, FEED, KINDS, Adapter, Added, Maker, f32, product
+from daemon import Loaded
+from derive_adapters import ATTENTION, FEED, KINDS, Adapter, Added, Maker, asked, f32, product, summed
 from derive_inputs import any_bits, save, small
 from derive_judge import (
-    AS_STORED, BF16, F16, F32, SCHEMES, WISHES, Conversion, Delta, Scheme, chosen, matrices, rule,
+    AS_STORED, BF16, F16, F32, SCHEMES, WISHES, Conversion, Scheme, chosen, matrices, rule,
 )  # fmt: skip
-from layouts import Tensors, read_component
-from test_derive_quantised import in_component, in_manifest, judge
-from weights.v1 import component_pb2, model_pb2
+from judged import in_component, in_manifest, judge
+from layouts import read_component
+from weights.v1 import component_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
 PLAIN = component_pb2.FUSED_LAYERS_PLAIN
 TRANSFORMER = in_component("transformer")
 A8 = Scheme("affine", 8, 32)
-
-
-def asked(adapters: list[tuple[Path, float | None]]) -> list[component_pb2.Adapter]:
-    return [
-        component_pb2.Adapter(model=model_pb2.ModelSelector(spec=str(path)), scale=scale) for path, scale in adapters
-    ]
-
-
-def summed(adapters: list[tuple[Adapter, float]]) -> dict[str, list[Delta]]:
-    """By layer, in the order in which they are asked for."""
-    deltas: dict[str, list[Delta]] = {}
-    for adapter, scale in adapters:
-        for layer, added in adapter.layers.items():
-            deltas.setdefault(layer, []).append(added.scaled(scale))
-    return deltas
 
 
 def check_reports(loaded: Loaded, adapters: list[tuple[Adapter, float]]) -> None:
@@ -43,16 +28,6 @@ def check_reports(loaded: Loaded, adapters: list[tuple[Adapter, float]]) -> None
     for report, (adapter, _) in zip(reports, adapters, strict=True):
         assert len(report.remarks) == (adapter.remark is not None)
         assert (adapter.remark or "") in "".join(report.remarks)
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory) -> Path:
-    return small(tmp_path_factory.mktemp("small") / "model")
-
-
-@pytest.fixture(scope="module")
-def transformer(family) -> Tensors:
-    return read_component(family / "transformer")
 
 
 @pytest.fixture(scope="module")

@@ -8,57 +8,20 @@ import grpc
 import mlx.core as mx
 import numpy as np
 import pytest
-from daemon import Daemon, Loaded, error_detail
+from daemon import error_detail
 from derive_inputs import any_bits, edge_rows, generic, normal, save, small
 from derive_judge import (
-    AFFINE, AS_STORED, BF16, F16, F32, SCHEMES, WISHES, Conversion, Scheme, chosen, dequantise, in_mlx, matrices,
+    AFFINE, AS_STORED, BF16, F16, F32, SCHEMES, WISHES, Conversion, Scheme, chosen, dequantise, matrices,
     packed, quantise, rule,
 )  # fmt: skip
 from layouts import Tensors, read_component, read_file, to_original
+from judged import in_component, in_manifest, judge, mlx_lm
 from lent import COMPUTED, array, check, check_image, lent
 from weights.v1 import component_pb2, model_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
-ROLES = {
-    component_pb2.PACKING_ROLE_WEIGHT: "weight",
-    component_pb2.PACKING_ROLE_SCALES: "scales",
-    component_pb2.PACKING_ROLE_BIASES: "biases",
-}
 A4, A8 = Scheme("affine", 4, 64), Scheme("affine", 8, 32)
 MXFP4, MXFP8, NVFP4 = SCHEMES[-3:]
-
-
-def judge(
-    daemon: Daemon,
-    spec: Path,
-    component: str,
-    tensors: Tensors,
-    conversion: Conversion,
-    layers: dict[str, tuple[int, ...]],
-    named=lambda tensors: tensors,
-    **options,
-) -> Loaded:
-    """Loads it, and compares all of it: tensors, image, and what is said of packed layers."""
-    if conversion.ask:
-        options.setdefault("quantise", conversion.ask.message())
-    loaded = daemon.load(str(spec), component, **options)
-    expected, schemes = conversion.of(tensors)
-    check(lent(loaded), named(expected))
-    check_image(loaded)
-    found = {}
-    for tensor in loaded.tensors:
-        if tensor.HasField("packing"):
-            packing = tensor.packing
-            scheme = Scheme(packing.mode, packing.bits, packing.group_size)
-            found[tensor.name] = (scheme, ROLES[packing.role], tuple(packing.logical_shape))
-    parts = [(layer, scheme, role) for layer, scheme in schemes.items() for role in scheme.roles]
-    assert found == named({f"{layer}.{role}": (scheme, role, layers[layer]) for layer, scheme, role in parts})
-    return loaded
-
-
-def in_component(component: str):
-    """Names in layout MLX, of whatever is called so."""
-    return lambda named: dict(zip(in_mlx(component, dict.fromkeys(named, np.zeros(0))), named.values(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +93,6 @@ def test_a_packed_matrix_without_rows_stands_in_nobody_s_way(daemon, tmp_path, s
     found = lent(daemon.load(str(folder), "model", dequantise=True))
     check({"full.weight": found["full.weight"]}, {"full.weight": dequantise(parts, scheme)})
     assert found["empty.weight"].shape == (0, 128)
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory) -> Path:
-    return small(tmp_path_factory.mktemp("small") / "model")
 
 
 @pytest.mark.parametrize("component", ["transformer", "text_encoder"])
@@ -213,12 +171,6 @@ def stored_layers() -> tuple[Tensors, dict[str, Scheme]]:
     return tensors, stored
 
 
-def mlx_lm(stored: dict[str, Scheme]) -> dict:
-    """As mlx-lm writes it into a config, here with an entry for every layer."""
-    entries = {layer: scheme.keywords for layer, scheme in stored.items()}
-    return {"quantization": {"group_size": 64, "bits": 4, "plain": False} | entries}
-
-
 @pytest.fixture(scope="module")
 def quantised(tmp_path_factory) -> tuple[Path, Tensors, dict[str, Scheme]]:
     tensors, stored = stored_layers()
@@ -257,27 +209,6 @@ def test_packed_layers_that_are_cut_into_pieces_are_computed_as_a_whole(daemon, 
     layers = matrices(tensors, stored)
     judge(daemon, folder, "model", tensors, Conversion(stored=stored, dequantise=True), layers, dequantise=True)
     judge(daemon, folder, "model", tensors, Conversion(None, A4, frozenset(layers), stored), layers)
-
-
-def in_manifest(root: Path, scheme: Scheme, others: dict[str, Scheme]) -> dict[str, tuple[Tensors, dict[str, Scheme]]]:
-    """Quantises a model as zimage.swift does: F32 before, one file a component, a manifest in the root."""
-    out, listed = {}, []
-    for component in ("transformer", "text_encoder"):
-        tensors = read_component(root / component)
-        layers = matrices(tensors)
-        stored = {layer: others.get(layer, scheme) for layer in chosen(layers, scheme, rule)}
-        for layer, how in stored.items():
-            weight = tensors.pop(f"{layer}.weight").astype(np.float32)
-            tensors |= packed(layer, quantise(weight, how), how)
-            shape = {"shape": layers[layer], "out_dim": layers[layer][0], "in_dim": layers[layer][1]}
-            listed.append({"name": f"{component}.{layer}", "file": "", **shape, **how.keywords})
-        for file in (root / component).glob("*.safetensors*"):
-            file.unlink()
-        save(tensors, root / component / "model.safetensors")
-        out[component] = (tensors, stored)
-    manifest = {"model_id": "org/z", "revision": "main", "layers": listed, **scheme.keywords}
-    (root / "quantization.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
-    return out
 
 
 @pytest.mark.parametrize("scheme", [A8, Scheme("affine", 4, 32), MXFP4], ids=str)

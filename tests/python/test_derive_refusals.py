@@ -6,26 +6,16 @@ import grpc
 import numpy as np
 import pytest
 from daemon import error_detail
-from derive_adapters import ATTENTION, FEED, Adapter, Added, Maker, product
-from derive_inputs import any_bits, generic, normal, save, small
+from derive_adapters import ATTENTION, FEED, Adapter, Added, Maker, asked, product, summed
+from derive_inputs import any_bits, generic, normal, save
 from derive_judge import F32, Conversion, matrices
-from layouts import Tensors, read_component
-from test_derive_adapters import SOURCE, asked, summed
-from test_derive_quantised import judge
+from judged import judge
+from layouts import Tensors
 from weights.v1 import component_pb2, error_pb2
 
 Code = grpc.StatusCode
+SOURCE = component_pb2.LAYOUT_SOURCE
 BASE = f"diffusion_model.{ATTENTION}.to_q"
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory) -> Path:
-    return small(tmp_path_factory.mktemp("small") / "model")
-
-
-@pytest.fixture(scope="module")
-def transformer(family) -> Tensors:
-    return read_component(family / "transformer")
 
 
 def refused(daemon, spec: Path, component: str, code: Code, reason: str, **options) -> tuple[str, str]:
