@@ -25,8 +25,13 @@ def generate_stubs() -> None:
 
 generate_stubs()  # Before any test file is imported.
 
+# What they compare is told as if a test compared it.
+pytest.register_assert_rewrite("judged", "lent")
+
 from checkpoints import write_directory, write_hub_cache  # noqa: E402
 from daemon import PROGRAM, Daemon  # noqa: E402
+from derive_inputs import small  # noqa: E402
+from layouts import Tensors, read_component  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,3 +57,14 @@ def hub(tmp_path_factory, model) -> tuple[Path, str]:
 def daemon(hub):
     with Daemon(hub_cache=hub[0]) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory) -> Path:
+    """A Z-Image model with layers of every group size. Nobody changes it."""
+    return small(tmp_path_factory.mktemp("small") / "model")
+
+
+@pytest.fixture(scope="session")
+def transformer(family) -> Tensors:
+    return read_component(family / "transformer")

@@ -26,19 +26,20 @@ DEADLINE = 20.0  # Seconds for anything that should take milliseconds.
 
 
 class Daemon:
-    """A running daemon. `home` is the home directory it believes in."""
+    """A running daemon. `home` is the home directory it believes in; one that is given outlives it."""
 
     def __init__(
         self,
         hub_cache: Path | None = None,
         environment: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
+        home: Path | None = None,
     ):
         # Not pytest's directory: a socket's path must be short. mkdtemp makes it 0700.
         self.directory = Path(tempfile.mkdtemp(prefix="weightsd-")).resolve()
         self.socket = self.directory / "weightsd.sock"
-        self.home = self.directory / "home"
-        self.home.mkdir()
+        self.home = home or self.directory / "home"
+        self.home.mkdir(exist_ok=True)
         command = [str(PROGRAM), "serve", "--socket", str(self.socket), *arguments]
         if hub_cache is not None:
             command += ["--hub-cache", str(hub_cache)]

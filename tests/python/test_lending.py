@@ -14,6 +14,9 @@ import ml_dtypes  # noqa: F401  Teaches numpy, and so safetensors, bfloat16.
 import pytest
 from checkpoints import TINY, text_encoder_shapes, transformer_shapes, vae_shapes
 from daemon import DEADLINE, Daemon, Loaded, error_detail
+from derive_judge import in_mlx
+from layouts import read_component
+from lent import check, check_image, lent
 from safetensors import safe_open
 from weights.v1 import component_pb2, error_pb2
 
@@ -26,7 +29,10 @@ COMPONENTS = {
     "vae": (vae_shapes(TINY.vae), "BF16", 1),
 }
 
-# The VAE's convolutions have another memory order in MLX, which needs a computation.
+AS_STORED = component_pb2.FLOAT_TYPE_AS_STORED
+
+# The VAE's convolutions have another memory order in MLX, which needs a computation. So do the transformer's numbers,
+# which are BF16 in MLX unless they are wished as they are stored.
 LENT = [("transformer", MLX), ("transformer", SOURCE), ("text_encoder", MLX), ("text_encoder", SOURCE), ("vae", SOURCE)]
 
 
@@ -128,7 +134,7 @@ def test_audit(daemon: Daemon, model: Path):
 @pytest.mark.parametrize(("name", "layout"), LENT, ids=lambda v: v if isinstance(v, str) else Layout.Name(v))
 def test_lent_by_path(daemon: Daemon, model: Path, name, layout):
     shapes, _, shards = COMPONENTS[name]
-    loaded = daemon.load(str(model), name, layout=layout)
+    loaded = daemon.load(str(model), name, layout=layout, dtype=AS_STORED)
     component = loaded.component
     assert (component.name, component.family, component.layout) == (name, "z-image", layout)
     assert component.tensor_count == len(shapes)
@@ -151,7 +157,10 @@ def test_lent_by_path(daemon: Daemon, model: Path, name, layout):
 
 
 def test_lent_by_descriptor(daemon: Daemon, model: Path):
-    with daemon.lease(str(model), "transformer") as loaded, daemon.connect() as connection:
+    with (
+        daemon.lease(str(model), "transformer", dtype=AS_STORED) as loaded,
+        daemon.connect() as connection,
+    ):
         status, descriptors = receive_descriptors(connection, loaded.component.lease.ticket)
         assert status == 0
         for descriptor, segment in zip(descriptors, loaded.component.segments, strict=True):
@@ -165,7 +174,10 @@ def test_lent_by_descriptor(daemon: Daemon, model: Path):
 
 
 def test_a_wrong_ticket_gets_nothing(daemon: Daemon, model: Path):
-    with daemon.lease(str(model), "transformer") as loaded, daemon.connect() as connection:
+    with (
+        daemon.lease(str(model), "transformer", dtype=AS_STORED) as loaded,
+        daemon.connect() as connection,
+    ):
         assert receive_descriptors(connection, os.urandom(16)) == (1, [])
         # The connection is still good for the right one.
         status, descriptors = receive_descriptors(connection, loaded.component.lease.ticket)
@@ -214,11 +226,22 @@ def test_an_unknown_repository_is_not_found(daemon: Daemon):
     assert detail.hint
 
 
-def test_the_vae_in_mlx_layout_needs_a_computation(daemon: Daemon, model: Path):
-    code, reason, detail = failure(lambda: daemon.load(str(model), "vae"))
-    assert (code, reason) == (grpc.StatusCode.UNIMPLEMENTED, "ERROR_REASON_NEEDS_COMPUTATION")
-    assert "SOURCE" in detail.hint.upper()
-    assert not detail.retryable
+def test_the_vae_in_mlx_layout_is_computed_and_lent_by_descriptor_too(daemon: Daemon, model: Path):
+    expected = in_mlx("vae", read_component(model / "vae"))
+    with daemon.lease(str(model), "vae") as loaded, daemon.connect() as connection:
+        check(lent(loaded), expected)
+        check_image(loaded)
+        status, descriptors = receive_descriptors(connection, loaded.component.lease.ticket)
+        assert status == 0
+        for descriptor, segment in zip(descriptors, loaded.component.segments, strict=True):
+            check_identity(descriptor, segment.identity)
+            with pytest.raises(PermissionError):
+                mmap.mmap(descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        for tensor in loaded.tensors:
+            found = os.pread(descriptors[tensor.segment], tensor.length, tensor.offset)
+            assert found == expected[tensor.name].tobytes(), tensor.name
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def test_an_unknown_component_is_not_found(daemon: Daemon, model: Path):

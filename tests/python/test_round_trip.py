@@ -1,8 +1,6 @@
 """The whole road: files in other layouts, through the daemon, give back the diffusers tensors, judged by `layouts.py`."""
 
 import json
-import mmap
-import os
 import subprocess
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import numpy as np
 import pytest
 from checkpoints import Z_IMAGE_TURBO, text_encoder_shapes, transformer_shapes, vae_shapes, write_directory
 from daemon import DEADLINE, TARGET, Daemon, Loaded, error_detail
-from layouts import DTYPES, PREFIXES, Tensors, all_in_one, places, read_component, same, to_original, write
+from layouts import PREFIXES, Tensors, all_in_one, places, read_component, to_original, write
+from lent import check, lent
 from weights.v1 import audit_pb2, component_pb2, error_pb2, model_pb2, weights_service_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
@@ -44,27 +43,6 @@ def audit(daemon: Daemon, spec: Path, component: str, **others: Path) -> audit_p
     request = weights_service_pb2.AuditRequest(model=selector(spec), components=[component], **others)
     (report,) = daemon.weights.Audit(request, timeout=DEADLINE).reports
     return report
-
-
-def lent(loaded: Loaded) -> Tensors:
-    """What a client of another language sees: every tensor at its place in the files."""
-    files = []
-    for segment in loaded.component.segments:
-        descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-        assert os.fstat(descriptor).st_ino == segment.identity.inode
-        files.append(mmap.mmap(descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ))
-        os.close(descriptor)
-    return {
-        tensor.name: np.frombuffer(
-            files[tensor.segment][tensor.offset : tensor.offset + tensor.length], DTYPES[tensor.dtype]
-        ).reshape(tuple(tensor.shape))
-        for tensor in loaded.tensors
-    }
-
-
-def check(found: Tensors, expected: Tensors) -> None:
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if not same(found[name], expected[name])] == []
 
 
 def refusal(daemon: Daemon, spec: Path, component: str, **options) -> error_pb2.ErrorDetail:
