@@ -1,4 +1,4 @@
-//! What MLX computes for a job. Its results are the definition of right: `tests/python/test_derive.py` compares them bit
+//! What MLX computes for a job. Its results are the definition of right: `tests/python/test_derive*.py` compare them bit
 //! for bit with what Python's MLX computes from the same inputs.
 
 use weightsd_arrays::{

@@ -144,6 +144,10 @@ struct Piece<'a> {
 
 /// The pieces of a job.
 fn pieces(job: &Job) -> Vec<Piece<'_>> {
+    // Of nothing comes nothing; MLX does not quantise matrices without rows.
+    if job.outputs.iter().all(|output| output.range.is_empty()) {
+        return Vec::new();
+    }
     let input = job.input_bytes();
     let elements: u64 = job.outputs.first().map_or(0, |output| output.shape.iter().product());
     if !job.deltas.is_empty() {

@@ -242,6 +242,9 @@ impl From<&LoadError> for Failure {
                     }
                     DeriveError::NothingToQuantise { .. } => "name the layers: `quantise.only`, or `--only`",
                     DeriveError::Ragged { .. } => "choose a smaller group size, or except the layer",
+                    DeriveError::ReservedName { .. } | DeriveError::NameCollision { .. } => {
+                        "ask for the weights as they are stored, or rename the tensor"
+                    }
                     DeriveError::Torn { .. } | DeriveError::NoLayer { .. } | DeriveError::NoFloats { .. } => {
                         "the checkpoint lacks it: `weightsd audit` says what it has"
                     }

@@ -6,7 +6,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::{
     Conversion, Delta, Fused, Input, Job, Output, Packing, Selection, Slice,
-    image::{self, Layout},
+    image::{self, Layout, ROOM},
 };
 use crate::{
     audit::FLOATS,
@@ -65,6 +65,18 @@ pub enum DeriveError {
         layer: String,
         /// What is missing.
         missing: &'static str,
+    },
+    /// A name that an image keeps for itself.
+    #[error("tensor `{name}` would have to be computed, and names that begin with `{ROOM}` are those of room in images")]
+    ReservedName {
+        /// The name.
+        name: String,
+    },
+    /// A tensor that is there and one that is computed have one name.
+    #[error("two tensors would be called `{name}`")]
+    NameCollision {
+        /// The name.
+        name: String,
     },
     /// An adapter changes a layer that is not there.
     #[error("an adapter changes layer `{layer}`, which the component does not hold")]
@@ -152,6 +164,9 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     // In the order of their inputs, so that a disk is read and written from one end to the other.
     jobs.sort_by_key(|(job, _)| job.input.slices().next().map(|slice| (slice.file, slice.range.start)));
     let mut outputs: Vec<&mut Output> = jobs.iter_mut().flat_map(|(job, _)| &mut job.outputs).collect();
+    if let Some(reserved) = outputs.iter().find(|output| output.name.starts_with(ROOM)) {
+        return Err(DeriveError::ReservedName { name: shown(&reserved.name) });
+    }
     let layout = image::lay_out(&mut outputs, &metadata);
     for (job, models) in &mut jobs {
         for (output, mut placed) in job.outputs.iter().zip(models.drain(..)) {
@@ -165,6 +180,9 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         }
     }
     tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(DeriveError::NameCollision { name: shown(&pair[0].name) });
+    }
     let jobs: Vec<Job> = jobs.into_iter().map(|(job, _)| job).collect();
     let derivation = (!jobs.is_empty()).then_some(Derivation { jobs, image: layout });
     Ok(Derived { tensors, derivation, remarks })
@@ -567,5 +585,18 @@ mod tests {
         assert_eq!(lent(&run(tensors(), &plain, &["a"]).unwrap()), expected);
         let absent = run(tensors(), &Conversion::default(), &["c"]).unwrap_err();
         assert_eq!(absent, DeriveError::NoLayer { layer: "c".into() });
+    }
+
+    #[test]
+    fn names_are_not_taken_twice() {
+        let quantised = Packing::Quantised(scheme(Mode::Affine, 4, 64), Selection::default());
+        let conversion = Conversion { packing: quantised, ..Conversion::default() };
+        let taken = vec![placed("a.weight", Dtype::F32, &[4, 64]), placed("a.biases", Dtype::F32, &[4])];
+        let error = run(taken, &conversion, &[]).unwrap_err();
+        assert_eq!(error, DeriveError::NameCollision { name: "module.a.biases".into() });
+        let mut reserved = placed("a", Dtype::F32, &[3]);
+        reserved.name = format!("{ROOM}0");
+        assert!(run(vec![reserved.clone()], &Conversion::default(), &[]).is_ok(), "it is lent as it is");
+        assert!(matches!(run(vec![reserved], &bf16(), &[]), Err(DeriveError::ReservedName { .. })));
     }
 }
