@@ -109,7 +109,12 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
                 (done, last) = (bytes, tensor);
                 progress(done, &last);
             }
-            Ok(Report::Finished) => return Ok(()),
+            Ok(Report::Finished) => {
+                // Before its input ends: it would take that for the end of the daemon, and delete the image, which has to
+                // be there to be published.
+                let _ = child.kill().await;
+                return Ok(());
+            }
             Ok(Report::Failed { kind, message }) => return Err(DeriveFailure::Failed { kind, message }),
             Err(error) => return Err(DeriveFailure::Died { how: format!("it said {line:?}: {error}") }),
         }
