@@ -74,7 +74,7 @@ impl Cache {
         }
         let (images, planned) = (Arc::clone(&self.config.images), Arc::clone(planned));
         let published = super::blocking("publishing the image", move || {
-            images.publish(partial, &planned.provenance())?;
+            images.publish(partial)?;
             let layout = planned.derivation().map(|derivation| &derivation.image).ok_or(ImageError::NoFolder)?;
             Image::published(&images, planned.id(), layout)
         });
@@ -86,7 +86,8 @@ impl Cache {
         let (cache, planned) = (Arc::clone(self), Arc::clone(planned));
         let begun = super::blocking("making room for the image", move || {
             let length = planned.derivation().map_or(0, |derivation| derivation.image.length);
-            cache.config.images.begin(planned.id(), length, |folder| cache.make_room(folder, length))
+            let room = |folder: &Path| cache.make_room(folder, length);
+            cache.config.images.begin(planned.id(), length, &planned.provenance(), room)
         });
         begun.await.map_err(|error| DeriveFailure::Died { how: error.to_string() })?
     }

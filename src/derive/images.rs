@@ -24,6 +24,8 @@ use weightsd_segment::PinnedFile;
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
 const PROVENANCE: &str = "json";
+/// The same, of an image that is not whole yet.
+const PARTIAL_PROVENANCE: &str = "partial_json";
 
 /// What an image was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,10 +113,26 @@ pub struct Images {
 #[derive(Debug)]
 #[must_use = "a partial image that is not kept is deleted at once"]
 pub struct Partial {
-    path: PathBuf,
     id: ComponentId,
-    /// Holds the lock that keeps others from sweeping it.
+    image: Locked,
+    /// What it is made from. Written first, so that no work is lost for want of room for a few words.
+    provenance: Locked,
+}
+
+/// A file that others do not sweep, since it is locked. Dropping it deletes it, unless it has another name by then.
+#[derive(Debug)]
+struct Locked {
+    path: PathBuf,
     file: File,
+}
+
+impl Locked {
+    fn new(path: PathBuf) -> Result<Self, ImageError> {
+        let file = File::options().create_new(true).write(true).mode(0o600).open(&path);
+        let locked = Self { file: file.map_err(ImageError::io("make", &path))?, path };
+        locked.file.lock().map_err(ImageError::io("write", &locked.path))?;
+        Ok(locked)
+    }
 }
 
 impl Images {
@@ -122,7 +140,7 @@ impl Images {
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
         let images = Self { folder, count: AtomicU64::new(0), placing: Mutex::new(()) };
-        for path in images.files(PARTIAL) {
+        for path in [PARTIAL, PARTIAL_PROVENANCE].into_iter().flat_map(|ending| images.files(ending)) {
             let is_left = File::open(&path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
             if is_left {
                 tracing::info!(path = %path.display(), "a half-written image is deleted");
@@ -214,7 +232,8 @@ impl Images {
     }
 
     /// Begins an image of `length` bytes, all of which are its own from the beginning, so that a disk that is too full is
-    /// known at once. `room` is called before, by nobody else at the same time, with the folder.
+    /// known at once; with it what it is made from. `room` is called before, by nobody else at the same time, with the
+    /// folder.
     ///
     /// # Errors
     /// [`ImageError`], or what `room` says.
@@ -222,6 +241,7 @@ impl Images {
         &self,
         id: ComponentId,
         length: u64,
+        provenance: &Provenance,
         room: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<Partial, E> {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
@@ -230,11 +250,14 @@ impl Images {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         room(folder)?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{id}-{}-{number}.{PARTIAL}", std::process::id()));
-        let file = File::options().create_new(true).write(true).mode(0o600).open(&path);
-        let partial = Partial { file: file.map_err(ImageError::io("make", &path))?, path, id };
-        let reserved = partial.file.lock().and_then(|()| weightsd_segment::reserve(&partial.file, length));
-        reserved.map_err(ImageError::io("write", &partial.path))?;
+        let path = |ending: &str| folder.join(format!("{id}-{}-{number}.{ending}", std::process::id()));
+        let partial = Partial { id, image: Locked::new(path(PARTIAL))?, provenance: Locked::new(path(PARTIAL_PROVENANCE))? };
+        let reserved = weightsd_segment::reserve(&partial.image.file, length);
+        reserved.map_err(ImageError::io("write", &partial.image.path))?;
+        let json = serde_json::to_vec(provenance).unwrap_or_default();
+        let mut file = &partial.provenance.file;
+        let written = file.write_all(&json).and_then(|()| file.sync_all());
+        written.map_err(ImageError::io("write", &partial.provenance.path))?;
         Ok(partial)
     }
 
@@ -242,18 +265,14 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn publish(&self, partial: Partial, provenance: &Provenance) -> Result<(), ImageError> {
+    pub fn publish(&self, partial: Partial) -> Result<(), ImageError> {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
         let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
         // Before the image is seen, so that none is seen of which nobody knows what it is.
-        let json = serde_json::to_vec(provenance).unwrap_or_default();
-        let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
-            file.write_all(&json)?;
-            file.persist(&beside).map_err(io::Error::from)
-        });
-        written.map_err(ImageError::io("write", &beside))?;
-        fs::rename(&partial.path, &path).map_err(ImageError::io("publish", &path))?;
+        for (from, to) in [(&partial.provenance.path, &beside), (&partial.image.path, &path)] {
+            fs::rename(from, to).map_err(ImageError::io("publish", to))?;
+        }
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(ImageError::io("publish", &path))
     }
@@ -263,11 +282,11 @@ impl Partial {
     /// Where it is written.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.image.path
     }
 }
 
-impl Drop for Partial {
+impl Drop for Locked {
     fn drop(&mut self) {
         // After it was published there is nothing of that name.
         let _ = fs::remove_file(&self.path);
@@ -322,7 +341,7 @@ mod tests {
     }
 
     fn begin(images: &Images, id: ComponentId, length: u64) -> Partial {
-        images.begin(id, length, |_| Ok::<_, Never>(())).unwrap()
+        images.begin(id, length, &provenance(), |_| Ok::<_, Never>(())).unwrap()
     }
 
     #[test]
@@ -332,7 +351,7 @@ mod tests {
         let partial = begin(&images, id('a'), 100);
         assert_eq!((images.list().len(), images.partial_bytes()), (0, 100));
         fs::write(partial.path(), [7; 100]).unwrap();
-        images.publish(partial, &provenance()).unwrap();
+        images.publish(partial).unwrap();
         let listed = images.list();
         assert_eq!((listed.len(), listed[0].bytes, images.partial_bytes()), (1, 100, 0));
         assert_eq!((listed[0].id, listed[0].provenance.as_ref()), (id('a'), Some(&provenance())));
@@ -355,12 +374,16 @@ mod tests {
         let images = Images::new(Some(folder.path().to_owned()));
         let written = begin(&images, id('a'), 10);
         drop(begin(&images, id('b'), 10));
-        let left = folder.path().join("x-1-0.partial");
-        fs::write(&left, "x").unwrap();
+        let left = ["x-1-0.partial", "x-1-0.partial_json"].map(|name| folder.path().join(name));
+        for path in &left {
+            fs::write(path, "x").unwrap();
+        }
         drop(Images::new(Some(folder.path().to_owned())));
         assert!(written.path().exists(), "somebody writes it");
-        assert!(!left.exists());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(!left.iter().any(|path| path.exists()));
+        images.publish(written).unwrap();
+        assert_eq!(images.list()[0].provenance, Some(provenance()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
@@ -368,7 +391,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
         for digit in ['a', 'b'] {
-            images.publish(begin(&images, id(digit), 1), &provenance()).unwrap();
+            images.publish(begin(&images, id(digit), 1)).unwrap();
         }
         let identity =
             |digit| *PinnedFile::open(folder.path().join(format!("{}.safetensors", id(digit)))).unwrap().identity();
