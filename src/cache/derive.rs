@@ -3,6 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
+use tokio::{sync::SemaphorePermit, time::timeout};
 use weightsd_core::{
     budget::{self, ImageFacts, NoRoom, Room},
     identity::ComponentId,
@@ -11,7 +12,7 @@ use weightsd_core::{
 use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
-    derive::{DeriveFailure, Image, ImageError, Partial, Stored},
+    derive::{DeriveFailure, Image, ImageError, PULSE, Partial, Stored},
     pipeline::{self, LoadError, Phase, Planned, Step},
     snapshot::free_bytes,
 };
@@ -31,8 +32,7 @@ impl Cache {
         if let Some(image) = self.image_of(&planned).await? {
             return Ok(finish(planned, image, Default::default()));
         }
-        report(&Step { phase: Phase::Derive, ..Step::default() });
-        let _turn = self.deriving.acquire().await.map_err(|_| AcquireError::Stopping)?;
+        let _turn = self.turn(&report).await?;
         // Another name of the same content, or another daemon, may have made it meanwhile.
         if let Some(image) = self.image_of(&planned).await? {
             return Ok(finish(planned, image, Default::default()));
@@ -40,13 +40,26 @@ impl Cache {
         match self.image(&planned, report).await {
             Ok(image) => {
                 let took = started.elapsed();
-                let message = format!("{} ({}) in {took:.1?}", image.provenance.made_from, image.provenance.conversion);
+                let message = format!("{} in {took:.1?}", image.provenance);
                 self.events().push(EventKind::Derived, Some(planned.id()), message);
                 Ok(finish(planned, image, took))
             }
             Err(failure) => {
                 let component = planned.provenance().component;
                 Err(LoadError::Derivation { component, source: Box::new(failure) }.into())
+            }
+        }
+    }
+
+    /// Waits for the turn to compute. Whoever waits is told so now and then, for as long as it takes: clients give up on a
+    /// daemon that says nothing.
+    async fn turn(&self, report: impl Fn(&Step)) -> Result<SemaphorePermit<'_>, AcquireError> {
+        let turn = self.deriving.acquire();
+        tokio::pin!(turn);
+        loop {
+            report(&Step { phase: Phase::Derive, ..Step::default() });
+            if let Ok(turn) = timeout(PULSE, &mut turn).await {
+                return turn.map_err(|_| AcquireError::Stopping);
             }
         }
     }
@@ -123,9 +136,12 @@ impl Cache {
         if self.components.contains_key(&id) {
             return Ok(false);
         }
+        let provenance = self.config.images.provenance(id);
         self.config.images.delete(id)?;
-        tracing::info!(%id, reason, "image deleted");
-        self.events.push(EventKind::ImageDeleted, Some(id), reason.to_owned());
+        let what = provenance.map_or_else(|| "an image of which nobody knows what it was made from".to_owned(), |it| it.to_string());
+        let message = format!("{what}: {reason}");
+        tracing::info!(%id, "image deleted: {message}");
+        self.events.push(EventKind::ImageDeleted, Some(id), message);
         Ok(true)
     }
 

@@ -6,6 +6,7 @@
 
 use std::{
     ffi::OsStr,
+    fmt,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -192,6 +193,12 @@ impl Images {
         Some(Image { file, provenance, made })
     }
 
+    /// What an image was made from, where it is said.
+    #[must_use]
+    pub fn provenance(&self, id: ComponentId) -> Option<Provenance> {
+        read_provenance(&self.path(id, PROVENANCE)?)
+    }
+
     /// All images, the last used first.
     #[must_use]
     pub fn list(&self) -> Vec<Stored> {
@@ -302,6 +309,12 @@ impl Image {
         let path = images.path(id, IMAGE).ok_or(ImageError::NoFolder)?;
         let gone = || ImageError::io("open", &path)(io::ErrorKind::NotFound.into());
         images.open(id, layout).ok_or_else(gone)
+    }
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} ({})", self.component, self.made_from, self.conversion)
     }
 }
 

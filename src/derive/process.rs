@@ -14,7 +14,7 @@ use super::{FailureKind, ImageError, Order, order::Report, worker::COMMAND};
 /// How long the process may say nothing: the largest product on the slowest machine, or the wait for a slow disk.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
 /// How often it is told how far the work is, where nothing moves.
-const PULSE: Duration = Duration::from_secs(5);
+pub(crate) const PULSE: Duration = Duration::from_secs(5);
 
 /// Why an image was not made.
 #[derive(Debug, thiserror::Error)]
