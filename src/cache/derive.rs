@@ -138,7 +138,8 @@ impl Cache {
         }
         let provenance = self.config.images.provenance(id);
         self.config.images.delete(id)?;
-        let what = provenance.map_or_else(|| "an image of which nobody knows what it was made from".to_owned(), |it| it.to_string());
+        let what = provenance
+            .map_or_else(|| "an image of which nobody knows what it was made from".to_owned(), |it| it.to_string());
         let message = format!("{what}: {reason}");
         tracing::info!(%id, "image deleted: {message}");
         self.events.push(EventKind::ImageDeleted, Some(id), message);

@@ -2,7 +2,8 @@
 //! file beside it that says what it was made from and, by its time, when it was last asked for.
 //!
 //! An image is seen only when it is whole: it is written under another name, which is locked while somebody writes and
-//! swept when nobody does, and renamed when it is on the disk.
+//! swept when nobody does, and renamed when it is on the disk. From then on nobody writes to it: one that was written to,
+//! as its time says, is not lent.
 
 use std::{
     ffi::OsStr,
@@ -20,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use weightsd_core::{derive::image::Layout, identity::ComponentId};
-use weightsd_segment::PinnedFile;
+use weightsd_segment::{FileIdentity, PinnedFile};
 
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
@@ -39,6 +40,15 @@ pub struct Provenance {
     pub conversion: String,
     /// Names of the blobs, or paths of the files, whose bytes were read.
     pub sources: Vec<String>,
+}
+
+/// What lies beside an image.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    #[serde(flatten)]
+    provenance: Provenance,
+    /// The time that the image has for as long as nobody writes to it, in nanoseconds since 1970.
+    modified_ns: i64,
 }
 
 /// An image, held open.
@@ -118,6 +128,8 @@ pub struct Partial {
     image: Locked,
     /// What it is made from. Written first, so that no work is lost for want of room for a few words.
     provenance: Locked,
+    /// The time that the image will have.
+    made: SystemTime,
 }
 
 /// A file that others do not sweep, since it is locked. Dropping it deletes it, unless it has another name by then.
@@ -171,32 +183,30 @@ impl Images {
     pub fn open(&self, id: ComponentId, layout: &Layout) -> Option<Image> {
         let file = PinnedFile::open(self.path(id, IMAGE)?).ok()?;
         let mut head = vec![0; layout.head.len()];
-        let is_it =
-            file.identity().length == layout.length && file.read_exact_at(&mut head, 0).is_ok() && head == layout.head;
+        let path = self.path(id, PROVENANCE)?;
+        let note = read_note(&path);
+        let is_it = file.identity().length == layout.length
+            && note.as_ref().is_some_and(|note| note.modified_ns == file.identity().modified_ns)
+            && file.read_exact_at(&mut head, 0).is_ok()
+            && head == layout.head;
         if !is_it {
-            tracing::warn!(path = %file.path().display(), "an image of another form is left aside");
+            tracing::warn!(path = %file.path().display(), "an image of another form, or one that was written to, is left aside");
             return None;
         }
-        let path = self.path(id, PROVENANCE)?;
         if let Err(error) =
             File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()))
         {
             tracing::warn!(path = %path.display(), %error, "when the image was used cannot be noted");
         }
         let made = file.file().metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::now());
-        let provenance = read_provenance(&path).unwrap_or_else(|| Provenance {
-            component: String::new(),
-            made_from: String::new(),
-            conversion: String::new(),
-            sources: Vec::new(),
-        });
+        let provenance = note?.provenance;
         Some(Image { file, provenance, made })
     }
 
     /// What an image was made from, where it is said.
     #[must_use]
     pub fn provenance(&self, id: ComponentId) -> Option<Provenance> {
-        read_provenance(&self.path(id, PROVENANCE)?)
+        Some(read_note(&self.path(id, PROVENANCE)?)?.provenance)
     }
 
     /// All images, the last used first.
@@ -208,7 +218,14 @@ impl Images {
             let beside = self.path(id, PROVENANCE)?;
             let made = metadata.modified().ok()?;
             let used = fs::metadata(&beside).and_then(|metadata| metadata.modified()).unwrap_or(made);
-            Some(Stored { id, bytes: metadata.len(), provenance: read_provenance(&beside), made, used, path })
+            Some(Stored {
+                id,
+                bytes: metadata.len(),
+                provenance: read_note(&beside).map(|note| note.provenance),
+                made,
+                used,
+                path,
+            })
         };
         let mut all: Vec<Stored> = self.files(IMAGE).into_iter().filter_map(stored).collect();
         all.sort_by_key(|stored| (std::cmp::Reverse(stored.used), stored.id));
@@ -258,14 +275,19 @@ impl Images {
         room(folder)?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let path = |ending: &str| folder.join(format!("{id}-{}-{number}.{ending}", std::process::id()));
-        let partial = Partial { id, image: Locked::new(path(PARTIAL))?, provenance: Locked::new(path(PARTIAL_PROVENANCE))? };
-        let reserved = weightsd_segment::reserve(&partial.image.file, length);
-        reserved.map_err(ImageError::io("write", &partial.image.path))?;
-        let json = serde_json::to_vec(provenance).unwrap_or_default();
-        let mut file = &partial.provenance.file;
+        let (image, beside) = (Locked::new(path(PARTIAL))?, Locked::new(path(PARTIAL_PROVENANCE))?);
+        let reserved = weightsd_segment::reserve(&image.file, length).and_then(|()| {
+            image.file.set_modified(SystemTime::now())?;
+            // As exactly as this file system keeps it.
+            image.file.metadata().and_then(|metadata| Ok((metadata.modified()?, FileIdentity::of(&metadata))))
+        });
+        let (made, identity) = reserved.map_err(ImageError::io("write", &image.path))?;
+        let note = Note { provenance: provenance.clone(), modified_ns: identity.modified_ns };
+        let json = serde_json::to_vec(&note).unwrap_or_default();
+        let mut file = &beside.file;
         let written = file.write_all(&json).and_then(|()| file.sync_all());
-        written.map_err(ImageError::io("write", &partial.provenance.path))?;
-        Ok(partial)
+        written.map_err(ImageError::io("write", &beside.path))?;
+        Ok(Partial { id, image, provenance: beside, made })
     }
 
     /// Gives a whole image, which is on the disk, its name.
@@ -276,6 +298,9 @@ impl Images {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
         let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
+        let file = &partial.image.file;
+        let dated = file.set_modified(partial.made).and_then(|()| file.sync_all());
+        dated.map_err(ImageError::io("publish", &path))?;
         // Before the image is seen, so that none is seen of which nobody knows what it is.
         for (from, to) in [(&partial.provenance.path, &beside), (&partial.image.path, &path)] {
             fs::rename(from, to).map_err(ImageError::io("publish", to))?;
@@ -318,13 +343,13 @@ impl fmt::Display for Provenance {
     }
 }
 
-fn read_provenance(path: &Path) -> Option<Provenance> {
+fn read_note(path: &Path) -> Option<Note> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{convert::Infallible, os::unix::fs::FileExt as _};
 
     use super::*;
 
@@ -369,7 +394,7 @@ mod tests {
         assert_eq!((listed.len(), listed[0].bytes, images.partial_bytes()), (1, 100, 0));
         assert_eq!((listed[0].id, listed[0].provenance.as_ref()), (id('a'), Some(&provenance())));
         let image = images.open(id('a'), &layout(&[7; 10], 100)).unwrap();
-        assert_eq!(image.provenance, provenance());
+        assert_eq!((&image.provenance, image.made), (&provenance(), listed[0].made));
         assert!(images.open(id('a'), &layout(&[8; 10], 100)).is_none(), "another head");
         assert!(images.open(id('a'), &layout(&[7; 10], 99)).is_none(), "another length");
         assert!(images.open(id('b'), &layout(&[7; 10], 100)).is_none());
@@ -379,6 +404,24 @@ mod tests {
         let mut byte = [0];
         image.file.read_exact_at(&mut byte, 99).unwrap();
         assert_eq!(byte, [7], "whoever has it open keeps it");
+    }
+
+    #[test]
+    fn an_image_that_somebody_wrote_to_or_knows_nothing_of_is_not_lent() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::new(Some(folder.path().to_owned()));
+        let open = || images.open(id('a'), &layout(&[0; 10], 100));
+        let publish = || images.publish(begin(&images, id('a'), 100)).unwrap();
+        publish();
+        assert!(open().is_some());
+        // Beyond what its head says.
+        let path = folder.path().join(format!("{}.safetensors", id('a')));
+        File::options().write(true).open(&path).unwrap().write_all_at(&[1], 99).unwrap();
+        assert!(open().is_none() && images.list().len() == 1);
+        publish();
+        assert!(open().is_some(), "it is made anew");
+        fs::remove_file(path.with_extension("json")).unwrap();
+        assert!(open().is_none() && images.list()[0].provenance.is_none());
     }
 
     #[test]

@@ -116,11 +116,13 @@ fn deface(image: &Path, at: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_somebody_damages_is_computed_again() {
-    let damages: [(&str, fn(&Path)); 4] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 5] = [
         ("shortened", |image| damage::set_length(image, 20_000).unwrap()),
         ("emptied", |image| damage::set_length(image, 0).unwrap()),
         ("prolonged", |image| damage::set_length(image, fs::metadata(image).unwrap().len() + 1).unwrap()),
         ("defaced", |image| deface(image, 100)),
+        ("written to", |image| deface(image, fs::metadata(image).unwrap().len() / 2)),
     ];
     let home = Home::new();
     home.tiny(REPO);

@@ -141,7 +141,10 @@ async fn the_least_recently_used_goes_for_another_one_and_what_is_held_stays() {
     let told = deleted(&client).await;
     assert!(told.len() == 1 && told[0].component_id == one, "{told:?}");
     assert!(told[0].message.starts_with("transformer of test/other@"), "{told:?}");
-    assert!(told[0].message.ends_with("the least recently used, and the budget for derived images is spent"), "{told:?}");
+    assert!(
+        told[0].message.ends_with("the least recently used, and the budget for derived images is spent"),
+        "{told:?}"
+    );
 
     // Both are held now.
     let message = no_space(load(3).await);
@@ -258,7 +261,11 @@ async fn commands_say_what_is_there_what_it_was_made_from_and_delete_it() {
     // Also when nothing says what.
     fs::remove_file(std::path::Path::new(&image.path).with_extension("json")).unwrap();
     assert!(say(&["ls", "--images"]).contains("from what is not known"));
-    assert!(client.load(home.usual_request(REPO, "vae"), |_| ()).await.unwrap().info().image.is_some());
+    // Such a one is not lent.
+    let again = client.load(home.usual_request(REPO, "vae"), |_| ()).await.unwrap();
+    assert_eq!(again.info().image.as_ref().unwrap().made_from, format!("{REPO}@{commit}"));
+    assert_eq!(events(&client, EventKind::Derived).await.len(), 3);
+    drop(again);
     nobody_holds(&client, 0).await;
     assert!(words(&say(&["evict", "--images"])).contains(&"images deleted:".to_owned()));
     eventually("nothing is left", || fs::read_dir(folder(&home)).unwrap().next().is_none());
