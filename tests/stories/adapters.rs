@@ -19,18 +19,26 @@ const PLACE: (usize, usize) = (5, 7);
 
 /// Low-rank pairs for these layers, of rank 1: `amount` is added at [`PLACE`], and nothing elsewhere.
 fn lora(path: &Path, amount: f32, layers: &[&str]) {
-    let one = |at: usize, value: f32| -> Vec<u8> {
-        (0..SIZE).flat_map(|number| if number == at { value } else { 0.0 }.to_le_bytes()).collect()
-    };
+    let one =
+        |at: usize, value: f32| (0..SIZE).map(|number| if number == at { value } else { 0.0 }).collect::<Vec<_>>();
     let (up, down) = (one(PLACE.0, amount), one(PLACE.1, 1.0));
-    let tensors = layers.iter().flat_map(|layer| {
-        [
-            (format!("{layer}.lora_A.weight"), TensorView::new(Dtype::F32, vec![1, SIZE], &down).unwrap()),
-            (format!("{layer}.lora_B.weight"), TensorView::new(Dtype::F32, vec![SIZE, 1], &up).unwrap()),
-        ]
-    });
+    let pair = |layer: &&str| {
+        let name = |matrix: &str| format!("{layer}.lora_{matrix}.weight");
+        [(name("A"), vec![1, SIZE], &down[..]), (name("B"), vec![SIZE, 1], &up[..])]
+    };
+    write(path, &layers.iter().flat_map(pair).collect::<Vec<_>>());
+}
+
+/// Tensors in F32 under their names, as a file.
+fn write(path: &Path, tensors: &[(String, Vec<usize>, &[f32])]) {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, shape, _), bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    serialize_to_file(tensors, None, path).unwrap();
+    serialize_to_file(views, None, path).unwrap();
 }
 
 /// A home with a model in it.
@@ -124,9 +132,11 @@ async fn an_adapter_from_a_file_or_its_folder_is_added_and_all_else_is_lent_in_p
     let exact = client.load(model.request().adapter(file.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
     for tensor in cast.tensors() {
         let expected = exact.tensor(tensor.name()).unwrap().bytes();
-        let expected = expected.as_chunks::<4>().0.iter().flat_map(|single| {
-            half::bf16::from_f32(f32::from_le_bytes(*single)).to_le_bytes()
-        });
+        let expected = expected
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .flat_map(|single| half::bf16::from_f32(f32::from_le_bytes(*single)).to_le_bytes());
         assert!(tensor.bytes().iter().copied().eq(expected), "{}", tensor.name());
     }
 }
@@ -298,4 +308,32 @@ async fn of_a_repository_with_several_adapters_one_is_named_and_no_other_comes()
     let request = model.request().adapter_file("org/styles", "b.safetensors", 2.0).offline(false);
     assert_added(&plain, &client.load(request, |_| ()).await.unwrap(), 0.5);
     assert_eq!(hub.seen(&On::resolve("a.safetensors")).len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kronecker_product_is_added_and_an_alpha_beside_whole_factors_counts_for_nothing() {
+    const SECOND: usize = SIZE / 2;
+    let model = Model::new();
+    let file = model.path("lokr.safetensors");
+    let first = [0.5, -1.0, 0.25, 2.0];
+    let second: Vec<f32> = (0..SECOND * SECOND).map(|number| number as f32 / 64.0).collect();
+    let tensors = [
+        ("alpha", vec![], &[9_999_220_736.0][..]),
+        ("lokr_w1", vec![2, 2], &first[..]),
+        ("lokr_w2", vec![SECOND, SECOND], &second[..]),
+    ];
+    let tensors =
+        tensors.map(|(name, shape, values)| (format!("lycoris_layers_0_attention_to_q.{name}"), shape, values));
+    write(&file, &tensors);
+    let daemon = model.home.daemon();
+    let client = daemon.client().await;
+    let plain = client.load(model.request(), |_| ()).await.unwrap();
+    let fused = client.load(model.request().adapter(file.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
+    let expected = floats(&plain, LAYER).into_iter().enumerate().map(|(at, before)| {
+        let (row, column) = (at / SIZE, at % SIZE);
+        let product = first[row / SECOND * 2 + column / SECOND] * second[row % SECOND * SECOND + column % SECOND];
+        before + product
+    });
+    assert!(floats(&fused, LAYER).into_iter().eq(expected));
+    assert_eq!(report(&fused).layers, 1);
 }

@@ -89,7 +89,7 @@ pub fn bf16(bytes: &[u8]) -> Vec<u8> {
 
 /// A load that runs, and what it is told.
 pub struct Running {
-    pub told: mpsc::UnboundedReceiver<Progress>,
+    told: mpsc::UnboundedReceiver<Progress>,
     load: JoinHandle<Result<Component, ClientError>>,
 }
 
@@ -109,9 +109,7 @@ impl Running {
     pub async fn stopped_at(&mut self, daemon: &Daemon, parts: u64) -> (Worker, Progress) {
         let worker = Worker::started(daemon).await;
         let is_far = |step: &Progress| {
-            step.phase() == Phase::Derive
-                && step.bytes_done > 0
-                && step.bytes_done * 100 >= step.bytes_total * parts
+            step.phase() == Phase::Derive && step.bytes_done > 0 && step.bytes_done * 100 >= step.bytes_total * parts
         };
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -126,6 +124,12 @@ impl Running {
             tokio::time::sleep(RUNS).await;
         }
         panic!("{parts} of a hundred parts were not done within {PATIENCE:?}");
+    }
+
+    /// The next that it is told.
+    pub async fn told(&mut self) -> Progress {
+        let step = tokio::time::timeout(PATIENCE, self.told.recv()).await;
+        step.expect("it is told nothing").expect("it ended")
     }
 
     pub async fn ended(self) -> Result<Component, ClientError> {
@@ -154,10 +158,13 @@ impl Worker {
             // After the name in brackets: state, parent.
             stat.rsplit_once(')').is_some_and(|(_, rest)| is_of(rest))
         };
-        processes.filter(is_child).find(|pid| {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            command.split(|byte| *byte == 0).any(|word| word == b"derive-worker")
-        }).map(Self)
+        processes
+            .filter(is_child)
+            .find(|pid| {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                command.split(|byte| *byte == 0).any(|word| word == b"derive-worker")
+            })
+            .map(Self)
     }
 
     pub async fn started(daemon: &Daemon) -> Self {

@@ -143,5 +143,8 @@ async fn to_dequantise_what_is_plain_changes_nothing_and_is_remarked() {
     let both = request(&home).dtype(FloatType::F32).quantise(scheme("", 0, 0));
     let both = client.load(both, |_| ()).await.unwrap();
     let floats = both.tensors().filter(|tensor| tensor.dtype() != Dtype::U32);
-    assert!(floats.into_iter().all(|tensor| tensor.dtype() == Dtype::F32), "scales are of the dtype that was asked for");
+    assert!(
+        floats.into_iter().all(|tensor| tensor.dtype() == Dtype::F32),
+        "scales are of the dtype that was asked for"
+    );
 }

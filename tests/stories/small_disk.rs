@@ -21,7 +21,10 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(at.to_owned()));
         }
-        assert!(env::var_os(REQUIRED).is_none_or(|value| value != "1"), "{REQUIRED} is set, and nothing can be mounted");
+        assert!(
+            env::var_os(REQUIRED).is_none_or(|value| value != "1"),
+            "{REQUIRED} is set, and nothing can be mounted"
+        );
         eprintln!("not run: only root can mount a small disk");
         None
     }
