@@ -31,6 +31,19 @@ pub fn large(seed: u64) -> Checkpoint {
 pub fn of_layers(layers: u64, contents: Contents) -> Checkpoint {
     let mut dims = Dims::demo();
     dims.transformer.n_layers = layers;
+    transformer(dims, contents)
+}
+
+/// A transformer of 1.1 GB, with matrices of up to 40 MB.
+pub fn heavy() -> Checkpoint {
+    let mut dims = Dims::true_size();
+    (dims.transformer.dim, dims.transformer.n_heads, dims.transformer.n_kv_heads) = (1920, 15, 15);
+    (dims.transformer.n_layers, dims.transformer.n_refiner_layers) = (4, 1);
+    transformer(dims, Contents::Sparse)
+}
+
+/// A transformer in one file, and no other component.
+fn transformer(mut dims: Dims, contents: Contents) -> Checkpoint {
     dims.shard_bytes_max.transformer = u64::MAX;
     let mut checkpoint = Checkpoint::new(&dims, contents).unwrap();
     for other in ["text_encoder", "vae"] {

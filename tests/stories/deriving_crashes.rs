@@ -8,10 +8,9 @@ use weightsd_client::{
     ErrorReason,
     proto::{EventKind, EvictRequest},
 };
-use weightsd_fixtures::Contents;
 
 use crate::{
-    derivations::{Running, Worker, assert_tidy, files, folder, images, large, look, of_layers, peak, sum, written},
+    derivations::{Running, Worker, assert_tidy, files, folder, heavy, images, large, look, peak, sum, written},
     harness::{Daemon, Home, events, eventually, leases, until},
 };
 
@@ -198,7 +197,7 @@ async fn a_computation_takes_a_bounded_part_of_memory_and_gives_it_back() {
     /// What may be added to an idle daemon by it and by the process that computes, together.
     const MEMORY_MAX: u64 = 1 << 30;
     let home = Home::new();
-    let checkpoint = of_layers(120, Contents::Sparse);
+    let checkpoint = heavy();
     assert!(checkpoint.payload_bytes() > 1_000_000_000);
     let model = written(&home, &checkpoint);
     let daemon = home.daemon();
