@@ -3,6 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
+use tokio::{sync::SemaphorePermit, time::timeout};
 use weightsd_core::{
     budget::{self, ImageFacts, NoRoom, Room},
     identity::ComponentId,
@@ -11,7 +12,7 @@ use weightsd_core::{
 use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
-    derive::{DeriveFailure, Image, ImageError, Partial, Stored},
+    derive::{DeriveFailure, Image, ImageError, PULSE, Partial, Stored},
     pipeline::{LoadError, Phase, Planned, Step},
     snapshot::free_bytes,
 };
@@ -31,8 +32,7 @@ impl Cache {
         if let Some(image) = self.image_of(&planned).await? {
             return Ok(finish(planned, image, Default::default()));
         }
-        report(&Step { phase: Phase::Derive, ..Step::default() });
-        let _turn = self.deriving.acquire().await.map_err(|_| AcquireError::Stopping)?;
+        let _turn = self.turn(&report).await?;
         // Another name of the same content, or another daemon, may have made it meanwhile.
         if let Some(image) = self.image_of(&planned).await? {
             return Ok(finish(planned, image, Default::default()));
@@ -40,13 +40,26 @@ impl Cache {
         match self.image(&planned, report).await {
             Ok(image) => {
                 let took = started.elapsed();
-                let message = format!("{} ({}) in {took:.1?}", image.provenance.made_from, image.provenance.conversion);
+                let message = format!("{} in {took:.1?}", image.provenance);
                 self.events().push(EventKind::Derived, Some(planned.id()), message);
                 Ok(finish(planned, image, took))
             }
             Err(failure) => {
                 let component = planned.provenance().component;
                 Err(LoadError::Derivation { component, source: Box::new(failure) }.into())
+            }
+        }
+    }
+
+    /// Waits for the turn to compute. Whoever waits is told so now and then, for as long as it takes: clients give up on a
+    /// daemon that says nothing.
+    async fn turn(&self, report: impl Fn(&Step)) -> Result<SemaphorePermit<'_>, AcquireError> {
+        let turn = self.deriving.acquire();
+        tokio::pin!(turn);
+        loop {
+            report(&Step { phase: Phase::Derive, ..Step::default() });
+            if let Ok(turn) = timeout(PULSE, &mut turn).await {
+                return turn.map_err(|_| AcquireError::Stopping);
             }
         }
     }
@@ -74,7 +87,7 @@ impl Cache {
         }
         let (images, planned) = (Arc::clone(&self.config.images), Arc::clone(planned));
         let published = super::blocking("publishing the image", move || {
-            images.publish(partial, &planned.provenance())?;
+            images.publish(partial)?;
             let layout = planned.derivation().map(|derivation| &derivation.image).ok_or(ImageError::NoFolder)?;
             Image::published(&images, planned.id(), layout)
         });
@@ -86,7 +99,8 @@ impl Cache {
         let (cache, planned) = (Arc::clone(self), Arc::clone(planned));
         let begun = super::blocking("making room for the image", move || {
             let length = planned.derivation().map_or(0, |derivation| derivation.image.length);
-            cache.config.images.begin(planned.id(), length, |folder| cache.make_room(folder, length))
+            let room = |folder: &Path| cache.make_room(folder, length);
+            cache.config.images.begin(planned.id(), length, &planned.provenance(), room)
         });
         begun.await.map_err(|error| DeriveFailure::Died { how: error.to_string() })?
     }
@@ -122,9 +136,13 @@ impl Cache {
         if self.components.contains_key(&id) {
             return Ok(false);
         }
+        let provenance = self.config.images.provenance(id);
         self.config.images.delete(id)?;
-        tracing::info!(%id, reason, "image deleted");
-        self.events.push(EventKind::ImageDeleted, Some(id), reason.to_owned());
+        let what = provenance
+            .map_or_else(|| "an image of which nobody knows what it was made from".to_owned(), |it| it.to_string());
+        let message = format!("{what}: {reason}");
+        tracing::info!(%id, "image deleted: {message}");
+        self.events.push(EventKind::ImageDeleted, Some(id), message);
         Ok(true)
     }
 

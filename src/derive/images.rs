@@ -2,10 +2,12 @@
 //! file beside it that says what it was made from and, by its time, when it was last asked for.
 //!
 //! An image is seen only when it is whole: it is written under another name, which is locked while somebody writes and
-//! swept when nobody does, and renamed when it is on the disk.
+//! swept when nobody does, and renamed when it is on the disk. From then on nobody writes to it: one that was written to,
+//! as its time says, is not lent.
 
 use std::{
     ffi::OsStr,
+    fmt,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -19,11 +21,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use weightsd_core::{derive::image::Layout, identity::ComponentId};
-use weightsd_segment::PinnedFile;
+use weightsd_segment::{FileIdentity, PinnedFile};
 
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
 const PROVENANCE: &str = "json";
+/// The same, of an image that is not whole yet.
+const PARTIAL_PROVENANCE: &str = "partial_json";
 
 /// What an image was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +40,15 @@ pub struct Provenance {
     pub conversion: String,
     /// Names of the blobs, or paths of the files, whose bytes were read.
     pub sources: Vec<String>,
+}
+
+/// What lies beside an image.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    #[serde(flatten)]
+    provenance: Provenance,
+    /// The time that the image has for as long as nobody writes to it, in nanoseconds since 1970.
+    modified_ns: i64,
 }
 
 /// An image, held open.
@@ -111,10 +124,28 @@ pub struct Images {
 #[derive(Debug)]
 #[must_use = "a partial image that is not kept is deleted at once"]
 pub struct Partial {
-    path: PathBuf,
     id: ComponentId,
-    /// Holds the lock that keeps others from sweeping it.
+    image: Locked,
+    /// What it is made from. Written first, so that no work is lost for want of room for a few words.
+    provenance: Locked,
+    /// The time that the image will have.
+    made: SystemTime,
+}
+
+/// A file that others do not sweep, since it is locked. Dropping it deletes it, unless it has another name by then.
+#[derive(Debug)]
+struct Locked {
+    path: PathBuf,
     file: File,
+}
+
+impl Locked {
+    fn new(path: PathBuf) -> Result<Self, ImageError> {
+        let file = File::options().create_new(true).write(true).mode(0o600).open(&path);
+        let locked = Self { file: file.map_err(ImageError::io("make", &path))?, path };
+        locked.file.lock().map_err(ImageError::io("write", &locked.path))?;
+        Ok(locked)
+    }
 }
 
 impl Images {
@@ -122,7 +153,7 @@ impl Images {
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
         let images = Self { folder, count: AtomicU64::new(0), placing: Mutex::new(()) };
-        for path in images.files(PARTIAL) {
+        for path in [PARTIAL, PARTIAL_PROVENANCE].into_iter().flat_map(|ending| images.files(ending)) {
             let is_left = File::open(&path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
             if is_left {
                 tracing::info!(path = %path.display(), "a half-written image is deleted");
@@ -152,26 +183,30 @@ impl Images {
     pub fn open(&self, id: ComponentId, layout: &Layout) -> Option<Image> {
         let file = PinnedFile::open(self.path(id, IMAGE)?).ok()?;
         let mut head = vec![0; layout.head.len()];
-        let is_it =
-            file.identity().length == layout.length && file.read_exact_at(&mut head, 0).is_ok() && head == layout.head;
+        let path = self.path(id, PROVENANCE)?;
+        let note = read_note(&path);
+        let is_it = file.identity().length == layout.length
+            && note.as_ref().is_some_and(|note| note.modified_ns == file.identity().modified_ns)
+            && file.read_exact_at(&mut head, 0).is_ok()
+            && head == layout.head;
         if !is_it {
-            tracing::warn!(path = %file.path().display(), "an image of another form is left aside");
+            tracing::warn!(path = %file.path().display(), "an image of another form, or one that was written to, is left aside");
             return None;
         }
-        let path = self.path(id, PROVENANCE)?;
         if let Err(error) =
             File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()))
         {
             tracing::warn!(path = %path.display(), %error, "when the image was used cannot be noted");
         }
         let made = file.file().metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::now());
-        let provenance = read_provenance(&path).unwrap_or_else(|| Provenance {
-            component: String::new(),
-            made_from: String::new(),
-            conversion: String::new(),
-            sources: Vec::new(),
-        });
+        let provenance = note?.provenance;
         Some(Image { file, provenance, made })
+    }
+
+    /// What an image was made from, where it is said.
+    #[must_use]
+    pub fn provenance(&self, id: ComponentId) -> Option<Provenance> {
+        Some(read_note(&self.path(id, PROVENANCE)?)?.provenance)
     }
 
     /// All images, the last used first.
@@ -183,7 +218,14 @@ impl Images {
             let beside = self.path(id, PROVENANCE)?;
             let made = metadata.modified().ok()?;
             let used = fs::metadata(&beside).and_then(|metadata| metadata.modified()).unwrap_or(made);
-            Some(Stored { id, bytes: metadata.len(), provenance: read_provenance(&beside), made, used, path })
+            Some(Stored {
+                id,
+                bytes: metadata.len(),
+                provenance: read_note(&beside).map(|note| note.provenance),
+                made,
+                used,
+                path,
+            })
         };
         let mut all: Vec<Stored> = self.files(IMAGE).into_iter().filter_map(stored).collect();
         all.sort_by_key(|stored| (std::cmp::Reverse(stored.used), stored.id));
@@ -214,7 +256,8 @@ impl Images {
     }
 
     /// Begins an image of `length` bytes, all of which are its own from the beginning, so that a disk that is too full is
-    /// known at once. `room` is called before, by nobody else at the same time, with the folder.
+    /// known at once; with it what it is made from. `room` is called before, by nobody else at the same time, with the
+    /// folder.
     ///
     /// # Errors
     /// [`ImageError`], or what `room` says.
@@ -222,6 +265,7 @@ impl Images {
         &self,
         id: ComponentId,
         length: u64,
+        provenance: &Provenance,
         room: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<Partial, E> {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
@@ -230,30 +274,37 @@ impl Images {
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         room(folder)?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{id}-{}-{number}.{PARTIAL}", std::process::id()));
-        let file = File::options().create_new(true).write(true).mode(0o600).open(&path);
-        let partial = Partial { file: file.map_err(ImageError::io("make", &path))?, path, id };
-        let reserved = partial.file.lock().and_then(|()| weightsd_segment::reserve(&partial.file, length));
-        reserved.map_err(ImageError::io("write", &partial.path))?;
-        Ok(partial)
+        let path = |ending: &str| folder.join(format!("{id}-{}-{number}.{ending}", std::process::id()));
+        let (image, beside) = (Locked::new(path(PARTIAL))?, Locked::new(path(PARTIAL_PROVENANCE))?);
+        let reserved = weightsd_segment::reserve(&image.file, length).and_then(|()| {
+            image.file.set_modified(SystemTime::now())?;
+            // As exactly as this file system keeps it.
+            image.file.metadata().and_then(|metadata| Ok((metadata.modified()?, FileIdentity::of(&metadata))))
+        });
+        let (made, identity) = reserved.map_err(ImageError::io("write", &image.path))?;
+        let note = Note { provenance: provenance.clone(), modified_ns: identity.modified_ns };
+        let json = serde_json::to_vec(&note).unwrap_or_default();
+        let mut file = &beside.file;
+        let written = file.write_all(&json).and_then(|()| file.sync_all());
+        written.map_err(ImageError::io("write", &beside.path))?;
+        Ok(Partial { id, image, provenance: beside, made })
     }
 
     /// Gives a whole image, which is on the disk, its name.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn publish(&self, partial: Partial, provenance: &Provenance) -> Result<(), ImageError> {
+    pub fn publish(&self, partial: Partial) -> Result<(), ImageError> {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
         let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
+        let file = &partial.image.file;
+        let dated = file.set_modified(partial.made).and_then(|()| file.sync_all());
+        dated.map_err(ImageError::io("publish", &path))?;
         // Before the image is seen, so that none is seen of which nobody knows what it is.
-        let json = serde_json::to_vec(provenance).unwrap_or_default();
-        let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
-            file.write_all(&json)?;
-            file.persist(&beside).map_err(io::Error::from)
-        });
-        written.map_err(ImageError::io("write", &beside))?;
-        fs::rename(&partial.path, &path).map_err(ImageError::io("publish", &path))?;
+        for (from, to) in [(&partial.provenance.path, &beside), (&partial.image.path, &path)] {
+            fs::rename(from, to).map_err(ImageError::io("publish", to))?;
+        }
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(ImageError::io("publish", &path))
     }
@@ -263,11 +314,11 @@ impl Partial {
     /// Where it is written.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.image.path
     }
 }
 
-impl Drop for Partial {
+impl Drop for Locked {
     fn drop(&mut self) {
         // After it was published there is nothing of that name.
         let _ = fs::remove_file(&self.path);
@@ -286,13 +337,19 @@ impl Image {
     }
 }
 
-fn read_provenance(path: &Path) -> Option<Provenance> {
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} ({})", self.component, self.made_from, self.conversion)
+    }
+}
+
+fn read_note(path: &Path) -> Option<Note> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{convert::Infallible, os::unix::fs::FileExt as _};
 
     use super::*;
 
@@ -322,7 +379,7 @@ mod tests {
     }
 
     fn begin(images: &Images, id: ComponentId, length: u64) -> Partial {
-        images.begin(id, length, |_| Ok::<_, Never>(())).unwrap()
+        images.begin(id, length, &provenance(), |_| Ok::<_, Never>(())).unwrap()
     }
 
     #[test]
@@ -332,12 +389,12 @@ mod tests {
         let partial = begin(&images, id('a'), 100);
         assert_eq!((images.list().len(), images.partial_bytes()), (0, 100));
         fs::write(partial.path(), [7; 100]).unwrap();
-        images.publish(partial, &provenance()).unwrap();
+        images.publish(partial).unwrap();
         let listed = images.list();
         assert_eq!((listed.len(), listed[0].bytes, images.partial_bytes()), (1, 100, 0));
         assert_eq!((listed[0].id, listed[0].provenance.as_ref()), (id('a'), Some(&provenance())));
         let image = images.open(id('a'), &layout(&[7; 10], 100)).unwrap();
-        assert_eq!(image.provenance, provenance());
+        assert_eq!((&image.provenance, image.made), (&provenance(), listed[0].made));
         assert!(images.open(id('a'), &layout(&[8; 10], 100)).is_none(), "another head");
         assert!(images.open(id('a'), &layout(&[7; 10], 99)).is_none(), "another length");
         assert!(images.open(id('b'), &layout(&[7; 10], 100)).is_none());
@@ -350,17 +407,39 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_somebody_wrote_to_or_knows_nothing_of_is_not_lent() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::new(Some(folder.path().to_owned()));
+        let open = || images.open(id('a'), &layout(&[0; 10], 100));
+        let publish = || images.publish(begin(&images, id('a'), 100)).unwrap();
+        publish();
+        assert!(open().is_some());
+        // Beyond what its head says.
+        let path = folder.path().join(format!("{}.safetensors", id('a')));
+        File::options().write(true).open(&path).unwrap().write_all_at(&[1], 99).unwrap();
+        assert!(open().is_none() && images.list().len() == 1);
+        publish();
+        assert!(open().is_some(), "it is made anew");
+        fs::remove_file(path.with_extension("json")).unwrap();
+        assert!(open().is_none() && images.list()[0].provenance.is_none());
+    }
+
+    #[test]
     fn what_is_half_written_goes_when_nobody_writes_it() {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
         let written = begin(&images, id('a'), 10);
         drop(begin(&images, id('b'), 10));
-        let left = folder.path().join("x-1-0.partial");
-        fs::write(&left, "x").unwrap();
+        let left = ["x-1-0.partial", "x-1-0.partial_json"].map(|name| folder.path().join(name));
+        for path in &left {
+            fs::write(path, "x").unwrap();
+        }
         drop(Images::new(Some(folder.path().to_owned())));
         assert!(written.path().exists(), "somebody writes it");
-        assert!(!left.exists());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(!left.iter().any(|path| path.exists()));
+        images.publish(written).unwrap();
+        assert_eq!(images.list()[0].provenance, Some(provenance()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
@@ -368,7 +447,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
         for digit in ['a', 'b'] {
-            images.publish(begin(&images, id(digit), 1), &provenance()).unwrap();
+            images.publish(begin(&images, id(digit), 1)).unwrap();
         }
         let identity =
             |digit| *PinnedFile::open(folder.path().join(format!("{}.safetensors", id(digit)))).unwrap().identity();

@@ -14,7 +14,7 @@ use super::{FailureKind, ImageError, Order, order::Report, worker::COMMAND};
 /// How long the process may say nothing: the largest product on the slowest machine, or the wait for a slow disk.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
 /// How often it is told how far the work is, where nothing moves.
-const PULSE: Duration = Duration::from_secs(5);
+pub(crate) const PULSE: Duration = Duration::from_secs(5);
 
 /// Why an image was not made.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +110,9 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
                 progress(done, &last);
             }
             Ok(Report::Finished) => {
-                // Before its input is closed, which tells it to give up.
-                let _ = timeout(PULSE, child.wait()).await;
+                // Before its input ends: it would take that for the end of the daemon, and delete the image, which has to
+                // be there to be published.
+                let _ = child.kill().await;
                 return Ok(());
             }
             Ok(Report::Failed { kind, message }) => return Err(DeriveFailure::Failed { kind, message }),

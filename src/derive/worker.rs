@@ -43,17 +43,11 @@ const WAITERS: usize = 2;
 /// How often it is told how far the work is.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Whether the image is whole, and the daemon's from now on.
-static FINISHED: AtomicBool = AtomicBool::new(false);
-
 /// Runs the process.
 #[must_use]
 pub fn main() -> ExitCode {
     match run() {
-        Ok(()) => {
-            FINISHED.store(true, Ordering::SeqCst);
-            report(&Report::Finished);
-        }
+        Ok(()) => report(&Report::Finished),
         Err(Failure { kind, message }) => report(&Report::Failed { kind, message }),
     }
     ExitCode::SUCCESS
@@ -112,10 +106,8 @@ fn end_with_the_daemon(order: &Order) {
     let image = order.image.clone();
     thread::spawn(move || {
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
-        if !FINISHED.load(Ordering::SeqCst) {
-            let _ = fs::remove_file(image);
-            std::process::exit(1);
-        }
+        let _ = fs::remove_file(image);
+        std::process::exit(1);
     });
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use weightsd_client::{Client, ConnectOptions, Layout, LoadRequest};
+use weightsd_client::{Client, ConnectOptions, FloatType, Layout, LoadRequest};
 use weightsd_segment::MemoryUse;
 
 use crate::harness::{Home, PATIENCE};
@@ -18,7 +18,7 @@ const JOB: &str = "WEIGHTSD_TEST_JOB";
 const MANNER: &str = "WEIGHTSD_TEST_MANNER";
 const MARK: &str = "client-process:";
 
-/// What the process is to do.
+/// What the process is to do: load the component as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub model: String,
@@ -154,7 +154,7 @@ fn client_process() {
     let manner: Manner = serde_json::from_str(&env::var(MANNER).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let layout = if job.source_layout { Layout::Source } else { Layout::Mlx };
-    let mut request = LoadRequest::new(&job.model, &job.component).layout(layout);
+    let mut request = LoadRequest::new(&job.model, &job.component).layout(layout).dtype(FloatType::AsStored);
     if let Some(keep_alive) = manner.keep_alive_ms {
         request = request.keep_alive(Duration::from_millis(keep_alive));
     }

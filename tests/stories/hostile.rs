@@ -18,8 +18,8 @@ use weightsd_fixtures::HubFixture;
 use weightsd_proto::{
     rich_error,
     v1::{
-        AuditRequest, ErrorReason, EvictRequest, GetComponentRequest, LoadComponentRequest, ModelSelector,
-        ResolveRequest,
+        Adapter, AuditRequest, ErrorReason, EvictRequest, GetComponentRequest, LoadComponentRequest, ModelSelector,
+        Quantisation, ResolveRequest,
     },
 };
 
@@ -40,7 +40,7 @@ const MANIFESTS: [(&str, &str); 8] = [
     ("bytes", include_str!("../hostile/bytes.toml")),
 ];
 /// So that no case gets lost unnoticed.
-const CASES_MIN: usize = 380;
+const CASES_MIN: usize = 420;
 /// Longest message, in bytes: a sentence, not a copy of what was sent.
 const MESSAGE_BYTES_MAX: usize = 1200;
 /// What the daemon may have in memory after all cases, and at the worst moment.
@@ -99,11 +99,71 @@ struct Case {
     patterns: Vec<String>,
     variant: String,
     verification: i32,
+    dtype: i32,
+    fused_layers: i32,
+    quantise: Option<Quantise>,
+    dequantise: bool,
+    adapters: Vec<Added>,
+    adapter_copies: Option<usize>,
     id: String,
+    images: bool,
     // Bytes on the socket.
     sent: Option<String>,
     reply: Option<String>,
     http: bool,
+}
+
+/// How layers are to be quantised; each pattern so many times.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Quantise {
+    mode: String,
+    bits: u32,
+    group_size: u32,
+    only: Vec<String>,
+    excluding: Vec<String>,
+    copies: Option<usize>,
+}
+
+impl Quantise {
+    fn message(&self) -> Quantisation {
+        let copies = self.copies.unwrap_or(1);
+        let patterns =
+            |patterns: &[String]| copies_of(patterns.iter().map(|pattern| expand(pattern)).collect(), copies);
+        Quantisation {
+            mode: expand(&self.mode),
+            bits: self.bits,
+            group_size: self.group_size,
+            only: patterns(&self.only),
+            excluding: patterns(&self.excluding),
+        }
+    }
+}
+
+/// All of them so many times.
+fn copies_of<T: Clone>(all: Vec<T>, copies: usize) -> Vec<T> {
+    let count = all.len() * copies;
+    all.into_iter().cycle().take(count).collect()
+}
+
+/// What is added to the weights; a path is taken from the folder of the case.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Added {
+    spec: Option<String>,
+    scale: Option<f64>,
+}
+
+impl Added {
+    fn message(&self, folder: &Path) -> Adapter {
+        let model = self.spec.as_ref().map(|spec| ModelSelector {
+            spec: expand(spec),
+            working_directory: text(folder),
+            offline: true,
+            ..ModelSelector::default()
+        });
+        Adapter { model, scale: self.scale }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,6 +291,7 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         _ => {}
     }
     let component = case.component.as_ref().or(manifest.component.as_ref());
+    let adapters: Vec<_> = case.adapters.iter().map(|added| added.message(folder)).collect();
     let source = if kind == "requests" { 0 } else { Layout::Source.into() };
     LoadComponentRequest {
         model: (!case.no_model).then_some(model),
@@ -241,6 +302,11 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         keep_alive: case.keep_alive.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos }),
         client_name: expand(&case.client_name),
         verification: case.verification,
+        dtype: case.dtype,
+        fused_layers: case.fused_layers,
+        quantise: case.quantise.as_ref().map(Quantise::message),
+        dequantise: case.dequantise,
+        adapters: copies_of(adapters, case.adapter_copies.unwrap_or(1)),
         ..LoadComponentRequest::default()
     }
 }
@@ -271,7 +337,9 @@ async fn ask(service: &mut raw::Service, case: &Case, request: LoadComponentRequ
         Some("resolve") => within(service.resolve(ResolveRequest { model })).await?.map(drop),
         Some("audit") => within(service.audit(audit)).await?.map(drop),
         Some("get") => within(service.get_component(GetComponentRequest { id })).await?.map(drop),
-        Some("evict") => within(service.evict(EvictRequest { id, dry_run: false })).await?.map(drop),
+        Some("evict") => {
+            within(service.evict(EvictRequest { id, images: case.images, ..EvictRequest::default() })).await?.map(drop)
+        }
         Some(other) => panic!("no call `{other}`"),
     };
     answer.err().ok_or_else(|| "it is accepted".to_owned())

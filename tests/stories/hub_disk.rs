@@ -30,12 +30,7 @@ async fn a_disk_without_room_is_found_out_before_the_first_byte() {
 
 #[cfg(target_os = "linux")]
 mod full {
-    use std::{
-        env, fs,
-        io::Write as _,
-        path::{Path, PathBuf},
-        process::Command,
-    };
+    use std::fs;
 
     use weightsd_client::ErrorReason;
     use weightsd_fixtures::hub::{Fault, Hub, On, Side};
@@ -43,52 +38,25 @@ mod full {
     use crate::{
         harness::{Home, until},
         hubs::{REPO, assert_sound, is_file, load, partials, publish_weights, visible},
+        small_disk::SmallDisk,
     };
 
-    const REQUIRED: &str = "WEIGHTSD_REQUIRE_ROOT_TESTS";
     const LENGTH: usize = 5_000_000;
-
-    /// A file system of its own, of 8 MiB. Gone when dropped.
-    struct SmallDisk(PathBuf);
-
-    impl SmallDisk {
-        fn mount(at: &Path) -> Option<Self> {
-            fs::create_dir_all(at).unwrap();
-            let mount = ["-t", "tmpfs", "-o", "size=8m,mode=0700", "weightsd-story"];
-            let mounted = Command::new("mount").args(mount).arg(at).status();
-            mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
-        }
-    }
-
-    impl Drop for SmallDisk {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        }
-    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_disk_that_fills_in_the_middle_keeps_what_has_come() {
         let home = Home::new();
-        let Some(disk) = SmallDisk::mount(&home.hub_cache()) else {
-            assert!(
-                env::var_os(REQUIRED).is_none_or(|value| value != "1"),
-                "{REQUIRED} is set, and nothing can be mounted"
-            );
-            eprintln!("not run: only root can mount a small disk");
-            return;
-        };
+        let Some(disk) = SmallDisk::mount(&home.hub_cache(), 8) else { return };
         let hub = Hub::start().unwrap();
         let file = publish_weights(&hub, REPO, LENGTH);
         let slow = hub.fault(On::cdn(""), Fault::Slow { bytes_per_second: 2_500_000 });
         let daemon = home.daemon_on(&hub, &[]);
         let client = daemon.client().await;
-        let ballast = home.hub_cache().join("ballast");
         let fill = async {
             until("a part came", async || hub.bytes_sent(Side::Cdn) > 1_000_000).await;
-            let mut ballast = fs::File::create(&ballast).unwrap();
-            while ballast.write_all(&[1; 1 << 16]).is_ok() {}
+            disk.fill()
         };
-        let (refused, ()) = tokio::join!(load(&client, &home, "model"), fill);
+        let (refused, ballast) = tokio::join!(load(&client, &home, "model"), fill);
         let error = refused.unwrap_err();
         assert_eq!(error.reason(), Some(ErrorReason::NoSpace), "{error}");
         assert!(visible(&home, REPO).is_empty());

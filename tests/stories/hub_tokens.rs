@@ -137,7 +137,8 @@ async fn a_listing_that_goes_on_elsewhere_is_not_followed() {
 /// All that a client can be told.
 async fn everything(client: &Client, error: Option<ClientError>) -> String {
     let status = client.status().await.unwrap();
-    let list = client.list(weightsd_client::proto::ListComponentsRequest { residency: true }).await.unwrap();
+    let list =
+        client.list(weightsd_client::proto::ListComponentsRequest { residency: true, images: true }).await.unwrap();
     format!("{status:?} {list:?} {error:?} {}", error.as_ref().map(ToString::to_string).unwrap_or_default())
 }
 

@@ -22,7 +22,7 @@ async fn listed(client: &Client) -> Vec<LoadedComponent> {
 }
 
 fn evict(id: impl Into<String>) -> EvictRequest {
-    EvictRequest { id: id.into(), dry_run: false }
+    EvictRequest { id: id.into(), ..EvictRequest::default() }
 }
 
 /// Reason and code of a refusal that says what to do.
@@ -111,7 +111,7 @@ async fn evict_drops_what_nobody_holds_and_says_why_not() {
     let free = listed(&client).await.into_iter().find(|component| component.name == "text_encoder").unwrap();
 
     for dry_run in [true, false] {
-        let error = client.evict(EvictRequest { id: held.id().to_owned(), dry_run }).await.unwrap_err();
+        let error = client.evict(EvictRequest { dry_run, ..evict(held.id()) }).await.unwrap_err();
         assert_eq!(refusal(&error), (ErrorReason::InUse, Code::FailedPrecondition));
         assert!(error.to_string().contains("held by 1 lease"), "{error}");
     }
@@ -124,8 +124,8 @@ async fn evict_drops_what_nobody_holds_and_says_why_not() {
 
     // A dry run says the same and changes nothing.
     let prefix = free.id[..8].to_ascii_uppercase();
-    let told = client.evict(EvictRequest { id: prefix.clone(), dry_run: true }).await.unwrap().outcomes;
-    let all = client.evict(EvictRequest { id: String::new(), dry_run: true }).await.unwrap().outcomes;
+    let told = client.evict(EvictRequest { dry_run: true, ..evict(prefix.clone()) }).await.unwrap().outcomes;
+    let all = client.evict(EvictRequest { dry_run: true, ..evict("") }).await.unwrap().outcomes;
     assert_eq!(listed(&client).await.len(), 2);
     assert_eq!(client.get(prefix.clone()).await.unwrap().component.unwrap().id, free.id);
     assert!(events(&client, EventKind::Evicted).await.is_empty());

@@ -1,6 +1,6 @@
 //! What is lent is what is on disk.
 
-use weightsd_client::{Layout, LoadRequest};
+use weightsd_client::Layout;
 use weightsd_fixtures::{Checkpoint, Contents, Dims};
 
 use crate::harness::Home;
@@ -15,7 +15,7 @@ async fn every_tensor_of_every_component_has_the_bytes_of_its_file() {
     let daemon = home.daemon();
     let client = daemon.client().await;
     for (name, layout) in [("transformer", Layout::Mlx), ("text_encoder", Layout::Mlx), ("vae", Layout::Source)] {
-        let component = client.load(LoadRequest::new(REPO, name).layout(layout), |_| ()).await.unwrap();
+        let component = client.load(home.request(REPO, name).layout(layout), |_| ()).await.unwrap();
         assert_eq!(component.model().unwrap().commit, hub.commit);
         assert_eq!(component.info().bytes_copied, 0);
         assert_eq!(component.tensors().len(), checkpoint.component(name).tensors().len());

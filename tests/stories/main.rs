@@ -5,12 +5,23 @@
 #![allow(unreachable_pub)] // A test program exports nothing.
 
 mod activation;
+mod adapters;
 mod changes;
 mod checkpoints;
 mod client_process;
 mod crashes;
 #[cfg(target_os = "linux")]
 mod crowd;
+#[cfg(target_os = "linux")]
+mod derivations;
+#[cfg(target_os = "linux")]
+mod deriving;
+#[cfg(target_os = "linux")]
+mod deriving_changes;
+#[cfg(target_os = "linux")]
+mod deriving_crashes;
+#[cfg(target_os = "linux")]
+mod deriving_room;
 mod harness;
 mod hostile;
 mod hub_away;
@@ -31,9 +42,12 @@ mod lending;
 mod lifecycle;
 mod names;
 mod progress;
+mod quantising;
 mod raw;
 mod screens;
 mod sharing;
+#[cfg(target_os = "linux")]
+mod small_disk;
 mod strangers;
 #[cfg(target_os = "linux")]
 mod true_size;

@@ -43,6 +43,7 @@ async fn a_process_of_another_user_learns_nothing() {
     let folder = tempfile::Builder::new().prefix("wd-world-").permissions(world).tempdir().unwrap();
     let program = folder.path().join("stranger");
     fs::copy(env::current_exe().unwrap(), &program).unwrap();
+    copy_libraries(folder.path());
     let stranger = |uid| tell(&program, home.socket().as_path(), uid);
 
     assert_eq!(stranger(NOBODY), "denied denied", "the folder keeps others out");
@@ -61,10 +62,23 @@ async fn a_process_of_another_user_learns_nothing() {
     let _vae = client.load(home.request(REPO, "transformer"), |_| ()).await.unwrap();
 }
 
+/// Copies the libraries of this program that lie in somebody's home, where another user may not read them.
+fn copy_libraries(folder: &Path) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mapped = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).map(Path::new);
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    for path in mapped.filter(|path| !path.starts_with("/usr") && !path.starts_with("/lib")) {
+        if let Some(name) = name(path).filter(|name| name.starts_with("lib") && name.contains(".so")) {
+            fs::copy(path, folder.join(name)).unwrap();
+        }
+    }
+}
+
 /// What a process of that user is told over HTTP/2 and over the hand-off protocol.
 fn tell(program: &Path, socket: &Path, uid: u32) -> String {
     let mut command = Command::new(program);
     command.args(["--exact", "strangers::stranger", "--nocapture", "--ignored"]).env(SOCKET, socket).current_dir("/");
+    command.env("LD_LIBRARY_PATH", program.parent().unwrap());
     let output = command.uid(uid).gid(uid).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let line = text.lines().find_map(|line| Some(line.split_once(MARK)?.1));

@@ -1,0 +1,47 @@
+//! A file system of its own, which is small. Only root can mount one.
+
+use std::{
+    env, fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const REQUIRED: &str = "WEIGHTSD_REQUIRE_ROOT_TESTS";
+
+/// Gone when dropped.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// One of so many MiB; `None`, with a word, where nothing can be mounted and nobody requires it.
+    pub fn mount(at: &Path, mebibytes: u32) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let options = format!("size={mebibytes}m,mode=0700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "weightsd-story"]).arg(at).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        assert!(
+            env::var_os(REQUIRED).is_none_or(|value| value != "1"),
+            "{REQUIRED} is set, and nothing can be mounted"
+        );
+        eprintln!("not run: only root can mount a small disk");
+        None
+    }
+
+    /// Fills it to the last page, and returns the file that does.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.0.join("ballast");
+        let mut ballast = fs::File::create(&path).unwrap();
+        for piece in [1 << 16, 1 << 12] {
+            while ballast.write_all(&vec![1; piece]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
