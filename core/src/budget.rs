@@ -23,6 +23,8 @@ pub struct ImageFacts {
 pub struct Room {
     /// Bytes that all images may take together.
     pub budget: u64,
+    /// Bytes of images that are being written.
+    pub writing: u64,
     /// Bytes that are free on the disk.
     pub free: u64,
     /// Bytes that stay free.
@@ -44,13 +46,16 @@ pub struct Removal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// The budget is too small for it, whatever goes.
-    #[error("{needed} bytes are needed, the budget for derived images is {budget} bytes, and {held} of it are held")]
+    #[error(
+        "{needed} bytes are needed, the budget for derived images is {budget} bytes, and {held} of it are held or being \
+         written"
+    )]
     Budget {
         /// What is needed.
         needed: u64,
         /// The budget.
         budget: u64,
-        /// Bytes of images that somebody holds.
+        /// Bytes of images that somebody holds or writes.
         held: u64,
     },
     /// The disk is too full for it, whatever goes.
@@ -76,7 +81,7 @@ pub enum NoRoom {
 /// [`NoRoom`]; then nothing should go.
 pub fn make_room(images: &[ImageFacts], needed: u64, room: Room) -> Result<Vec<Removal>, NoRoom> {
     let sum = |held: bool| images.iter().filter(|image| image.is_held == held).map(|image| image.bytes).sum::<u64>();
-    let (held, unheld) = (sum(true), sum(false));
+    let (held, unheld) = (sum(true).saturating_add(room.writing), sum(false));
     if held.saturating_add(needed) > room.budget {
         return Err(NoRoom::Budget { needed, budget: room.budget, held });
     }
@@ -85,7 +90,7 @@ pub fn make_room(images: &[ImageFacts], needed: u64, room: Room) -> Result<Vec<R
     }
     let mut candidates: Vec<&ImageFacts> = images.iter().filter(|image| !image.is_held).collect();
     candidates.sort_by_key(|image| (image.used, image.id));
-    let (mut total, mut free, mut removals) = (held + unheld, room.free, Vec::new());
+    let (mut total, mut free, mut removals) = (held.saturating_add(unheld), room.free, Vec::new());
     for image in candidates {
         let (over_budget, too_full) =
             (total.saturating_add(needed) > room.budget, free < needed.saturating_add(room.floor));
@@ -119,23 +124,24 @@ mod tests {
     #[test]
     fn the_least_recently_used_go_and_no_more_than_it_takes() {
         let images = [image(3, 30, false), image(1, 10, false), image(2, 20, true), image(4, 40, false)];
-        let room = |budget, free| Room { budget, free, floor: 5 };
+        let room = |budget, free| Room { budget, writing: 0, free, floor: 5 };
         assert_eq!(gone(&images, 50, room(150, 1000)), Ok(vec![]));
         assert_eq!(gone(&images, 50, room(149, 1000)), Ok(vec![10]));
         assert_eq!(gone(&images, 50, room(139, 1000)), Ok(vec![10, 30]));
         assert_eq!(gone(&images, 50, room(150, 54)), Ok(vec![10]));
         assert_eq!(gone(&images, 50, room(150, 15)), Ok(vec![10, 30]));
         assert_eq!(gone(&images, 130, room(150, 1000)), Ok(vec![10, 30, 40]));
+        assert_eq!(gone(&images, 50, Room { writing: 11, ..room(150, 1000) }), Ok(vec![10, 30]));
     }
 
     #[test]
     fn what_is_held_stays_and_the_refusal_has_the_numbers() {
         let images = [image(1, 10, false), image(2, 20, true)];
-        let room = Room { budget: 100, free: 60, floor: 5 };
+        let room = Room { budget: 100, writing: 0, free: 60, floor: 5 };
         assert_eq!(gone(&images, 81, room), Err(NoRoom::Budget { needed: 81, budget: 100, held: 20 }));
         assert_eq!(gone(&images, 66, room), Err(NoRoom::Disk { needed: 66, free: 60, floor: 5, unheld: 10 }));
         assert_eq!(gone(&images, 65, room), Ok(vec![10]));
-        let endless = Room { budget: u64::MAX, free: u64::MAX, floor: u64::MAX };
+        let endless = Room { budget: u64::MAX, writing: 0, free: u64::MAX, floor: u64::MAX };
         assert_eq!(gone(&[], u64::MAX, endless), Ok(vec![]));
     }
 }

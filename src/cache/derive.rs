@@ -115,8 +115,8 @@ impl Cache {
         };
         let facts: Vec<_> = images.list().iter().map(fact).collect();
         let room = Room {
-            // What is being written by others counts as held.
-            budget: self.config.image_budget.saturating_sub(images.partial_bytes()),
+            budget: self.config.image_budget,
+            writing: images.partial_bytes(),
             free: free_bytes(folder).unwrap_or(u64::MAX),
             floor: self.config.free_space_floor,
         };

@@ -16,7 +16,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ use weightsd_segment::{FileIdentity, PinnedFile};
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
 const PROVENANCE: &str = "json";
+/// A note that has no image for so long gets none.
+const LEFT: Duration = Duration::from_secs(60);
 /// The same, of an image that is not whole yet.
 const PARTIAL_PROVENANCE: &str = "partial_json";
 
@@ -160,7 +162,20 @@ impl Images {
                 let _ = fs::remove_file(path);
             }
         }
+        images.sweep_notes();
         images
+    }
+
+    /// Deletes notes without an image, which a daemon left that was killed between the two. Young ones may be those of
+    /// another daemon that is between the two now.
+    fn sweep_notes(&self) {
+        let is_old = |path: &PathBuf| {
+            let age = fs::metadata(path).and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+            age.is_ok_and(|age| age.is_ok_and(|age| age > LEFT))
+        };
+        for note in self.files(PROVENANCE).iter().filter(|path| !path.with_extension(IMAGE).exists() && is_old(path)) {
+            let _ = fs::remove_file(note);
+        }
     }
 
     /// The folder.

@@ -67,7 +67,9 @@ pub enum DeriveError {
         missing: &'static str,
     },
     /// A name that an image keeps for itself.
-    #[error("tensor `{name}` would have to be computed, and names that begin with `{ROOM}` are those of room in images")]
+    #[error(
+        "tensor `{name}` would have to be computed, and names that begin with `{ROOM}` are those of room in images"
+    )]
     ReservedName {
         /// The name.
         name: String,

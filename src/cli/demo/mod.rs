@@ -64,7 +64,9 @@ pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode>
     print("\n3. what the name means, and the audit from the headers alone")?;
     runtime.block_on(describe(&connected, &cache))?;
 
-    print(format_args!("\n4. {CLIENTS} client processes load every component and read every page; what has to be computed is"))?;
+    print(format_args!(
+        "\n4. {CLIENTS} client processes load every component and read every page; what has to be computed is"
+    ))?;
     print("   computed once: the transformer from F32 to BF16, the autoencoder's kernels, the transformer in 4 bits")?;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
@@ -127,8 +129,7 @@ async fn describe(client: &Client, cache: &Path) -> anyhow::Result<()> {
 }
 
 fn print_acquires(reports: &[Report]) -> anyhow::Result<()> {
-    let mut table =
-        output::table(&["   CLIENT", "COMPONENT", "TENSORS", "SIZE", "COMPUTED", "ACQUIRED IN", "", "AS"]);
+    let mut table = output::table(&["   CLIENT", "COMPONENT", "TENSORS", "SIZE", "COMPUTED", "ACQUIRED IN", "", "AS"]);
     numbers(&mut table, &[2, 3, 4, 5]);
     for (number, report) in reports.iter().enumerate() {
         for Acquire { component, form, tensors, bytes: size, computed, micros, warm } in &report.acquires {
