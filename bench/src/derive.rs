@@ -41,6 +41,13 @@ impl Case {
     }
 }
 
+/// Whether the input is in memory before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    Cold,
+    Warm,
+}
+
 /// What a way took.
 struct Took {
     time: Duration,
@@ -50,7 +57,13 @@ struct Took {
     written: u64,
 }
 
-pub(crate) fn run(program: &Path, python: &Path, layers: u64, below: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn run(
+    program: &Path,
+    python: &Path,
+    layers: u64,
+    input: Input,
+    below: Option<&Path>,
+) -> anyhow::Result<()> {
     let folder = below.map_or_else(Folder::new, Folder::below)?;
     let mut dims = Dims::tiny();
     dims.transformer = Dims::true_size().transformer;
@@ -71,9 +84,13 @@ pub(crate) fn run(program: &Path, python: &Path, layers: u64, below: Option<&Pat
     println!("|---|---|---|---|---|---|---|");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for case in [Case::Cast, Case::Quantise] {
+        prepare(input, &shards)?;
         let ours = weightsd(program, &folder, &model, case, &runtime)?;
+        prepare(input, &shards)?;
         let theirs = mlx(python, &folder, &source, case)?;
+        prepare(input, &shards)?;
         let read = read(&shards)?;
+        prepare(input, &shards)?;
         let write = write(&folder, ours.written)?;
         let limit = read.max(write);
         let row = |way: &str, time: Duration, peak: Option<u64>| {
@@ -99,18 +116,21 @@ fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-/// Nothing of the files is in memory, and nothing waits to be written.
-fn forget() -> anyhow::Result<()> {
+/// Nothing waits to be written, and of the files everything is in memory or nothing.
+fn prepare(input: Input, files: &[PathBuf]) -> anyhow::Result<()> {
     Command::new("sync").status()?;
     let dropped = fs::write("/proc/sys/vm/drop_caches", "3");
-    dropped.context("the page cache must be emptied between the ways, which root may do: /proc/sys/vm/drop_caches")
+    dropped.context("the page cache must be emptied between the ways, which root may do: /proc/sys/vm/drop_caches")?;
+    if input == Input::Warm {
+        read(files)?;
+    }
+    Ok(())
 }
 
 fn weightsd(program: &Path, folder: &Folder, model: &Path, case: Case, runtime: &Runtime) -> anyhow::Result<Took> {
     let (server, _) = Server::start(program, folder)?;
     thread::sleep(Duration::from_millis(300));
     let idle = peak_of(server.pid());
-    forget()?;
     let watch = Watch::start(server.pid());
     let (time, image, written) = runtime.block_on(async {
         let options = ConnectOptions { deadline: Duration::from_secs(600), ..server.options() };
@@ -137,7 +157,6 @@ fn weightsd(program: &Path, folder: &Folder, model: &Path, case: Case, runtime: 
 fn mlx(python: &Path, folder: &Folder, source: &Path, case: Case) -> anyhow::Result<Took> {
     let target = folder.path().join("python");
     fs::create_dir_all(&target)?;
-    forget()?;
     let kind = if case == Case::Quantise { "quantise" } else { "cast" };
     let mut command = Command::new(python);
     command.args(["-c", PYTHON]).arg(source).arg(&target).arg(kind).stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -151,7 +170,6 @@ fn mlx(python: &Path, folder: &Folder, source: &Path, case: Case) -> anyhow::Res
 
 /// All files, from one end to the other.
 fn read(files: &[PathBuf]) -> anyhow::Result<Duration> {
-    forget()?;
     let mut buffer = vec![0; CHUNK];
     let began = Instant::now();
     for path in files {
@@ -163,7 +181,6 @@ fn read(files: &[PathBuf]) -> anyhow::Result<Duration> {
 
 /// As many bytes, onto the disk.
 fn write(folder: &Folder, bytes: u64) -> anyhow::Result<Duration> {
-    forget()?;
     let path = folder.path().join("written");
     let buffer = vec![0x5a; CHUNK];
     let began = Instant::now();

@@ -60,6 +60,9 @@ enum Bench {
         /// Layers of the transformer: 30 are those of Z-Image-Turbo, 24.6 GB
         #[arg(long, default_value_t = 30)]
         layers: u64,
+        /// Leave the input in memory, so that the disk is no limit to reading it; fewer layers then
+        #[arg(long)]
+        warm: bool,
         /// Where the files are written [default: the system's folder for temporary files]
         #[arg(long)]
         folder: Option<PathBuf>,
@@ -80,7 +83,10 @@ fn main() -> anyhow::Result<()> {
         Bench::Download { megabytes, rounds, folder } => {
             download::run(&args.weightsd, &args.python, megabytes, rounds, folder.as_deref())
         }
-        Bench::Derive { layers, folder } => derive::run(&args.weightsd, &args.python, layers, folder.as_deref()),
+        Bench::Derive { layers, warm, folder } => {
+            let input = if warm { derive::Input::Warm } else { derive::Input::Cold };
+            derive::run(&args.weightsd, &args.python, layers, input, folder.as_deref())
+        }
         Bench::Daemon { samples } => daemon::run(&args.weightsd, samples),
     }
 }
