@@ -62,6 +62,9 @@ fn build() -> Result<()> {
     drop(lock);
 
     let (archive, lib) = (archive.display(), mlx.lib.display());
+    // Whoever empties the cache gets it filled again.
+    println!("cargo::rerun-if-changed={archive}/libmlxc.a");
+    println!("cargo::rerun-if-changed={lib}");
     println!("cargo::rustc-link-search=native={archive}");
     println!("cargo::rustc-link-lib=static=mlxc");
     println!("cargo::rustc-link-search=native={lib}");
