@@ -1,6 +1,8 @@
 //! What MLX computes for a job. Its results are the definition of right: `tests/python/test_derive*.py` compare them bit
 //! for bit with what Python's MLX computes from the same inputs.
 
+use std::ops::Range;
+
 use weightsd_arrays::{
     ArrayError, bytes, dequantise, dtype,
     mlx_rs::{self, Array, ops::indexing::TryIndexOp as _},
@@ -19,6 +21,8 @@ pub(super) trait Read {
     fn whole(&self, slice: &Slice) -> Result<Array, Self::Error>;
     /// The rows of this piece.
     fn rows(&self, slice: &Slice) -> Result<Array, Self::Error>;
+    /// Of rows that are a weight's, those of this piece.
+    fn within(&self, rows: &Range<u64>) -> Range<u64>;
 }
 
 /// The arrays of a job's outputs, in order and evaluated.
@@ -57,25 +61,26 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
 
 /// What is added, in F32: rows of `product * factor`.
 fn added<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
+    let wanted = read.within(&delta.rows);
     let product = match &delta.product {
-        // Of a fused layer no more is multiplied than is wanted.
-        Product::LowRank { down, up } => mlx(rows(matrix(up, read)?, delta)?.matmul(matrix(down, read)?))?,
+        // Of a fused layer, or in a piece, no more is multiplied than is wanted.
+        Product::LowRank { down, up } => mlx(rows(matrix(up, read)?, &wanted)?.matmul(matrix(down, read)?))?,
         Product::Kronecker { first, second } => {
-            rows(mlx(mlx_rs::ops::kron(factor(first, read)?, factor(second, read)?))?, delta)?
+            rows(mlx(mlx_rs::ops::kron(factor(first, read)?, factor(second, read)?))?, &wanted)?
         }
         Product::Hadamard { first, second } => {
             let first = multiplied(&first.0, &first.1, read)?;
-            rows(mlx(first.multiply(multiplied(&second.0, &second.1, read)?))?, delta)?
+            rows(mlx(first.multiply(multiplied(&second.0, &second.1, read)?))?, &wanted)?
         }
-        Product::Full(whole) => rows(matrix(whole, read)?, delta)?,
+        Product::Full(whole) => rows(matrix(whole, read)?, &wanted)?,
     };
     Ok(mlx(product.multiply(Array::from_f32(strength(delta, read)?)))?)
 }
 
-/// The rows of this weight.
-fn rows(product: Array, delta: &Delta) -> Result<Array, ArrayError> {
-    let range = i32::try_from(delta.rows.start).ok().zip(i32::try_from(delta.rows.end).ok());
-    let (start, end) = range.ok_or_else(|| ArrayError::Shape(vec![delta.rows.end]))?;
+/// Some rows.
+fn rows(product: Array, wanted: &Range<u64>) -> Result<Array, ArrayError> {
+    let range = i32::try_from(wanted.start).ok().zip(i32::try_from(wanted.end).ok());
+    let (start, end) = range.ok_or_else(|| ArrayError::Shape(vec![wanted.end]))?;
     if (start, end) == (0, product.dim(0)) { Ok(product) } else { mlx(product.try_index(start..end)) }
 }
 

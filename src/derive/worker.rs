@@ -21,7 +21,7 @@ use std::{
 };
 
 use weightsd_arrays::{ArrayError, bytes, filled, mlx_rs};
-use weightsd_core::derive::{Job, Output, Slice};
+use weightsd_core::derive::{Job, Output, Product, Slice};
 use weightsd_segment::{PinnedFile, advice};
 
 use super::{
@@ -134,6 +134,13 @@ struct Piece<'a> {
     cost: u64,
 }
 
+/// Whether rows of a product can be computed apart from the others. On the CPU each row is summed up by itself, in one
+/// order, and `tests/python/test_derive_adapters.py` holds the pieces to the whole. Nobody says so of graphics processors,
+/// which choose their ways by the size of the whole.
+fn products_are_cut() -> bool {
+    mlx_rs::Device::default().get_type().is_ok_and(|kind| matches!(kind, mlx_rs::DeviceType::Cpu))
+}
+
 /// The pieces of a job.
 fn pieces(job: &Job) -> Vec<Piece<'_>> {
     // Of nothing comes nothing; MLX does not quantise matrices without rows.
@@ -141,11 +148,12 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
         return Vec::new();
     }
     let input = job.input_bytes();
+    let is_cut = products_are_cut() && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
     let elements: u64 = job.outputs.first().map_or(0, |output| output.shape.iter().product());
-    if !job.deltas.is_empty() {
-        // The weight, the sum and the product in F32, and the result. Matrices are cut nowhere, since nobody promises
-        // that parts of a product have the bits of the whole.
-        return vec![Piece { job, rows: None, input, cost: input + 16 * elements }];
+    // With deltas: the weight, the sum and the product in F32, and the result.
+    let cost = if job.deltas.is_empty() { 4 * input } else { input + 16 * elements };
+    if !job.deltas.is_empty() && !is_cut {
+        return vec![Piece { job, rows: None, input, cost }];
     }
     let rows = job.input.slices().next().and_then(|slice| slice.shape.first().copied()).unwrap_or(1).max(1);
     let count = input.div_ceil(PIECE_BYTES).clamp(1, rows);
@@ -153,7 +161,7 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     let piece = |bound: &[u64]| {
         let part = input / count;
         let rows = (count > 1).then_some(bound[0]..bound[1]);
-        Piece { job, rows, input: part, cost: 4 * part }
+        Piece { job, rows, input: part, cost: cost / count }
     };
     let mut pieces: Vec<_> = bounds.windows(2).map(piece).collect();
     if let Some(last) = pieces.last_mut() {
@@ -325,6 +333,13 @@ impl arithmetic::Read for Reader<'_> {
             *first = rows.end - rows.start;
         }
         self.read(slice, offset, &shape)
+    }
+
+    fn within(&self, rows: &Range<u64>) -> Range<u64> {
+        match &self.rows {
+            None => rows.clone(),
+            Some(piece) => rows.start + piece.start..rows.start + piece.end,
+        }
     }
 }
 

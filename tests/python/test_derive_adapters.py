@@ -169,3 +169,23 @@ def test_large_products_are_those_of_the_whole_matrix(daemon, tmp_path):
     request = asked([(adapter.write(tmp_path / str(n)), scale) for n, (adapter, scale) in enumerate(several)])
     case = (daemon, root, "transformer", tensors, Conversion(deltas=summed(several)), matrices(tensors))
     judge(*case, layout=SOURCE, adapters=request)
+
+
+def test_products_that_are_computed_in_pieces_are_those_of_the_whole(daemon, tmp_path):
+    """Weights of more than a piece, whose rows fall into pieces of different heights; ranks below and above a block."""
+    config = TINY.text_encoder | {"hidden_size": 1024, "intermediate_size": 8803, "num_hidden_layers": 1}
+    root = write_directory(tmp_path / "model", Model(TINY.transformer, config, TINY.vae), seed=32).resolve()
+    tensors = read_component(root / "text_encoder")
+    maker, files, added = Maker(tensors, 300), {}, {}
+    for name, rank in (("gate_proj", 5), ("down_proj", 96)):
+        layer = f"model.layers.0.mlp.{name}"
+        assert tensors[f"{layer}.weight"].nbytes > 16 << 20
+        down, up = maker.pair(layer, rank)
+        files |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+        added[layer] = Added(product(up, down))
+    adapter = Adapter(files, added)
+    asks = asked([(adapter.write(tmp_path / "adapter"), 1.7)])
+    for dtype in (BF16, F32):
+        conversion = Conversion(dtype, deltas=summed([(adapter, 1.7)]))
+        case = (daemon, root, "text_encoder", tensors, conversion, matrices(tensors), in_component("text_encoder"))
+        judge(*case, dtype=WISHES[dtype], adapters=asks)
