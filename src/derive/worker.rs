@@ -149,7 +149,7 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     }
     let input = job.input_bytes();
     let is_cut = products_are_cut() && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
-    let elements: u64 = job.outputs.first().map_or(0, |output| output.shape.iter().product());
+    let elements = job.input.elements();
     // With deltas: the weight, the sum and the product in F32, and the result.
     let cost = if job.deltas.is_empty() { 4 * input } else { input + 16 * elements };
     if !job.deltas.is_empty() && !is_cut {

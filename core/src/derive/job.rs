@@ -34,6 +34,15 @@ impl Input {
         };
         std::iter::once(first).chain(scales).chain(biases)
     }
+
+    /// How many numbers it stands for.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        match self {
+            Self::Plain(slice) => slice.shape.iter().product(),
+            Self::Packed { weight, scheme, .. } => weight.bytes() * 8 / scheme.bits(),
+        }
+    }
 }
 
 /// A tensor of the image.
