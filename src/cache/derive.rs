@@ -58,8 +58,12 @@ impl Cache {
         tokio::pin!(turn);
         loop {
             report(&Step { phase: Phase::Derive, ..Step::default() });
-            if let Ok(turn) = timeout(PULSE, &mut turn).await {
-                return turn.map_err(|_| AcquireError::Stopping);
+            tokio::select! {
+                biased;
+                () = self.stopping().cancelled() => return Err(AcquireError::Stopping),
+                turn = timeout(PULSE, &mut turn) => if let Ok(turn) = turn {
+                    return turn.map_err(|_| AcquireError::Stopping);
+                },
             }
         }
     }
@@ -82,8 +86,10 @@ impl Cache {
         let partial = self.begin(planned).await?;
         let work = planned.derive(&partial, |step| report(step));
         tokio::select! {
-            result = work => result?,
+            // First, so that a daemon that stops starts no process any more.
+            biased;
             () = self.stopping().cancelled() => return Err(DeriveFailure::Stopping),
+            result = work => result?,
         }
         let (images, planned) = (Arc::clone(&self.config.images), Arc::clone(planned));
         let published = super::blocking("publishing the image", move || {

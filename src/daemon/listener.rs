@@ -8,6 +8,8 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use weightsd_core::places::{self, Platform, SocketPathTooLong};
@@ -33,6 +35,10 @@ enum Origin {
     /// Made here. The file is the locked lock.
     Own { _lock: File },
 }
+
+/// How long the lock of a daemon that is gone may last: a process that it was about to start has it until it is another
+/// program.
+const LINGERING: Duration = Duration::from_millis(500);
 
 /// Why there is no socket to serve on.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +155,14 @@ fn lock(socket: &Path) -> Result<File, BindError> {
     let at = |source| BindError::Io { action: "lock", path: path.clone(), source };
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(at)?;
-    match file.try_lock() {
+    let asked = Instant::now();
+    let locked = loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if asked.elapsed() < LINGERING => thread::sleep(LINGERING / 50),
+            locked => break locked,
+        }
+    };
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
