@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 
 use tokio::{sync::SemaphorePermit, time::timeout};
 use weightsd_core::{
-    budget::{self, ImageFacts, NoRoom, Room},
+    budget::{self, ImageFacts, Room},
     identity::ComponentId,
 };
 
@@ -117,7 +117,7 @@ impl Cache {
             id: stored.id,
             bytes: stored.bytes,
             used: stored.used,
-            is_held: self.components.get(&stored.id).is_some_and(|entry| !entry.usage().holders.is_empty()),
+            is_held: self.is_held(stored.id),
         };
         let facts: Vec<_> = images.list().iter().map(fact).collect();
         let room = Room {
@@ -126,7 +126,7 @@ impl Cache {
             free: free_bytes(folder).unwrap_or(u64::MAX),
             floor: self.config.free_space_floor,
         };
-        let removals = budget::make_room(&facts, needed, room).map_err(|no_room: NoRoom| no_room)?;
+        let removals = budget::make_room(&facts, needed, room)?;
         for removal in removals {
             self.delete_image(removal.id, &removal.reason)?;
         }
@@ -162,6 +162,12 @@ impl Cache {
                 tracing::warn!(id = %stored.id, %error, "an image of damaged weights is still there");
             }
         }
+    }
+
+    /// Whether somebody holds the component of that id.
+    #[must_use]
+    pub fn is_held(&self, id: ComponentId) -> bool {
+        self.components.get(&id).is_some_and(|entry| !entry.usage().holders.is_empty())
     }
 
     /// Whether a component that is loaded lies in the image of that id.

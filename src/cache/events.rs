@@ -39,7 +39,7 @@ pub enum EventKind {
     Quarantined,
     /// A component's files are what their hashes say.
     Verified,
-    /// A component's tensors were computed, or their computation failed.
+    /// A component's tensors were computed.
     Derived,
     /// A derived image was deleted.
     ImageDeleted,

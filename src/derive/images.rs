@@ -23,13 +23,15 @@ use serde::{Deserialize, Serialize};
 use weightsd_core::{derive::image::Layout, identity::ComponentId};
 use weightsd_segment::{FileIdentity, PinnedFile};
 
+use crate::snapshot;
+
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
 const PROVENANCE: &str = "json";
-/// A note that has no image for so long gets none.
-const LEFT: Duration = Duration::from_secs(60);
 /// The same, of an image that is not whole yet.
 const PARTIAL_PROVENANCE: &str = "partial_json";
+/// A note that has no image for so long gets none.
+const LEFT: Duration = Duration::from_secs(60);
 
 /// What an image was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,8 +110,7 @@ impl ImageError {
     /// Whether the disk is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let Self::Io { source, .. } = self else { return false };
-        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        matches!(self, Self::Io { source, .. } if snapshot::is_full(source))
     }
 }
 
@@ -250,7 +251,17 @@ impl Images {
     /// Bytes of images that are being written, by whomever.
     #[must_use]
     pub fn partial_bytes(&self) -> u64 {
-        self.files(PARTIAL).iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
+        self.bytes_of(PARTIAL)
+    }
+
+    /// Bytes of all images.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes_of(IMAGE)
+    }
+
+    fn bytes_of(&self, ending: &str) -> u64 {
+        self.files(ending).iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
     }
 
     /// Deletes an image. Whoever has it open keeps its bytes until they let go.

@@ -28,6 +28,7 @@ use super::{
     arithmetic,
     order::{FailureKind, Order, Report},
 };
+use crate::snapshot;
 
 /// The hidden command of this program that is this process.
 pub const COMMAND: &str = "derive-worker";
@@ -68,10 +69,7 @@ impl From<ArrayError> for Failure {
 
 impl Failure {
     fn io(doing: &str, error: &io::Error) -> Self {
-        let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::NoSpace,
-            _ => FailureKind::Io,
-        };
+        let kind = if snapshot::is_full(error) { FailureKind::NoSpace } else { FailureKind::Io };
         Self { kind, message: format!("{doing}: {error}") }
     }
 }

@@ -47,10 +47,8 @@ fn delete_images(cache: &Cache, dry_run: bool) -> Result<Vec<DerivedImage>, Fail
     let mut gone = Vec::new();
     for stored in cache.config().images.list() {
         // What is warm and held by nobody has just been dropped, or would be.
-        let is_held =
-            cache.entries().iter().any(|entry| entry.component.id == stored.id && !entry.usage().holders.is_empty());
         let deleted = if dry_run {
-            !is_held
+            !cache.is_held(stored.id)
         } else {
             cache.delete_image(stored.id, "asked for, and nobody holds it").map_err(|error| {
                 let hint = "see the daemon's log, and who may write to its cache";

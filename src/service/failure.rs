@@ -20,7 +20,7 @@ use crate::{
     hub::HubError,
     pipeline::LoadError,
     resolve::ResolveError,
-    snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
+    snapshot::{FetchError, RemoteError, SnapshotError, VerifyError, is_full},
 };
 
 /// What a caller gets instead of an answer.
@@ -565,7 +565,7 @@ fn fetch(error: &FetchError, message: String) -> Failure {
 }
 
 fn io_failure(path: String, source: &io::Error, message: String) -> Failure {
-    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+    if is_full(source) {
         let hint = "make room; what has come already is kept";
         return Failure::new(Code::ResourceExhausted, ErrorReason::NoSpace, message, path, hint);
     }

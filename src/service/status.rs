@@ -164,7 +164,7 @@ pub(super) fn get_status(context: &Context) -> GetStatusResponse {
             load_deadline: convert::duration(config.load_deadline),
             free_space_floor: config.free_space_floor,
             image_budget: config.image_budget,
-            image_bytes: config.images.list().iter().map(|stored| stored.bytes).sum(),
+            image_bytes: config.images.bytes(),
         }),
         hub_cache: config.places.hub_cache.as_deref().map(convert::path).unwrap_or_default(),
     }

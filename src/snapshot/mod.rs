@@ -27,7 +27,7 @@ use weightsd_core::{
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
-pub(crate) use self::fetch::free_bytes;
+pub(crate) use self::fetch::{free_bytes, is_full};
 pub use self::{
     attest::Attestations,
     fetch::{Extent, FetchError, FetchReport, Fetcher, FileProgress, FileState, FileStep, Told, Want},

@@ -258,7 +258,7 @@ impl Download {
 
     fn not_written(&self, error: io::Error, needed: u64) -> FetchError {
         let path = self.job.store.partial(&self.job.listed.blob);
-        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        if super::is_full(&error) {
             return FetchError::NoSpace { path: self.job.store.cache().to_owned(), needed, free: 0, floor: 0 };
         }
         FetchError::io(path)(error)

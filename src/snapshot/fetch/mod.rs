@@ -22,7 +22,7 @@ use weightsd_core::{
 
 pub use self::error::FetchError;
 use self::file::{Download, FileCargo, Job};
-pub(crate) use self::space::free_bytes;
+pub(crate) use self::space::{free_bytes, is_full};
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
     flight::{Boarding, Cargo, Cockpit, Flights, Passenger},

@@ -33,6 +33,11 @@ pub(super) fn missing(
     Ok(missing)
 }
 
+/// Whether a file cannot be written because the disk, or what this user may have of it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Bytes that this user may write to the file system of `path`, which need not exist yet.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
