@@ -8,7 +8,7 @@ use weightsd_core::{
     assemble::{self, AssembleError, Assembled, Inputs, Raw, declaration},
     family::{ComponentSite, ConfigError, Description, Family, Identified, ModelFacts, Writer},
     parts::Inspection,
-    plan::Table,
+    table::Table,
 };
 
 use crate::snapshot::{Snapshot, SnapshotError};

@@ -15,7 +15,6 @@
 mod adapters;
 mod error;
 mod planned;
-mod progress;
 mod request;
 
 use std::{
@@ -30,7 +29,7 @@ use weightsd_core::{
     derive::{self, Conversion, Delta, MLX_VERSION, Setting},
     family,
     identity::{ComponentId, IdentityInputs},
-    plan::{self, Layout},
+    place::{self, Layout},
     spec::Commit,
 };
 
@@ -41,7 +40,6 @@ use self::{
 pub use self::{
     error::LoadError,
     planned::Planned,
-    progress::{Phase, Step, Unwatched, Watcher},
     request::{Adapter, AuditPolicy, FloatWish, Needed, Others, Pinned, Request, Subject, Treatment, Verification},
 };
 use crate::{
@@ -49,6 +47,7 @@ use crate::{
     checkpoint::{self, Checkpoint, ShardPool},
     component::{Adapted, Timings},
     hub::{Hub, Patience, RepoStore},
+    progress::{Phase, Step, Unwatched, Watcher},
     resolve::{self, Choice, Pin, Places, ResolvedModel, Selector, Target},
     snapshot::{
         Attestations, ComponentFiles, FetchReport, Fetcher, Remote, Scope, ShardFile, Snapshot, Suspect, Verdict, Want,
@@ -392,7 +391,7 @@ pub fn open(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
         sources.extend(opened.shards);
     }
     let description = &assembled.description;
-    let placed = plan::place(&assembled.table, description.catalogue.as_ref(), &description.naming, prepared.layout)?;
+    let placed = place::place(&assembled.table, description.catalogue.as_ref(), &description.naming, prepared.layout)?;
     let (family, component) = (prepared.recipe.family, prepared.component());
     let quantises = |layer: &str| family.quantises(component, layer);
     let setting = Setting { files: count(lendable), quantises: &quantises, deltas, metadata: metadata(&prepared) };

@@ -8,7 +8,8 @@ use weightsd_core::{
     assemble::{Inputs, Raw, assemble},
     family::{self, ModelFacts},
     header::{self, Header},
-    plan::{Layout, Table, place},
+    place::{Layout, place},
+    table::Table,
 };
 use weightsd_fixtures::{Checkpoint, Contents, Dims, Dtype, FilePart};
 

@@ -5,7 +5,6 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
 use tonic::{
     Response, Status, Streaming,
     transport::{Channel, Endpoint, Uri},
@@ -19,8 +18,8 @@ use weightsd_proto::v1::{
 };
 
 use crate::{
-    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError, connect, handoff::HandoffClient,
-    load,
+    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError, connect, deadline::Deadline,
+    handoff::HandoffClient, load,
 };
 
 pub(crate) type Service = WeightsServiceClient<Channel>;
@@ -209,33 +208,9 @@ async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, Clien
         .map_err(|error| ClientError::from_status("connecting", Status::from_error(error.into())))
 }
 
-/// A point in time by which something must be done.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline {
-    at: Option<Instant>,
-    after: Duration,
-}
-
-impl Deadline {
-    pub(crate) fn after(after: Duration) -> Deadline {
-        Deadline { at: Instant::now().checked_add(after), after }
-    }
-
-    /// Gives up at the deadline, naming the operation.
-    pub(crate) async fn bound<T>(
-        self,
-        operation: &str,
-        work: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, ClientError> {
-        let Some(at) = self.at else { return work.await };
-        let late = |_| ClientError::Deadline { operation: operation.to_owned(), after: self.after };
-        timeout_at(at, work).await.map_err(late)?
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, os::unix::net::UnixListener};
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -268,12 +243,5 @@ mod tests {
         assert!(first.retryable() || matches!(first, ClientError::Connect(_)), "{first:?}");
         let error = client.status().await.unwrap_err();
         assert!(matches!(error, ClientError::Connect(ConnectError::Stale(_))), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn an_endless_deadline_is_none() {
-        assert!(Deadline::after(Duration::MAX).at.is_none());
-        let error = Deadline::after(Duration::ZERO).bound("x", pending::<Result<(), _>>()).await.unwrap_err();
-        assert!(matches!(error, ClientError::Deadline { .. }));
     }
 }

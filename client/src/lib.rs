@@ -30,6 +30,7 @@ mod assembly;
 mod client;
 mod component;
 mod connect;
+mod deadline;
 mod element;
 mod error;
 mod handoff;

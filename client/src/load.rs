@@ -8,7 +8,7 @@ use weightsd_segment::View;
 use crate::{
     Client, ClientError, Component, Handoff, LoadRequest, ProtocolError, Tensors,
     assembly::{Assembled, Assembly},
-    client::Deadline,
+    deadline::Deadline,
     handoff::HandoffClient,
     table::{self, Part},
 };

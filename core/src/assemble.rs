@@ -1,17 +1,15 @@
 //! A component put together: the tensors of its files under the names of its catalogue, another file's laid over them,
 //! quantised layers recognised, and all of it audited. The road of the data runs through here between the opened
-//! headers and [`crate::plan::place`].
+//! headers and [`crate::place::place`].
 
 use crate::{
     audit::{AuditReport, audit},
-    family::{
-        Assumption, Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, ModelFacts,
-        Writer,
-    },
+    catalogue::Catalogue,
+    family::{Assumption, ComponentSite, ConfigError, Description, Family, Identified, InferError, ModelFacts, Writer},
     parts::{Inspection, PartProblem, inspect},
-    plan::{Sourced, Table},
     quantisation::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST, layers},
     rewrite::{Canonical, Overlay, OverlayError, RewriteError, canonical, overlay},
+    table::{Sourced, Table},
 };
 
 /// Why a component cannot be put together.

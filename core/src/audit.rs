@@ -6,15 +6,11 @@ use std::{
 };
 
 use crate::{
-    family::Catalogue,
-    header::Dtype,
-    plan::{Sourced, Table},
+    catalogue::Catalogue,
     quantisation::{LayerProblem, PackedRole, names},
     rewrite::{Operation, Unusable},
+    table::{DtypeTotal, Sourced, Table},
 };
-
-/// Dtypes that a float parameter may have on disk.
-pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
 /// A tensor whose shape or dtype is not the expected one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,15 +21,6 @@ pub struct Mismatch {
     pub expected: String,
     /// What the checkpoint holds.
     pub found: String,
-}
-
-/// Number and bytes of the tensors of one dtype.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DtypeTotal {
-    /// Tensors.
-    pub tensors: u32,
-    /// Their bytes.
-    pub bytes: u64,
 }
 
 /// What was done to the tensors of one file.
@@ -255,8 +242,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::header::Dtype;
     use crate::{
-        family::{Expected, Role},
+        catalogue::{Expected, Role},
         header::{Header, TensorInfo},
     };
 

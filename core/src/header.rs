@@ -18,6 +18,9 @@ use serde_json::value::RawValue;
 
 use crate::shown::shown;
 
+/// Dtypes that a float parameter may have on disk.
+pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+
 /// Bytes before the JSON.
 pub const PREFIX_BYTES: u64 = 8;
 /// Longest header that is read, in bytes; the limit of `huggingface_hub` for remote headers. Real ones stay under 1 MB.

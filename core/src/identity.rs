@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
-use crate::plan::Layout;
+use crate::place::Layout;
 
 /// Counts up when the meaning of a component changes without any of its inputs changing.
 const FORMAT_VERSION: u64 = 2;

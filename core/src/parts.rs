@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    audit::{DtypeTotal, FLOATS},
     header::Dtype,
-    plan::{Sourced, Table},
+    header::FLOATS,
     rewrite::Pattern,
+    table::DtypeTotal,
+    table::{Sourced, Table},
 };
 
 /// How a component is found in a file.

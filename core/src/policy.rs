@@ -93,7 +93,7 @@ pub fn next_expiry(facts: &[Facts]) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{identity::IdentityInputs, plan::Layout};
+    use crate::{identity::IdentityInputs, place::Layout};
 
     fn id(component: &str) -> ComponentId {
         ComponentId::of(&IdentityInputs {

@@ -8,7 +8,7 @@ use weightsd_core::{
     derive::Delta,
     family::{Family, z_image::ZImage},
     header::{Dtype, TensorInfo, byte_length},
-    plan::{Sourced, Table},
+    table::{Sourced, Table},
 };
 
 /// Width of the model, and how many blocks each list has.

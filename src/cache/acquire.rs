@@ -6,7 +6,8 @@ use super::{ATTEMPTS, AcquireError, Acquired, Cache, Holder, Lease, is_abandoned
 use crate::{
     component::Component,
     hub::HubError,
-    pipeline::{self, LoadError, Needed, Pinned, Prepared, Request, Step, Subject, Verification},
+    pipeline::{self, LoadError, Needed, Pinned, Prepared, Request, Subject, Verification},
+    progress::Step,
     resolve::{ModelKind, ResolvedModel, Selector, Target},
     snapshot::{Extent, FetchReport, Remote, Want},
 };

@@ -13,8 +13,9 @@ use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
     derive::{DeriveFailure, Image, ImageError, PULSE, Partial, Stored},
-    pipeline::{LoadError, Phase, Planned, Step},
-    snapshot::free_bytes,
+    disk::free_bytes,
+    pipeline::{LoadError, Planned},
+    progress::{Phase, Step},
 };
 
 impl Cache {

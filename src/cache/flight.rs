@@ -12,7 +12,8 @@ use crate::{
     checkpoint::CheckpointError,
     component::Component,
     flight::{Boarding, Cargo, Cockpit},
-    pipeline::{self, LoadError, Prepared, Step, Watcher},
+    pipeline::{self, LoadError, Prepared},
+    progress::{Step, Watcher},
 };
 
 /// A flight as a list shows it.

@@ -40,13 +40,13 @@ use self::{flight::LoadCargo, recall::Recalls, verify::VerifyCargo};
 use crate::{
     checkpoint::ShardPool,
     component::Component,
-    daemon::Tasks,
     derive::Images,
     flight::Flights,
     hub::Hub,
     pipeline::{LoadError, Prepared},
     resolve::{Places, ResolvedModel},
     snapshot::{Attestations, Fetcher, Told},
+    tasks::Tasks,
 };
 
 /// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.

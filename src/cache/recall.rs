@@ -91,7 +91,7 @@ fn identity_of(path: &PathBuf) -> Option<FileIdentity> {
 
 #[cfg(test)]
 mod tests {
-    use weightsd_core::{identity::IdentityInputs, plan::Layout};
+    use weightsd_core::{identity::IdentityInputs, place::Layout};
 
     use super::*;
     use crate::{

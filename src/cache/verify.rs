@@ -11,7 +11,8 @@ use super::{AcquireError, Cache, Change, ChangeKind, Entry, EventKind};
 use crate::{
     component::Component,
     flight::{Boarding, Cargo, Cockpit},
-    pipeline::{self, LoadError, Step, Watcher},
+    pipeline::{self, LoadError},
+    progress::{Step, Watcher},
     resolve::ResolvedModel,
     snapshot::{Finding, Scope, Suspect, Verdict},
 };

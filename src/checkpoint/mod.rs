@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 use weightsd_core::{
     header::{self, Header, HeaderError, PREFIX_BYTES},
     index::Index,
-    plan::{TENSORS_MAX, Table, TableError},
+    table::{TENSORS_MAX, Table, TableError},
 };
 use weightsd_segment::PinnedFile;
 
 pub use self::pool::{ShardPool, is_as_it_was, is_intact};
 use crate::{
     assembly::Tensors,
-    pipeline::{Phase, Step, Watcher},
+    progress::{Phase, Step, Watcher},
     snapshot::{ComponentFiles, ShardFile},
     turn::in_turn,
 };

@@ -11,7 +11,8 @@ use weightsd_core::{family, places};
 use super::{args::Inspect, output::Format};
 use crate::{
     checkpoint::{self, Checkpoint, ShardPool},
-    pipeline::{self, Audited, LoadError, Others, Pinned, Unwatched},
+    pipeline::{self, Audited, LoadError, Others, Pinned},
+    progress::Unwatched,
     resolve::{Choice, Places, Selector},
     snapshot::{ComponentFiles, Snapshot},
 };

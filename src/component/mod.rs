@@ -12,7 +12,7 @@ use weightsd_core::{
     audit::AuditReport,
     identity::ComponentId,
     listing::BlobName,
-    plan::{Layout, Making, Placed},
+    place::{Layout, Making, Placed},
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 

@@ -17,13 +17,14 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
 use super::{
-    BoundListener, Config, Tasks,
+    BoundListener, Config,
     accept::{self, Counted},
     watchdog,
 };
 use crate::{
     cache::{Cache, EventKind},
     service,
+    tasks::Tasks,
 };
 
 /// Connections that wait for the gRPC server to take them.

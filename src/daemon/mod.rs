@@ -4,12 +4,10 @@ mod accept;
 mod config;
 mod lifecycle;
 mod listener;
-mod tasks;
 mod watchdog;
 
 pub use self::{
     config::{Config, ConfigFile, ConfigFileError},
     lifecycle::{RunError, run},
     listener::{BindError, BoundListener},
-    tasks::Tasks,
 };

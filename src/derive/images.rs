@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use weightsd_core::{derive::image::Layout, identity::ComponentId};
 use weightsd_segment::{FileIdentity, PinnedFile};
 
-use crate::snapshot;
+use crate::disk;
 
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
@@ -110,7 +110,7 @@ impl ImageError {
     /// Whether the disk is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if snapshot::is_full(source))
+        matches!(self, Self::Io { source, .. } if disk::is_full(source))
     }
 }
 

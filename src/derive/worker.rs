@@ -28,7 +28,7 @@ use super::{
     arithmetic,
     order::{FailureKind, Order, Report},
 };
-use crate::snapshot;
+use crate::disk;
 
 /// The hidden command of this program that is this process.
 pub const COMMAND: &str = "derive-worker";
@@ -69,7 +69,7 @@ impl From<ArrayError> for Failure {
 
 impl Failure {
     fn io(doing: &str, error: &io::Error) -> Self {
-        let kind = if snapshot::is_full(error) { FailureKind::NoSpace } else { FailureKind::Io };
+        let kind = if disk::is_full(error) { FailureKind::NoSpace } else { FailureKind::Io };
         Self { kind, message: format!("{doing}: {error}") }
     }
 }

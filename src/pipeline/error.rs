@@ -8,7 +8,7 @@ use weightsd_core::{
     audit::AuditReport,
     derive::DeriveError,
     family::ConfigError,
-    plan::PlanError,
+    place::PlanError,
     spec::SpecError,
 };
 

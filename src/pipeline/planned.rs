@@ -10,15 +10,16 @@ use weightsd_core::{
     assemble::Assembled,
     derive::{Derivation, MLX_VERSION},
     identity::ComponentId,
-    plan::{Making, Placed},
+    place::{Making, Placed},
 };
 
-use super::{Phase, Prepared, Step};
+use super::Prepared;
 use crate::{
     checkpoint::{self, OpenShard},
     component::{Adapted, Component, Segment, Timings},
     derive::{DeriveFailure, Image, Order, OrderedFile, Partial, Provenance},
     pace::Pace,
+    progress::{Phase, Step},
     snapshot::Suspect,
 };
 

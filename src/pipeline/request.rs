@@ -8,7 +8,7 @@ use std::{
 use weightsd_core::{
     derive::{Conversion, Float, Fused, Packing},
     family::Family,
-    plan::Layout,
+    place::Layout,
 };
 
 use crate::resolve::{Choice, Pin, Selector, Target};

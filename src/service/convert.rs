@@ -4,14 +4,15 @@ use std::{path::Path, time::Duration};
 
 use weightsd_core::{
     adapter::AdapterReport,
-    audit::{AuditReport, DtypeTotal, Mismatch, OriginTotal},
+    audit::{AuditReport, Mismatch, OriginTotal},
     family::Identified,
     identity::ContentKey,
     listing::Listed,
     parts::{FileKind, Inspection, PartProblem},
-    plan::{Layout, Making, Placed},
+    place::{Layout, Making, Placed},
     quantisation::{Packed, PackedRole},
     rewrite::Operation,
+    table::DtypeTotal,
 };
 use weightsd_proto::v1;
 use weightsd_segment::FileIdentity;
@@ -19,9 +20,10 @@ use weightsd_segment::FileIdentity;
 use crate::{
     component::{Adapted, Component, Segment},
     derive::{Provenance, Stored},
-    pipeline::{Audited, Phase, Step},
+    pipeline::Audited,
+    progress::{FileProgress, FileState, Phase, Step},
     resolve::{ModelKind, ResolvedModel},
-    snapshot::{Attestations, FileProgress, FileState, ShardFile},
+    snapshot::{Attestations, ShardFile},
 };
 
 /// Names in each sample of an audit report.

@@ -4,7 +4,7 @@ use std::{error::Error, io, time::Duration};
 
 use tonic::{Code, Status};
 use weightsd_core::{
-    assemble::AssembleError, derive::DeriveError, plan::PlanError, select::SelectError, spec::SpecError,
+    assemble::AssembleError, derive::DeriveError, place::PlanError, select::SelectError, spec::SpecError,
 };
 use weightsd_proto::{
     rich_error,
@@ -17,10 +17,11 @@ use crate::{
     cache::AcquireError,
     checkpoint::CheckpointError,
     derive::{DeriveFailure, FailureKind},
+    disk::is_full,
     hub::HubError,
     pipeline::LoadError,
     resolve::ResolveError,
-    snapshot::{FetchError, RemoteError, SnapshotError, VerifyError, is_full},
+    snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
 };
 
 /// What a caller gets instead of an answer.

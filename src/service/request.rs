@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::{
     derive::{Float, Fused, Packing, Selection},
-    plan::Layout,
+    place::Layout,
     quantisation::{Mode, Scheme},
 };
 use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};

@@ -138,7 +138,7 @@ pub(super) fn get_status(context: &Context) -> GetStatusResponse {
         component: flight.component,
         spec: flight.spec,
     };
-    let download = |(what, step, waiting): (String, crate::pipeline::Step, usize)| RunningDownload {
+    let download = |(what, step, waiting): (String, crate::progress::Step, usize)| RunningDownload {
         what,
         progress: Some(convert::progress(&step, waiting)),
     };

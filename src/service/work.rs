@@ -21,7 +21,8 @@ use super::{Context, Failure, convert, request};
 use crate::{
     cache::{AcquireError, Cache, blocking},
     hub::HubError,
-    pipeline::{self, LoadError, Pinned, Step, Watcher},
+    pipeline::{self, LoadError, Pinned},
+    progress::{Step, Watcher},
     resolve::{Selector, Target},
     snapshot::{Extent, FetchReport, Finding, Scope, Suspect, Verdict, Want},
 };

@@ -27,10 +27,9 @@ use weightsd_core::{
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
-pub(crate) use self::fetch::{free_bytes, is_full};
 pub use self::{
     attest::Attestations,
-    fetch::{Extent, FetchError, FetchReport, Fetcher, FileProgress, FileState, FileStep, Told, Want},
+    fetch::{Extent, FetchError, FetchReport, Fetcher, Told, Want},
     files::Files,
     remote::{Remote, RemoteComponent, RemoteError},
     verify::{Finding, Scope, Suspect, Verdict, VerifyError, verify},

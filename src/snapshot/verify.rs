@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     hub::RepoStore,
-    pipeline::{Phase, Step, Watcher},
+    progress::{Phase, Step, Watcher},
 };
 
 /// How often whoever watches is told how far it is.
@@ -178,7 +178,7 @@ mod tests {
     use weightsd_core::spec::{Commit, RepoId};
 
     use super::*;
-    use crate::pipeline::Unwatched;
+    use crate::progress::Unwatched;
 
     #[test]
     fn good_bad_missing_and_unnamed() {

@@ -2,11 +2,11 @@
 
 use super::{AdapterError, Change, FactorKeys, LowRank, Written};
 use crate::{
-    audit::FLOATS,
     derive::{Factor, Matrix, Product, Slice},
     header::Dtype,
-    plan::Table,
+    header::FLOATS,
     shown::shown,
+    table::Table,
 };
 
 /// Dtypes of a scalar.

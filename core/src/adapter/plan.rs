@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     derive::{Alpha, Delta},
-    plan::Table,
     shown::shown,
+    table::Table,
 };
 
 /// An adapter that somebody wants to be applied.
@@ -203,7 +203,7 @@ mod tests {
     use crate::{
         derive::{Factor, Product},
         header::{Dtype, TensorInfo, byte_length},
-        plan::Sourced,
+        table::Sourced,
     };
 
     const OUTPUT: u64 = 12;

@@ -9,9 +9,9 @@ use super::{
     image::{self, Layout, ROOM},
 };
 use crate::{
-    audit::FLOATS,
     header::Dtype,
-    plan::{Making, Placed},
+    header::FLOATS,
+    place::{Making, Placed},
     quantisation::{Mode, Packed, PackedRole, Scheme},
     shown::shown,
 };

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, read_config};
+use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, read_config};
+use crate::naming::Naming;
 use crate::rewrite::Rules;
 
 /// See the module.

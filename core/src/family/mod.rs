@@ -3,30 +3,28 @@
 //! A family is a folder beside this file. It gives three things: whether it recognises a model, where the files of
 //! each component lie, and, from the configs, the exact tensors of a component. The engine in this file knows no model.
 
-mod catalogue;
 mod causal_lm;
 mod generic;
 mod inferred;
 mod known;
 mod language_adapter;
-mod naming;
 pub mod z_image;
 
 use std::collections::BTreeMap;
 
-pub use catalogue::{Catalogue, Expected, Role};
 pub use inferred::{Assumption, InferError, Inferred};
 pub use known::{Identified, KnownBy, KnownModel, Preset};
-pub use naming::{Naming, Rule};
 
 use crate::{
     adapter::{ADAPTER_CONFIG, Targets},
+    catalogue::Catalogue,
     derive::Float,
+    naming::Naming,
     parts::{self, Inspection, PartRule, SharedPrefixes},
-    plan::Table,
     quantisation::{CONTROLNET_MANIFEST, MANIFEST},
     rewrite::Rules,
     shown::{shown, shown_up_to},
+    table::Table,
 };
 
 /// Largest config file that is read, in bytes.

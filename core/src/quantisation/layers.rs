@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Declaration, Packed, PackedRole, Scheme};
-use crate::{family::Catalogue, plan::Table};
+use crate::{catalogue::Catalogue, table::Table};
 
 /// What a layer's packed tensors should be, and are not.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{audit::FLOATS, header::Dtype, shown::shown};
+use crate::{header::Dtype, header::FLOATS, shown::shown};
 
 use super::PackedRole;
 

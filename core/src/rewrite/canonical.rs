@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::{Action, Captures, Pattern, Rule, Rules, Ruleset};
 use crate::{
     header::{Dtype, TensorInfo, bit_length},
-    plan::{Sourced, Table, Twice},
     shown::shown,
+    table::{Sourced, Table, Twice},
 };
 
 /// How a tensor came out of the one that it was in its file.

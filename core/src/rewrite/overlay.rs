@@ -1,6 +1,6 @@
 //! A component of which some or all tensors are taken from another file.
 
-use crate::plan::{Sourced, Table};
+use crate::table::{Sourced, Table};
 
 /// Endings of the tensors that only quantised layers have.
 const PACKED_ONLY: [&str; 2] = [".scales", ".biases"];

@@ -5,8 +5,9 @@ use weightsd_core::{
     family::{self, Family, ModelFacts, z_image::ZImage},
     header::Dtype,
     parts::{FileKind, Inspection, Limit, PartProblem},
-    plan::{Layout, Table, place},
+    place::{Layout, place},
     rewrite::Operation,
+    table::Table,
 };
 
 use crate::common::{COMPONENTS, Entry, Model, all_in_one, backwards, entries, shapes, table, under};

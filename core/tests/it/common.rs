@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use weightsd_core::{
+    catalogue::Catalogue,
     family::{
-        Catalogue, Description, Family, ModelFacts,
+        Description, Family, ModelFacts,
         z_image::{TextEncoderConfig, TransformerConfig, VaeConfig, ZImage},
     },
     header::{Dtype, Header, TensorInfo, byte_length},
-    plan::Table,
     rewrite::Rules,
+    table::Table,
 };
 
 /// Name, dtype, shape.

@@ -6,9 +6,10 @@ use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble},
     family::z_image::ZImage,
     header::{Dtype, Header},
-    plan::{Layout, Table, place},
+    place::{Layout, place},
     quantisation::{Mode, PackedRole, Scheme},
     rewrite::OverlayError,
+    table::Table,
 };
 
 use crate::common::{Entry, Model, all_in_one, backwards, entries, header, table, under};

@@ -6,9 +6,10 @@ use proptest::prelude::*;
 use weightsd_core::{
     assemble::{Inputs, Raw, assemble},
     audit::audit,
-    family::{self, ModelFacts, Naming},
+    family::{self, ModelFacts},
     header::{Dtype, byte_length},
-    plan::{Layout, place},
+    naming::Naming,
+    place::{Layout, place},
     rewrite::canonical,
 };
 

@@ -6,7 +6,7 @@ use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
     family::{ComponentSite, Family, ModelFacts, Writer, detect, is_document, z_image::ZImage},
     header::Dtype,
-    plan::{Layout, place},
+    place::{Layout, place},
     quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PackedRole, Scheme},
 };
 

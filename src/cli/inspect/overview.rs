@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use weightsd_core::{audit::DtypeTotal, family::ComponentSite};
+use weightsd_core::{family::ComponentSite, table::DtypeTotal};
 use weightsd_proto::v1::{AuditReport, FileInspection};
 
 use super::{

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use globset::{Glob, GlobMatcher};
 use weightsd_core::{
-    plan::{Sourced, Table},
     rewrite::Operation,
+    table::{Sourced, Table},
 };
 
 use super::{

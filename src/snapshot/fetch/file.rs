@@ -15,10 +15,12 @@ use weightsd_core::{
 };
 use weightsd_segment::FileIdentity;
 
-use super::{FetchError, FileState, FileStep, blocking, partial::Partial};
+use super::{FetchError, blocking, partial::Partial};
 use crate::{
+    disk,
     flight::{Cargo, Cockpit},
     hub::{self, Answer, BlobLock, Hub, HubError, Part, RepoStore},
+    progress::{FileState, FileStep},
     snapshot::Attestations,
 };
 
@@ -258,7 +260,7 @@ impl Download {
 
     fn not_written(&self, error: io::Error, needed: u64) -> FetchError {
         let path = self.job.store.partial(&self.job.listed.blob);
-        if super::is_full(&error) {
+        if disk::is_full(&error) {
             return FetchError::NoSpace { path: self.job.store.cache().to_owned(), needed, free: 0, floor: 0 };
         }
         FetchError::io(path)(error)

@@ -22,13 +22,12 @@ use weightsd_core::{
 
 pub use self::error::FetchError;
 use self::file::{Download, FileCargo, Job};
-pub(crate) use self::space::{free_bytes, is_full};
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
     flight::{Boarding, Cargo, Cockpit, Flights, Passenger},
     hub::{Hub, HubError, RepoStore},
     pace::Pace,
-    pipeline::{Phase, Step},
+    progress::{FileProgress, FileState, FileStep, Phase, Step},
     resolve::{Choice, HubTarget, Pin},
 };
 
@@ -62,44 +61,6 @@ pub enum Extent {
     Components,
     /// Everything, README and all.
     Everything,
-}
-
-/// What a file's download is doing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FileState {
-    /// It waits for its turn.
-    #[default]
-    Waiting,
-    /// Another program downloads it.
-    Elsewhere,
-    /// What an earlier attempt left is hashed.
-    Checking,
-    /// Bytes come.
-    Downloading,
-    /// The connection broke, and another is tried soon.
-    Retrying,
-    /// It is there.
-    Done,
-}
-
-/// How far a file is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FileStep {
-    /// What is being done.
-    pub state: FileState,
-    /// Bytes that are there.
-    pub bytes_done: u64,
-}
-
-/// A file of a download that runs, for people to look at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileProgress {
-    /// Path below the model's directory.
-    pub path: String,
-    /// Its length in bytes.
-    pub bytes_total: u64,
-    /// How far it is.
-    pub step: FileStep,
 }
 
 /// What a download did.

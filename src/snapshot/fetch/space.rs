@@ -1,11 +1,11 @@
 //! What is still to come, and whether there is room for it. Asked before the first byte.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, fs};
 
 use weightsd_core::listing::Listed;
 
 use super::FetchError;
-use crate::hub::RepoStore;
+use crate::{disk::free_bytes, hub::RepoStore};
 
 /// The files of which no blob of the right length is there.
 pub(super) fn missing(
@@ -31,18 +31,6 @@ pub(super) fn missing(
         }
     }
     Ok(missing)
-}
-
-/// Whether a file cannot be written because the disk, or what this user may have of it, is full.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Bytes that this user may write to the file system of `path`, which need not exist yet.
-pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
-    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let space = rustix::fs::statvfs(existing)?;
-    Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 #[cfg(test)]

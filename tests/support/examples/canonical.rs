@@ -10,7 +10,8 @@ use weightsd_core::{
     assemble::{Inputs, Raw, assemble},
     family::{self, ModelFacts},
     header::{self, Header},
-    plan::{Layout, Table, place},
+    place::{Layout, place},
+    table::Table,
 };
 
 fn main() -> Result<()> {

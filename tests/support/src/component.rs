@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weightsd_core::{
-    family::{Catalogue, ComponentSite},
-    header::byte_length,
-};
+use weightsd_core::{catalogue::Catalogue, family::ComponentSite, header::byte_length};
 
 use crate::Dtype;
 

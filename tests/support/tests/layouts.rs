@@ -13,7 +13,8 @@ use weightsd_core::{
     family::{self, Family, ModelFacts, Writer, z_image::ZImage},
     header::{self, Header},
     parts::FileKind,
-    plan::{Layout, Table, place},
+    place::{Layout, place},
+    table::Table,
 };
 use weightsd_fixtures::{Checkpoint, Contents, ControlVersion, Dims, Dtype, FilePart, Names, Quantisation, Written};
 

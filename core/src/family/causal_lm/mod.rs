@@ -7,12 +7,11 @@ mod config;
 use std::collections::BTreeMap;
 
 use self::{architecture::Architecture, config::LanguageConfig};
-use super::{
-    Catalogue, ComponentSite, ConfigError, Description, Family, ModelFacts, Naming, Writer, catalogue::Builder,
-    language_adapter, read_config,
-};
+use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, Writer, language_adapter, read_config};
 use crate::{
     adapter::Targets,
+    catalogue::{Builder, Catalogue},
+    naming::Naming,
     rewrite::{Pattern, Rule, Rules, Ruleset},
 };
 

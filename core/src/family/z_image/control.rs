@@ -3,11 +3,12 @@
 
 use serde::Serialize;
 
-use super::{Blueprint, Catalogue, TransformerConfig, WIDTH_MAX, known, transformer::Modulation, within};
+use super::{Blueprint, TransformerConfig, WIDTH_MAX, known, transformer::Modulation, within};
 use crate::{
-    family::{InferError, catalogue::Builder},
-    plan::Table,
+    catalogue::{Builder, Catalogue},
+    family::InferError,
     rewrite::Pattern,
+    table::Table,
 };
 
 /// Tensors of the transformer whose names begin so are used by the control model too.

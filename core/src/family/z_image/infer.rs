@@ -5,10 +5,12 @@ use super::{
     Blueprint, TextEncoderConfig, TransformerConfig, VaeConfig, control::ControlConfig, known, names, to_json,
 };
 use crate::{
-    family::{Assumption, Catalogue, Description, Identified, InferError, Inferred, KnownBy, Naming},
+    catalogue::Catalogue,
+    family::{Assumption, Description, Identified, InferError, Inferred, KnownBy},
     header::Dtype,
-    plan::Table,
+    naming::Naming,
     rewrite::{Pattern, Rules},
+    table::Table,
 };
 
 /// Reads shapes of tensors by name.

@@ -21,10 +21,13 @@ pub use config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfi
 use serde::Serialize;
 
 use super::{
-    Catalogue, ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Naming,
-    Writer, language_adapter, read_config, within,
+    ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Writer,
+    language_adapter, read_config, within,
 };
-use crate::{adapter::Targets, derive::Float, parts::PartRule, plan::Table, rewrite::Rules};
+use crate::{
+    adapter::Targets, catalogue::Catalogue, derive::Float, naming::Naming, parts::PartRule, rewrite::Rules,
+    table::Table,
+};
 
 /// The family; see the module.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Names of the parameters of the MLX modules (zimage.swift), beside the names in the checkpoints.
 
-use crate::family::{Naming, Rule};
+use crate::naming::{Naming, Rule};
 
 /// The transformer's caption embedder is a norm and a linear layer with names of their own; the rest is the same.
 pub(super) const TRANSFORMER: Naming = Naming(&[

@@ -1,7 +1,7 @@
 //! The text encoder's tensors (transformers' `Qwen3Model`, without a head: it is tied to the embedding).
 
-use super::{Blueprint, Catalogue, LAYERS_MAX, TextEncoderConfig, WIDTH_MAX, within};
-use crate::family::catalogue::Builder;
+use super::{Blueprint, LAYERS_MAX, TextEncoderConfig, WIDTH_MAX, within};
+use crate::catalogue::{Builder, Catalogue};
 
 impl Blueprint for TextEncoderConfig {
     fn check(&self) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The transformer's tensors (diffusers' `ZImageTransformer2DModel`).
 
-use super::{Blueprint, Catalogue, LAYERS_MAX, TransformerConfig, WIDTH_MAX, within};
-use crate::family::catalogue::Builder;
+use super::{Blueprint, LAYERS_MAX, TransformerConfig, WIDTH_MAX, within};
+use crate::catalogue::{Builder, Catalogue};
 
 /// Most patch sizes; real models have one.
 const PATCH_SIZES_MAX: u64 = 16;

@@ -1,7 +1,7 @@
 //! The autoencoder's tensors (diffusers' `AutoencoderKL`).
 
-use super::{Blueprint, Catalogue, VaeConfig, WIDTH_MAX, within};
-use crate::family::catalogue::Builder;
+use super::{Blueprint, VaeConfig, WIDTH_MAX, within};
+use crate::catalogue::{Builder, Catalogue};
 
 /// Most residual layers of a block; real models have two.
 const LAYERS_PER_BLOCK_MAX: u64 = 64;

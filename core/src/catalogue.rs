@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::{
-    audit::FLOATS,
     header::Dtype,
+    header::FLOATS,
     quantisation::{Layers, Packed},
     rewrite::Pattern,
 };

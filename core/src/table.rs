@@ -1,37 +1,20 @@
-//! What goes where: from the tensors of a checkpoint to the tensors that are lent.
-//!
-//! Renaming and reshaping are arithmetic on names and offsets. Reordering bytes is a computation: a placed tensor says
-//! that it needs it, and [`crate::derive`] plans it.
-
-use std::{collections::HashMap, ops::Range};
+//! The tensors of a checkpoint, from all of its files, sorted by name.
 
 use crate::{
-    family::{Catalogue, Naming, Role},
-    header::{Dtype, Header, TensorInfo},
+    header::{Header, TensorInfo},
     index::Index,
     quantisation::{Layers, Packed},
-    rewrite::{Operation, Origin},
+    rewrite::Origin,
     shown::shown,
 };
 
-/// Names and memory order of lent tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Layout {
-    /// Module names of the family's MLX modules, convolution kernels in OHWI order.
-    Mlx,
-    /// Names, shapes and order of the checkpoint.
-    Source,
-}
-
-impl Layout {
-    /// `mlx` or `source`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mlx => "mlx",
-            Self::Source => "source",
-        }
-    }
+/// Number and bytes of the tensors of one dtype.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DtypeTotal {
+    /// Tensors.
+    pub tensors: u32,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Most tensors of a component, in all its shards: the largest mixtures of experts have some 200 000.
@@ -198,142 +181,10 @@ impl Table {
     }
 }
 
-/// How the bytes of a lent tensor came about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Making {
-    /// They are the checkpoint's.
-    AsStored,
-    /// A kernel that lies in the checkpoint in OIHW order and is wanted in OHWI. Its range is in the checkpoint.
-    ToReorder,
-    /// They were computed. The range is in the derived image.
-    Computed,
-}
-
-/// A tensor in the place from which it is lent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
-    /// Name in the layout.
-    pub name: String,
-    /// Name in the catalogue.
-    pub canonical: Box<str>,
-    /// Name in the checkpoint, when it is another than `name`.
-    pub source_name: Option<String>,
-    /// Whether its bytes are the checkpoint's.
-    pub making: Making,
-    /// Type of an element.
-    pub dtype: Dtype,
-    /// Dimensions in the layout.
-    pub shape: Vec<u64>,
-    /// Index of the shard.
-    pub shard: u32,
-    /// Bytes in the shard's file.
-    pub range: Range<u64>,
-    /// What it is made of in the shard, when it is not all of a tensor as it is there.
-    pub origin: Option<Box<Origin>>,
-    /// What it is a part of, when it belongs to a quantised layer.
-    pub packed: Option<Box<Packed>>,
-}
-
-/// Why a component cannot be lent in a layout.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// Two tensors that get the same name.
-    #[error("tensors `{first}` and `{second}` both become `{name}`")]
-    NameCollision {
-        /// The name.
-        name: String,
-        /// One tensor.
-        first: String,
-        /// The other.
-        second: String,
-    },
-}
-
-/// Places the tensors of `table` in `layout`. With a catalogue, layout MLX places what the catalogue expects and
-/// nothing else, since modules refuse parameters they do not have; layout SOURCE places all. Comes sorted by name.
-///
-/// # Errors
-/// [`PlanError`].
-pub fn place(
-    table: &Table,
-    catalogue: Option<&Catalogue>,
-    naming: &Naming,
-    layout: Layout,
-) -> Result<Vec<Placed>, PlanError> {
-    let mut placed = Vec::with_capacity(table.tensors.len());
-    match (layout, catalogue) {
-        (Layout::Source, _) => placed.extend(table.tensors.iter().map(in_place)),
-        (Layout::Mlx, None) => placed.extend(table.tensors.iter().map(|tensor| renamed(tensor, naming))),
-        (Layout::Mlx, Some(catalogue)) => {
-            for expected in catalogue.tensors() {
-                let Some(found) = table.get(&expected.name) else { continue };
-                let mut tensor = renamed(found, naming);
-                if expected.role == Role::Conv2d && found.info.shape == expected.shape {
-                    let [o, i, h, w] = <[u64; 4]>::try_from(expected.shape.as_slice()).unwrap_or_default();
-                    // With one input channel, or a 1x1 kernel, both orders have the same bytes.
-                    if i > 1 && h * w > 1 && !is_ohwi(found) {
-                        tensor.making = Making::ToReorder;
-                    }
-                    tensor.shape = vec![o, h, w, i];
-                }
-                placed.push(tensor);
-            }
-        }
-    }
-    let mut seen: HashMap<&str, &Placed> = HashMap::with_capacity(placed.len());
-    for tensor in &placed {
-        if let Some(other) = seen.insert(&tensor.name, tensor) {
-            let source = |placed: &Placed| placed.source_name.as_ref().unwrap_or(&placed.name).clone();
-            return Err(PlanError::NameCollision {
-                name: tensor.name.clone(),
-                first: source(other),
-                second: source(tensor),
-            });
-        }
-    }
-    placed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(placed)
-}
-
-/// Whether a kernel lies in the file in MLX's order already.
-fn is_ohwi(tensor: &Sourced) -> bool {
-    tensor.origin.as_ref().is_some_and(|origin| origin.operation == Operation::KernelOhwi)
-}
-
-fn in_place(tensor: &Sourced) -> Placed {
-    let shape = match *tensor.info.shape.as_slice() {
-        [o, i, h, w] if is_ohwi(tensor) => vec![o, h, w, i],
-        ref shape => shape.to_vec(),
-    };
-    let source_name = tensor.source_name();
-    Placed {
-        name: tensor.info.name.to_string(),
-        canonical: tensor.info.name.clone(),
-        source_name: (source_name != &*tensor.info.name).then(|| source_name.to_owned()),
-        making: Making::AsStored,
-        dtype: tensor.info.dtype,
-        shape,
-        shard: tensor.shard,
-        range: tensor.info.range.clone(),
-        origin: tensor.origin.clone(),
-        packed: tensor.packed.clone(),
-    }
-}
-
-fn renamed(tensor: &Sourced, naming: &Naming) -> Placed {
-    let mut placed = in_place(tensor);
-    if let Some(name) = naming.apply(&placed.name) {
-        let canonical = std::mem::replace(&mut placed.name, name);
-        let source = placed.source_name.take().unwrap_or(canonical);
-        placed.source_name = (source != placed.name).then_some(source);
-    }
-    placed
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::family::Expected;
+    use crate::header::Dtype;
 
     fn header(names: &[(&str, &[u64])]) -> Header {
         let mut begin = 8;
@@ -369,24 +220,5 @@ mod tests {
         assert_eq!(remarks.unwrap().len(), 2, "one unlisted tensor, one wrong total");
         let swapped = index(serde_json::json!({"weight_map": {"a": shards[1]}}));
         assert!(matches!(table.compare(&swapped, &shards), Err(TableError::NotInShard { count: 1, .. })));
-    }
-
-    #[test]
-    fn kernels_that_only_change_their_shape_are_lent_and_the_others_are_to_be_reordered() {
-        let expected = |name: &str, shape: &[u64]| Expected {
-            name: name.into(),
-            shape: shape.into(),
-            role: Role::Conv2d,
-            packed: None,
-        };
-        let shapes: [(&str, &[u64]); 3] = [("a", &[4, 3, 1, 1]), ("b", &[4, 1, 3, 3]), ("c", &[4, 2, 3, 3])];
-        let table = Table::merge(vec![("x", header(&shapes))]).unwrap();
-        let all = Catalogue::new(shapes.iter().map(|(name, shape)| expected(name, shape)).collect());
-        let placed = place(&table, Some(&all), &Naming::NONE, Layout::Mlx).unwrap();
-        let found: Vec<_> = placed.iter().map(|placed| (placed.shape.as_slice(), placed.making)).collect();
-        let expected: [(&[u64], Making); 3] =
-            [(&[4, 1, 1, 3], Making::AsStored), (&[4, 3, 3, 1], Making::AsStored), (&[4, 3, 3, 2], Making::ToReorder)];
-        assert_eq!(found, expected);
-        assert_eq!(place(&table, Some(&all), &Naming::NONE, Layout::Source).unwrap().len(), 3);
     }
 }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::snapshot::FileProgress;
-
 /// What a load is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -43,6 +41,44 @@ pub struct Step {
     pub remaining: Option<Duration>,
     /// Files on their way.
     pub files: Vec<FileProgress>,
+}
+
+/// A file of a download that runs, for people to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileProgress {
+    /// Path below the model's directory.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes_total: u64,
+    /// How far it is.
+    pub step: FileStep,
+}
+
+/// What a file's download is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FileState {
+    /// It waits for its turn.
+    #[default]
+    Waiting,
+    /// Another program downloads it.
+    Elsewhere,
+    /// What an earlier attempt left is hashed.
+    Checking,
+    /// Bytes come.
+    Downloading,
+    /// The connection broke, and another is tried soon.
+    Retrying,
+    /// It is there.
+    Done,
+}
+
+/// How far a file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileStep {
+    /// What is being done.
+    pub state: FileState,
+    /// Bytes that are there.
+    pub bytes_done: u64,
 }
 
 /// Whoever watches a load.
