@@ -14,6 +14,7 @@ pub mod header;
 pub mod hub_env;
 pub mod identity;
 pub mod index;
+mod json;
 pub mod listing;
 pub mod naming;
 pub mod parts;

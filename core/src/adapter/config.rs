@@ -7,7 +7,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use crate::{family::parse_object, shown::shown};
+use crate::{json::parse_object, shown::shown};
 
 /// Its name.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";

@@ -19,19 +19,16 @@ use crate::{
     adapter::{ADAPTER_CONFIG, Targets},
     catalogue::Catalogue,
     derive::Float,
+    json::parse_object,
     naming::Naming,
     parts::{self, Inspection, PartRule, SharedPrefixes},
     quantisation::{CONTROLNET_MANIFEST, MANIFEST},
     rewrite::Rules,
-    shown::{shown, shown_up_to},
     table::Table,
 };
 
 /// Largest config file that is read, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1_000_000;
-
-/// Bytes that are shown of the place of a mistake in a config.
-const WHERE_BYTES_MAX: usize = 80;
 
 /// A model as far as its listing and its small JSON files show it.
 #[derive(Debug, Clone, Default)]
@@ -238,19 +235,4 @@ fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
 fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
     let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
     parse_object(bytes).map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })
-}
-
-/// Parses a JSON object; the error says where in it the problem is.
-pub(crate) fn parse_object<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let object = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let (at, problem) = (error.path().to_string(), shown(&error.into_inner().to_string()));
-        if at == "." { problem } else { format!("{}: {problem}", shown_up_to(&at, WHERE_BYTES_MAX)) }
-    })?;
-    // Serde takes an array for a structure, without a word about names.
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err("it is not a JSON object".to_owned());
-    }
-    reader.end().map_err(|error| error.to_string())?;
-    Ok(object)
 }
