@@ -1,8 +1,14 @@
-//! One piece of work for everyone who asks for the same thing at the same time.
+//! Single flight: requests for the same thing at the same time share one piece of work.
 //!
-//! The work runs in a task of its own, so it does not end with the request that began it. Whatever happens to it,
-//! everyone who waits is woken: with the result, with the error, or with the news that the task died. Whoever joins
-//! late is told at once how far it is. When nobody waits any more, the work is told to stop.
+//! ```text
+//! SharedWork::join(key) -> Joined::First(Waiter, Worker)   the caller spawns `Worker::run`, then waits like the others
+//!                       -> Joined::Waiting(Waiter)         the work is under way
+//!                       -> Joined::Done(output)            the output was there already
+//! ```
+//!
+//! The work runs in a task of its own, so it does not end with the request that began it. However it ends, every waiter
+//! is woken: with the output, with the error, or with the news that the task died. A waiter that joins late learns the
+//! present step at once. When the last waiter is dropped, the work is told to stop ([`WorkContext::abandoned`]).
 
 use std::{
     future::Future,
@@ -13,129 +19,129 @@ use std::{
 use dashmap::{DashMap, mapref::entry::Entry as Slot};
 use tokio::sync::watch;
 
-/// What travels: how far the work is, what comes out, and why nothing did.
-pub trait Cargo: Clone + Send + Sync + 'static {
-    /// What the work is known by.
+/// The types of one kind of work.
+pub trait Work: Clone + Send + Sync + 'static {
+    /// Requests with equal keys share the work.
     type Key: Clone + Eq + Hash + Send + Sync + 'static;
-    /// How far it is.
+    /// Progress.
     type Step: Clone + Default + Send + Sync + 'static;
-    /// What comes out.
-    type Goods: Clone + Send + Sync + 'static;
-    /// Why nothing came out.
+    /// The result.
+    type Output: Clone + Send + Sync + 'static;
+    /// Why there is no result.
     type Error: Clone + Send + Sync + 'static;
 
-    /// The error for those whose work died without a word.
+    /// The error that waiters get when the task ends without a result, for instance in a panic.
     fn died() -> Self::Error;
 }
 
 #[derive(Debug, Clone)]
-enum State<C: Cargo> {
-    Running(C::Step),
-    Ended(Result<C::Goods, C::Error>),
+enum State<W: Work> {
+    Running(W::Step),
+    Ended(Result<W::Output, W::Error>),
 }
 
-/// Work under way, by key.
-pub struct Flights<C: Cargo> {
-    by_key: DashMap<C::Key, Arc<watch::Sender<State<C>>>>,
+/// The work of one kind that is under way, by key.
+pub struct SharedWork<W: Work> {
+    by_key: DashMap<W::Key, Arc<watch::Sender<State<W>>>>,
 }
 
-fn running<C: Cargo>(state: &State<C>) -> Option<C::Step> {
+fn running<W: Work>(state: &State<W>) -> Option<W::Step> {
     match state {
         State::Running(step) => Some(step.clone()),
         State::Ended(_) => None,
     }
 }
 
-impl<C: Cargo> Default for Flights<C> {
+impl<W: Work> Default for SharedWork<W> {
     fn default() -> Self {
         Self { by_key: DashMap::new() }
     }
 }
 
-impl<C: Cargo> std::fmt::Debug for Flights<C> {
+impl<W: Work> std::fmt::Debug for SharedWork<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Flights").field("under_way", &self.by_key.len()).finish()
+        f.debug_struct("SharedWork").field("under_way", &self.by_key.len()).finish()
     }
 }
 
-/// A place in a flight. Dropping it is giving up waiting.
-pub struct Passenger<C: Cargo> {
-    sender: Weak<watch::Sender<State<C>>>,
-    state: watch::Receiver<State<C>>,
+/// One request's share in the work. Dropping it gives up waiting.
+pub struct Waiter<W: Work> {
+    sender: Weak<watch::Sender<State<W>>>,
+    state: watch::Receiver<State<W>>,
 }
 
-/// The side of the work. Dropping it, in whatever way, takes the flight off the list and wakes everyone.
-pub struct Pilot<C: Cargo> {
-    flights: Arc<Flights<C>>,
-    key: C::Key,
-    state: Arc<watch::Sender<State<C>>>,
+/// The duty to do the work. Dropping it, also in a panic, takes the work off the list and wakes all waiters.
+#[must_use = "the waiters are told that the work died when it is dropped"]
+pub struct Worker<W: Work> {
+    shared: Arc<SharedWork<W>>,
+    key: W::Key,
+    state: Arc<watch::Sender<State<W>>>,
 }
 
-/// What the work itself sees of its flight.
-pub struct Cockpit<C: Cargo> {
-    state: Arc<watch::Sender<State<C>>>,
+/// What the work itself sees of its waiters: it reports to them, and learns when none is left.
+pub struct WorkContext<W: Work> {
+    state: Arc<watch::Sender<State<W>>>,
 }
 
-/// Where a request for work ends up.
-pub enum Boarding<C: Cargo> {
+/// What [`SharedWork::join`] found.
+pub enum Joined<W: Work> {
     /// The work is under way.
-    Joined(Passenger<C>),
-    /// Whoever gets the pilot must see to it that the work is done.
-    First(Passenger<C>, Pilot<C>),
-    /// The result is there already.
-    Arrived(C::Goods),
+    Waiting(Waiter<W>),
+    /// Nobody does the work yet: the caller must see to it that the worker runs.
+    First(Waiter<W>, Worker<W>),
+    /// The output is there already.
+    Done(W::Output),
 }
 
-impl<C: Cargo> Flights<C> {
-    /// Joins the flight for `key` or begins it. `arrived` looks whether a flight that landed in this moment has left
-    /// its result; nobody else can begin one for `key` meanwhile.
-    pub fn board(self: &Arc<Self>, key: C::Key, arrived: impl FnOnce() -> Option<C::Goods>) -> Boarding<C> {
+impl<W: Work> SharedWork<W> {
+    /// Joins the work for `key` or begins it. Before it begins, `finished` may find the output of work that ended in
+    /// this moment; nobody else can begin work for `key` meanwhile.
+    pub fn join(self: &Arc<Self>, key: W::Key, finished: impl FnOnce() -> Option<W::Output>) -> Joined<W> {
         match self.by_key.entry(key) {
-            Slot::Occupied(flight) => Boarding::Joined(Passenger::new(flight.get())),
+            Slot::Occupied(work) => Joined::Waiting(Waiter::new(work.get())),
             Slot::Vacant(slot) => {
-                if let Some(goods) = arrived() {
-                    return Boarding::Arrived(goods);
+                if let Some(output) = finished() {
+                    return Joined::Done(output);
                 }
-                let state = Arc::new(watch::Sender::new(State::Running(C::Step::default())));
-                let pilot = Pilot { flights: Arc::clone(self), key: slot.key().clone(), state: Arc::clone(&state) };
-                let passenger = Passenger::new(&state);
+                let state = Arc::new(watch::Sender::new(State::Running(W::Step::default())));
+                let worker = Worker { shared: Arc::clone(self), key: slot.key().clone(), state: Arc::clone(&state) };
+                let waiter = Waiter::new(&state);
                 slot.insert(state);
-                Boarding::First(passenger, pilot)
+                Joined::First(waiter, worker)
             }
         }
     }
 
-    /// Keys, steps and numbers of passengers of what is under way.
-    pub fn reports(&self) -> Vec<(C::Key, C::Step, usize)> {
-        let report = |flight: &watch::Sender<State<C>>| Some((running(&flight.borrow())?, flight.receiver_count()));
-        let keyed = self.by_key.iter().filter_map(|flight| Some((flight.key().clone(), report(&flight)?)));
-        keyed.map(|(key, (step, passengers))| (key, step, passengers)).collect()
+    /// Key, step and number of waiters of all work under way.
+    pub fn reports(&self) -> Vec<(W::Key, W::Step, usize)> {
+        let report = |work: &watch::Sender<State<W>>| Some((running(&work.borrow())?, work.receiver_count()));
+        let keyed = self.by_key.iter().filter_map(|work| Some((work.key().clone(), report(&work)?)));
+        keyed.map(|(key, (step, waiters))| (key, step, waiters)).collect()
     }
 }
 
-impl<C: Cargo> Passenger<C> {
-    fn new(sender: &Arc<watch::Sender<State<C>>>) -> Self {
+impl<W: Work> Waiter<W> {
+    fn new(sender: &Arc<watch::Sender<State<W>>>) -> Self {
         Self { sender: Arc::downgrade(sender), state: sender.subscribe() }
     }
 
-    /// How far the work is; `None` when it has ended.
+    /// The present step; `None` when the work has ended.
     #[must_use]
-    pub fn step(&self) -> Option<C::Step> {
+    pub fn step(&self) -> Option<W::Step> {
         running(&self.sender.upgrade()?.borrow())
     }
 
-    /// The same for whoever only looks on, and does not count as one who waits.
-    pub fn watcher(&self) -> impl Fn() -> Option<C::Step> + Send + Sync + use<C> {
+    /// Like [`Self::step`], through a weak reference: an observer does not keep the work alive.
+    pub fn observer(&self) -> impl Fn() -> Option<W::Step> + Send + Sync + use<W> {
         let sender = Weak::clone(&self.sender);
         move || running(&sender.upgrade()?.borrow())
     }
 
-    /// Waits for the end. `progress` is called with each step, the present one first, and with the number of those who
-    /// wait.
+    /// Waits for the end. `progress` is called with each step, the present one first, and with the number of waiters.
     ///
     /// # Errors
-    /// The error of the work.
-    pub async fn land(mut self, mut progress: impl FnMut(&C::Step, usize)) -> Result<C::Goods, C::Error> {
+    /// When the work fails, and when its task dies.
+    pub async fn wait(mut self, mut progress: impl FnMut(&W::Step, usize)) -> Result<W::Output, W::Error> {
         loop {
             let now = self.state.borrow_and_update().clone();
             match now {
@@ -145,58 +151,59 @@ impl<C: Cargo> Passenger<C> {
                 State::Ended(result) => return result,
             }
             if self.state.changed().await.is_err() {
-                return Err(C::died());
+                return Err(W::died());
             }
         }
     }
 }
 
-impl<C: Cargo> Pilot<C> {
+impl<W: Work> Worker<W> {
     /// What the work reports to.
     #[must_use]
-    pub fn cockpit(&self) -> Cockpit<C> {
-        Cockpit { state: Arc::clone(&self.state) }
+    pub fn context(&self) -> WorkContext<W> {
+        WorkContext { state: Arc::clone(&self.state) }
     }
 
-    /// Does the work and tells everyone.
-    pub async fn fly(self, work: impl Future<Output = Result<C::Goods, C::Error>>) {
+    /// Does the work and gives its result to all waiters.
+    pub async fn run(self, work: impl Future<Output = Result<W::Output, W::Error>>) {
         let result = work.await;
-        // First off the list: whoever asks after somebody was told of the end gets work of its own, not an old error.
-        self.take_off_the_list();
+        // First off the list: a request that comes after a waiter learned of the end begins work of its own, and does
+        // not get an old error.
+        self.leave_the_list();
         self.state.send_replace(State::Ended(result));
     }
 
-    fn take_off_the_list(&self) {
-        self.flights.by_key.remove_if(&self.key, |_, state| Arc::ptr_eq(state, &self.state));
+    fn leave_the_list(&self) {
+        self.shared.by_key.remove_if(&self.key, |_, state| Arc::ptr_eq(state, &self.state));
     }
 }
 
-impl<C: Cargo> Drop for Pilot<C> {
+impl<W: Work> Drop for Worker<W> {
     fn drop(&mut self) {
-        self.take_off_the_list();
+        self.leave_the_list();
         self.state.send_if_modified(|state| {
             let running = matches!(state, State::Running(_));
             if running {
-                *state = State::Ended(Err(C::died()));
+                *state = State::Ended(Err(W::died()));
             }
             running
         });
     }
 }
 
-impl<C: Cargo> Cockpit<C> {
-    /// Tells how far the work is.
-    pub fn report(&self, step: C::Step) {
+impl<W: Work> WorkContext<W> {
+    /// Tells the waiters the present step.
+    pub fn report(&self, step: W::Step) {
         self.state.send_replace(State::Running(step));
     }
 
-    /// Whether nobody waits any more.
+    /// Whether no waiter is left.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.state.receiver_count() == 0
     }
 
-    /// Ends when nobody waits any more.
+    /// Returns when no waiter is left.
     pub async fn abandoned(&self) {
         self.state.closed().await;
     }
@@ -209,10 +216,10 @@ mod tests {
     #[derive(Debug, Clone)]
     struct Parcel;
 
-    impl Cargo for Parcel {
+    impl Work for Parcel {
         type Key = u8;
         type Step = usize;
-        type Goods = &'static str;
+        type Output = &'static str;
         type Error = &'static str;
 
         fn died() -> Self::Error {
@@ -220,65 +227,65 @@ mod tests {
         }
     }
 
-    fn first(flights: &Arc<Flights<Parcel>>) -> (Passenger<Parcel>, Pilot<Parcel>) {
-        match flights.board(1, || None) {
-            Boarding::First(passenger, pilot) => (passenger, pilot),
+    fn first(shared: &Arc<SharedWork<Parcel>>) -> (Waiter<Parcel>, Worker<Parcel>) {
+        match shared.join(1, || None) {
+            Joined::First(waiter, worker) => (waiter, worker),
             _ => panic!("not the first"),
         }
     }
 
     #[tokio::test]
     async fn all_who_join_get_the_one_result_and_the_present_step() {
-        let flights = Arc::new(Flights::<Parcel>::default());
-        let (one, pilot) = first(&flights);
-        let cockpit = pilot.cockpit();
-        cockpit.report(7);
-        let Boarding::Joined(two) = flights.board(1, || panic!("it is under way")) else { panic!() };
-        assert_eq!((two.step(), flights.reports()), (Some(7), vec![(1, 7, 2)]));
+        let shared = Arc::new(SharedWork::<Parcel>::default());
+        let (one, worker) = first(&shared);
+        let context = worker.context();
+        context.report(7);
+        let Joined::Waiting(two) = shared.join(1, || panic!("it is under way")) else { panic!() };
+        assert_eq!((two.step(), shared.reports()), (Some(7), vec![(1, 7, 2)]));
         let mut steps = Vec::new();
         let (result, other, ()) = tokio::join!(
-            two.land(|step, sharers| steps.push((*step, sharers))),
-            one.land(|_, _| {}),
-            pilot.fly(async { Ok("x") })
+            two.wait(|step, sharers| steps.push((*step, sharers))),
+            one.wait(|_, _| {}),
+            worker.run(async { Ok("x") })
         );
         assert_eq!((result, other), (Ok("x"), Ok("x")));
         assert_eq!(steps[0], (7, 2));
-        assert!(flights.reports().is_empty());
-        assert!(matches!(flights.board(1, || Some("kept")), Boarding::Arrived("kept")));
+        assert!(shared.reports().is_empty());
+        assert!(matches!(shared.join(1, || Some("kept")), Joined::Done("kept")));
     }
 
     #[tokio::test]
-    async fn whoever_comes_after_the_end_does_not_get_an_old_error() {
-        let flights = Arc::new(Flights::<Parcel>::default());
-        let (passenger, pilot) = first(&flights);
-        let mut state = passenger.state.clone();
+    async fn a_request_after_the_end_does_not_get_an_old_error() {
+        let shared = Arc::new(SharedWork::<Parcel>::default());
+        let (waiter, worker) = first(&shared);
+        let mut state = waiter.state.clone();
         let again = async {
             state.wait_for(|state| matches!(state, State::Ended(_))).await.unwrap();
-            // The pilot may not have come any further than to say so.
-            drop(first(&flights));
+            // The worker may not have come any further than to say so.
+            drop(first(&shared));
         };
-        let flight = std::pin::pin!(pilot.fly(async { Err("old") }));
-        let (landed, (), ()) = tokio::join!(passenger.land(|_, _| {}), again, flight);
-        assert_eq!(landed, Err("old"));
+        let work = std::pin::pin!(worker.run(async { Err("old") }));
+        let (waited, (), ()) = tokio::join!(waiter.wait(|_, _| {}), again, work);
+        assert_eq!(waited, Err("old"));
     }
 
     #[tokio::test]
-    async fn a_dead_pilot_wakes_everyone_and_frees_the_key() {
-        let flights = Arc::new(Flights::<Parcel>::default());
-        let (passenger, pilot) = first(&flights);
-        drop(pilot);
-        assert_eq!(passenger.land(|_, _| {}).await, Err("died"));
-        drop(first(&flights));
+    async fn a_dead_worker_wakes_everyone_and_frees_the_key() {
+        let shared = Arc::new(SharedWork::<Parcel>::default());
+        let (waiter, worker) = first(&shared);
+        drop(worker);
+        assert_eq!(waiter.wait(|_, _| {}).await, Err("died"));
+        drop(first(&shared));
     }
 
     #[tokio::test]
     async fn the_work_learns_that_nobody_waits() {
-        let flights = Arc::new(Flights::<Parcel>::default());
-        let (passenger, pilot) = first(&flights);
-        let cockpit = pilot.cockpit();
-        assert!(!cockpit.is_abandoned());
-        drop(passenger);
-        cockpit.abandoned().await;
-        assert!(cockpit.is_abandoned());
+        let shared = Arc::new(SharedWork::<Parcel>::default());
+        let (waiter, worker) = first(&shared);
+        let context = worker.context();
+        assert!(!context.is_abandoned());
+        drop(waiter);
+        context.abandoned().await;
+        assert!(context.is_abandoned());
     }
 }

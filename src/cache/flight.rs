@@ -11,7 +11,7 @@ use super::{AcquireError, Cache, EventKind};
 use crate::{
     checkpoint::CheckpointError,
     component::Component,
-    flight::{Boarding, Cargo, Cockpit},
+    flight::{Joined, Work, WorkContext},
     pipeline::{self, LoadError, Prepared},
     progress::{Step, Watcher},
 };
@@ -31,12 +31,12 @@ pub struct FlightReport {
 
 /// What travels: a component.
 #[derive(Debug, Clone)]
-pub(super) struct LoadCargo;
+pub(super) struct LoadWork;
 
-impl Cargo for LoadCargo {
+impl Work for LoadWork {
     type Key = ComponentId;
     type Step = Named;
-    type Goods = Arc<Component>;
+    type Output = Arc<Component>;
     type Error = AcquireError;
 
     fn died() -> AcquireError {
@@ -62,30 +62,30 @@ impl Cache {
         let id = prepared.id;
         // A flight that landed since this request looked has left its component.
         let arrived = || self.components.get(&id).map(|entry| Arc::clone(&entry.component));
-        let passenger = match self.flights.board(id, arrived) {
-            Boarding::Arrived(component) => return Ok(component),
-            Boarding::Joined(passenger) => passenger,
-            Boarding::First(passenger, pilot) => {
+        let waiter = match self.flights.join(id, arrived) {
+            Joined::Done(component) => return Ok(component),
+            Joined::Waiting(waiter) => waiter,
+            Joined::First(waiter, worker) => {
                 let name = Arc::new((prepared.component().to_owned(), spec.to_owned()));
-                let (cache, cockpit) = (Arc::clone(self), Arc::new(pilot.cockpit()));
-                self.tasks.spawn("load", pilot.fly(async move { cache.load(prepared, name, cockpit).await }));
-                passenger
+                let (cache, context) = (Arc::clone(self), Arc::new(worker.context()));
+                self.tasks.spawn("load", worker.run(async move { cache.load(prepared, name, context).await }));
+                waiter
             }
         };
-        passenger.land(|named, sharers| progress(&named.step, sharers)).await
+        waiter.wait(|named, sharers| progress(&named.step, sharers)).await
     }
 
     async fn load(
         self: &Arc<Self>,
         prepared: Prepared,
         name: Arc<(String, String)>,
-        cockpit: Arc<Cockpit<LoadCargo>>,
+        context: Arc<WorkContext<LoadWork>>,
     ) -> Result<Arc<Component>, AcquireError> {
         let id = prepared.id;
         let abandoned = Arc::new(AtomicBool::new(false));
         let reporter = Arc::new(Reporter {
             name: Arc::clone(&name),
-            cockpit: Arc::clone(&cockpit),
+            context: Arc::clone(&context),
             abandoned: Arc::clone(&abandoned),
         });
         reporter.step(&Step::default());
@@ -93,7 +93,7 @@ impl Cache {
         tokio::pin!(work);
         let result = tokio::select! {
             result = &mut work => result,
-            () = cockpit.abandoned() => {
+            () = context.abandoned() => {
                 abandoned.store(true, Ordering::Relaxed);
                 // A thread that opens files finds out; what is computed is given up at once.
                 Err(LoadError::from(CheckpointError::Abandoned).into())
@@ -150,13 +150,13 @@ impl Cache {
 
 struct Reporter {
     name: Arc<(String, String)>,
-    cockpit: Arc<Cockpit<LoadCargo>>,
+    context: Arc<WorkContext<LoadWork>>,
     abandoned: Arc<AtomicBool>,
 }
 
 impl Watcher for Reporter {
     fn step(&self, step: &Step) {
-        self.cockpit.report(Named { name: Arc::clone(&self.name), step: step.clone() });
+        self.context.report(Named { name: Arc::clone(&self.name), step: step.clone() });
     }
 
     fn is_abandoned(&self) -> bool {

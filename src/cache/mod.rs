@@ -36,12 +36,12 @@ pub use self::{
     events::{Event, EventKind, Events, Read},
     flight::FlightReport,
 };
-use self::{flight::LoadCargo, recall::Recalls, verify::VerifyCargo};
+use self::{flight::LoadWork, recall::Recalls, verify::VerifyWork};
 use crate::{
     checkpoint::ShardPool,
     component::Component,
     derive::Images,
-    flight::Flights,
+    flight::SharedWork,
     hub::Hub,
     pipeline::{LoadError, Prepared},
     resolve::{Places, ResolvedModel},
@@ -83,8 +83,8 @@ pub struct Cache {
     config: CacheConfig,
     components: DashMap<ComponentId, Arc<Entry>>,
     tickets: DashMap<Ticket, Arc<Component>>,
-    flights: Arc<Flights<LoadCargo>>,
-    verifications: Arc<Flights<VerifyCargo>>,
+    flights: Arc<SharedWork<LoadWork>>,
+    verifications: Arc<SharedWork<VerifyWork>>,
     recalls: Recalls,
     pool: Arc<ShardPool>,
     fetcher: Arc<Fetcher>,

@@ -10,7 +10,7 @@ use weightsd_segment::FileIdentity;
 use super::{AcquireError, Cache, Change, ChangeKind, Entry, EventKind};
 use crate::{
     component::Component,
-    flight::{Boarding, Cargo, Cockpit},
+    flight::{Joined, Work, WorkContext},
     pipeline::{self, LoadError},
     progress::{Step, Watcher},
     resolve::ResolvedModel,
@@ -22,12 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What travels: the news that all files are good.
 #[derive(Debug, Clone)]
-pub(super) struct VerifyCargo;
+pub(super) struct VerifyWork;
 
-impl Cargo for VerifyCargo {
+impl Work for VerifyWork {
     type Key = ComponentId;
     type Step = Step;
-    type Goods = ();
+    type Output = ();
     type Error = AcquireError;
 
     fn died() -> AcquireError {
@@ -44,14 +44,14 @@ impl Cache {
         suspects: Vec<Suspect>,
         progress: &mut (impl FnMut(&Step, usize) + Send),
     ) -> Result<(), AcquireError> {
-        let passenger = match self.verifications.board(id, || None) {
-            Boarding::Arrived(()) => return Ok(()),
-            Boarding::Joined(passenger) => passenger,
-            Boarding::First(passenger, pilot) => {
-                let (cache, watcher) = (Arc::clone(self), Reporter(pilot.cockpit()));
+        let waiter = match self.verifications.join(id, || None) {
+            Joined::Done(()) => return Ok(()),
+            Joined::Waiting(waiter) => waiter,
+            Joined::First(waiter, worker) => {
+                let (cache, watcher) = (Arc::clone(self), Reporter(worker.context()));
                 self.tasks.spawn(
                     "verify",
-                    pilot.fly(async move {
+                    worker.run(async move {
                         let operation = "the verification";
                         let verdicts = super::blocking(operation, {
                             let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));
@@ -64,10 +64,10 @@ impl Cache {
                         cache.found(&model, &verdicts).map_err(AcquireError::from)
                     }),
                 );
-                passenger
+                waiter
             }
         };
-        passenger.land(|step, sharers| progress(step, sharers)).await
+        waiter.wait(|step, sharers| progress(step, sharers)).await
     }
 
     /// Acts on what was found: drops components over files that are not what their names say, and tells their holders.
@@ -136,7 +136,7 @@ impl Cache {
 }
 
 /// Passes steps on, and gives up with the last who waits.
-struct Reporter(Cockpit<VerifyCargo>);
+struct Reporter(WorkContext<VerifyWork>);
 
 impl Watcher for Reporter {
     fn step(&self, step: &Step) {

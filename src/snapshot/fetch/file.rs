@@ -18,7 +18,7 @@ use weightsd_segment::FileIdentity;
 use super::{FetchError, blocking, partial::Partial};
 use crate::{
     disk,
-    flight::{Cargo, Cockpit},
+    flight::{Work, WorkContext},
     hub::{self, Answer, BlobLock, Hub, HubError, Part, RepoStore},
     progress::{FileState, FileStep},
     snapshot::Attestations,
@@ -46,14 +46,14 @@ pub(super) struct Arrived {
     pub(super) fetched: u64,
 }
 
-/// Flights of files. Two repositories may want the same content; each has it in its own folder.
+/// SharedWork of files. Two repositories may want the same content; each has it in its own folder.
 #[derive(Debug, Clone)]
-pub(super) struct FileCargo;
+pub(super) struct FileWork;
 
-impl Cargo for FileCargo {
+impl Work for FileWork {
     type Key = (RepoStore, BlobName);
     type Step = FileStep;
-    type Goods = Arrived;
+    type Output = Arrived;
     type Error = FetchError;
 
     fn died() -> FetchError {
@@ -67,23 +67,28 @@ pub(super) struct Download {
     job: Job,
     hub: Arc<Hub>,
     attestations: Arc<Attestations>,
-    cockpit: Arc<Cockpit<FileCargo>>,
+    context: Arc<WorkContext<FileWork>>,
     fetched: u64,
     /// What names the content on the host that sends it.
     validator: Option<String>,
 }
 
 impl Download {
-    pub(super) fn new(job: Job, hub: Arc<Hub>, attestations: Arc<Attestations>, cockpit: Cockpit<FileCargo>) -> Self {
-        Self { job, hub, attestations, cockpit: Arc::new(cockpit), fetched: 0, validator: None }
+    pub(super) fn new(
+        job: Job,
+        hub: Arc<Hub>,
+        attestations: Arc<Attestations>,
+        context: WorkContext<FileWork>,
+    ) -> Self {
+        Self { job, hub, attestations, context: Arc::new(context), fetched: 0, validator: None }
     }
 
     /// Does the job, or gives up when nobody waits for it any more.
     pub(super) async fn run(mut self) -> Result<Arrived, FetchError> {
-        let cockpit = Arc::clone(&self.cockpit);
+        let context = Arc::clone(&self.context);
         tokio::select! {
             result = self.steps() => result,
-            () = cockpit.abandoned() => Err(FetchError::Abandoned),
+            () = context.abandoned() => Err(FetchError::Abandoned),
         }
     }
 
@@ -148,7 +153,7 @@ impl Download {
             if let Some(lock) = self.job.store.try_lock(blob).map_err(FetchError::io(self.job.store.cache()))? {
                 return Ok(lock);
             }
-            self.cockpit.report(FileStep { state: FileState::Elsewhere, bytes_done: 0 });
+            self.context.report(FileStep { state: FileState::Elsewhere, bytes_done: 0 });
             tokio::time::sleep(LOCK_PAUSE).await;
         }
     }
@@ -180,11 +185,11 @@ impl Download {
 
     /// What an earlier attempt left, hashed.
     async fn open(&self, path: &Path) -> Result<Partial, FetchError> {
-        let (path, listed, cockpit) = (path.to_owned(), self.job.listed.clone(), Arc::clone(&self.cockpit));
+        let (path, listed, context) = (path.to_owned(), self.job.listed.clone(), Arc::clone(&self.context));
         let found = blocking(move || {
             Partial::open(path, &listed, |bytes_done| {
-                cockpit.report(FileStep { state: FileState::Checking, bytes_done });
-                if cockpit.is_abandoned() { Err(FetchError::Abandoned) } else { Ok(()) }
+                context.report(FileStep { state: FileState::Checking, bytes_done });
+                if context.is_abandoned() { Err(FetchError::Abandoned) } else { Ok(()) }
             })
         });
         found.await
@@ -280,6 +285,6 @@ impl Download {
     }
 
     fn report(&self, state: FileState, partial: &Partial) {
-        self.cockpit.report(FileStep { state, bytes_done: partial.length() });
+        self.context.report(FileStep { state, bytes_done: partial.length() });
     }
 }

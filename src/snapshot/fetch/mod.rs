@@ -21,10 +21,10 @@ use weightsd_core::{
 };
 
 pub use self::error::FetchError;
-use self::file::{Download, FileCargo, Job};
+use self::file::{Download, FileWork, Job};
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
-    flight::{Boarding, Cargo, Cockpit, Flights, Passenger},
+    flight::{Joined, SharedWork, Waiter, Work, WorkContext},
     hub::{Hub, HubError, RepoStore},
     pace::Pace,
     progress::{FileProgress, FileState, FileStep, Phase, Step},
@@ -92,7 +92,7 @@ pub(crate) type Tell = Box<dyn Fn(Told) + Send + Sync>;
 pub(crate) type FetchReports = Vec<(String, Step, usize)>;
 
 #[derive(Debug, Clone)]
-struct SetCargo;
+struct SetWork;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct SetKey {
@@ -103,10 +103,10 @@ struct SetKey {
     want: Want,
 }
 
-impl Cargo for SetCargo {
+impl Work for SetWork {
     type Key = SetKey;
     type Step = Step;
-    type Goods = Arc<FetchReport>;
+    type Output = Arc<FetchReport>;
     type Error = FetchError;
 
     fn died() -> FetchError {
@@ -118,8 +118,8 @@ impl Cargo for SetCargo {
 pub struct Fetcher {
     hub: Arc<Hub>,
     attestations: Arc<Attestations>,
-    files: Arc<Flights<FileCargo>>,
-    sets: Arc<Flights<SetCargo>>,
+    files: Arc<SharedWork<FileWork>>,
+    sets: Arc<SharedWork<SetWork>>,
     floor: u64,
     tell: Tell,
 }
@@ -152,23 +152,23 @@ impl Fetcher {
         let (repo, revision) = (target.repo.clone(), target.revision.clone());
         let key = SetKey { store, repo, revision, commit: pin.commit.clone(), want };
         for _ in 0..ATTEMPTS {
-            let passenger = match self.sets.board(key.clone(), || None) {
-                Boarding::Arrived(report) => return Ok(report),
-                Boarding::Joined(passenger) => passenger,
-                Boarding::First(passenger, pilot) => {
-                    let cockpit = pilot.cockpit();
+            let waiter = match self.sets.join(key.clone(), || None) {
+                Joined::Done(report) => return Ok(report),
+                Joined::Waiting(waiter) => waiter,
+                Joined::First(waiter, worker) => {
+                    let context = worker.context();
                     let (target, pin, key) = (target.clone(), pin.clone(), key.clone());
                     let set = Set { fetcher: Arc::clone(self), target, pin, key };
-                    self.hub.handle()?.spawn(pilot.fly(async move {
+                    self.hub.handle()?.spawn(worker.run(async move {
                         tokio::select! {
-                            result = set.fetch(&cockpit) => result,
-                            () = cockpit.abandoned() => Err(FetchError::Abandoned),
+                            result = set.fetch(&context) => result,
+                            () = context.abandoned() => Err(FetchError::Abandoned),
                         }
                     }));
-                    passenger
+                    waiter
                 }
             };
-            match passenger.land(&mut progress).await {
+            match waiter.wait(&mut progress).await {
                 Err(FetchError::Abandoned) => {}
                 result => return result,
             }
@@ -217,8 +217,8 @@ struct Set {
 type Files = BTreeMap<String, Listed>;
 
 impl Set {
-    async fn fetch(&self, cockpit: &Cockpit<SetCargo>) -> Result<Arc<FetchReport>, FetchError> {
-        let result = self.steps(cockpit).await;
+    async fn fetch(&self, context: &WorkContext<SetWork>) -> Result<Arc<FetchReport>, FetchError> {
+        let result = self.steps(context).await;
         let what = format!("{}@{}", self.key.repo, self.key.revision);
         match &result {
             Ok(report) if report.bytes_fetched > 0 => {
@@ -240,18 +240,18 @@ impl Set {
         result
     }
 
-    async fn steps(&self, cockpit: &Cockpit<SetCargo>) -> Result<Arc<FetchReport>, FetchError> {
+    async fn steps(&self, context: &WorkContext<SetWork>) -> Result<Arc<FetchReport>, FetchError> {
         let listing = self.fetcher.listing(&self.target, &self.key.commit).await?;
         let mut fetched = 0;
         let mut files = self.documents(&listing)?;
-        fetched += self.download(&files, cockpit).await?;
+        fetched += self.download(&files, context).await?;
         if self.key.want.extent == Extent::Components {
             let snapshot = self.snapshot(&listing).await?;
             let indexes = self.indexes(&snapshot, &listing).await?;
-            fetched += self.download(&indexes, cockpit).await?;
+            fetched += self.download(&indexes, context).await?;
             files.extend(indexes);
             let shards = self.shards(&snapshot, &listing).await?;
-            fetched += self.download(&shards, cockpit).await?;
+            fetched += self.download(&shards, context).await?;
             files.extend(shards);
         }
         self.publish(&listing, &files).await?;
@@ -346,7 +346,7 @@ impl Set {
     }
 
     /// Brings all of `files` here, and returns how many bytes came over the network.
-    async fn download(&self, files: &Files, cockpit: &Cockpit<SetCargo>) -> Result<u64, FetchError> {
+    async fn download(&self, files: &Files, context: &WorkContext<SetWork>) -> Result<u64, FetchError> {
         let store = self.key.store.clone();
         let (sizes, floor) = (files.clone(), self.fetcher.floor);
         let missing = blocking(move || space::missing(&store, &sizes, floor)).await?;
@@ -359,35 +359,32 @@ impl Set {
             let message = format!("{}@{}: {} files, {total}", self.key.repo, self.key.revision, missing.len());
             (self.fetcher.tell)(Told::Began(message));
         }
-        let mut passengers = Vec::new();
+        let mut waiters = Vec::new();
         // One content under two names comes once.
         let mut seen = std::collections::HashSet::new();
         for (path, listed) in missing.iter().filter(|(_, listed)| seen.insert(listed.blob.clone())) {
-            passengers.push((path, listed, self.board(path, listed)?));
+            waiters.push((path, listed, self.join(path, listed)?));
         }
-        let tracked: Vec<_> = passengers
+        let tracked: Vec<_> = waiters
             .iter()
-            .map(|(path, listed, passenger)| {
-                ((*path).clone(), listed.bytes, Box::new(passenger.watcher()) as FileWatch)
-            })
+            .map(|(path, listed, waiter)| ((*path).clone(), listed.bytes, Box::new(waiter.observer()) as FileWatch))
             .collect();
-        let landing = futures_util::future::try_join_all(
-            passengers.into_iter().map(|(_, _, passenger)| passenger.land(|_, _| {})),
-        );
-        tokio::pin!(landing);
+        let waiting =
+            futures_util::future::try_join_all(waiters.into_iter().map(|(_, _, waiter)| waiter.wait(|_, _| {})));
+        tokio::pin!(waiting);
         let mut pace = Pace::default();
         let mut ticks = tokio::time::interval(REPORT_EVERY);
         loop {
             tokio::select! {
-                arrived = &mut landing => {
+                arrived = &mut waiting => {
                     return Ok(arrived?.iter().map(|arrived| arrived.fetched).sum());
                 }
-                _ = ticks.tick() => cockpit.report(report(&tracked, &mut pace)),
+                _ = ticks.tick() => context.report(report(&tracked, &mut pace)),
             }
         }
     }
 
-    fn board(&self, path: &str, listed: &Listed) -> Result<Passenger<FileCargo>, FetchError> {
+    fn join(&self, path: &str, listed: &Listed) -> Result<Waiter<FileWork>, FetchError> {
         let fetcher = &self.fetcher;
         let job = Job {
             store: self.key.store.clone(),
@@ -397,14 +394,14 @@ impl Set {
             listed: listed.clone(),
         };
         let key = (job.store.clone(), listed.blob.clone());
-        Ok(match fetcher.files.board(key, || None) {
-            Boarding::Arrived(_) => return Err(FetchError::Died),
-            Boarding::Joined(passenger) => passenger,
-            Boarding::First(passenger, pilot) => {
+        Ok(match fetcher.files.join(key, || None) {
+            Joined::Done(_) => return Err(FetchError::Died),
+            Joined::Waiting(waiter) => waiter,
+            Joined::First(waiter, worker) => {
                 let (hub, attestations) = (Arc::clone(&fetcher.hub), Arc::clone(&fetcher.attestations));
-                let download = Download::new(job, hub, attestations, pilot.cockpit());
-                fetcher.hub.handle()?.spawn(pilot.fly(download.run()));
-                passenger
+                let download = Download::new(job, hub, attestations, worker.context());
+                fetcher.hub.handle()?.spawn(worker.run(download.run()));
+                waiter
             }
         })
     }
