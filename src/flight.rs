@@ -1,7 +1,7 @@
 //! Single flight: requests for the same thing at the same time share one piece of work.
 //!
 //! ```text
-//! SharedWork::join(key) -> Joined::First(Waiter, Worker)   the caller spawns `Worker::run`, then waits like the others
+//! SharedWork::join(key) -> Joined::First(Waiter, Leader)   the caller spawns `Leader::run`, then waits like the others
 //!                       -> Joined::Waiting(Waiter)         the work is under way
 //!                       -> Joined::Done(output)            the output was there already
 //! ```
@@ -72,7 +72,7 @@ pub struct Waiter<W: Work> {
 
 /// The duty to do the work. Dropping it, also in a panic, takes the work off the list and wakes all waiters.
 #[must_use = "the waiters are told that the work died when it is dropped"]
-pub struct Worker<W: Work> {
+pub struct Leader<W: Work> {
     shared: Arc<SharedWork<W>>,
     key: W::Key,
     state: Arc<watch::Sender<State<W>>>,
@@ -87,8 +87,8 @@ pub struct WorkContext<W: Work> {
 pub enum Joined<W: Work> {
     /// The work is under way.
     Waiting(Waiter<W>),
-    /// Nobody does the work yet: the caller must see to it that the worker runs.
-    First(Waiter<W>, Worker<W>),
+    /// Nobody does the work yet: the caller must see to it that the leader runs.
+    First(Waiter<W>, Leader<W>),
     /// The output is there already.
     Done(W::Output),
 }
@@ -104,10 +104,10 @@ impl<W: Work> SharedWork<W> {
                     return Joined::Done(output);
                 }
                 let state = Arc::new(watch::Sender::new(State::Running(W::Step::default())));
-                let worker = Worker { shared: Arc::clone(self), key: slot.key().clone(), state: Arc::clone(&state) };
+                let leader = Leader { shared: Arc::clone(self), key: slot.key().clone(), state: Arc::clone(&state) };
                 let waiter = Waiter::new(&state);
                 slot.insert(state);
-                Joined::First(waiter, worker)
+                Joined::First(waiter, leader)
             }
         }
     }
@@ -157,7 +157,7 @@ impl<W: Work> Waiter<W> {
     }
 }
 
-impl<W: Work> Worker<W> {
+impl<W: Work> Leader<W> {
     /// What the work reports to.
     #[must_use]
     pub fn context(&self) -> WorkContext<W> {
@@ -178,7 +178,7 @@ impl<W: Work> Worker<W> {
     }
 }
 
-impl<W: Work> Drop for Worker<W> {
+impl<W: Work> Drop for Leader<W> {
     fn drop(&mut self) {
         self.leave_the_list();
         self.state.send_if_modified(|state| {
@@ -227,9 +227,9 @@ mod tests {
         }
     }
 
-    fn first(shared: &Arc<SharedWork<Parcel>>) -> (Waiter<Parcel>, Worker<Parcel>) {
+    fn first(shared: &Arc<SharedWork<Parcel>>) -> (Waiter<Parcel>, Leader<Parcel>) {
         match shared.join(1, || None) {
-            Joined::First(waiter, worker) => (waiter, worker),
+            Joined::First(waiter, leader) => (waiter, leader),
             _ => panic!("not the first"),
         }
     }
@@ -237,8 +237,8 @@ mod tests {
     #[tokio::test]
     async fn all_who_join_get_the_one_result_and_the_present_step() {
         let shared = Arc::new(SharedWork::<Parcel>::default());
-        let (one, worker) = first(&shared);
-        let context = worker.context();
+        let (one, leader) = first(&shared);
+        let context = leader.context();
         context.report(7);
         let Joined::Waiting(two) = shared.join(1, || panic!("it is under way")) else { panic!() };
         assert_eq!((two.step(), shared.reports()), (Some(7), vec![(1, 7, 2)]));
@@ -246,7 +246,7 @@ mod tests {
         let (result, other, ()) = tokio::join!(
             two.wait(|step, sharers| steps.push((*step, sharers))),
             one.wait(|_, _| {}),
-            worker.run(async { Ok("x") })
+            leader.run(async { Ok("x") })
         );
         assert_eq!((result, other), (Ok("x"), Ok("x")));
         assert_eq!(steps[0], (7, 2));
@@ -257,23 +257,23 @@ mod tests {
     #[tokio::test]
     async fn a_request_after_the_end_does_not_get_an_old_error() {
         let shared = Arc::new(SharedWork::<Parcel>::default());
-        let (waiter, worker) = first(&shared);
+        let (waiter, leader) = first(&shared);
         let mut state = waiter.state.clone();
         let again = async {
             state.wait_for(|state| matches!(state, State::Ended(_))).await.unwrap();
-            // The worker may not have come any further than to say so.
+            // The leader may not have come any further than to say so.
             drop(first(&shared));
         };
-        let work = std::pin::pin!(worker.run(async { Err("old") }));
+        let work = std::pin::pin!(leader.run(async { Err("old") }));
         let (waited, (), ()) = tokio::join!(waiter.wait(|_, _| {}), again, work);
         assert_eq!(waited, Err("old"));
     }
 
     #[tokio::test]
-    async fn a_dead_worker_wakes_everyone_and_frees_the_key() {
+    async fn a_dead_leader_wakes_everyone_and_frees_the_key() {
         let shared = Arc::new(SharedWork::<Parcel>::default());
-        let (waiter, worker) = first(&shared);
-        drop(worker);
+        let (waiter, leader) = first(&shared);
+        drop(leader);
         assert_eq!(waiter.wait(|_, _| {}).await, Err("died"));
         drop(first(&shared));
     }
@@ -281,8 +281,8 @@ mod tests {
     #[tokio::test]
     async fn the_work_learns_that_nobody_waits() {
         let shared = Arc::new(SharedWork::<Parcel>::default());
-        let (waiter, worker) = first(&shared);
-        let context = worker.context();
+        let (waiter, leader) = first(&shared);
+        let context = leader.context();
         assert!(!context.is_abandoned());
         drop(waiter);
         context.abandoned().await;

@@ -65,10 +65,10 @@ impl Cache {
         let waiter = match self.flights.join(id, arrived) {
             Joined::Done(component) => return Ok(component),
             Joined::Waiting(waiter) => waiter,
-            Joined::First(waiter, worker) => {
+            Joined::First(waiter, leader) => {
                 let name = Arc::new((prepared.component().to_owned(), spec.to_owned()));
-                let (cache, context) = (Arc::clone(self), Arc::new(worker.context()));
-                self.tasks.spawn("load", worker.run(async move { cache.load(prepared, name, context).await }));
+                let (cache, context) = (Arc::clone(self), Arc::new(leader.context()));
+                self.tasks.spawn("load", leader.run(async move { cache.load(prepared, name, context).await }));
                 waiter
             }
         };

@@ -47,11 +47,11 @@ impl Cache {
         let waiter = match self.verifications.join(id, || None) {
             Joined::Done(()) => return Ok(()),
             Joined::Waiting(waiter) => waiter,
-            Joined::First(waiter, worker) => {
-                let (cache, watcher) = (Arc::clone(self), Reporter(worker.context()));
+            Joined::First(waiter, leader) => {
+                let (cache, watcher) = (Arc::clone(self), Reporter(leader.context()));
                 self.tasks.spawn(
                     "verify",
-                    worker.run(async move {
+                    leader.run(async move {
                         let operation = "the verification";
                         let verdicts = super::blocking(operation, {
                             let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));

@@ -155,11 +155,11 @@ impl Fetcher {
             let waiter = match self.sets.join(key.clone(), || None) {
                 Joined::Done(report) => return Ok(report),
                 Joined::Waiting(waiter) => waiter,
-                Joined::First(waiter, worker) => {
-                    let context = worker.context();
+                Joined::First(waiter, leader) => {
+                    let context = leader.context();
                     let (target, pin, key) = (target.clone(), pin.clone(), key.clone());
                     let set = Set { fetcher: Arc::clone(self), target, pin, key };
-                    self.hub.handle()?.spawn(worker.run(async move {
+                    self.hub.handle()?.spawn(leader.run(async move {
                         tokio::select! {
                             result = set.fetch(&context) => result,
                             () = context.abandoned() => Err(FetchError::Abandoned),
@@ -397,10 +397,10 @@ impl Set {
         Ok(match fetcher.files.join(key, || None) {
             Joined::Done(_) => return Err(FetchError::Died),
             Joined::Waiting(waiter) => waiter,
-            Joined::First(waiter, worker) => {
+            Joined::First(waiter, leader) => {
                 let (hub, attestations) = (Arc::clone(&fetcher.hub), Arc::clone(&fetcher.attestations));
-                let download = Download::new(job, hub, attestations, worker.context());
-                fetcher.hub.handle()?.spawn(worker.run(download.run()));
+                let download = Download::new(job, hub, attestations, leader.context());
+                fetcher.hub.handle()?.spawn(leader.run(download.run()));
                 waiter
             }
         })
