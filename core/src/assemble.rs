@@ -6,8 +6,9 @@ use crate::{
     audit::{AuditReport, audit},
     catalogue::Catalogue,
     family::{Assumption, ComponentSite, ConfigError, Description, Family, Identified, InferError, ModelFacts, Writer},
+    layers::layers,
     parts::{Inspection, PartProblem, inspect},
-    quantisation::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST, layers},
+    quantisation::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST},
     rewrite::{Canonical, Overlay, OverlayError, RewriteError, canonical, overlay},
     table::{Sourced, Table},
 };
@@ -271,11 +272,11 @@ pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
         summary = Some(OverlaySummary { replaced, added, kept });
     }
     let found = layers(component, &table, declaration, description.catalogue.as_ref());
-    table.describe(&found);
+    found.describe(&mut table);
     if found.inferred > 0 {
         remarks.push(format!("nothing declares how {} layers are quantised: their shapes tell", found.inferred));
     }
-    description.catalogue = description.catalogue.map(|catalogue| catalogue.quantised(&found));
+    description.catalogue = description.catalogue.map(|catalogue| found.quantised(&catalogue));
     let mut report = audit(component, &table, description.catalogue.as_ref(), remarks);
     report.add_damage(&unusable, &found.problems);
     report.borrowed.clone_from(&description.borrowed);

@@ -7,8 +7,11 @@ use std::{
 
 use crate::{
     catalogue::Catalogue,
-    quantisation::{LayerProblem, PackedRole, names},
-    rewrite::{Operation, Unusable},
+    header::names,
+    layers::LayerProblem,
+    origin::Operation,
+    quantisation::PackedRole,
+    rewrite::Unusable,
     table::{DtypeTotal, Sourced, Table},
 };
 

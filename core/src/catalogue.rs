@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use crate::{
-    header::Dtype,
-    header::FLOATS,
-    quantisation::{Layers, Packed},
-    rewrite::Pattern,
+    header::{Dtype, FLOATS},
+    pattern::Pattern,
+    quantisation::Packed,
 };
 
 /// What a tensor is for, as far as its memory order depends on it.
@@ -69,22 +68,11 @@ impl Catalogue {
         self
     }
 
-    /// The same, with the packed tensors of quantised layers in place of their weights.
+    /// The same, with several tensors in place of each for which `parts` gives some.
     #[must_use]
-    pub fn quantised(&self, layers: &Layers) -> Self {
-        let packed = |expected: &Expected| {
-            let layer = expected.name.strip_suffix(".weight")?;
-            let (scheme, logical) = layers.layers.get(layer)?;
-            let part = |&role| {
-                let name = format!("{layer}.{}", crate::quantisation::PackedRole::name(role));
-                let packed = Packed { scheme: *scheme, role, logical_shape: logical.clone() };
-                let shape = scheme.shape_of(role, &expected.shape)?;
-                Some(Expected { name, shape, role: Role::Plain, packed: Some(packed) })
-            };
-            scheme.roles().iter().map(part).collect::<Option<Vec<_>>>()
-        };
+    pub fn expanded(&self, parts: impl Fn(&Expected) -> Option<Vec<Expected>>) -> Self {
         let tensors =
-            self.tensors.iter().flat_map(|expected| packed(expected).unwrap_or_else(|| vec![expected.clone()]));
+            self.tensors.iter().flat_map(|expected| parts(expected).unwrap_or_else(|| vec![expected.clone()]));
         Self::new(tensors.collect()).tolerating(self.tolerated)
     }
 

@@ -21,6 +21,15 @@ use crate::shown::shown;
 /// Dtypes that a float parameter may have on disk.
 pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
+/// `F32, F16 or BF16`.
+pub(crate) fn names(dtypes: &[Dtype]) -> String {
+    let names: Vec<String> = dtypes.iter().map(ToString::to_string).collect();
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
 /// Bytes before the JSON.
 pub const PREFIX_BYTES: u64 = 8;
 /// Longest header that is read, in bytes; the limit of `huggingface_hub` for remote headers. Real ones stay under 1 MB.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     header::Dtype,
     header::FLOATS,
-    rewrite::Pattern,
+    pattern::Pattern,
     table::DtypeTotal,
     table::{Sourced, Table},
 };

@@ -9,8 +9,8 @@ use crate::{
     catalogue::{Catalogue, Role},
     header::Dtype,
     naming::Naming,
+    origin::{Operation, Origin},
     quantisation::Packed,
-    rewrite::{Operation, Origin},
     table::{Sourced, Table},
 };
 

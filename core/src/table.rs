@@ -3,8 +3,8 @@
 use crate::{
     header::{Header, TensorInfo},
     index::Index,
-    quantisation::{Layers, Packed},
-    rewrite::Origin,
+    origin::Origin,
+    quantisation::Packed,
     shown::shown,
 };
 
@@ -134,10 +134,10 @@ impl Table {
         self.tensors.get(at)
     }
 
-    /// Notes what the tensors of quantised layers are parts of.
-    pub fn describe(&mut self, layers: &Layers) {
+    /// Notes what each tensor is a part of, which `packed` tells by its name.
+    pub fn describe(&mut self, packed: impl Fn(&str) -> Option<Packed>) {
         for tensor in &mut self.tensors {
-            tensor.packed = layers.packed(&tensor.info.name).map(Box::new);
+            tensor.packed = packed(&tensor.info.name).map(Box::new);
         }
     }
 

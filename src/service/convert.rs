@@ -8,10 +8,10 @@ use weightsd_core::{
     family::Identified,
     identity::ContentKey,
     listing::Listed,
+    origin::Operation,
     parts::{FileKind, Inspection, PartProblem},
     place::{Layout, Making, Placed},
     quantisation::{Packed, PackedRole},
-    rewrite::Operation,
     table::DtypeTotal,
 };
 use weightsd_proto::v1;

@@ -1,17 +1,14 @@
 //! Weights that are quantised on disk, as MLX stores them: for each layer a packed `weight`, its `scales`, and for
 //! affine quantisation its `biases` (not to be confused with the layer's own `bias`).
 //!
-//! A [`Declaration`] says how a checkpoint is meant to be quantised, in one of three conventions; [`layers()`] finds the
-//! layers that are, and what their tensors stand for.
+//! A [`Declaration`] says how a checkpoint is meant to be quantised, in one of three conventions. Which layers of a
+//! checkpoint are quantised is told by [`crate::layers`].
 
 mod declaration;
-mod layers;
 mod scheme;
 
-pub(crate) use self::layers::names;
 pub use self::{
     declaration::{CONTROLNET_MANIFEST, Convention, Declaration, DeclarationError, MANIFEST},
-    layers::{LayerProblem, Layers, layers},
     scheme::{Mode, Scheme, SchemeError},
 };
 

@@ -6,12 +6,12 @@
 
 mod canonical;
 mod overlay;
-mod pattern;
+
+use crate::pattern::Pattern;
 
 pub use self::{
-    canonical::{Canonical, Operation, Origin, RewriteError, Unusable, canonical},
+    canonical::{Canonical, RewriteError, Unusable, canonical},
     overlay::{Overlay, OverlayError, overlay},
-    pattern::{Captures, Pattern},
 };
 
 /// What a rule does with the tensors that its pattern matches.

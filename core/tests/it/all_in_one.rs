@@ -4,9 +4,9 @@ use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble},
     family::{self, Family, ModelFacts, z_image::ZImage},
     header::Dtype,
+    origin::Operation,
     parts::{FileKind, Inspection, Limit, PartProblem},
     place::{Layout, place},
-    rewrite::Operation,
     table::Table,
 };
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use globset::{Glob, GlobMatcher};
 use weightsd_core::{
-    rewrite::Operation,
+    origin::Operation,
     table::{Sourced, Table},
 };
 

@@ -12,7 +12,8 @@ use crate::{
     adapter::Targets,
     catalogue::{Builder, Catalogue},
     naming::Naming,
-    rewrite::{Pattern, Rule, Rules, Ruleset},
+    pattern::Pattern,
+    rewrite::{Rule, Rules, Ruleset},
 };
 
 /// The config of a model.

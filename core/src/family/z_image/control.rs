@@ -7,7 +7,7 @@ use super::{Blueprint, TransformerConfig, WIDTH_MAX, known, transformer::Modulat
 use crate::{
     catalogue::{Builder, Catalogue},
     family::InferError,
-    rewrite::Pattern,
+    pattern::Pattern,
     table::Table,
 };
 

@@ -9,7 +9,8 @@ use crate::{
     family::{Assumption, Description, Identified, InferError, Inferred, KnownBy},
     header::Dtype,
     naming::Naming,
-    rewrite::{Pattern, Rules},
+    pattern::Pattern,
+    rewrite::Rules,
     table::Table,
 };
 

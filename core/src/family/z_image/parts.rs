@@ -3,7 +3,7 @@
 
 use crate::{
     parts::{PartRule, Place, Sign},
-    rewrite::Pattern,
+    pattern::Pattern,
 };
 
 const fn p(pattern: &'static str) -> Pattern {

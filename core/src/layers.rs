@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Declaration, Packed, PackedRole, Scheme};
-use crate::{catalogue::Catalogue, table::Table};
+use crate::{
+    catalogue::{Catalogue, Expected, Role},
+    header::names,
+    quantisation::{Declaration, Packed, PackedRole, Scheme},
+    table::Table,
+};
 
 /// What a layer's packed tensors should be, and are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +39,27 @@ impl Layers {
         let (scheme, logical_shape) = self.layers.get(layer)?;
         let role = scheme.roles().iter().copied().find(|role| role.name() == ending)?;
         Some(Packed { scheme: *scheme, role, logical_shape: logical_shape.clone() })
+    }
+
+    /// Notes in `table` what the tensors of quantised layers are parts of.
+    pub fn describe(&self, table: &mut Table) {
+        table.describe(|name| self.packed(name));
+    }
+
+    /// `catalogue` with the packed tensors of quantised layers in place of their weights.
+    #[must_use]
+    pub fn quantised(&self, catalogue: &Catalogue) -> Catalogue {
+        catalogue.expanded(|expected| {
+            let layer = expected.name.strip_suffix(".weight")?;
+            let (scheme, logical) = self.layers.get(layer)?;
+            let part = |&role: &PackedRole| {
+                let name = format!("{layer}.{}", role.name());
+                let packed = Packed { scheme: *scheme, role, logical_shape: logical.clone() };
+                let shape = scheme.shape_of(role, &expected.shape)?;
+                Some(Expected { name, shape, role: Role::Plain, packed: Some(packed) })
+            };
+            scheme.roles().iter().map(part).collect()
+        })
     }
 }
 
@@ -126,13 +151,4 @@ fn add_layer(
         }
     }
     found.layers.insert(layer.to_owned(), (scheme, logical));
-}
-
-/// `F32, F16 or BF16`.
-pub(crate) fn names(dtypes: &[crate::header::Dtype]) -> String {
-    let names: Vec<String> = dtypes.iter().map(ToString::to_string).collect();
-    match names.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
-        _ => names.concat(),
-    }
 }

@@ -1,0 +1,30 @@
+//! Where a tensor of a component comes from: the tensor of the file, and what was done to it.
+
+/// How a tensor came out of the one that it was in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// All of it, under another name.
+    Renamed,
+    /// All of it, under another name perhaps, and in another shape.
+    Reshaped,
+    /// All of it, a kernel that lies in the file in OHWI order.
+    KernelOhwi,
+    /// Some of its rows.
+    Rows {
+        /// The first one.
+        first: u64,
+        /// How many.
+        count: u64,
+        /// How many it has.
+        of: u64,
+    },
+}
+
+/// The tensor in the file, when it is not the one that is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Name in the file, with its prefix.
+    pub name: Box<str>,
+    /// What was done.
+    pub operation: Operation,
+}
