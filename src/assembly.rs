@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weightsd_core::{
     assemble::{self, AssembleError, Assembled, Inputs, Raw, declaration},
-    family::{ComponentSite, ConfigError, Description, Family, Identified, ModelFacts, Writer},
-    parts::Inspection,
+    family::{ComponentSite, ConfigError, Description, Family, ModelFacts, Named},
+    parts::Located,
     table::Table,
+    tool::Tool,
 };
 
 use crate::snapshot::{Snapshot, SnapshotError};
@@ -22,9 +23,9 @@ pub struct Recipe {
     pub site: ComponentSite,
     facts: Arc<ModelFacts>,
     description: Option<Description>,
-    model: Option<Identified>,
+    model: Option<Named>,
     /// Where it lies in a file, when the model is one.
-    inspection: Option<Inspection>,
+    located: Option<Located>,
 }
 
 /// The tensors of files, and what the files say of themselves.
@@ -70,22 +71,22 @@ impl Recipe {
         spec: &str,
         base: Option<&Snapshot>,
     ) -> Result<Self, RecipeError> {
-        let (family, inspection) = (snapshot.family, snapshot.inspection().cloned());
-        let model = family.identify(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
+        let (family, located) = (snapshot.family, snapshot.located().cloned());
+        let model = family.name(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
         let description = match base {
             Some(base) if base.family.id() != family.id() => {
                 return Err(RecipeError::OtherFamily { base: base.family.id(), family: family.id() });
             }
             Some(base) => Some(family.describe(base.site(&site.name)?, &base.facts)?),
             // A file says nothing, and a folder without a config may be told by its tensors.
-            None if inspection.is_some() => None,
+            None if located.is_some() => None,
             None => match family.describe(site, &snapshot.facts) {
                 Err(ConfigError::Missing { .. }) if model.is_some() && snapshot.missing_documents.is_empty() => None,
                 described => Some(described?),
             },
         };
         let (site, facts) = (site.clone(), Arc::new(snapshot.facts.clone()));
-        Ok(Self { family, site, facts, description, model, inspection })
+        Ok(Self { family, site, facts, description, model, located })
     }
 
     /// What, beside the files, decides what the component becomes: configs, declarations, and the model it is taken for.
@@ -111,11 +112,11 @@ impl Recipe {
     /// # Errors
     /// [`AssembleError`].
     pub fn assemble(&self, own: Tensors<'_>, other: Option<Tensors<'_>>) -> Result<Assembled, AssembleError> {
-        let Self { family, site, facts, description, model, inspection } = self;
+        let Self { family, site, facts, description, model, located } = self;
         let (component, family) = (site.name.as_str(), *family);
-        let mut raw = match inspection {
-            Some(inspection) => Raw::of_part(own.table, inspection, component, description.as_ref(), family)?,
-            None => Raw::of_files(own.table, component, description.as_ref(), family, Writer::of(own.metadata))?,
+        let mut raw = match located {
+            Some(located) => Raw::of_part(own.table, located, component, description.as_ref(), family)?,
+            None => Raw::of_files(own.table, component, description.as_ref(), family, Tool::of_metadata(own.metadata))?,
         };
         raw.remarks.splice(0..0, own.remarks);
         let declared = declaration(facts, site, own.metadata)?;

@@ -293,9 +293,9 @@ pub fn snapshot_as(
     if let Some(file) = snapshot.bare_file()? {
         let shard = pool.get_or_open(&file)?;
         let (table, _) = checkpoint::merge(&file.name, vec![(&file.name, shard.header.clone())], None)?;
-        let of_base = |base: &Snapshot| Some((base.family, family::inspect_as(&table, base.family)?));
-        if let Some((family, inspection)) = base.and_then(of_base).or_else(|| family::inspect(&table)) {
-            snapshot.adopt(&file.name, family, inspection);
+        let of_base = |base: &Snapshot| Some((base.family, family::locate_as(&table, base.family)?));
+        if let Some((family, located)) = base.and_then(of_base).or_else(|| family::locate(&table)) {
+            snapshot.adopt(&file.name, family, located);
         }
     }
     Ok(snapshot)

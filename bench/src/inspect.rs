@@ -36,20 +36,20 @@ pub(crate) fn run(samples: usize) -> Result<()> {
     show("parse the header", header.tensors.len(), &parse);
     let table = Table::merge(vec![("all.safetensors", header)])?;
     let inspect = Samples::take(samples, || {
-        family::inspect(&table).context("a family")?;
+        family::locate(&table).context("a family")?;
         Ok(())
     })?;
     show("inspect: which parts, under which prefixes", table.tensors().len(), &inspect);
-    let (family, inspection) = family::inspect(&table).context("a family")?;
-    for part in &inspection.parts {
+    let (family, located) = family::locate(&table).context("a family")?;
+    for part in &located.parts {
         let mut tensors = 0;
         let times = Samples::take(samples, || {
-            let raw = Raw::of_part(&table, &inspection, part.component, None, family)?;
+            let raw = Raw::of_part(&table, &located, part.component, None, family)?;
             let assembled = assemble(Inputs {
                 component: part.component,
                 family,
                 description: None,
-                model: family.identify(None, &ModelFacts::default()),
+                model: family.name(None, &ModelFacts::default()),
                 raw,
                 shards: 1,
                 other: None,

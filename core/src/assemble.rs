@@ -5,12 +5,13 @@
 use crate::{
     audit::{AuditReport, audit},
     catalogue::Catalogue,
-    family::{Assumption, ComponentSite, ConfigError, Description, Family, Identified, InferError, ModelFacts, Writer},
+    family::{Assumption, ComponentSite, ConfigError, Description, Family, InferError, ModelFacts, Named},
     layers::layers,
-    parts::{Inspection, PartProblem, inspect},
+    parts::{Located, PartProblem, locate},
     quantisation::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST},
     rewrite::{Canonical, Overlay, OverlayError, RewriteError, canonical, overlay},
     table::{Sourced, Table},
+    tool::Tool,
 };
 
 /// Why a component cannot be put together.
@@ -121,14 +122,14 @@ impl Raw {
         component: &str,
         description: Option<&Description>,
         family: &dyn Family,
-        writer: Writer,
+        tool: Tool,
     ) -> Result<Self, RewriteError> {
         Self::of(
             table.tensors().iter().map(|tensor| (&*tensor.info.name, tensor)),
             component,
             description,
             family,
-            writer,
+            tool,
         )
     }
 
@@ -138,16 +139,16 @@ impl Raw {
     /// [`AssembleError::NoPart`] or [`AssembleError::Rewrite`].
     pub fn of_part(
         table: &Table,
-        inspection: &Inspection,
+        located: &Located,
         component: &str,
         description: Option<&Description>,
         family: &dyn Family,
     ) -> Result<Self, AssembleError> {
-        let part = inspection.part(component).ok_or_else(|| AssembleError::NoPart {
+        let part = located.part(component).ok_or_else(|| AssembleError::NoPart {
             component: component.to_owned(),
-            problems: inspection.problems.iter().filter(|problem| problem.component() == component).cloned().collect(),
+            problems: located.problems.iter().filter(|problem| problem.component() == component).cloned().collect(),
         })?;
-        let mut raw = Self::of(inspection.tensors(part, table), component, description, family, Writer::Any)?;
+        let mut raw = Self::of(located.tensors(part, table), component, description, family, Tool::Unknown)?;
         raw.remarks.extend(part.limits.iter().map(ToString::to_string));
         Ok(raw)
     }
@@ -164,11 +165,11 @@ impl Raw {
         family: &dyn Family,
     ) -> Result<Self, AssembleError> {
         let rules: Vec<_> = family.parts().iter().filter(|rule| rule.component == component).copied().collect();
-        let inspection = inspect(table, &rules);
-        if inspection.part(component).is_some_and(|part| !part.prefix.is_empty()) {
-            return Self::of_part(table, &inspection, component, description, family);
+        let located = locate(table, &rules);
+        if located.part(component).is_some_and(|part| !part.prefix.is_empty()) {
+            return Self::of_part(table, &located, component, description, family);
         }
-        Ok(Self::of_files(table, component, description, family, Writer::Any)?)
+        Ok(Self::of_files(table, component, description, family, Tool::Unknown)?)
     }
 
     fn of<'a>(
@@ -176,9 +177,9 @@ impl Raw {
         component: &str,
         description: Option<&Description>,
         family: &dyn Family,
-        writer: Writer,
+        tool: Tool,
     ) -> Result<Self, RewriteError> {
-        let mut rules = family.rules(component, writer);
+        let mut rules = family.rules(component, tool);
         // The config's count wins over what the names seem to say: a file may lack a block.
         rules.count = description.and_then(|description| description.rules.count).or(rules.count);
         let canonical = canonical(tensors, &rules)?;
@@ -228,7 +229,7 @@ pub struct Inputs<'a> {
     /// Its config's word, when it has a config or a base model lends it one.
     pub description: Option<Description>,
     /// What the model was taken for, when it is known.
-    pub model: Option<Identified>,
+    pub model: Option<Named>,
     /// Its tensors.
     pub raw: Raw,
     /// Number of its shards.

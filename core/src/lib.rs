@@ -31,3 +31,4 @@ pub mod select;
 pub mod shown;
 pub mod spec;
 pub mod table;
+pub mod tool;

@@ -2,16 +2,16 @@
 
 /// One line of a table: `model.*` to `encoder.*` renames a prefix, a pattern without `*` renames one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
+pub struct Rename {
     /// Name in the checkpoint; a final `*` stands for any rest.
     pub from: &'static str,
     /// Name of the module's parameter; a final `*` stands for the same rest.
     pub to: &'static str,
 }
 
-/// A table of rules; the first one that matches wins, and a name that none matches stays.
+/// A table of renames; the first one that matches wins, and a name that none matches stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Naming(pub &'static [Rule]);
+pub struct Naming(pub &'static [Rename]);
 
 impl Naming {
     /// Every name stays.
@@ -20,13 +20,13 @@ impl Naming {
     /// The module's name, when it is another one.
     #[must_use]
     pub fn apply(&self, name: &str) -> Option<String> {
-        self.0.iter().find_map(|rule| rewrite(rule.from, rule.to, name))
+        self.0.iter().find_map(|rename| rewrite(rename.from, rename.to, name))
     }
 
     /// The checkpoint's name, when it is another one.
     #[must_use]
     pub fn reverse(&self, name: &str) -> Option<String> {
-        self.0.iter().find_map(|rule| rewrite(rule.to, rule.from, name))
+        self.0.iter().find_map(|rename| rewrite(rename.to, rename.from, name))
     }
 }
 

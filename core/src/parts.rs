@@ -1,7 +1,7 @@
 //! Which components lie in one file, told from the names of its tensors.
 //!
 //! A file may hold a model's components under prefixes (an all-in-one checkpoint), or one component under its own names.
-//! A family gives a table of [`PartRule`]s; this engine knows no prefix. The answer depends on the names alone, never on
+//! A family gives a table of [`PartSign`]s; this engine knows no prefix. The answer depends on the names alone, never on
 //! their order.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use crate::{
 
 /// How a component is found in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartRule {
+pub struct PartSign {
     /// The component.
     pub component: &'static str,
     /// What people call it.
@@ -31,14 +31,14 @@ pub struct PartRule {
     /// Names for `*` that win where several components fit.
     pub preferred: &'static [&'static str],
     /// What must be there.
-    pub signs: &'static [Sign],
+    pub landmarks: &'static [Landmark],
     /// Whether a file with all such parts is a whole model.
-    pub place: Place,
+    pub housing: Housing,
 }
 
 /// What a component is to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Housing {
     /// An all-in-one checkpoint has it.
     InAllInOne,
     /// It lies in a file of its own.
@@ -47,7 +47,7 @@ pub enum Place {
 
 /// One thing that must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sign {
+pub struct Landmark {
     /// What it is, for people.
     pub what: &'static str,
     /// Ways in which it may be there, each a list of patterns of which every one must match some name.
@@ -56,7 +56,7 @@ pub struct Sign {
 
 /// A component in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct FilePart {
     /// The component.
     pub component: &'static str,
     /// Its prefix; empty when it has none.
@@ -167,26 +167,26 @@ pub enum FileKind {
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inspection {
+pub struct Located {
     /// What it is.
     pub kind: FileKind,
     /// The components that were found, in the order of the family.
-    pub parts: Vec<Part>,
+    pub parts: Vec<FilePart>,
     /// Why others were not.
     pub problems: Vec<PartProblem>,
     /// Names that belong to no part.
     pub unassigned: Vec<String>,
 }
 
-impl Inspection {
+impl Located {
     /// The part of that component.
     #[must_use]
-    pub fn part(&self, component: &str) -> Option<&Part> {
+    pub fn part(&self, component: &str) -> Option<&FilePart> {
         self.parts.iter().find(|part| part.component == component)
     }
 
     /// The tensors of a part, under their names without its prefix. A longer prefix of another part wins.
-    pub fn tensors<'a>(&'a self, part: &'a Part, table: &'a Table) -> impl Iterator<Item = (&'a str, &'a Sourced)> {
+    pub fn tensors<'a>(&'a self, part: &'a FilePart, table: &'a Table) -> impl Iterator<Item = (&'a str, &'a Sourced)> {
         table.tensors().iter().filter_map(move |tensor| {
             let owner = owner(&self.parts, &tensor.info.name)?;
             (owner.component == part.component).then(|| (&tensor.info.name[part.prefix.len()..], tensor))
@@ -194,14 +194,14 @@ impl Inspection {
     }
 }
 
-fn owner<'a>(parts: &'a [Part], name: &str) -> Option<&'a Part> {
+fn owner<'a>(parts: &'a [FilePart], name: &str) -> Option<&'a FilePart> {
     parts.iter().filter(|part| name.starts_with(&part.prefix)).max_by_key(|part| part.prefix.len())
 }
 
 /// Inspects a file by the rules of a family. Reads names, shapes and dtypes, no tensor.
 #[must_use]
-pub fn inspect(table: &Table, rules: &[PartRule]) -> Inspection {
-    inspect_by(table, rules, SharedPrefixes::ByShape)
+pub fn locate(table: &Table, rules: &[PartSign]) -> Located {
+    locate_by(table, rules, SharedPrefixes::ByShape)
 }
 
 /// What a part under a shared prefix must have beside its names.
@@ -213,14 +213,14 @@ pub enum SharedPrefixes {
     ByName,
 }
 
-/// Inspects a file, as [`inspect`] does.
+/// Inspects a file, as [`locate`] does.
 #[must_use]
-pub fn inspect_by(table: &Table, rules: &[PartRule], shared: SharedPrefixes) -> Inspection {
+pub fn locate_by(table: &Table, rules: &[PartSign], shared: SharedPrefixes) -> Located {
     let mut parts = Vec::new();
     let mut problems = Vec::new();
     for rule in rules {
         match find(table, rule, shared) {
-            Ok(prefix) => parts.push(Part {
+            Ok(prefix) => parts.push(FilePart {
                 component: rule.component,
                 prefix,
                 tensors: 0,
@@ -229,12 +229,12 @@ pub fn inspect_by(table: &Table, rules: &[PartRule], shared: SharedPrefixes) -> 
                 limits: Vec::new(),
             }),
             // That a file is not one of its own kind is no news.
-            Err(PartProblem::Missing { .. }) if rule.place == Place::Alone => {}
+            Err(PartProblem::Missing { .. }) if rule.housing == Housing::Alone => {}
             Err(problem) => problems.push(problem),
         }
     }
     let unassigned = count(&mut parts, table);
-    let wanted = rules.iter().filter(|rule| rule.place == Place::InAllInOne);
+    let wanted = rules.iter().filter(|rule| rule.housing == Housing::InAllInOne);
     let is_whole = wanted.clone().count() > 0
         && wanted.clone().all(|rule| parts.iter().any(|part| part.component == rule.component));
     let kind = match parts.len() {
@@ -243,11 +243,11 @@ pub fn inspect_by(table: &Table, rules: &[PartRule], shared: SharedPrefixes) -> 
         1 => FileKind::Single,
         _ => FileKind::SomeParts,
     };
-    Inspection { kind, parts, problems, unassigned }
+    Located { kind, parts, problems, unassigned }
 }
 
 /// Fills in what the parts hold, and returns what none of them does.
-fn count(parts: &mut [Part], table: &Table) -> Vec<String> {
+fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
     let mut unassigned = Vec::new();
     let mut unusable: BTreeMap<(&str, String), (Dtype, usize, String)> = BTreeMap::new();
     let mut foreign: BTreeMap<&str, (usize, String)> = BTreeMap::new();
@@ -298,7 +298,7 @@ fn is_packed(table: &Table, name: &str) -> bool {
 }
 
 /// The prefix under which a component lies.
-fn find(table: &Table, rule: &PartRule, shared: SharedPrefixes) -> Result<String, PartProblem> {
+fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String, PartProblem> {
     let (component, title) = (rule.component, rule.title);
     let own: BTreeSet<String> = rule.prefixes.iter().flat_map(|prefix| expand(table, prefix)).collect();
     let whole = |prefixes: &mut dyn Iterator<Item = String>| -> Vec<String> {
@@ -365,7 +365,7 @@ fn under<'a>(table: &'a Table, prefix: &str) -> &'a [Sourced] {
 }
 
 /// The first sign that is not there.
-fn lacks(table: &Table, prefix: &str, rule: &PartRule) -> Option<&'static Sign> {
+fn lacks(table: &Table, prefix: &str, rule: &PartSign) -> Option<&'static Landmark> {
     let tensors = under(table, prefix);
     let is_there = |pattern: &Pattern| {
         if !pattern.0.contains(['#', '*', '~']) {
@@ -373,5 +373,5 @@ fn lacks(table: &Table, prefix: &str, rule: &PartRule) -> Option<&'static Sign> 
         }
         tensors.iter().any(|tensor| pattern.matches(&tensor.info.name[prefix.len()..]).is_some())
     };
-    rule.signs.iter().find(|sign| !sign.any_of.iter().any(|way| way.iter().all(is_there)))
+    rule.landmarks.iter().find(|sign| !sign.any_of.iter().any(|way| way.iter().all(is_there)))
 }

@@ -34,7 +34,7 @@ impl fmt::Display for Ground {
 
 /// What may be chosen from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
+pub enum Preference {
     /// There must be one: control checkpoints and adapters, of which no size tells which is wanted.
     OnlyOne,
     /// The rule of this module.
@@ -88,7 +88,10 @@ fn sample(names: &[String]) -> String {
 ///
 /// # Errors
 /// [`PreferredError`].
-pub fn preferred<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, rule: Rule) -> Result<Preferred, PreferredError> {
+pub fn preferred<'a>(
+    files: impl IntoIterator<Item = (&'a str, u64)>,
+    preference: Preference,
+) -> Result<Preferred, PreferredError> {
     let mut sets: BTreeMap<&str, (Vec<&str>, u64)> = BTreeMap::new();
     for (name, bytes) in files {
         // What macOS leaves beside files on foreign disks is no file of the user's.
@@ -104,10 +107,10 @@ pub fn preferred<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, rule: Rule
     let largest = sets.values().map(|(_, bytes)| *bytes).max();
     let as_large: Vec<&str> = sets.iter().filter(|(_, set)| Some(set.1) == largest).map(|(name, _)| *name).collect();
     let all: Vec<&str> = sets.keys().copied().collect();
-    let (chosen, ground) = match (all.as_slice(), newer.as_slice(), as_large.as_slice(), rule) {
+    let (chosen, ground) = match (all.as_slice(), newer.as_slice(), as_large.as_slice(), preference) {
         ([], ..) => return Err(PreferredError::Nothing),
         ([one], ..) => (*one, Ground::Only),
-        (_, _, _, Rule::OnlyOne) => return Err(ambiguous(&sets, &all)),
+        (_, _, _, Preference::OnlyOne) => return Err(ambiguous(&sets, &all)),
         (_, [one], ..) => (*one, Ground::Newer),
         (_, [], [one], _) => (*one, Ground::Largest),
         (_, [], many, _) | (_, many, ..) => return Err(ambiguous(&sets, many)),
@@ -156,31 +159,31 @@ mod tests {
             (&[("sub/b.safetensors", 2), ("a.safetensors", 1)], "a.safetensors", Ground::Only),
         ];
         for (files, chosen, ground) in cases {
-            let found = preferred(files.iter().copied(), Rule::NewerOrLargest).unwrap();
+            let found = preferred(files.iter().copied(), Preference::NewerOrLargest).unwrap();
             assert_eq!((found.files, found.ground), (vec![chosen.to_owned()], ground), "{files:?}");
         }
         let shards = [("m-00002-of-00002.safetensors", 4), ("x.safetensors", 5), ("m-00001-of-00002.safetensors", 4)];
-        let found = preferred(shards, Rule::NewerOrLargest).unwrap();
+        let found = preferred(shards, Preference::NewerOrLargest).unwrap();
         assert_eq!(found.files, ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]);
         assert_eq!(found.others, ["x.safetensors"]);
     }
 
     #[test]
     fn what_is_ambiguous_is_refused_with_the_list() {
-        let ambiguous = |files: &[(&str, u64)], rule| match preferred(files.iter().copied(), rule) {
+        let ambiguous = |files: &[(&str, u64)], preference| match preferred(files.iter().copied(), preference) {
             Err(PreferredError::Ambiguous { candidates }) => candidates,
             other => panic!("{other:?}"),
         };
         let two = [("b.safetensors", 2), ("a.safetensors", 2), ("c.safetensors", 1)];
-        assert_eq!(ambiguous(&two, Rule::NewerOrLargest), ["a.safetensors", "b.safetensors"]);
+        assert_eq!(ambiguous(&two, Preference::NewerOrLargest), ["a.safetensors", "b.safetensors"]);
         let newer = [("a_v2.safetensors", 1), ("b_v2.safetensors", 2)];
-        assert_eq!(ambiguous(&newer, Rule::NewerOrLargest), ["a_v2.safetensors", "b_v2.safetensors"]);
+        assert_eq!(ambiguous(&newer, Preference::NewerOrLargest), ["a_v2.safetensors", "b_v2.safetensors"]);
         let control = [("tile.safetensors", 2), ("union.safetensors", 3)];
-        assert_eq!(ambiguous(&control, Rule::OnlyOne), ["tile.safetensors", "union.safetensors"]);
-        let error = preferred(control, Rule::OnlyOne).unwrap_err();
+        assert_eq!(ambiguous(&control, Preference::OnlyOne), ["tile.safetensors", "union.safetensors"]);
+        let error = preferred(control, Preference::OnlyOne).unwrap_err();
         assert!(error.to_string().contains("tile.safetensors, union.safetensors"), "{error}");
         assert!(error.hint().contains("path of the file"));
-        assert_eq!(preferred([("a.txt", 1)], Rule::NewerOrLargest), Err(PreferredError::Nothing));
+        assert_eq!(preferred([("a.txt", 1)], Preference::NewerOrLargest), Err(PreferredError::Nothing));
     }
 
     proptest! {
@@ -190,7 +193,7 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let mut named: Vec<(String, u64)> = files.into_iter().map(|(name, bytes)| (format!("{name}.safetensors"), bytes)).collect();
-            let choose = |files: &[(String, u64)]| preferred(files.iter().map(|(name, bytes)| (name.as_str(), *bytes)), Rule::NewerOrLargest);
+            let choose = |files: &[(String, u64)]| preferred(files.iter().map(|(name, bytes)| (name.as_str(), *bytes)), Preference::NewerOrLargest);
             let before = choose(&named);
             let length = named.len().max(1) as u64;
             named.rotate_left(usize::try_from(seed % length).unwrap());

@@ -14,7 +14,7 @@ const NAMED_MAX: usize = 16;
 
 /// What a folder's weights are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selection {
+pub enum WeightFiles {
     /// An index names the shards. Path below the model's directory.
     Index(String),
     /// These files, in shard order. Paths below the model's directory.
@@ -124,7 +124,7 @@ pub fn weight_files<'a>(
     folder: &str,
     stem: &str,
     variant: Option<&str>,
-) -> Result<Selection, SelectError> {
+) -> Result<WeightFiles, SelectError> {
     let names: Vec<&str> = files.into_iter().filter_map(|path| name_in(path, folder)).collect();
     let join = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
     let shown = if folder.is_empty() { "." } else { folder }.to_owned();
@@ -144,7 +144,7 @@ pub fn weight_files<'a>(
         Some(variant) => of_variant(&sets, stem, variant, &shown)?,
     };
     match indexes.get(&chosen) {
-        Some(index) => Ok(Selection::Index(join(index))),
+        Some(index) => Ok(WeightFiles::Index(join(index))),
         None => order_set(&sets[&chosen], shown, &join),
     }
 }
@@ -194,7 +194,7 @@ fn name_in<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
     (!name.contains('/')).then_some(name)
 }
 
-fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> Result<Selection, SelectError> {
+fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> Result<WeightFiles, SelectError> {
     let mut shards = Vec::new();
     let mut whole = Vec::new();
     for name in names {
@@ -206,7 +206,7 @@ fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> 
     shards.sort_by_key(|(shard, _)| (shard.total, shard.number));
     let totals: Vec<u32> = shards.iter().map(|(shard, _)| shard.total).collect();
     match (whole.as_slice(), totals.first()) {
-        ([one], None) => Ok(Selection::Files(vec![join(one)])),
+        ([one], None) => Ok(WeightFiles::Files(vec![join(one)])),
         ([], Some(&total)) if totals.iter().all(|&other| other == total) => {
             let (first, _) = &shards[0];
             let width = first.digits.len();
@@ -222,7 +222,7 @@ fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> 
                 let candidates = names.iter().map(|&name| name.to_owned()).collect();
                 return Err(SelectError::Ambiguous { folder, candidates });
             }
-            Ok(Selection::Files(shards.iter().map(|(_, name)| join(name)).collect()))
+            Ok(WeightFiles::Files(shards.iter().map(|(_, name)| join(name)).collect()))
         }
         _ => Err(SelectError::Ambiguous { folder, candidates: names.iter().map(|&name| name.to_owned()).collect() }),
     }
@@ -234,26 +234,26 @@ mod tests {
 
     const STEM: &str = "diffusion_pytorch_model";
 
-    fn select(files: &[&str]) -> Result<Selection, SelectError> {
+    fn select(files: &[&str]) -> Result<WeightFiles, SelectError> {
         weight_files(files.iter().copied(), "t", STEM, None)
     }
 
     #[test]
     fn index_then_named_set_then_only_set() {
         let index = "t/diffusion_pytorch_model.safetensors.index.json";
-        assert_eq!(select(&[index, "t/other.safetensors"]), Ok(Selection::Index(index.into())));
+        assert_eq!(select(&[index, "t/other.safetensors"]), Ok(WeightFiles::Index(index.into())));
         let single = "t/diffusion_pytorch_model.safetensors";
-        assert_eq!(select(&[single, "t/x.fp16.safetensors"]), Ok(Selection::Files(vec![single.into()])));
+        assert_eq!(select(&[single, "t/x.fp16.safetensors"]), Ok(WeightFiles::Files(vec![single.into()])));
         assert_eq!(
             select(&["t/0.safetensors", "u/1.safetensors"]),
-            Ok(Selection::Files(vec!["t/0.safetensors".into()]))
+            Ok(WeightFiles::Files(vec!["t/0.safetensors".into()]))
         );
     }
 
     #[test]
     fn shards_are_ordered_by_number_and_must_be_complete() {
         let files = ["t/a-00002-of-00002.safetensors", "t/a-00001-of-00002.safetensors"];
-        assert_eq!(select(&files), Ok(Selection::Files(vec![files[1].into(), files[0].into()])));
+        assert_eq!(select(&files), Ok(WeightFiles::Files(vec![files[1].into(), files[0].into()])));
         assert_eq!(
             select(&files[..1]),
             Err(SelectError::MissingShards {
@@ -280,14 +280,14 @@ mod tests {
     #[test]
     fn the_root_is_a_folder_too() {
         let found = weight_files(["model.safetensors", "t/x.safetensors"], "", "model", None);
-        assert_eq!(found, Ok(Selection::Files(vec!["model.safetensors".into()])));
+        assert_eq!(found, Ok(WeightFiles::Files(vec!["model.safetensors".into()])));
     }
     #[test]
     fn a_variant_is_that_variant() {
         let choose = |files: &[&str], variant| weight_files(files.iter().copied(), "t", STEM, Some(variant));
         let plain = "t/diffusion_pytorch_model.safetensors";
         let half = "t/diffusion_pytorch_model.fp16.safetensors";
-        assert_eq!(choose(&[plain, half], "FP16"), Ok(Selection::Files(vec![half.into()])));
+        assert_eq!(choose(&[plain, half], "FP16"), Ok(WeightFiles::Files(vec![half.into()])));
         assert!(matches!(choose(&[plain, half], "bf16"), Err(SelectError::NoVariant { candidates, .. })
             if candidates == [STEM, "diffusion_pytorch_model.fp16"]));
         assert!(matches!(choose(&[], "fp16"), Err(SelectError::Nothing { .. })));
@@ -295,17 +295,17 @@ mod tests {
             "t/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
             "t/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
         ];
-        assert_eq!(choose(&shards, "fp16"), Ok(Selection::Files(shards.map(str::to_owned).to_vec())));
+        assert_eq!(choose(&shards, "fp16"), Ok(WeightFiles::Files(shards.map(str::to_owned).to_vec())));
         for index in [
             "t/diffusion_pytorch_model.safetensors.index.fp16.json",
             "t/diffusion_pytorch_model.fp16.safetensors.index.json",
         ] {
             let files = [shards[0], index, plain, "t/diffusion_pytorch_model.safetensors.index.json"];
-            assert_eq!(choose(&files, "fp16"), Ok(Selection::Index(index.into())));
+            assert_eq!(choose(&files, "fp16"), Ok(WeightFiles::Index(index.into())));
             assert!(is_weights(index));
         }
         let other = ["t/a.fp16.safetensors", "t/b.fp16.safetensors"];
         assert!(matches!(choose(&other, "fp16"), Err(SelectError::Ambiguous { .. })));
-        assert_eq!(choose(&other[..1], "fp16"), Ok(Selection::Files(vec![other[0].into()])));
+        assert_eq!(choose(&other[..1], "fp16"), Ok(WeightFiles::Files(vec![other[0].into()])));
     }
 }

@@ -5,11 +5,11 @@ use std::{path::Path, time::Duration};
 use weightsd_core::{
     adapter::AdapterReport,
     audit::{AuditReport, Mismatch, OriginTotal},
-    family::Identified,
+    family::Named,
     identity::ContentKey,
     listing::Listed,
     origin::Operation,
-    parts::{FileKind, Inspection, PartProblem},
+    parts::{FileKind, Located, PartProblem},
     place::{Layout, Making, Placed},
     quantisation::{Packed, PackedRole},
     table::DtypeTotal,
@@ -289,11 +289,11 @@ fn packing(packed: &Packed) -> v1::Packing {
 }
 
 /// A model that its family knows, with its preset.
-pub(crate) fn known(identified: &Identified) -> v1::KnownModel {
-    let preset = identified.model.preset;
+pub(crate) fn known(named: &Named) -> v1::KnownModel {
+    let preset = named.model.preset;
     v1::KnownModel {
-        name: identified.model.name.to_owned(),
-        known_by: identified.by.to_string(),
+        name: named.model.name.to_owned(),
+        known_by: named.by.to_string(),
         width: preset.width,
         height: preset.height,
         steps: preset.steps,
@@ -303,7 +303,7 @@ pub(crate) fn known(identified: &Identified) -> v1::KnownModel {
 }
 
 /// What a file holds.
-pub(crate) fn inspection(inspection: &Inspection) -> v1::FileInspection {
+pub(crate) fn inspection(inspection: &Located) -> v1::FileInspection {
     let kind = match inspection.kind {
         FileKind::AllInOne => "all-in-one",
         FileKind::SomeParts => "several parts",

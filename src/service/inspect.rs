@@ -34,8 +34,8 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
         family: snapshot.family.id().to_owned(),
         components,
         configs: configs.into_iter().map(|(name, config)| ModelConfig { name, json: config.to_string() }).collect(),
-        known: snapshot.family.identify(Some(&spec), &snapshot.facts).as_ref().map(convert::known),
-        inspection: snapshot.inspection().map(convert::inspection),
+        known: snapshot.family.name(Some(&spec), &snapshot.facts).as_ref().map(convert::known),
+        inspection: snapshot.located().map(convert::inspection),
     })
 }
 
@@ -122,7 +122,7 @@ impl Place {
     async fn component(&self, cache: &Arc<Cache>, name: &str) -> ComponentFiles {
         let (snapshot, asked) = (Arc::clone(self.snapshot()), name.to_owned());
         let here = cache.stage("resolving", move || snapshot.component(&asked).map_err(LoadError::from)).await;
-        let part = self.snapshot().inspection().and_then(|inspection| inspection.part(name));
+        let part = self.snapshot().located().and_then(|located| located.part(name));
         let prefix = part.map(|part| part.prefix.clone());
         let name = name.to_owned();
         match (here, self) {

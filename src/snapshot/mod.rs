@@ -21,9 +21,9 @@ use weightsd_core::{
     identity::ContentKey,
     index::{INDEX_BYTES_MAX, Index, IndexError},
     listing::{BlobName, Listing},
-    parts::{Inspection, Part},
-    preferred::{Ground, PreferredError, Rule, preferred},
-    select::{self, SelectError, Selection},
+    parts::{FilePart, Located},
+    preferred::{Ground, Preference, PreferredError, preferred},
+    select::{self, SelectError, WeightFiles},
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
@@ -61,7 +61,7 @@ pub struct Snapshot {
     sites: Vec<ComponentSite>,
     choice: Choice,
     /// The file that holds all components, when the model is one file.
-    single: Option<(String, Inspection)>,
+    single: Option<(String, Located)>,
 }
 
 /// One weight file of a component.
@@ -271,12 +271,12 @@ impl Snapshot {
     pub fn bare_file(&self) -> Result<Option<ShardFile>, SnapshotError> {
         let Some(site) = self.bare_site() else { return Ok(None) };
         let name = match self.select(site) {
-            Ok(Selection::Files(names)) if names.len() == 1 => names.into_iter().next(),
+            Ok(WeightFiles::Files(names)) if names.len() == 1 => names.into_iter().next(),
             Err(SnapshotError::Select(SelectError::Ambiguous { .. })) => {
                 let length = |name: &str| fs::metadata(self.files.path(name)).map(|metadata| metadata.len()).ok();
                 let names = self.facts.files.iter().map(String::as_str);
                 let preferred =
-                    preferred(names.filter_map(|name| Some((name, length(name)?))), Rule::NewerOrLargest)
+                    preferred(names.filter_map(|name| Some((name, length(name)?))), Preference::NewerOrLargest)
                         .map_err(|source| SnapshotError::Preferred { path: self.files.root().to_owned(), source })?;
                 preferred.files.into_iter().next().filter(|_| preferred.ground != Ground::Only)
             }
@@ -299,7 +299,7 @@ impl Snapshot {
     /// [`SnapshotError`].
     pub fn only_file(&self) -> Result<ShardFile, SnapshotError> {
         let names = self.facts.files.iter().map(|name| (name.as_str(), 0));
-        let only = preferred(names, Rule::OnlyOne)
+        let only = preferred(names, Preference::OnlyOne)
             .map_err(|source| SnapshotError::Preferred { path: self.files.root().to_owned(), source })?;
         let missing = || SnapshotError::Incomplete {
             component: self.model.to_string(),
@@ -331,23 +331,23 @@ impl Snapshot {
     }
 
     /// Takes `file` for the whole model: its parts are components of `family`.
-    pub fn adopt(&mut self, file: &str, family: &'static dyn Family, inspection: Inspection) {
+    pub fn adopt(&mut self, file: &str, family: &'static dyn Family, located: Located) {
         let stem = file.trim_end_matches(".safetensors").to_owned();
-        let site = |part: &Part| ComponentSite {
+        let site = |part: &FilePart| ComponentSite {
             name: part.component.to_owned(),
             folder: String::new(),
             stem: stem.clone(),
             config: None,
         };
         self.family = family;
-        self.sites = inspection.parts.iter().map(site).collect();
-        self.single = Some((file.to_owned(), inspection));
+        self.sites = located.parts.iter().map(site).collect();
+        self.single = Some((file.to_owned(), located));
     }
 
     /// What the file holds, when the model is one file.
     #[must_use]
-    pub fn inspection(&self) -> Option<&Inspection> {
-        self.single.as_ref().map(|(_, inspection)| inspection)
+    pub fn located(&self) -> Option<&Located> {
+        self.single.as_ref().map(|(_, located)| located)
     }
 
     /// Where the component of that name is.
@@ -369,7 +369,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn select(&self, site: &ComponentSite) -> Result<Selection, SnapshotError> {
+    pub fn select(&self, site: &ComponentSite) -> Result<WeightFiles, SnapshotError> {
         let files = self.facts.files.iter().map(String::as_str);
         let selected = select::weight_files(files, &site.folder, &site.stem, self.choice.variant.as_deref());
         selected.map_err(|error| error.in_folder(self.folder(site).display().to_string()).into())
@@ -389,10 +389,10 @@ impl Snapshot {
         let mut witnesses = vec![self.folder(site)];
         witnesses.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
         let selection = match &self.single {
-            Some((file, _)) => Selection::Files(vec![file.clone()]),
+            Some((file, _)) => WeightFiles::Files(vec![file.clone()]),
             None => self.select(site)?,
         };
-        if let Selection::Index(name) = &selection {
+        if let WeightFiles::Index(name) = &selection {
             witnesses.push(self.files.path(name));
         }
         let (index, names) = self.shard_names(site, selection)?;
@@ -419,11 +419,11 @@ impl Snapshot {
     pub fn shard_names(
         &self,
         site: &ComponentSite,
-        selection: Selection,
+        selection: WeightFiles,
     ) -> Result<(Option<Index>, Vec<String>), SnapshotError> {
         let name = match selection {
-            Selection::Files(names) => return Ok((None, names)),
-            Selection::Index(name) => name,
+            WeightFiles::Files(names) => return Ok((None, names)),
+            WeightFiles::Index(name) => name,
         };
         let path = self.files.path(&name);
         if !path.exists() {

@@ -10,7 +10,7 @@ use weightsd_core::{
     header::{self, Header, HeaderError, PREFIX_BYTES},
     index::{INDEX_BYTES_MAX, Index},
     listing::{Listed, Listing},
-    select::Selection,
+    select::WeightFiles,
 };
 
 use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
@@ -104,8 +104,8 @@ impl Remote {
     pub async fn component(&self, name: &str) -> Result<RemoteComponent, FetchError> {
         let site = self.snapshot.site(name)?.clone();
         let (index, names) = match self.snapshot.select(&site)? {
-            Selection::Files(names) => (None, names),
-            Selection::Index(path) => {
+            WeightFiles::Files(names) => (None, names),
+            WeightFiles::Index(path) => {
                 let listed = self.listed(&path, &site)?;
                 if listed.bytes > INDEX_BYTES_MAX {
                     let (found, max) = (listed.bytes, INDEX_BYTES_MAX);

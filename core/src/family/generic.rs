@@ -16,7 +16,7 @@ impl Family for Generic {
         super::GENERIC
     }
 
-    fn recognises(&self, _: &ModelFacts) -> bool {
+    fn detects(&self, _: &ModelFacts) -> bool {
         true
     }
 

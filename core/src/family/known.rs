@@ -57,7 +57,7 @@ impl fmt::Display for KnownBy {
 
 /// A model, and how it was recognised.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Identified {
+pub struct Named {
     /// The model.
     pub model: &'static KnownModel,
     /// By what.

@@ -1,7 +1,15 @@
 //! Model families: what a model of a kind consists of, and what its tensors are called.
 //!
-//! A family is a folder beside this file. It gives three things: whether it recognises a model, where the files of
-//! each component lie, and, from the configs, the exact tensors of a component. The engine in this file knows no model.
+//! A family is a folder beside this file and one line in the list of families below; the engine knows no model. A family
+//! answers five questions, each with one verb, from the cheapest to the dearest:
+//!
+//! | verb | answers | reads |
+//! |---|---|---|
+//! | [`detect`] | which family a model belongs to | the listing and the small JSON files |
+//! | [`locate`] | which components lie in one file | names and shapes of its tensors |
+//! | [`Family::describe`] | which tensors a component must have | its config |
+//! | [`Family::infer`] | the same, where there is no config | shapes of its tensors |
+//! | [`Family::name`] | which published model it is | ids, configs, words in its name |
 
 mod causal_lm;
 mod generic;
@@ -13,7 +21,7 @@ pub mod z_image;
 use std::collections::BTreeMap;
 
 pub use inferred::{Assumption, InferError, Inferred};
-pub use known::{Identified, KnownBy, KnownModel, Preset};
+pub use known::{KnownBy, KnownModel, Named, Preset};
 
 use crate::{
     adapter::{ADAPTER_CONFIG, Targets},
@@ -21,10 +29,11 @@ use crate::{
     derive::Float,
     json::parse_object,
     naming::Naming,
-    parts::{self, Inspection, PartRule, SharedPrefixes},
+    parts::{self, Located, PartSign, SharedPrefixes},
     quantisation::{CONTROLNET_MANIFEST, MANIFEST},
     rewrite::Rules,
     table::Table,
+    tool::Tool,
 };
 
 /// Largest config file that is read, in bytes.
@@ -84,25 +93,6 @@ pub struct Description {
     pub borrowed: Vec<String>,
 }
 
-/// Who wrote a file, where its names do not tell.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Writer {
-    /// Anyone.
-    #[default]
-    Any,
-    /// mflux, by the metadata of its files.
-    Mflux,
-}
-
-impl Writer {
-    /// By the metadata of a file.
-    #[must_use]
-    pub fn of(metadata: &BTreeMap<String, String>) -> Self {
-        let is_mflux = ["mflux_version", "quantization_level"].iter().any(|key| metadata.contains_key(*key));
-        if is_mflux { Self::Mflux } else { Self::Any }
-    }
-}
-
 /// Why a config is not its family's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -135,8 +125,8 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     /// Short name, such as `z-image`.
     fn id(&self) -> &'static str;
 
-    /// Whether the model is of this family.
-    fn recognises(&self, facts: &ModelFacts) -> bool;
+    /// Whether the model belongs to this family.
+    fn detects(&self, facts: &ModelFacts) -> bool;
 
     /// The components of a model of this family, present or not, in loading order.
     fn components(&self, facts: &ModelFacts) -> Vec<ComponentSite>;
@@ -152,12 +142,12 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value>;
 
     /// How its components are found in one file.
-    fn parts(&self) -> &'static [PartRule] {
+    fn parts(&self) -> &'static [PartSign] {
         &[]
     }
 
     /// Rules for the names of a component's tensors, before anything else is known of it.
-    fn rules(&self, _component: &str, _writer: Writer) -> Rules {
+    fn rules(&self, _component: &str, _tool: Tool) -> Rules {
         Rules::NONE
     }
 
@@ -166,7 +156,7 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// [`InferError`].
-    fn infer(&self, component: &str, _table: &Table, _model: Identified) -> Result<Inferred, InferError> {
+    fn infer(&self, component: &str, _table: &Table, _model: Named) -> Result<Inferred, InferError> {
         Err(InferError::Unknown { problem: format!("nothing tells what `{component}` should hold without a config") })
     }
 
@@ -186,29 +176,29 @@ pub trait Family: Send + Sync + std::fmt::Debug {
         !layer.contains("embed") && !layer.contains("norm")
     }
 
-    /// Which of the models that the family knows this is. `name` is an id or a path, as the user wrote it.
-    fn identify(&self, _name: Option<&str>, _facts: &ModelFacts) -> Option<Identified> {
+    /// Names the published model that this is. `spec` is an id or a path, as the user wrote it.
+    fn name(&self, _spec: Option<&str>, _facts: &ModelFacts) -> Option<Named> {
         None
     }
 }
 
-/// The family that knows the tensors of a file, and what the file holds. `None` when none does.
+/// Finds the family that knows the tensors of a file, and what the file holds. `None` when no family knows any.
 #[must_use]
-pub fn inspect(table: &Table) -> Option<(&'static dyn Family, Inspection)> {
-    let inspections = FAMILIES.into_iter().filter(|family| !family.parts().is_empty()).map(|family| {
-        let inspection = parts::inspect(table, family.parts());
-        (family, inspection)
+pub fn locate(table: &Table) -> Option<(&'static dyn Family, Located)> {
+    let all = FAMILIES.into_iter().filter(|family| !family.parts().is_empty()).map(|family| {
+        let located = parts::locate(table, family.parts());
+        (family, located)
     });
     // One that knows more of it than another one does.
-    let known = |inspection: &Inspection| inspection.parts.iter().map(|part| part.tensors).sum::<usize>();
-    inspections.filter(|(_, inspection)| !inspection.parts.is_empty()).max_by_key(|(_, inspection)| known(inspection))
+    let known = |located: &Located| located.parts.iter().map(|part| part.tensors).sum::<usize>();
+    all.filter(|(_, located)| !located.parts.is_empty()).max_by_key(|(_, located)| known(located))
 }
 
-/// What a file holds of which somebody says that it is of this family. `None` when nothing in it is.
+/// Locates the components in a file that the caller says belongs to `family`. `None` when it holds nothing of that family.
 #[must_use]
-pub fn inspect_as(table: &Table, family: &dyn Family) -> Option<Inspection> {
-    let inspection = parts::inspect_by(table, family.parts(), SharedPrefixes::ByName);
-    (!inspection.parts.is_empty()).then_some(inspection)
+pub fn locate_as(table: &Table, family: &dyn Family) -> Option<Located> {
+    let located = parts::locate_by(table, family.parts(), SharedPrefixes::ByName);
+    (!located.parts.is_empty()).then_some(located)
 }
 
 /// The id of the family that takes everything.
@@ -220,7 +210,7 @@ static FAMILIES: [&dyn Family; 3] = [&z_image::ZImage, &causal_lm::CausalLm, &ge
 /// The first family that recognises the model.
 #[must_use]
 pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
-    FAMILIES.into_iter().find(|family| family.recognises(facts)).unwrap_or(&generic::Generic)
+    FAMILIES.into_iter().find(|family| family.detects(facts)).unwrap_or(&generic::Generic)
 }
 
 /// Checks that every number is between 1 and its limit, so that no config can ask for a catalogue of billions.

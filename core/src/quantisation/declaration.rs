@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Mode, Scheme, SchemeError};
-use crate::shown::shown;
+use crate::{shown::shown, tool::Tool};
 
 /// Manifest of a quantised model, in its root.
 pub const MANIFEST: &str = "quantization.json";
@@ -18,22 +18,11 @@ const MFLUX_GROUP_SIZE: u64 = 64;
 /// Most layers that a manifest may list.
 const LAYERS_MAX: usize = 1 << 17;
 
-/// Who wrote the declaration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Convention {
-    /// zimage.swift: [`MANIFEST`] or [`CONTROLNET_MANIFEST`].
-    Manifest,
-    /// mlx-lm: `quantization` in `config.json`.
-    MlxLm,
-    /// mflux: the metadata of a safetensors file.
-    Mflux,
-}
-
 /// How a checkpoint is meant to be quantised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
     /// Who wrote it.
-    pub convention: Convention,
+    pub tool: Tool,
     /// For layers without an entry.
     pub default: Scheme,
     layers: BTreeMap<String, Option<Scheme>>,
@@ -116,7 +105,7 @@ impl Declaration {
                 return Err(malformed(format!("layer `{}` is listed twice", shown(&layer.name))));
             }
         }
-        Ok(Self { convention: Convention::Manifest, default, layers })
+        Ok(Self { tool: Tool::ZImageSwift, default, layers })
     }
 
     /// Reads the `quantization` of a `config.json`; `None` when it has none.
@@ -148,7 +137,7 @@ impl Declaration {
                 _ => {}
             }
         }
-        Ok(Some(Self { convention: Convention::MlxLm, default, layers }))
+        Ok(Some(Self { tool: Tool::MlxLm, default, layers }))
     }
 
     /// Reads the metadata of a safetensors file that mflux wrote; `None` when it did not, or did not quantise.
@@ -165,7 +154,7 @@ impl Declaration {
             problem: format!("`quantization_level` is {:?}, expected a number of bits", shown(level)),
         })?;
         let default = scheme(path, "`quantization_level`", Mode::Affine.name(), Some(bits), Some(MFLUX_GROUP_SIZE))?;
-        Ok(Some(Self { convention: Convention::Mflux, default, layers: BTreeMap::new() }))
+        Ok(Some(Self { tool: Tool::Mflux, default, layers: BTreeMap::new() }))
     }
 
     /// Entries for single layers, under the names of the declaration; `None` for a layer that is not quantised.
@@ -291,7 +280,7 @@ mod tests {
     fn a_config_is_read_as_mlx_lm_writes_it() {
         let config = json!({"quantization": {"group_size": 64, "bits": 4, "lm_head": false, "model.embed_tokens": {"bits": 8, "group_size": 32}, "x": true}});
         let found = Declaration::from_config("config.json", &config).unwrap().unwrap();
-        assert_eq!((found.convention, found.default), (Convention::MlxLm, affine(4, 64)));
+        assert_eq!((found.tool, found.default), (Tool::MlxLm, affine(4, 64)));
         assert_eq!(found.entry("model", "lm_head"), Some(None));
         assert_eq!(found.entry("model", "model.embed_tokens"), Some(Some(affine(8, 32))));
         assert_eq!(found.entry("model", "x"), Some(Some(affine(4, 64))));

@@ -8,7 +8,7 @@ mod declaration;
 mod scheme;
 
 pub use self::{
-    declaration::{CONTROLNET_MANIFEST, Convention, Declaration, DeclarationError, MANIFEST},
+    declaration::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST},
     scheme::{Mode, Scheme, SchemeError},
 };
 

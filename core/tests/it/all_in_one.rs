@@ -5,25 +5,25 @@ use weightsd_core::{
     family::{self, Family, ModelFacts, z_image::ZImage},
     header::Dtype,
     origin::Operation,
-    parts::{FileKind, Inspection, Limit, PartProblem},
+    parts::{FileKind, Limit, Located, PartProblem},
     place::{Layout, place},
     table::Table,
 };
 
 use crate::common::{COMPONENTS, Entry, Model, all_in_one, backwards, entries, shapes, table, under};
 
-fn inspect(table: &Table) -> Inspection {
-    let (family, inspection) = family::inspect(table).expect("a file that is known");
+fn locate(table: &Table) -> Located {
+    let (family, located) = family::locate(table).expect("a file that is known");
     assert_eq!(family.id(), "z-image");
-    inspection
+    located
 }
 
 /// As the daemon does it for a file without configs.
 fn open(file: &[Entry], component: &str, name: &str) -> Result<Assembled, AssembleError> {
     let table = table(file);
-    let inspection = inspect(&table);
-    let raw = Raw::of_part(&table, &inspection, component, None, &ZImage)?;
-    let model = ZImage.identify(Some(name), &ModelFacts::default());
+    let located = locate(&table);
+    let raw = Raw::of_part(&table, &located, component, None, &ZImage)?;
+    let model = ZImage.name(Some(name), &ModelFacts::default());
     assemble(Inputs {
         component,
         family: &ZImage,
@@ -58,10 +58,10 @@ fn without(entries: &[Entry], name: &str) -> Vec<Entry> {
 
 #[test]
 fn six_names_make_an_all_in_one_file() {
-    let inspection = inspect(&table(&six()));
-    assert_eq!(inspection.kind, FileKind::AllInOne);
-    assert!(inspection.problems.is_empty() && inspection.unassigned.is_empty());
-    let prefixes: Vec<_> = inspection.parts.iter().map(|part| (part.component, part.prefix.as_str())).collect();
+    let located = locate(&table(&six()));
+    assert_eq!(located.kind, FileKind::AllInOne);
+    assert!(located.problems.is_empty() && located.unassigned.is_empty());
+    let prefixes: Vec<_> = located.parts.iter().map(|part| (part.component, part.prefix.as_str())).collect();
     let expected = [
         ("transformer", "model.diffusion_model."),
         ("text_encoder", "text_encoders.qwen3_4b.transformer."),
@@ -85,18 +85,18 @@ fn what_is_missing_is_named() {
         ("embed_tokens", "text_encoder", "no tensor is named `text_encoders.*.transformer.`"),
     ];
     for (gone, component, words) in cases {
-        let inspection = inspect(&table(&without(&six(), gone)));
-        assert_eq!(inspection.kind, FileKind::SomeParts, "{gone}");
-        assert!(inspection.part(component).is_none());
-        let problem = inspection.problems.iter().find(|problem| problem.component() == component).unwrap();
+        let located = locate(&table(&without(&six(), gone)));
+        assert_eq!(located.kind, FileKind::SomeParts, "{gone}");
+        assert!(located.part(component).is_none());
+        let problem = located.problems.iter().find(|problem| problem.component() == component).unwrap();
         assert!(problem.to_string().contains(words), "{problem} should say {words}");
         // The other two are there and can be lent.
-        assert_eq!((inspection.parts.len(), inspection.problems.len()), (2, 1), "{gone}");
+        assert_eq!((located.parts.len(), located.problems.len()), (2, 1), "{gone}");
     }
     let mut torso = without(&six(), "embed_tokens");
     torso.push(one("text_encoders.qwen3_4b.transformer.model.norm.weight", &[8]));
-    let inspection = inspect(&table(&torso));
-    let said = inspection.problems[0].to_string();
+    let located = locate(&table(&torso));
+    let said = located.problems[0].to_string();
     assert!(said.contains("text encoder") && said.contains("lacks the token embedding"), "{said}");
 }
 
@@ -123,9 +123,9 @@ fn every_prefix_is_known() {
     ];
     for (component, own, prefixes) in cases {
         for prefix in prefixes {
-            let inspection = inspect(&table(&under(prefix, &own)));
-            assert_eq!(inspection.kind, FileKind::Single, "{component} under {prefix:?}");
-            assert_eq!(inspection.part(component).map(|part| part.prefix.as_str()), Some(prefix), "{component}");
+            let located = locate(&table(&under(prefix, &own)));
+            assert_eq!(located.kind, FileKind::Single, "{component} under {prefix:?}");
+            assert_eq!(located.part(component).map(|part| part.prefix.as_str()), Some(prefix), "{component}");
             let assembled = open(&under(prefix, &own), component, "").unwrap();
             assert!(assembled.report.is_clean(), "{component} under {prefix:?}: {}", assembled.report.summary());
         }
@@ -145,31 +145,31 @@ fn diffusers_names_without_a_prefix_stay_as_they_are() {
 #[test]
 fn several_text_encoders_are_told_apart() {
     let other = one("text_encoders.a_llama.transformer.model.embed_tokens.weight", &[4, 8]);
-    let inspection = inspect(&table(&[six(), vec![other.clone()]].concat()));
-    assert_eq!(inspection.part("text_encoder").unwrap().prefix, "text_encoders.qwen3_4b.transformer.");
-    assert_eq!(inspection.unassigned, std::slice::from_ref(&other.0));
+    let located = locate(&table(&[six(), vec![other.clone()]].concat()));
+    assert_eq!(located.part("text_encoder").unwrap().prefix, "text_encoders.qwen3_4b.transformer.");
+    assert_eq!(located.unassigned, std::slice::from_ref(&other.0));
 
     // None is the preferred one: refused with the list, whatever order the names have.
     let third = one("text_encoders.b_llama.transformer.model.embed_tokens.weight", &[4, 8]);
     let file = [without(&six(), "qwen3"), vec![third, other.clone()]].concat();
-    let inspection = inspect(&table(&file));
-    let PartProblem::Several { prefixes, .. } = &inspection.problems[0] else { panic!("{:?}", inspection.problems) };
+    let located = locate(&table(&file));
+    let PartProblem::Several { prefixes, .. } = &located.problems[0] else { panic!("{:?}", located.problems) };
     assert_eq!(prefixes, &["text_encoders.a_llama.transformer.", "text_encoders.b_llama.transformer."]);
     assert!(matches!(
-        Raw::of_part(&table(&file), &inspection, "text_encoder", None, &ZImage),
+        Raw::of_part(&table(&file), &located, "text_encoder", None, &ZImage),
         Err(AssembleError::NoPart { problems, .. }) if problems.len() == 1
     ));
 
     // A CLIP beside it has no such embedding and is no candidate.
     let clip = one("text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.weight", &[4, 8]);
-    let inspection = inspect(&table(&[without(&six(), "qwen3"), vec![clip, other]].concat()));
-    assert_eq!(inspection.part("text_encoder").unwrap().prefix, "text_encoders.a_llama.transformer.");
+    let located = locate(&table(&[without(&six(), "qwen3"), vec![clip, other]].concat()));
+    assert_eq!(located.part("text_encoder").unwrap().prefix, "text_encoders.a_llama.transformer.");
 }
 
 #[test]
 fn other_models_are_not_taken_for_this_one() {
     let lumina = [one("cap_embedder.0.weight", &[2304]), one("cap_embedder.1.weight", &[2304, 2304])];
-    assert!(family::inspect(&table(&lumina)).is_none());
+    assert!(family::locate(&table(&lumina)).is_none());
     let small_vae = [
         one("decoder.conv_in.weight", &[512, 4, 3, 3]),
         one("decoder.conv_in.bias", &[512]),
@@ -178,13 +178,13 @@ fn other_models_are_not_taken_for_this_one() {
         one("decoder.up.0.block.0.conv1.weight", &[128, 128, 3, 3]),
         one("encoder.conv_out.bias", &[8]),
     ];
-    assert!(family::inspect(&table(&small_vae)).is_none(), "Stable Diffusion's has four latent channels");
+    assert!(family::locate(&table(&small_vae)).is_none(), "Stable Diffusion's has four latent channels");
     let llama = [
         one("model.embed_tokens.weight", &[32000, 4096]),
         one("model.layers.0.self_attn.o_proj.weight", &[4096, 4096]),
     ];
-    assert!(family::inspect(&table(&llama)).is_none());
-    assert!(family::inspect(&Table::default()).is_none());
+    assert!(family::locate(&table(&llama)).is_none());
+    assert!(family::locate(&Table::default()).is_none());
 }
 
 #[test]
@@ -192,9 +192,9 @@ fn the_real_file_gives_all_three_components() {
     let file = all_in_one(&Model::real());
     assert_eq!(file.len(), 1095);
     let real = table(&file);
-    let inspection = inspect(&real);
-    assert_eq!(inspection.kind, FileKind::AllInOne);
-    let counts: Vec<_> = inspection.parts.iter().map(|part| (part.tensors, part.bytes)).collect();
+    let located = locate(&real);
+    assert_eq!(located.kind, FileKind::AllInOne);
+    let counts: Vec<_> = located.parts.iter().map(|part| (part.tensors, part.bytes)).collect();
     assert_eq!(counts, [(453, 12_309_817_472), (398, 8_044_936_192), (244, 167_639_366)]);
     for component in COMPONENTS {
         let assembled = open(&file, component, "x.safetensors").unwrap();
@@ -280,16 +280,16 @@ fn a_file_with_fp8_is_recognised_and_says_what_cannot_be_done() {
         }
     }
     file.push(("text_encoders.qwen3_4b.transformer.scaled_fp8".to_owned(), Dtype::F8_E4M3, vec![0]));
-    let inspection = inspect(&table(&file));
-    assert_eq!(inspection.kind, FileKind::AllInOne);
-    let part = inspection.part("text_encoder").unwrap();
+    let located = locate(&table(&file));
+    assert_eq!(located.kind, FileKind::AllInOne);
+    let part = located.part("text_encoder").unwrap();
     let [Limit::Dtype { dtype: Dtype::F8_E4M3, tensors: 252, .. }, Limit::ForeignQuantisation { tensors: 1, .. }] =
         part.limits.as_slice()
     else {
         panic!("{:?}", part.limits)
     };
     assert!(part.limits[0].to_string().contains("F8_E4M3"));
-    assert!(inspection.part("transformer").unwrap().limits.is_empty());
+    assert!(located.part("transformer").unwrap().limits.is_empty());
     assert!(open(&file, "transformer", "").unwrap().report.is_clean());
     let report = open(&file, "text_encoder", "").unwrap().report;
     assert_eq!((report.wrong_dtype.len(), report.is_clean()), (252, false));
@@ -350,9 +350,9 @@ fn smaller_models_describe_themselves_where_they_can() {
     let error = open(&all_in_one(&model), "transformer", "").unwrap_err();
     assert!(error.to_string().contains("axes_dims") && error.hint().contains("base model"), "{error}");
     let file = table(&all_in_one(&model));
-    let inspection = inspect(&file);
+    let located = locate(&file);
     let description = model.describe("transformer");
-    let raw = Raw::of_part(&file, &inspection, "transformer", Some(&description), &ZImage).unwrap();
+    let raw = Raw::of_part(&file, &located, "transformer", Some(&description), &ZImage).unwrap();
     let inputs = Inputs {
         component: "transformer",
         family: &ZImage,

@@ -50,14 +50,14 @@ fn control(dim: u64, layers: u64, refiners: Option<bool>, in_dim: u64) -> Vec<En
 
 fn open(file: &[Entry]) -> Result<Assembled, AssembleError> {
     let table = table(file);
-    let (family, inspection) = family::inspect(&table).expect("a control file");
-    assert_eq!((inspection.kind, inspection.parts[0].component), (FileKind::Single, "controlnet"));
-    let raw = Raw::of_part(&table, &inspection, "controlnet", None, family)?;
+    let (family, located) = family::locate(&table).expect("a control file");
+    assert_eq!((located.kind, located.parts[0].component), (FileKind::Single, "controlnet"));
+    let raw = Raw::of_part(&table, &located, "controlnet", None, family)?;
     assemble(Inputs {
         component: "controlnet",
         family,
         description: None,
-        model: ZImage.identify(None, &ModelFacts::default()),
+        model: ZImage.name(None, &ModelFacts::default()),
         raw,
         shards: 1,
         other: None,

@@ -115,13 +115,13 @@ proptest! {
         let mut file: Vec<Entry> = named.into_iter().filter_map(whole).collect();
         file.extend(marks.map(|(name, _)| (name.to_owned(), Dtype::BF16, vec![4, 4])));
         let table = table(&file);
-        let Some((family, inspection)) = family::inspect(&table) else { return Ok(()) };
-        let counted: usize = inspection.parts.iter().map(|part| part.tensors).sum();
-        prop_assert_eq!(counted + inspection.unassigned.len(), file.len(), "each tensor is in one part or in none");
-        for part in &inspection.parts {
-            let Ok(raw) = Raw::of_part(&table, &inspection, part.component, None, family) else { continue };
+        let Some((family, located)) = family::locate(&table) else { return Ok(()) };
+        let counted: usize = located.parts.iter().map(|part| part.tensors).sum();
+        prop_assert_eq!(counted + located.unassigned.len(), file.len(), "each tensor is in one part or in none");
+        for part in &located.parts {
+            let Ok(raw) = Raw::of_part(&table, &located, part.component, None, family) else { continue };
             let inputs = Inputs { component: part.component, family, description: None,
-                model: family.identify(None, &ModelFacts::default()), raw, shards: 1, other: None, declaration: None };
+                model: family.name(None, &ModelFacts::default()), raw, shards: 1, other: None, declaration: None };
             // Hardly ever a model; that none of it panics is what counts, and that what is lent lies in the file.
             if let Ok(assembled) = assemble(inputs) {
                 for tensor in assembled.table.tensors() {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
-    family::{ComponentSite, Family, ModelFacts, Writer, detect, is_document, z_image::ZImage},
+    family::{ComponentSite, Family, ModelFacts, detect, is_document, z_image::ZImage},
     header::Dtype,
     place::{Layout, place},
     quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PackedRole, Scheme},
+    tool::Tool,
 };
 
 use crate::common::{Entry, Model, entries, table};
@@ -50,7 +51,7 @@ fn open(
     declaration: Option<&Declaration>,
 ) -> Result<Assembled, AssembleError> {
     let description = model.describe(component);
-    let raw = Raw::of_files(&table(file), component, Some(&description), &ZImage, Writer::Any)?;
+    let raw = Raw::of_files(&table(file), component, Some(&description), &ZImage, Tool::Unknown)?;
     assemble(Inputs {
         component,
         family: &ZImage,
@@ -228,7 +229,7 @@ fn without_a_catalogue_the_packed_shapes_are_compared_with_each_other() {
     let open = |file: &[Entry], declaration: Option<&Declaration>| {
         let site = generic.components(&facts).remove(0);
         let description = generic.describe(&site, &facts).unwrap();
-        let raw = Raw::of_files(&table(file), "model", Some(&description), generic, Writer::Any).unwrap();
+        let raw = Raw::of_files(&table(file), "model", Some(&description), generic, Tool::Unknown).unwrap();
         assemble(Inputs {
             component: "model",
             family: generic,
@@ -303,7 +304,7 @@ fn a_vae_that_mflux_saved_needs_no_computation() {
         .collect();
     let description = model.describe("vae");
     let metadata = BTreeMap::from([("mflux_version".to_owned(), "0.9".to_owned())]);
-    let raw = Raw::of_files(&table(&file), "vae", Some(&description), &ZImage, Writer::of(&metadata)).unwrap();
+    let raw = Raw::of_files(&table(&file), "vae", Some(&description), &ZImage, Tool::of_metadata(&metadata)).unwrap();
     let assembled = assemble(Inputs {
         component: "vae",
         family: &ZImage,
@@ -352,12 +353,12 @@ fn a_model_that_mflux_saved_describes_itself() {
                 })),
             }
         }
-        let raw = Raw::of_files(&table(&file), component, None, &ZImage, Writer::of(&metadata)).unwrap();
+        let raw = Raw::of_files(&table(&file), component, None, &ZImage, Tool::of_metadata(&metadata)).unwrap();
         let assembled = assemble(Inputs {
             component,
             family: &ZImage,
             description: None,
-            model: ZImage.identify(Some("a/Z-Image-Turbo-MLX-Q4"), &ModelFacts::default()),
+            model: ZImage.name(Some("a/Z-Image-Turbo-MLX-Q4"), &ModelFacts::default()),
             raw,
             shards: 1,
             other: None,

@@ -33,9 +33,9 @@ struct Row {
 pub(super) fn run(looked: &Looked<'_>, format: Format) -> anyhow::Result<ExitCode> {
     let snapshot = looked.snapshot;
     let rows: Vec<Row> = snapshot.sites().iter().map(|site| Row::of(looked, site)).collect();
-    let known = snapshot.family.identify(Some(&looked.command.model.model), &looked.base.unwrap_or(snapshot).facts);
+    let known = snapshot.family.name(Some(&looked.command.model.model), &looked.base.unwrap_or(snapshot).facts);
     let known = known.as_ref().map(service::known);
-    let inspection = snapshot.inspection().map(service::inspection);
+    let inspection = snapshot.located().map(service::inspection);
     if format == Format::Json {
         let components: Vec<_> = rows.iter().map(Row::json).collect();
         let inspection = inspection.as_ref().map(
@@ -68,7 +68,7 @@ pub(super) fn run(looked: &Looked<'_>, format: Format) -> anyhow::Result<ExitCod
 
 impl Row {
     fn of(looked: &Looked<'_>, site: &ComponentSite) -> Self {
-        let part = looked.snapshot.inspection().and_then(|inspection| inspection.part(&site.name));
+        let part = looked.snapshot.located().and_then(|located| located.part(&site.name));
         let mut row = Self {
             name: site.name.clone(),
             prefix: part.map(|part| part.prefix.clone()),

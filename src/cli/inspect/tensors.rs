@@ -27,7 +27,7 @@ pub(super) fn run(looked: &Looked<'_>, component: &str, format: Format) -> anyho
     };
     match looked.audited(component) {
         Ok(audited) => {
-            let part = looked.snapshot.inspection().and_then(|inspection| inspection.part(component));
+            let part = looked.snapshot.located().and_then(|located| located.part(component));
             let prefix = part.map(|part| part.prefix.clone());
             let assembled = &audited.assembled;
             let notes = assembled.report.remarks.iter().map(|remark| format!("note: {remark}"));

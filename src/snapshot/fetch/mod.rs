@@ -16,7 +16,7 @@ use weightsd_core::{
     family::{self, ComponentSite},
     index::INDEX_BYTES_MAX,
     listing::{Listed, Listing},
-    select::Selection,
+    select::WeightFiles,
     spec::{Commit, RepoId, Revision},
 };
 
@@ -289,7 +289,7 @@ impl Set {
     async fn selected<T: Send + 'static>(
         &self,
         snapshot: &Arc<Snapshot>,
-        work: impl Fn(&Snapshot, &ComponentSite, Selection) -> Result<T, SnapshotError> + Send + 'static,
+        work: impl Fn(&Snapshot, &ComponentSite, WeightFiles) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<Vec<T>, FetchError> {
         let (snapshot, wanted) = (Arc::clone(snapshot), self.key.want.components.clone());
         blocking(move || {
@@ -309,8 +309,8 @@ impl Set {
 
     async fn indexes(&self, snapshot: &Arc<Snapshot>, listing: &Listing) -> Result<Files, FetchError> {
         let index = |_: &Snapshot, _: &ComponentSite, selection| match selection {
-            Selection::Index(name) => Ok(Some(name)),
-            Selection::Files(_) => Ok(None),
+            WeightFiles::Index(name) => Ok(Some(name)),
+            WeightFiles::Files(_) => Ok(None),
         };
         let names = self.selected(snapshot, index).await?;
         let listed = |name: String| Some((name.clone(), listing.get(&name)?.clone()));

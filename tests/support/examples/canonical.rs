@@ -20,7 +20,7 @@ fn main() -> Result<()> {
         anyhow::bail!("usage: canonical <file.safetensors> <component> <base directory>");
     };
     let table = Table::merge(vec![(file.as_str(), read_header(Path::new(file))?)])?;
-    let (family, inspection) = family::inspect(&table).context("no family knows the file")?;
+    let (family, located) = family::locate(&table).context("no family knows the file")?;
     let mut facts = ModelFacts::default();
     for site in family.components(&facts) {
         if let Some(path) = site.config {
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     }
     let site = family.components(&facts).into_iter().find(|site| site.name == *component).context("no component")?;
     let description = family.describe(&site, &facts)?;
-    let raw = Raw::of_part(&table, &inspection, component, Some(&description), family)?;
+    let raw = Raw::of_part(&table, &located, component, Some(&description), family)?;
     let assembled = assemble(Inputs {
         component,
         family,

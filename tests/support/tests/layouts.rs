@@ -10,11 +10,12 @@ use anyhow::{Context, Result, ensure};
 use safetensors::SafeTensors;
 use weightsd_core::{
     assemble::{Assembled, Inputs, Raw, assemble, declaration},
-    family::{self, Family, ModelFacts, Writer, z_image::ZImage},
+    family::{self, Family, ModelFacts, z_image::ZImage},
     header::{self, Header},
     parts::FileKind,
     place::{Layout, place},
     table::Table,
+    tool::Tool,
 };
 use weightsd_fixtures::{Checkpoint, Contents, ControlVersion, Dims, Dtype, FilePart, Names, Quantisation, Written};
 
@@ -44,11 +45,11 @@ fn facts(checkpoint: &Checkpoint) -> ModelFacts {
 /// What a daemon does with a single file and a base model's configs.
 fn open(path: &Path, base: &Checkpoint, component: &str) -> Result<Assembled> {
     let table = Table::merge(vec![("file", read_header(path)?)])?;
-    let (family, inspection) = family::inspect(&table).context("a family")?;
+    let (family, located) = family::locate(&table).context("a family")?;
     let facts = facts(base);
     let site = family.components(&facts).into_iter().find(|site| site.name == component).context("site")?;
     let description = family.describe(&site, &facts)?;
-    let raw = Raw::of_part(&table, &inspection, component, Some(&description), family)?;
+    let raw = Raw::of_part(&table, &located, component, Some(&description), family)?;
     let inputs = Inputs {
         component,
         family,
@@ -122,8 +123,8 @@ fn at_true_size_the_file_has_1095_tensors_and_the_published_length() -> Result<(
     let written = checkpoint.write_single_file(folder.path(), "all.safetensors", &FilePart::COMFY)?;
     assert_eq!(written.tensors.len(), 1095);
     let table = Table::merge(vec![("file", read_header(&weight_file(&written))?)])?;
-    let (_, inspection) = family::inspect(&table).context("a family")?;
-    assert_eq!(inspection.kind, FileKind::AllInOne);
+    let (_, located) = family::locate(&table).context("a family")?;
+    assert_eq!(located.kind, FileKind::AllInOne);
     for (component, tensors) in COMPONENTS.into_iter().zip([521, 398, 244]) {
         let assembled = open(&weight_file(&written), &checkpoint, component)?;
         assert!(assembled.report.is_clean());
@@ -154,13 +155,13 @@ fn control_files_are_read_byte_for_byte() -> Result<()> {
         let written = checkpoint.write_single_file(folder.path(), "control.safetensors", &part)?;
         let path = weight_file(&written);
         let table = Table::merge(vec![("file", read_header(&path)?)])?;
-        let (family, inspection) = family::inspect(&table).context("a family")?;
-        let raw = Raw::of_part(&table, &inspection, "controlnet", None, family)?;
+        let (family, located) = family::locate(&table).context("a family")?;
+        let raw = Raw::of_part(&table, &located, "controlnet", None, family)?;
         let inputs = Inputs {
             component: "controlnet",
             family,
             description: None,
-            model: family.identify(None, &ModelFacts::default()),
+            model: family.name(None, &ModelFacts::default()),
             raw,
             shards: 1,
             other: None,
@@ -198,7 +199,7 @@ fn quantised_directories_are_read_byte_for_byte() -> Result<()> {
         let description = ZImage.describe(&site, &facts)?;
         let declared = declaration(&facts, &site, &metadata)?;
         assert_eq!(declared.is_none(), matches!(how, Quantisation::Undeclared { .. }));
-        let raw = Raw::of_files(&table, "text_encoder", Some(&description), &ZImage, Writer::of(&metadata))?;
+        let raw = Raw::of_files(&table, "text_encoder", Some(&description), &ZImage, Tool::of_metadata(&metadata))?;
         let assembled = assemble(Inputs {
             component: "text_encoder",
             family: &ZImage,

@@ -7,13 +7,14 @@ mod config;
 use std::collections::BTreeMap;
 
 use self::{architecture::Architecture, config::LanguageConfig};
-use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, Writer, language_adapter, read_config};
+use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, language_adapter, read_config};
 use crate::{
     adapter::Targets,
     catalogue::{Builder, Catalogue},
     naming::Naming,
     pattern::Pattern,
     rewrite::{Rule, Rules, Ruleset},
+    tool::Tool,
 };
 
 /// The config of a model.
@@ -44,7 +45,7 @@ impl Family for CausalLm {
         "causal-lm"
     }
 
-    fn recognises(&self, facts: &ModelFacts) -> bool {
+    fn detects(&self, facts: &ModelFacts) -> bool {
         architecture(facts).is_some()
     }
 
@@ -64,11 +65,11 @@ impl Family for CausalLm {
         let architecture = architecture(facts).ok_or_else(|| impossible("`model_type` is not known".to_owned()))?;
         let config: LanguageConfig = read_config(facts, path)?;
         let catalogue = catalogue(&config.dimensions(architecture).map_err(impossible)?, architecture);
-        let (naming, rules) = (Naming::NONE, self.rules(&site.name, Writer::Any));
+        let (naming, rules) = (Naming::NONE, self.rules(&site.name, Tool::Unknown));
         Ok(Description { config: written, catalogue: Some(catalogue), naming, rules, borrowed: Vec::new() })
     }
 
-    fn rules(&self, _: &str, _: Writer) -> Rules {
+    fn rules(&self, _: &str, _: Tool) -> Rules {
         Rules { set: &BARE, count: None }
     }
 

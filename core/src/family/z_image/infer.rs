@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     catalogue::Catalogue,
-    family::{Assumption, Description, Identified, InferError, Inferred, KnownBy},
+    family::{Assumption, Description, InferError, Inferred, KnownBy, Named},
     header::Dtype,
     naming::Naming,
     pattern::Pattern,
@@ -37,7 +37,7 @@ impl Shapes<'_> {
 }
 
 /// Describes a component by its tensors, which have the catalogue's names.
-pub(super) fn infer(component: &str, table: &Table, model: Identified) -> Result<Inferred, InferError> {
+pub(super) fn infer(component: &str, table: &Table, model: Named) -> Result<Inferred, InferError> {
     let shapes = Shapes(table);
     match component {
         "transformer" => transformer(&shapes, model),
@@ -75,7 +75,7 @@ fn assumed(what: &str, value: impl ToString, why: &str) -> Assumption {
     Assumption { what: what.to_owned(), value: value.to_string(), why: why.to_owned() }
 }
 
-fn transformer(shapes: &Shapes<'_>, model: Identified) -> Result<Inferred, InferError> {
+fn transformer(shapes: &Shapes<'_>, model: Named) -> Result<Inferred, InferError> {
     let true_one = known::transformer();
     let dim = shapes.rows(
         &["layers.0.attention_norm1.weight", "layers.0.ffn_norm1.weight", "cap_embedder.1.bias", "x_pad_token"],

@@ -1,7 +1,7 @@
 //! The models of the family, how they are told apart, and their configs.
 
 use super::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
-use crate::family::{Identified, KnownBy, KnownModel, ModelFacts, Preset, read_config};
+use crate::family::{KnownBy, KnownModel, ModelFacts, Named, Preset, read_config};
 
 /// `Tongyi-MAI/Z-Image-Turbo`: eight function evaluations, no guidance.
 pub static TURBO: KnownModel = KnownModel {
@@ -34,8 +34,8 @@ const TURBO_SHIFT_MAX: f64 = 3.5;
 
 /// Says which model this is: by id, by what its directory shows, by its name, and else by assumption. `name` is an id
 /// or a path as the user wrote it.
-pub(super) fn identify(name: Option<&str>, facts: &ModelFacts) -> Identified {
-    let found = |model, by| Identified { model, by };
+pub(super) fn name(name: Option<&str>, facts: &ModelFacts) -> Named {
+    let found = |model, by| Named { model, by };
     let name = name.map(|name| name.trim().split([':', '@']).next().unwrap_or_default());
     if let Some(model) = name.and_then(|name| KNOWN.into_iter().find(|model| model.ids.contains(&name))) {
         return found(model, KnownBy::Id);
@@ -143,7 +143,7 @@ pub(super) fn vae() -> VaeConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{name as known_as, *};
 
     fn with(path: &str, json: &str) -> ModelFacts {
         ModelFacts { files: vec![], documents: [(path.to_owned(), json.as_bytes().to_vec())].into() }
@@ -176,7 +176,7 @@ mod tests {
             (None, &none, "z-image-turbo", KnownBy::Assumed),
         ];
         for (name, facts, expected, by) in cases {
-            let found = identify(name, facts);
+            let found = known_as(name, facts);
             assert_eq!((found.model.name, found.by), (expected, by), "{name:?}");
         }
     }

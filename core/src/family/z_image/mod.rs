@@ -5,9 +5,9 @@
 mod adapter;
 mod config;
 mod control;
+mod dialects;
 mod infer;
 pub mod known;
-mod layouts;
 mod names;
 mod parts;
 mod text_encoder;
@@ -21,12 +21,12 @@ pub use config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfi
 use serde::Serialize;
 
 use super::{
-    ComponentSite, ConfigError, Description, Family, Identified, InferError, Inferred, ModelFacts, Writer,
-    language_adapter, read_config, within,
+    ComponentSite, ConfigError, Description, Family, InferError, Inferred, ModelFacts, Named, language_adapter,
+    read_config, within,
 };
 use crate::{
-    adapter::Targets, catalogue::Catalogue, derive::Float, naming::Naming, parts::PartRule, rewrite::Rules,
-    table::Table,
+    adapter::Targets, catalogue::Catalogue, derive::Float, naming::Naming, parts::PartSign, rewrite::Rules,
+    table::Table, tool::Tool,
 };
 
 /// The family; see the module.
@@ -53,7 +53,7 @@ impl Family for ZImage {
         "z-image"
     }
 
-    fn recognises(&self, facts: &ModelFacts) -> bool {
+    fn detects(&self, facts: &ModelFacts) -> bool {
         let class_of =
             |path| read_config::<serde_json::Value>(facts, path).ok()?["_class_name"].as_str().map(str::to_owned);
         match class_of("model_index.json") {
@@ -84,13 +84,13 @@ impl Family for ZImage {
         }
     }
 
-    fn parts(&self) -> &'static [PartRule] {
+    fn parts(&self) -> &'static [PartSign] {
         &parts::PARTS
     }
 
-    fn rules(&self, component: &str, writer: Writer) -> Rules {
-        match (component, writer) {
-            ("vae", Writer::Mflux) => Rules { set: &layouts::VAE_MFLUX, count: None },
+    fn rules(&self, component: &str, tool: Tool) -> Rules {
+        match (component, tool) {
+            ("vae", Tool::Mflux) => Rules { set: &dialects::VAE_MFLUX, count: None },
             _ => rules(component, None),
         }
     }
@@ -113,12 +113,12 @@ impl Family for ZImage {
         component != "vae" && !is_plain && !layer.contains("embed") && !layer.contains("norm")
     }
 
-    fn infer(&self, component: &str, table: &Table, model: Identified) -> Result<Inferred, InferError> {
+    fn infer(&self, component: &str, table: &Table, model: Named) -> Result<Inferred, InferError> {
         infer::infer(component, table, model)
     }
 
-    fn identify(&self, name: Option<&str>, facts: &ModelFacts) -> Option<Identified> {
-        Some(known::identify(name, facts))
+    fn name(&self, name: Option<&str>, facts: &ModelFacts) -> Option<Named> {
+        Some(known::name(name, facts))
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
@@ -137,10 +137,10 @@ impl Family for ZImage {
 /// Rules for a component; `blocks` is the number of the autoencoder's, when it is known.
 fn rules(component: &str, blocks: Option<u64>) -> Rules {
     match component {
-        "transformer" => Rules { set: &layouts::TRANSFORMER, count: None },
-        "text_encoder" => Rules { set: &layouts::TEXT_ENCODER, count: None },
-        "vae" => Rules { set: &layouts::VAE, count: blocks },
-        "controlnet" => Rules { set: &layouts::CONTROLNET, count: None },
+        "transformer" => Rules { set: &dialects::TRANSFORMER, count: None },
+        "text_encoder" => Rules { set: &dialects::TEXT_ENCODER, count: None },
+        "vae" => Rules { set: &dialects::VAE, count: blocks },
+        "controlnet" => Rules { set: &dialects::CONTROLNET, count: None },
         _ => Rules::NONE,
     }
 }

@@ -2,7 +2,7 @@
 //! code, and what must be under them.
 
 use crate::{
-    parts::{PartRule, Place, Sign},
+    parts::{Housing, Landmark, PartSign},
     pattern::Pattern,
 };
 
@@ -11,8 +11,8 @@ const fn p(pattern: &'static str) -> Pattern {
 }
 
 /// In the order in which problems are reported.
-pub(super) static PARTS: [PartRule; 4] = [
-    PartRule {
+pub(super) static PARTS: [PartSign; 4] = [
+    PartSign {
         component: "transformer",
         title: "transformer",
         prefixes: &["model.diffusion_model.", "diffusion_model."],
@@ -20,10 +20,10 @@ pub(super) static PARTS: [PartRule; 4] = [
         // Lumina 2 has the same names and width 2304.
         shared_shapes: &[("cap_embedder.0.weight", &[2560]), ("cap_embedder.1.bias", &[3840])],
         preferred: &[],
-        signs: &[Sign { what: "the caption embedder", any_of: &[&[p("cap_embedder.0.weight")]] }],
-        place: Place::InAllInOne,
+        landmarks: &[Landmark { what: "the caption embedder", any_of: &[&[p("cap_embedder.0.weight")]] }],
+        housing: Housing::InAllInOne,
     },
-    PartRule {
+    PartSign {
         component: "text_encoder",
         title: "text encoder",
         prefixes: &["text_encoders.*.transformer.", "cond_stage_model.*.transformer.", "cond_stage_model."],
@@ -34,25 +34,25 @@ pub(super) static PARTS: [PartRule; 4] = [
             ("model.layers.0.self_attn.q_norm.weight", &[128]),
         ],
         preferred: &["qwen3_4b"],
-        signs: &[Sign {
+        landmarks: &[Landmark {
             what: "the token embedding",
             any_of: &[&[p("model.embed_tokens.weight")], &[p("embed_tokens.weight")]],
         }],
-        place: Place::InAllInOne,
+        housing: Housing::InAllInOne,
     },
-    PartRule {
+    PartSign {
         component: "vae",
         title: "VAE",
         prefixes: &["vae.", "first_stage_model."],
         shared_prefixes: &[""],
         shared_shapes: &[("decoder.conv_in.weight", &[512, 16, 3, 3])],
         preferred: &[],
-        signs: &[
-            Sign {
+        landmarks: &[
+            Landmark {
                 what: "the decoder's first and last convolution",
                 any_of: &[&[p("decoder.conv_in.weight"), p("decoder.conv_out.weight")]],
             },
-            Sign {
+            Landmark {
                 what: "the decoder's blocks, in diffusers' or in ComfyUI's names",
                 any_of: &[
                     &[p("decoder.mid_block.**"), p("decoder.up_blocks.**")],
@@ -60,16 +60,16 @@ pub(super) static PARTS: [PartRule; 4] = [
                 ],
             },
         ],
-        place: Place::InAllInOne,
+        housing: Housing::InAllInOne,
     },
-    PartRule {
+    PartSign {
         component: "controlnet",
         title: "control model",
         prefixes: &[],
         shared_prefixes: &["model.diffusion_model.", "diffusion_model.", "controlnet.", ""],
         shared_shapes: &[],
         preferred: &[],
-        signs: &[Sign { what: "the control embedder", any_of: &[&[p("control_all_x_embedder.*.weight")]] }],
-        place: Place::Alone,
+        landmarks: &[Landmark { what: "the control embedder", any_of: &[&[p("control_all_x_embedder.*.weight")]] }],
+        housing: Housing::Alone,
     },
 ];
