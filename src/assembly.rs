@@ -37,8 +37,6 @@ pub struct Tensors<'a> {
     pub metadata: &'a BTreeMap<String, String>,
     /// What is untidy and refuses nothing.
     pub remarks: Vec<String>,
-    /// How many files.
-    pub files: u32,
 }
 
 /// Why there is no recipe.
@@ -128,7 +126,6 @@ impl Recipe {
             description: description.clone(),
             model: *model,
             raw,
-            shards: own.files,
             other,
             declaration: declared.as_ref(),
         })

@@ -30,13 +30,12 @@ use weightsd_core::{
     family,
     identity::{ComponentId, IdentityInputs},
     place::{self, Layout},
+    source::Sources,
     spec::Commit,
+    table::{Shard, Table},
 };
 
-use self::{
-    adapters::PreparedAdapter,
-    planned::{count, metadata},
-};
+use self::{adapters::PreparedAdapter, planned::metadata};
 pub use self::{
     error::LoadError,
     planned::Planned,
@@ -44,7 +43,7 @@ pub use self::{
 };
 use crate::{
     assembly::{Recipe, Tensors},
-    checkpoint::{self, Checkpoint, ShardPool},
+    checkpoint::{self, Checkpoint, ShardPool, Source},
     component::{Adapted, Timings},
     hub::{Hub, Patience, RepoStore},
     progress::{Phase, Step, Unwatched, Watcher},
@@ -292,7 +291,7 @@ pub fn snapshot_as(
     let mut snapshot = Snapshot::list(model.target.on_disk(model.pin.as_ref())?, choice)?;
     if let Some(file) = snapshot.bare_file()? {
         let shard = pool.get_or_open(&file)?;
-        let (table, _) = checkpoint::merge(&file.name, vec![(&file.name, shard.header.clone())], None)?;
+        let table = Table::of_file(shard.header.clone());
         let of_base = |base: &Snapshot| Some((base.family, family::locate_as(&table, base.family)?));
         if let Some((family, located)) = base.and_then(of_base).or_else(|| family::locate(&table)) {
             snapshot.adopt(&file.name, family, located);
@@ -337,20 +336,20 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     let headers = remote.headers(&found).await?;
     let snapshot = &remote.snapshot;
     let metadata = headers.iter().flat_map(|(_, header)| header.metadata.clone()).collect();
-    let files = u32::try_from(headers.len()).unwrap_or(u32::MAX);
-    let named = headers.iter().map(|(name, header)| (name.as_str(), header.clone())).collect();
-    let (table, remarks) = checkpoint::merge(component, named, found.index.as_ref())?;
-    let names = headers.into_iter().map(|(name, _)| name).collect();
+    let mut names = Sources::default();
+    let mut shards = Vec::with_capacity(headers.len());
+    for (name, header) in &headers {
+        shards.push(Shard { source: names.add(name.clone()), name, header: header.clone() });
+    }
+    let (table, remarks) = checkpoint::merge(component, shards, found.index.as_ref())?;
     let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
-    let own = Tensors { table: &table, metadata: &metadata, remarks, files };
+    let own = Tensors { table: &table, metadata: &metadata, remarks };
     Ok(Audited { assembled: assemble(&recipe, &snapshot.model, own, None)?, files: names })
 }
 
 /// The weight files of a component.
 fn suspects(files: &ComponentFiles) -> Vec<Suspect> {
-    let suspect =
-        |shard: &ShardFile| Suspect { name: shard.name.clone(), path: shard.path.clone(), blob: shard.blob() };
-    files.shards.iter().map(suspect).collect()
+    files.shards.iter().map(ShardFile::suspect).collect()
 }
 
 /// Opens what [`prepare`] found, audits it, and plans where its tensors come from.
@@ -360,13 +359,12 @@ fn suspects(files: &ComponentFiles) -> Vec<Suspect> {
 pub fn open(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Result<Planned, LoadError> {
     let mut timings = prepared.timings;
     let opening = Instant::now();
-    let own = checkpoint::open(&prepared.files, pool, watcher)?;
-    let other = prepared.overlay.as_ref().map(|files| checkpoint::open(files, pool, watcher)).transpose()?;
-    let adapters: Vec<Checkpoint> = prepared
-        .adapters
-        .iter()
-        .map(|adapter| checkpoint::open(&adapter.files, pool, watcher))
-        .collect::<Result<_, _>>()?;
+    let mut sources = Sources::default();
+    let mut open = |files: &ComponentFiles| checkpoint::open(files, pool, watcher, &mut sources);
+    let own = open(&prepared.files)?;
+    let other = prepared.overlay.as_ref().map(&mut open).transpose()?;
+    let adapters: Vec<Checkpoint> =
+        prepared.adapters.iter().map(|adapter| open(&adapter.files)).collect::<Result<_, _>>()?;
     timings.open = opening.elapsed();
 
     let auditing = Instant::now();
@@ -376,31 +374,27 @@ pub fn open(prepared: Prepared, pool: &ShardPool, watcher: &dyn Watcher) -> Resu
     if prepared.policy == AuditPolicy::Strict && !assembled.report.is_clean() {
         return Err(LoadError::Audit(Box::new(assembled.report)));
     }
-    let mut sources = own.shards;
-    sources.extend(other.into_iter().flat_map(|other| other.shards));
-    let lendable = sources.len();
     let mut deltas: BTreeMap<String, Vec<Delta>> = BTreeMap::new();
     let mut adapted = Vec::new();
     for (adapter, opened) in prepared.adapters.iter().zip(adapters) {
         let of = (prepared.recipe.family, prepared.component());
-        let planned = adapter.plan(&opened, count(sources.len()), of, &assembled)?;
+        let planned = adapter.plan(&opened, of, &assembled)?;
         for (layer, delta) in planned.deltas {
             deltas.entry(layer).or_default().push(delta);
         }
         adapted.push(Adapted { scale: adapter.scale, report: planned.report });
-        sources.extend(opened.shards);
     }
     let description = &assembled.description;
     let placed = place::place(&assembled.table, description.catalogue.as_ref(), &description.naming, prepared.layout)?;
     let (family, component) = (prepared.recipe.family, prepared.component());
     let quantises = |layer: &str| family.quantises(component, layer);
-    let setting = Setting { files: count(lendable), quantises: &quantises, deltas, metadata: metadata(&prepared) };
+    let setting = Setting { quantises: &quantises, deltas, metadata: metadata(&prepared) };
     let derived = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
     assembled.report.remarks.extend(derived.remarks);
     timings.audit = auditing.elapsed();
     let (tensors, derivation) = (derived.tensors, derived.derivation);
-    Ok(Planned { sources, lendable, assembled, tensors, derivation, adapters: adapted, timings, prepared })
+    Ok(Planned { sources, assembled, tensors, derivation, adapters: adapted, timings, prepared })
 }
 
 fn assemble(
@@ -422,8 +416,8 @@ fn assemble(
 pub struct Audited {
     /// The component.
     pub assembled: Assembled,
-    /// Its files, and after them those laid over it.
-    pub files: Vec<String>,
+    /// Its files, and those laid over it.
+    pub files: Sources<String>,
 }
 
 /// Audits a component of `snapshot` from its headers. Blocks.
@@ -440,10 +434,15 @@ pub fn audit_component(
     let base = others.base.as_ref().map(|(base, choice)| self::snapshot(base, choice, pool)).transpose()?;
     let overlay = others.overlay.as_ref().map(|(overlay, choice)| overlay_files(overlay, choice)).transpose()?;
     let recipe = Recipe::new(snapshot, &files.site, &snapshot.model.to_string(), base.as_ref())?;
-    let own = checkpoint::open(&files, pool, &Unwatched)?;
-    let other = overlay.as_ref().map(|files| checkpoint::open(files, pool, &Unwatched)).transpose()?;
+    let mut sources = Sources::default();
+    let mut open = |files: &ComponentFiles| checkpoint::open(files, pool, &Unwatched, &mut sources);
+    let own = open(&files)?;
+    let other = overlay.as_ref().map(&mut open).transpose()?;
     let assembled = assemble(&recipe, &snapshot.model, own.tensors(), other.as_ref().map(Checkpoint::tensors))?;
-    let names = files.shards.iter().map(|shard| shard.name.clone());
-    let others = overlay.iter().flat_map(|files| &files.shards).map(|shard| shard.path.display().to_string());
-    Ok(Audited { assembled, files: names.chain(others).collect() })
+    let own = files.shards.len();
+    let name = |(number, source): (usize, &Source)| match number < own {
+        true => source.file.name.clone(),
+        false => source.file.path.display().to_string(),
+    };
+    Ok(Audited { assembled, files: sources.iter().enumerate().map(name).collect() })
 }

@@ -34,7 +34,7 @@ pub(crate) fn run(samples: usize) -> Result<()> {
         Ok(())
     })?;
     show("parse the header", header.tensors.len(), &parse);
-    let table = Table::merge(vec![("all.safetensors", header)])?;
+    let table = Table::of_file(header);
     let inspect = Samples::take(samples, || {
         family::locate(&table).context("a family")?;
         Ok(())
@@ -51,7 +51,6 @@ pub(crate) fn run(samples: usize) -> Result<()> {
                 description: None,
                 model: family.name(None, &ModelFacts::default()),
                 raw,
-                shards: 1,
                 other: None,
                 declaration: None,
             })?;

@@ -232,8 +232,6 @@ pub struct Inputs<'a> {
     pub model: Option<Named>,
     /// Its tensors.
     pub raw: Raw,
-    /// Number of its shards.
-    pub shards: u32,
     /// Tensors of another file that take the place of some of its own.
     pub other: Option<Raw>,
     /// How it is meant to be quantised.
@@ -245,7 +243,7 @@ pub struct Inputs<'a> {
 /// # Errors
 /// [`AssembleError`]. Missing tensors, wrong shapes and unusable dtypes are no errors here: the report has them.
 pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
-    let Inputs { component, family, description, model, raw, shards, other, declaration } = inputs;
+    let Inputs { component, family, description, model, raw, other, declaration } = inputs;
     let mut remarks = raw.remarks;
     let mut unusable = raw.canonical.unusable;
     let mut table = raw.canonical.table;
@@ -265,7 +263,7 @@ pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
     let mut summary = None;
     if let Some(other) = other {
         check_width(&description, &other.canonical.table)?;
-        let Overlay { table: whole, replaced, added, kept } = overlay(&table, &other.canonical.table, shards)?;
+        let Overlay { table: whole, replaced, added, kept } = overlay(&table, &other.canonical.table)?;
         table = whole;
         remarks.extend(other.remarks);
         unusable.extend(other.canonical.unusable);

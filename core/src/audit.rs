@@ -12,6 +12,7 @@ use crate::{
     origin::Operation,
     quantisation::PackedRole,
     rewrite::Unusable,
+    source::SourceId,
     table::{DtypeTotal, Sourced, Table},
 };
 
@@ -109,7 +110,7 @@ pub struct AuditReport {
     /// How the quantised layers are quantised, with the number of layers and the bytes of their tensors.
     pub schemes: BTreeMap<String, DtypeTotal>,
     /// Which file the tensors come from, by index of the shard.
-    pub origins: BTreeMap<u32, OriginTotal>,
+    pub origins: BTreeMap<SourceId, OriginTotal>,
     /// Tensors that are there, belong to no module, and do no harm.
     pub tolerated: Vec<String>,
     /// Names of tensors of another component that the model takes by reference.
@@ -178,13 +179,13 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
     }
     let mut shapes: BTreeMap<Vec<u64>, DtypeTotal> = BTreeMap::new();
     let mut schemes: BTreeMap<String, DtypeTotal> = BTreeMap::new();
-    let mut origins: BTreeMap<u32, OriginTotal> = BTreeMap::new();
+    let mut origins: BTreeMap<SourceId, OriginTotal> = BTreeMap::new();
     let mut plain: BTreeSet<String> = BTreeSet::new();
     for tensor in table.tensors() {
         let total = shapes.entry(tensor.info.shape.clone()).or_default();
         total.tensors += 1;
         total.bytes += tensor.info.bytes();
-        origins.entry(tensor.shard).or_default().add(tensor);
+        origins.entry(tensor.source).or_default().add(tensor);
         match &tensor.packed {
             Some(packed) => {
                 let total = schemes.entry(packed.scheme.to_string()).or_default();
@@ -263,7 +264,7 @@ mod tests {
             .collect();
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         let header = Header { data_start: 8, file_length: 8, tensors: infos, metadata: BTreeMap::new() };
-        Table::merge(vec![("x", header)]).unwrap()
+        Table::of_file(header)
     }
 
     proptest! {

@@ -29,6 +29,7 @@ pub mod quantisation;
 pub mod rewrite;
 pub mod select;
 pub mod shown;
+pub mod source;
 pub mod spec;
 pub mod table;
 pub mod tool;

@@ -11,6 +11,7 @@ use crate::{
     naming::Naming,
     origin::{Operation, Origin},
     quantisation::Packed,
+    source::SourceId,
     table::{Sourced, Table},
 };
 
@@ -34,40 +35,85 @@ impl Layout {
     }
 }
 
-/// How the bytes of a lent tensor came about.
+/// What a layout asks of the bytes of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Making {
-    /// They are the checkpoint's.
+    /// Nothing: they are wanted as the checkpoint has them.
     AsStored,
-    /// A kernel that lies in the checkpoint in OIHW order and is wanted in OHWI. Its range is in the checkpoint.
+    /// A kernel that lies in the checkpoint in OIHW order is wanted in OHWI.
     ToReorder,
-    /// They were computed. The range is in the derived image.
-    Computed,
 }
 
-/// A tensor in the place from which it is lent.
+/// Bytes of a file that the component is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
+pub struct Stored {
+    /// The file.
+    pub source: SourceId,
+    /// The bytes, counted from the start of the file.
+    pub range: Range<u64>,
+}
+
+/// Where the bytes of a tensor lie that is to be lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// In a file that the component is read from.
+    Source(Stored),
+    /// In the file of what is computed.
+    Derived(Range<u64>),
+}
+
+impl At {
+    /// The bytes, counted from the start of the file.
+    #[must_use]
+    pub fn range(&self) -> &Range<u64> {
+        match self {
+            Self::Source(Stored { range, .. }) | Self::Derived(range) => range,
+        }
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.range().end - self.range().start
+    }
+
+    /// Whether they are computed.
+    #[must_use]
+    pub fn is_derived(&self) -> bool {
+        matches!(self, Self::Derived(_))
+    }
+}
+
+/// A tensor under the name by which it is lent, and where its bytes lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed<A = Stored> {
     /// Name in the layout.
     pub name: String,
     /// Name in the catalogue.
     pub canonical: Box<str>,
     /// Name in the checkpoint, when it is another than `name`.
     pub source_name: Option<String>,
-    /// Whether its bytes are the checkpoint's.
+    /// What the layout asks of its bytes.
     pub making: Making,
     /// Type of an element.
     pub dtype: Dtype,
     /// Dimensions in the layout.
     pub shape: Vec<u64>,
-    /// Index of the shard.
-    pub shard: u32,
-    /// Bytes in the shard's file.
-    pub range: Range<u64>,
-    /// What it is made of in the shard, when it is not all of a tensor as it is there.
+    /// Where its bytes lie.
+    pub at: A,
+    /// What it is made of in the checkpoint, when it is not all of a tensor as it is there.
     pub origin: Option<Box<Origin>>,
     /// What it is a part of, when it belongs to a quantised layer.
     pub packed: Option<Box<Packed>>,
+}
+
+impl<A> Placed<A> {
+    /// The same tensor, whose bytes lie at `at`.
+    #[must_use]
+    pub fn moved<B>(self, at: impl FnOnce(A) -> B) -> Placed<B> {
+        let Self { name, canonical, source_name, making, dtype, shape, at: from, origin, packed } = self;
+        Placed { name, canonical, source_name, making, dtype, shape, at: at(from), origin, packed }
+    }
 }
 
 /// Why a component cannot be lent in a layout.
@@ -149,8 +195,7 @@ fn in_place(tensor: &Sourced) -> Placed {
         making: Making::AsStored,
         dtype: tensor.info.dtype,
         shape,
-        shard: tensor.shard,
-        range: tensor.info.range.clone(),
+        at: Stored { source: tensor.source, range: tensor.info.range.clone() },
         origin: tensor.origin.clone(),
         packed: tensor.packed.clone(),
     }
@@ -198,7 +243,7 @@ mod tests {
             packed: None,
         };
         let shapes: [(&str, &[u64]); 3] = [("a", &[4, 3, 1, 1]), ("b", &[4, 1, 3, 3]), ("c", &[4, 2, 3, 3])];
-        let table = Table::merge(vec![("x", header(&shapes))]).unwrap();
+        let table = Table::of_file(header(&shapes));
         let all = Catalogue::new(shapes.iter().map(|(name, shape)| expected(name, shape)).collect());
         let placed = place(&table, Some(&all), &Naming::NONE, Layout::Mlx).unwrap();
         let found: Vec<_> = placed.iter().map(|placed| (placed.shape.as_slice(), placed.making)).collect();

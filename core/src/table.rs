@@ -1,11 +1,14 @@
 //! The tensors of a checkpoint, from all of its files, sorted by name.
 
+use std::collections::BTreeMap;
+
 use crate::{
     header::{Header, TensorInfo},
     index::Index,
     origin::Origin,
     quantisation::Packed,
     shown::shown,
+    source::SourceId,
 };
 
 /// Number and bytes of the tensors of one dtype.
@@ -20,25 +23,36 @@ pub struct DtypeTotal {
 /// Most tensors of a component, in all its shards: the largest mixtures of experts have some 200 000.
 pub const TENSORS_MAX: usize = 1 << 19;
 
-/// A tensor of a checkpoint and the shard that holds it.
+/// A tensor of a checkpoint and the file that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sourced {
-    /// Index of the shard.
-    pub shard: u32,
-    /// The tensor; its range counts from the start of the shard's file.
+    /// The file.
+    pub source: SourceId,
+    /// The tensor; its range counts from the start of the file.
     pub info: TensorInfo,
-    /// What it is in the shard, when rules made this tensor of it.
+    /// What it is in the file, when rules made this tensor of it.
     pub origin: Option<Box<Origin>>,
     /// What it is a part of, when it belongs to a quantised layer.
     pub packed: Option<Box<Packed>>,
 }
 
 impl Sourced {
-    /// Its name in the shard.
+    /// Its name in the file.
     #[must_use]
     pub fn source_name(&self) -> &str {
         self.origin.as_ref().map_or(&self.info.name, |origin| &origin.name)
     }
+}
+
+/// One file of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Shard<'a> {
+    /// The number it has among all files that are read.
+    pub source: SourceId,
+    /// Its path below the model's directory.
+    pub name: &'a str,
+    /// Its header.
+    pub header: Header,
 }
 
 /// All tensors of a checkpoint, sorted by name.
@@ -85,24 +99,27 @@ pub enum TableError {
 }
 
 impl Table {
-    /// Merges the headers of `shards`, pairs of path and header.
+    /// The tensors of all `shards`.
     ///
     /// # Errors
-    /// [`TableError::InTwoShards`].
-    pub fn merge(shards: Vec<(&str, Header)>) -> Result<Self, TableError> {
-        let paths: Vec<String> = shards.iter().map(|(path, _)| (*path).to_owned()).collect();
-        let tensors: Vec<Sourced> = shards
-            .into_iter()
-            .zip(0u32..)
-            .flat_map(|((_, header), shard)| {
-                header.tensors.into_iter().map(move |info| Sourced { shard, info, origin: None, packed: None })
-            })
-            .collect();
+    /// Two shards hold a tensor of one name.
+    pub fn merge(shards: Vec<Shard<'_>>) -> Result<Self, TableError> {
+        let names: BTreeMap<SourceId, &str> = shards.iter().map(|shard| (shard.source, shard.name)).collect();
+        let name = |tensor: &Sourced| names.get(&tensor.source).copied().unwrap_or_default().to_owned();
+        let tensors = shards.iter().flat_map(|shard| tensors_of(shard.source, shard.header.tensors.clone())).collect();
         Self::of(tensors).map_err(|Twice { first, second }| TableError::InTwoShards {
             name: first.info.name.to_string(),
-            first: paths[first.shard as usize].clone(),
-            second: paths[second.shard as usize].clone(),
+            first: name(&first),
+            second: name(&second),
         })
+    }
+
+    /// The tensors of a checkpoint that is one file, source 0.
+    #[must_use]
+    pub fn of_file(header: Header) -> Self {
+        let mut tensors: Vec<Sourced> = tensors_of(SourceId(0), header.tensors).collect();
+        tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name));
+        Self { tensors }
     }
 
     /// A table of these tensors.
@@ -110,8 +127,8 @@ impl Table {
     /// # Errors
     /// Two tensors of one name.
     pub fn of(mut tensors: Vec<Sourced>) -> Result<Self, Twice> {
-        // By shard too, so that an error names them in one order.
-        tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name).then(a.shard.cmp(&b.shard)));
+        // By file too, so that an error names them in one order.
+        tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name).then(a.source.cmp(&b.source)));
         match tensors.windows(2).find(|pair| pair[0].info.name == pair[1].info.name) {
             Some(pair) => Err(Twice { first: Box::new(pair[0].clone()), second: Box::new(pair[1].clone()) }),
             None => Ok(Self { tensors }),
@@ -158,12 +175,12 @@ impl Table {
     ///
     /// # Errors
     /// [`TableError::NotInShard`].
-    pub fn compare(&self, index: &Index, shards: &[&str]) -> Result<Vec<String>, TableError> {
+    pub fn compare(&self, index: &Index, shards: &BTreeMap<SourceId, &str>) -> Result<Vec<String>, TableError> {
         let absent: Vec<(&String, &String)> = index
             .shard_of
             .iter()
             .filter(|(name, shard)| {
-                self.get(name).is_none_or(|found| shards.get(found.shard as usize) != Some(&shard.as_str()))
+                self.get(name).is_none_or(|found| shards.get(&found.source) != Some(&shard.as_str()))
             })
             .collect();
         if let Some((name, shard)) = absent.first() {
@@ -179,6 +196,10 @@ impl Table {
         }
         Ok(remarks)
     }
+}
+
+fn tensors_of(source: SourceId, tensors: Vec<TensorInfo>) -> impl Iterator<Item = Sourced> {
+    tensors.into_iter().map(move |info| Sourced { source, info, origin: None, packed: None })
 }
 
 #[cfg(test)]
@@ -201,24 +222,29 @@ mod tests {
         Header { data_start: 8, file_length: begin, tensors, metadata: Default::default() }
     }
 
+    fn shard<'a>(id: u32, name: &'a str, tensors: &[(&str, &[u64])]) -> Shard<'a> {
+        Shard { source: SourceId(id), name, header: header(tensors) }
+    }
+
     #[test]
     fn a_name_in_two_shards_is_an_error() {
-        let error = Table::merge(vec![("x", header(&[("a", &[1])])), ("y", header(&[("a", &[1])]))]).unwrap_err();
-        assert!(matches!(error, TableError::InTwoShards { .. }));
+        let shards = [(7, "x"), (3, "y")].map(|(id, name)| shard(id, name, &[("a", &[1])]));
+        let error = Table::merge(shards.into()).unwrap_err();
+        assert_eq!(error, TableError::InTwoShards { name: "a".into(), first: "y".into(), second: "x".into() });
     }
 
     #[test]
     fn index_and_shards_are_compared_both_ways() {
         let shards = ["x.safetensors", "y.safetensors"];
-        let table =
-            Table::merge(vec![(shards[0], header(&[("a", &[1]), ("c", &[2])])), (shards[1], header(&[("b", &[1])]))])
-                .unwrap();
+        let of = vec![shard(4, shards[0], &[("a", &[1]), ("c", &[2])]), shard(5, shards[1], &[("b", &[1])])];
+        let names = of.iter().map(|shard| (shard.source, shard.name)).collect();
+        let table = Table::merge(of).unwrap();
         let index = |json: serde_json::Value| Index::parse(json.to_string().as_bytes(), "").unwrap();
         let map = serde_json::json!({"a": shards[0], "b": shards[1]});
         let remarks =
-            table.compare(&index(serde_json::json!({"metadata": {"total_size": 9}, "weight_map": map})), &shards);
+            table.compare(&index(serde_json::json!({"metadata": {"total_size": 9}, "weight_map": map})), &names);
         assert_eq!(remarks.unwrap().len(), 2, "one unlisted tensor, one wrong total");
         let swapped = index(serde_json::json!({"weight_map": {"a": shards[1]}}));
-        assert!(matches!(table.compare(&swapped, &shards), Err(TableError::NotInShard { count: 1, .. })));
+        assert!(matches!(table.compare(&swapped, &names), Err(TableError::NotInShard { count: 1, .. })));
     }
 }

@@ -8,6 +8,7 @@ use weightsd_core::{
     derive::Delta,
     family::{Family, z_image::ZImage},
     header::{Dtype, TensorInfo, byte_length},
+    source::SourceId,
     table::{Sourced, Table},
 };
 
@@ -32,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     for component in ["transformer", "text_encoder"] {
         let targets = ZImage.adapter_targets(component).expect("the family knows them");
         let shape = |layer: &str| (!layer.contains("pad")).then(|| vec![WIDTH, WIDTH]);
-        let adapter = AdapterInput { name: "x", tensors: &table, first_file: 2, config: config.as_ref(), scale: 0.5 };
+        let adapter = AdapterInput { name: "x", tensors: &table, config: config.as_ref(), scale: 0.5 };
         match plan(&adapter, component, targets, |_| BLOCKS, shape) {
             Ok(plan) => plan.deltas.values().for_each(fits),
             Err(error) => reads_well(&error.to_string()),
@@ -51,7 +52,7 @@ fn table(text: &str) -> Option<Table> {
         let bytes = byte_length(Dtype::F32, &shape).filter(|_| shape.len() < 8)?;
         let info = TensorInfo { name: name.into(), dtype: Dtype::F32, shape, range: begin..begin + bytes };
         begin += bytes;
-        tensors.push(Sourced { shard: 0, info, origin: None, packed: None });
+        tensors.push(Sourced { source: SourceId(0), info, origin: None, packed: None });
     }
     Table::of(tensors).ok()
 }

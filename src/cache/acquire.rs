@@ -83,7 +83,7 @@ impl Cache {
         if request.verification == Verification::Afterwards {
             return Ok(true);
         }
-        let (model, suspects) = (Arc::clone(&component.model), component.suspects.clone());
+        let (model, suspects) = (Arc::clone(&component.model), component.suspects());
         match self.verified(component.id, model, suspects, progress).await {
             Ok(()) => Ok(true),
             Err(AcquireError::Load(error)) if matches!(*error, LoadError::Corrupt { .. }) => Ok(false),

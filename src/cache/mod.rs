@@ -222,7 +222,8 @@ impl Cache {
     /// by another id than before, so nobody who asks for it would find that out for those who hold it.
     fn look_again(&self, prepared: &Prepared) {
         let paths: HashSet<&Path> = prepared.shards().collect();
-        let lends = |entry: &Entry| entry.component.sources.iter().any(|source| paths.contains(source.file.path()));
+        let lends =
+            |entry: &Entry| entry.component.sources.iter().any(|source| paths.contains(source.open.file.path()));
         for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact()) {
             self.intact(entry.component.id);
         }

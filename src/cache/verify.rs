@@ -84,7 +84,7 @@ impl Cache {
             let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
             let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
             let is_over =
-                |entry: &Arc<Entry>| entry.component.sources.iter().any(|source| is_it(source.file.identity()));
+                |entry: &Arc<Entry>| entry.component.sources.iter().any(|source| is_it(source.open.file.identity()));
             for entry in self.entries().into_iter().filter(is_over) {
                 self.components.remove_if(&entry.component.id, |_, found| Arc::ptr_eq(found, &entry));
                 entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
@@ -102,7 +102,7 @@ impl Cache {
 
     /// Has the component's files hashed in its own time, if they never were.
     pub(super) fn verify_afterwards(self: &Arc<Self>, component: &Arc<Component>) {
-        if !self.config.verify_afterwards || !component.suspects.iter().any(|suspect| suspect.blob.is_some()) {
+        if !self.config.verify_afterwards || !component.sources.iter().any(|source| source.file.blob().is_some()) {
             return;
         }
         let (cache, component) = (Arc::clone(self), Arc::clone(component));
@@ -128,7 +128,7 @@ impl Cache {
         }
         let (id, model) = (component.id, Arc::clone(&component.model));
         let what = format!("{} of {model}", component.name);
-        match self.verified(id, model, component.suspects.clone(), &mut |_, _| {}).await {
+        match self.verified(id, model, component.suspects(), &mut |_, _| {}).await {
             Ok(()) => self.events.push(EventKind::Verified, Some(id), what),
             Err(error) => tracing::warn!(%id, %error, "{what} was not found good"),
         }

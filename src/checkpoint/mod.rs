@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 use weightsd_core::{
     header::{self, Header, HeaderError, PREFIX_BYTES},
     index::Index,
-    table::{TENSORS_MAX, Table, TableError},
+    source::Sources,
+    table::{Shard, TENSORS_MAX, Table, TableError},
 };
 use weightsd_segment::PinnedFile;
 
@@ -29,11 +30,18 @@ pub struct OpenShard {
     pub header: Header,
 }
 
-/// The opened shards of a component.
+/// A file that a component is read from, held open.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file as it was listed.
+    pub file: ShardFile,
+    /// The file, open.
+    pub open: Arc<OpenShard>,
+}
+
+/// The opened shards of a component, each of which is one of the sources.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Shards, in order.
-    pub shards: Vec<Arc<OpenShard>>,
     /// All their tensors.
     pub table: Table,
     /// `__metadata__` of all shards.
@@ -83,11 +91,16 @@ pub enum CheckpointError {
     },
 }
 
-/// Opens the shards of `files`, or takes them from `pool` where they are open already.
+/// Opens the shards of `files`, or takes them from `pool` where they are open already, and adds them to `sources`.
 ///
 /// # Errors
 /// [`CheckpointError`].
-pub fn open(files: &ComponentFiles, pool: &ShardPool, watcher: &dyn Watcher) -> Result<Checkpoint, CheckpointError> {
+pub fn open(
+    files: &ComponentFiles,
+    pool: &ShardPool,
+    watcher: &dyn Watcher,
+    sources: &mut Sources<Source>,
+) -> Result<Checkpoint, CheckpointError> {
     let bytes_total = files.shards.iter().map(|shard| shard.identity.length).sum();
     let mut step = Step { phase: Phase::Open, files_total: files.shards.len(), bytes_total, ..Step::default() };
     let table_error = |source| CheckpointError::Table { component: files.site.name.clone(), source };
@@ -104,28 +117,22 @@ pub fn open(files: &ComponentFiles, pool: &ShardPool, watcher: &dyn Watcher) -> 
         if tensors > TENSORS_MAX {
             return Err(table_error(TableError::TooManyTensors));
         }
-        shards.push(open);
+        let source = sources.add(Source { file: shard.clone(), open: Arc::clone(&open) });
+        shards.push(Shard { source, name: &shard.name, header: open.header.clone() });
         step.files_done += 1;
         step.bytes_done += shard.identity.length;
     }
     watcher.step(&step);
-    let names = files.shards.iter().map(|shard| shard.name.as_str());
-    let headers = names.zip(shards.iter().map(|shard| shard.header.clone())).collect();
-    let (table, remarks) = merge(&files.site.name, headers, files.index.as_ref())?;
     let metadata = shards.iter().flat_map(|shard| shard.header.metadata.clone()).collect();
-    Ok(Checkpoint { shards, table, metadata, remarks })
+    let (table, remarks) = merge(&files.site.name, shards, files.index.as_ref())?;
+    Ok(Checkpoint { table, metadata, remarks })
 }
 
 impl Checkpoint {
     /// What the next stage works with.
     #[must_use]
     pub fn tensors(&self) -> Tensors<'_> {
-        Tensors {
-            table: &self.table,
-            metadata: &self.metadata,
-            remarks: self.remarks.clone(),
-            files: u32::try_from(self.shards.len()).unwrap_or(u32::MAX),
-        }
+        Tensors { table: &self.table, metadata: &self.metadata, remarks: self.remarks.clone() }
     }
 }
 
@@ -135,12 +142,12 @@ impl Checkpoint {
 /// [`CheckpointError::Table`].
 pub fn merge(
     component: &str,
-    headers: Vec<(&str, Header)>,
+    shards: Vec<Shard<'_>>,
     index: Option<&Index>,
 ) -> Result<(Table, Vec<String>), CheckpointError> {
     let error = |source| CheckpointError::Table { component: component.to_owned(), source };
-    let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
-    let table = Table::merge(headers).map_err(error)?;
+    let names = shards.iter().map(|shard| (shard.source, shard.name)).collect();
+    let table = Table::merge(shards).map_err(error)?;
     let remarks = match index {
         Some(index) => table.compare(index, &names).map_err(error)?,
         None => Vec::new(),

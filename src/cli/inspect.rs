@@ -6,7 +6,7 @@ mod tensors;
 use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use weightsd_core::{family, places};
+use weightsd_core::{family, places, source::Sources};
 
 use super::{args::Inspect, output::Format};
 use crate::{
@@ -64,7 +64,7 @@ struct Looked<'a> {
 impl Looked<'_> {
     fn open(&self, component: &str) -> Result<(ComponentFiles, Checkpoint), LoadError> {
         let files = self.snapshot.component(component)?;
-        let checkpoint = checkpoint::open(&files, &self.pool, &Unwatched)?;
+        let checkpoint = checkpoint::open(&files, &self.pool, &Unwatched, &mut Sources::default())?;
         Ok((files, checkpoint))
     }
 

@@ -12,12 +12,13 @@ use weightsd_core::{
     audit::AuditReport,
     identity::ComponentId,
     listing::BlobName,
-    place::{Layout, Making, Placed},
+    place::{At, Layout, Placed},
+    source::{SegmentId, Sources},
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
 use crate::{
-    checkpoint::{self, OpenShard},
+    checkpoint::{self, OpenShard, Source},
     derive::Image,
     resolve::ResolvedModel,
     snapshot::{Attestations, Suspect},
@@ -56,6 +57,15 @@ impl Segment {
     }
 }
 
+/// Where a lent tensor lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lent {
+    /// The file that is handed over.
+    pub segment: SegmentId,
+    /// What that file is to the component, and the bytes in it.
+    pub at: At,
+}
+
 /// What an adapter added.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapted {
@@ -80,18 +90,16 @@ pub struct Component {
     pub model: Arc<ResolvedModel>,
     /// The typed config as JSON; empty when there is none.
     pub config_json: String,
-    /// The files that are lent; [`Placed::shard`] counts in them.
+    /// The files that are lent, in the order of their [`SegmentId`].
     pub segments: Vec<Segment>,
     /// The image among them.
     pub image: Option<Arc<Image>>,
     /// The files that it was made from, adapters included, whether they are lent or not.
-    pub sources: Vec<Arc<OpenShard>>,
-    /// The same files under their names, to be compared with their hashes.
-    pub suspects: Vec<Suspect>,
+    pub sources: Sources<Source>,
     /// What adapters added.
     pub adapters: Vec<Adapted>,
     /// The tensors, sorted by name.
-    pub tensors: Vec<Placed>,
+    pub tensors: Vec<Placed<Lent>>,
     /// What was assumed, since neither configs nor weights tell.
     pub assumptions: Vec<String>,
     /// The audit.
@@ -106,13 +114,13 @@ impl Component {
     /// Sum of the tensors' lengths in bytes.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.range.end - tensor.range.start).sum()
+        self.tensors.iter().map(|tensor| tensor.at.at.bytes()).sum()
     }
 
     /// Whether all its files have hashes to be compared with.
     #[must_use]
     pub fn is_verifiable(&self) -> bool {
-        self.suspects.iter().all(|suspect| suspect.blob.is_some())
+        self.sources.iter().all(|source| source.file.blob().is_some())
     }
 
     /// When all its files were found to be what their names say: the earliest of the times, `None` unless each has one.
@@ -129,23 +137,29 @@ impl Component {
     }
 
     fn attested(&self, at: impl Fn(&BlobName, &FileIdentity) -> Option<SystemTime>) -> Option<SystemTime> {
-        let one = |(suspect, source): (&Suspect, &Arc<OpenShard>)| at(suspect.blob.as_ref()?, source.file.identity());
-        let times = self.suspects.iter().zip(&self.sources).map(one).collect::<Option<Vec<_>>>()?;
+        let one = |source: &Source| at(&source.file.blob()?, source.open.file.identity());
+        let times = self.sources.iter().map(one).collect::<Option<Vec<_>>>()?;
         times.into_iter().min()
     }
 
     /// Bytes of tensors that were computed.
     #[must_use]
     pub fn computed_bytes(&self) -> u64 {
-        let computed = self.tensors.iter().filter(|tensor| tensor.making == Making::Computed);
-        computed.map(|tensor| tensor.range.end - tensor.range.start).sum()
+        let computed = self.tensors.iter().filter(|tensor| tensor.at.at.is_derived());
+        computed.map(|tensor| tensor.at.at.bytes()).sum()
+    }
+
+    /// The files that it was made from, to be compared with their hashes.
+    #[must_use]
+    pub fn suspects(&self) -> Vec<Suspect> {
+        self.sources.iter().map(|source| source.file.suspect()).collect()
     }
 
     /// Whether every file that it was made from, and the image, is as it was when it was opened.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         let image = self.image.as_ref().is_none_or(|image| checkpoint::is_as_it_was(&image.file));
-        image && self.sources.iter().all(|source| checkpoint::is_as_it_was(&source.file))
+        image && self.sources.iter().all(|source| checkpoint::is_as_it_was(&source.open.file))
     }
 
     /// Whether every file that is lent still has the bytes that it had when it was opened, under whatever name.

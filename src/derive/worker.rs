@@ -296,8 +296,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&self, slice: &Slice, offset: u64, shape: &[u64]) -> Result<mlx_rs::Array, Failure> {
-        let absent = || Failure { kind: FailureKind::Io, message: format!("the order has no file {}", slice.file) };
-        let Source { file, is_passing } = self.files.get(slice.file as usize).ok_or_else(absent)?;
+        let absent = || Failure { kind: FailureKind::Io, message: format!("the order has no file {}", slice.source.0) };
+        let Source { file, is_passing } = self.files.get(slice.source.index()).ok_or_else(absent)?;
         filled(slice.dtype, shape, |memory| {
             let read = file.read_exact_at(memory, offset);
             if *is_passing {

@@ -46,7 +46,6 @@ impl PreparedAdapter {
     pub(super) fn plan(
         &self,
         opened: &Checkpoint,
-        first_file: u32,
         (family, component): (&dyn Family, &str),
         assembled: &Assembled,
     ) -> Result<AdapterPlan, LoadError> {
@@ -61,13 +60,8 @@ impl PreparedAdapter {
             let weight = assembled.table.get(&format!("{layer}.weight"))?;
             Some(weight.packed.as_ref().map_or(&weight.info.shape, |packed| &packed.logical_shape).clone())
         };
-        let input = AdapterInput {
-            name: &self.name,
-            tensors: &opened.table,
-            first_file,
-            config: self.config.as_ref(),
-            scale: self.scale,
-        };
+        let input =
+            AdapterInput { name: &self.name, tensors: &opened.table, config: self.config.as_ref(), scale: self.scale };
         Ok(adapter::plan(&input, component, targets, blocks, shape)?)
     }
 }

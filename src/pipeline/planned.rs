@@ -1,7 +1,7 @@
 //! Between opening and lending: a component of which everything is known but what has to be computed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -10,13 +10,14 @@ use weightsd_core::{
     assemble::Assembled,
     derive::{Derivation, MLX_VERSION},
     identity::ComponentId,
-    place::{Making, Placed},
+    place::{At, Placed},
+    source::{SegmentId, SourceId, Sources},
 };
 
 use super::Prepared;
 use crate::{
-    checkpoint::{self, OpenShard},
-    component::{Adapted, Component, Segment, Timings},
+    checkpoint::{self, Source},
+    component::{Adapted, Component, Lent, Segment, Timings},
     derive::{DeriveFailure, Image, Order, OrderedFile, Partial, Provenance},
     pace::Pace,
     progress::{Phase, Step},
@@ -27,11 +28,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Planned {
     pub(super) prepared: Prepared,
-    pub(super) sources: Vec<Arc<OpenShard>>,
-    /// How many of the sources are of the component, and of what is laid over it; the rest is of adapters.
-    pub(super) lendable: usize,
+    pub(super) sources: Sources<Source>,
     pub(super) assembled: Assembled,
-    pub(super) tensors: Vec<Placed>,
+    pub(super) tensors: Vec<Placed<At>>,
     pub(super) derivation: Option<Derivation>,
     pub(super) adapters: Vec<Adapted>,
     pub(super) timings: Timings,
@@ -48,12 +47,6 @@ impl Planned {
     #[must_use]
     pub fn derivation(&self) -> Option<&Derivation> {
         self.derivation.as_ref()
-    }
-
-    /// The files that are read for it, adapters included.
-    #[must_use]
-    pub fn sources(&self) -> &[Arc<OpenShard>] {
-        &self.sources
     }
 
     /// What an image of it is made from.
@@ -78,9 +71,9 @@ impl Planned {
     /// [`DeriveFailure`].
     pub async fn derive(&self, partial: &Partial, mut progress: impl FnMut(&Step)) -> Result<(), DeriveFailure> {
         let Some(derivation) = &self.derivation else { return Ok(()) };
-        let ordered = |source: &Arc<OpenShard>| OrderedFile {
-            path: source.file.path().to_owned(),
-            identity: source.file.identity().into(),
+        let ordered = |source: &Source| OrderedFile {
+            path: source.open.file.path().to_owned(),
+            identity: source.open.file.identity().into(),
         };
         let order = Order {
             files: self.sources.iter().map(ordered).collect(),
@@ -104,32 +97,21 @@ impl Planned {
         })
         .await?;
         // What was read by path was the same as what is held open, and still is.
-        let changed = self.sources.iter().find(|source| !checkpoint::is_as_it_was(&source.file));
-        changed.map_or(Ok(()), |source| Err(DeriveFailure::Changed { path: source.file.path().to_owned() }))
+        let changed = self.sources.iter().find(|source| !checkpoint::is_as_it_was(&source.open.file));
+        changed.map_or(Ok(()), |source| Err(DeriveFailure::Changed { path: source.open.file.path().to_owned() }))
     }
 
     /// The component, with the image of what had to be computed, which took so long.
     #[must_use]
     pub fn lend(self, image: Option<Arc<Image>>, took: Duration) -> Component {
-        let Self { prepared, sources, lendable, assembled, mut tensors, adapters, mut timings, .. } = self;
+        let Self { prepared, sources, assembled, tensors, adapters, mut timings, .. } = self;
         timings.derive = took;
-        // Files of which nothing is lent are not handed over.
-        let in_place = |tensor: &&Placed| tensor.making != Making::Computed;
-        let used: BTreeSet<u32> = tensors.iter().filter(in_place).map(|tensor| tensor.shard).collect();
-        let mut numbers: BTreeMap<u32, u32> = used.iter().copied().zip(0..).collect();
-        numbers.insert(count(lendable), count(used.len()));
-        for tensor in &mut tensors {
-            tensor.shard = numbers.get(&tensor.shard).copied().unwrap_or_default();
-        }
-        let lent = sources.iter().zip(0..).filter(|(_, number)| used.contains(number));
-        let lent = lent.map(|(source, _)| Segment::Checkpoint(Arc::clone(source)));
-        let segments = lent.chain(image.clone().map(Segment::Image)).collect();
+        let (segments, tensors) = lent(&sources, tensors, image.as_ref());
         tracing::info!(
             id = %prepared.id, model = %prepared.model, component = prepared.files.site.name, tensors = tensors.len(),
             took = ?prepared.started.elapsed(), "component loaded"
         );
         let config = &assembled.description.config;
-        let suspects = prepared.suspects();
         Component {
             id: prepared.id,
             family: prepared.recipe.family.id(),
@@ -140,7 +122,6 @@ impl Planned {
             segments,
             image,
             sources,
-            suspects,
             adapters,
             tensors,
             assumptions: assembled.assumptions.iter().map(ToString::to_string).collect(),
@@ -172,6 +153,40 @@ fn conversion(prepared: &Prepared) -> String {
     std::iter::once(layout).chain(conversion).chain(adapters).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn count(length: usize) -> u32 {
-    u32::try_from(length).unwrap_or(u32::MAX)
+/// A file that holds lent tensors.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum File {
+    Source(SourceId),
+    Derived,
+}
+
+/// The files that are lent, and the tensors in them. A source that holds no lent tensor is not handed over.
+fn lent(
+    sources: &Sources<Source>,
+    tensors: Vec<Placed<At>>,
+    image: Option<&Arc<Image>>,
+) -> (Vec<Segment>, Vec<Placed<Lent>>) {
+    // In the order of the sources; what was computed comes last.
+    let mut by_file: BTreeMap<File, Vec<Placed<At>>> = BTreeMap::new();
+    for tensor in tensors {
+        let file = match &tensor.at {
+            At::Source(stored) => File::Source(stored.source),
+            At::Derived(_) => File::Derived,
+        };
+        by_file.entry(file).or_default().push(tensor);
+    }
+    let segment = |file: &File| match file {
+        File::Source(source) => Segment::Checkpoint(Arc::clone(&sources[*source].open)),
+        File::Derived => {
+            Segment::Image(Arc::clone(image.expect("a plan that computes is lent with what was computed")))
+        }
+    };
+    let segments = by_file.keys().map(segment).collect();
+    let in_segment = |(number, tensors): (u32, Vec<Placed<At>>)| {
+        let lent = move |tensor: Placed<At>| tensor.moved(|at| Lent { segment: SegmentId(number), at });
+        tensors.into_iter().map(lent)
+    };
+    let mut lent: Vec<_> = (0..).zip(by_file.into_values()).flat_map(in_segment).collect();
+    lent.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    (segments, lent)
 }

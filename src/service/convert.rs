@@ -10,15 +10,16 @@ use weightsd_core::{
     listing::Listed,
     origin::Operation,
     parts::{FileKind, Located, PartProblem},
-    place::{Layout, Making, Placed},
+    place::{Layout, Placed},
     quantisation::{Packed, PackedRole},
+    source::SourceId,
     table::DtypeTotal,
 };
 use weightsd_proto::v1;
 use weightsd_segment::FileIdentity;
 
 use crate::{
-    component::{Adapted, Component, Segment},
+    component::{Adapted, Component, Lent, Segment},
     derive::{Provenance, Stored},
     pipeline::Audited,
     progress::{FileProgress, FileState, Phase, Step},
@@ -36,30 +37,24 @@ const SHAPES: usize = 100;
 /// A report as a message, its lists cut to samples.
 #[must_use]
 pub fn audit_report(report: &AuditReport) -> v1::AuditReport {
-    report_of(report, SAMPLE)
+    report_of(report, SAMPLE, |_| String::new())
 }
 
-/// The report of a component. Its origins count in the files that it was made from, of which not all may be lent.
+/// The report of a component.
 pub(super) fn component_audit(component: &Component) -> v1::AuditReport {
-    let mut message = audit_report(&component.audit);
-    for origin in &mut message.origins {
-        let suspect = component.suspects.get(origin.segment as usize);
-        origin.file = suspect.map(|suspect| suspect.name.clone()).unwrap_or_default();
-    }
-    message
+    report_of(&component.audit, SAMPLE, |source| component.sources[source].file.name.clone())
 }
 
 /// A report as a message, with all names, where they come from, and what was assumed.
 pub(crate) fn audited(audited: &Audited, full: bool) -> v1::AuditReport {
-    let mut message = report_of(&audited.assembled.report, if full { FULL } else { SAMPLE });
+    let names_max = if full { FULL } else { SAMPLE };
+    let mut message = report_of(&audited.assembled.report, names_max, |source| audited.files[source].clone());
     message.assumptions = audited.assembled.assumptions.iter().map(ToString::to_string).collect();
-    for origin in &mut message.origins {
-        origin.file = audited.files.get(origin.segment as usize).cloned().unwrap_or_default();
-    }
     message
 }
 
-fn report_of(report: &AuditReport, names_max: usize) -> v1::AuditReport {
+/// A report with at most `names_max` names in each list; `file` names a source.
+fn report_of(report: &AuditReport, names_max: usize, file: impl Fn(SourceId) -> String) -> v1::AuditReport {
     let names = |names: &[String]| names.iter().take(names_max).cloned().collect();
     let mismatches = |all: &[Mismatch]| {
         let one = |mismatch: &Mismatch| v1::TensorMismatch {
@@ -81,13 +76,13 @@ fn report_of(report: &AuditReport, names_max: usize) -> v1::AuditReport {
         layers: total.tensors,
         bytes: total.bytes,
     };
-    let origin = |(&segment, total): (&u32, &OriginTotal)| v1::OriginCount {
-        segment,
+    let origin = |(&source, total): (&SourceId, &OriginTotal)| v1::OriginCount {
+        segment: source.0,
         as_they_are: total.as_they_are,
         renamed: total.renamed,
         reshaped: total.reshaped,
         rows: total.rows,
-        file: String::new(),
+        file: file(source),
     };
     v1::AuditReport {
         component: report.component.clone(),
@@ -248,10 +243,11 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-pub(super) fn tensor(placed: &Placed) -> v1::Tensor {
+pub(super) fn tensor(placed: &Placed<Lent>) -> v1::Tensor {
+    let Lent { segment, at } = &placed.at;
     let origin = placed.origin.as_ref().map(|origin| origin.operation);
-    let (operation, rows) = match origin.filter(|_| placed.making != Making::Computed) {
-        None if placed.making == Making::Computed => (v1::TensorOperation::Computed, None),
+    let (operation, rows) = match origin.filter(|_| !at.is_derived()) {
+        None if at.is_derived() => (v1::TensorOperation::Computed, None),
         None | Some(Operation::Renamed) => (v1::TensorOperation::Unspecified, None),
         Some(Operation::Reshaped | Operation::KernelOhwi) => (v1::TensorOperation::Reshaped, None),
         Some(Operation::Rows { first, count, of }) => {
@@ -263,9 +259,9 @@ pub(super) fn tensor(placed: &Placed) -> v1::Tensor {
         source_name: placed.source_name.clone().unwrap_or_default(),
         dtype: placed.dtype.to_string(),
         shape: placed.shape.clone(),
-        segment: placed.shard,
-        offset: placed.range.start,
-        length: placed.range.end - placed.range.start,
+        segment: segment.0,
+        offset: at.range().start,
+        length: at.bytes(),
         operation: operation.into(),
         rows,
         packing: placed.packed.as_deref().map(packing),

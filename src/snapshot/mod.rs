@@ -474,6 +474,12 @@ impl ShardFile {
             ContentKey::File(..) => None,
         }
     }
+
+    /// The file, to be compared with its hash.
+    #[must_use]
+    pub fn suspect(&self) -> Suspect {
+        Suspect { name: self.name.clone(), path: self.path.clone(), blob: self.blob() }
+    }
 }
 
 fn read_index(path: &Path, folder: &str) -> Result<Index, SnapshotError> {

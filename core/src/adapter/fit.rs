@@ -35,8 +35,6 @@ const MLX: [(bool, bool); 4] = [(true, true), (false, false), (true, false), (fa
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tensors<'a> {
     pub(super) table: &'a Table,
-    /// Number of the adapter's first file.
-    pub(super) first_file: u32,
 }
 
 /// What a change has to be the size of.
@@ -121,8 +119,7 @@ impl Tensors<'_> {
         while shape.len() > 2 && shape.last() == Some(&1) {
             shape.pop();
         }
-        let file = self.first_file + tensor.shard;
-        Ok(Slice { file, range: tensor.info.range.clone(), dtype: tensor.info.dtype, shape })
+        Ok(Slice { source: tensor.source, range: tensor.info.range.clone(), dtype: tensor.info.dtype, shape })
     }
 
     fn misfit(self, change: &Change, frame: Frame<'_>) -> AdapterError {

@@ -19,10 +19,8 @@ use crate::{
 pub struct AdapterInput<'a> {
     /// Its name in errors and reports.
     pub name: &'a str,
-    /// The tensors of its files, whose shards count from 0.
+    /// The tensors of its files.
     pub tensors: &'a Table,
-    /// Number of its first file among all files of the derivation.
-    pub first_file: u32,
     /// Its config, when there is one.
     pub config: Option<&'a AdapterConfig>,
     /// How much of it is wanted: 1 for all, negative for the opposite.
@@ -71,7 +69,7 @@ fn deltas(
     }
     let names = input.tensors.tensors().iter().map(|tensor| &*tensor.info.name);
     let found = recognise(names, targets, blocks_of)?;
-    let tensors = Tensors { table: input.tensors, first_file: input.first_file };
+    let tensors = Tensors { table: input.tensors };
     let mut deltas = BTreeMap::new();
     let mut without_target = found.without_target;
     let mut remarks = Remarks::default();
@@ -203,6 +201,7 @@ mod tests {
     use crate::{
         derive::{Factor, Product},
         header::{Dtype, TensorInfo, byte_length},
+        source::SourceId,
         table::Sourced,
     };
 
@@ -232,18 +231,18 @@ mod tests {
 
     fn table(tensors: &[Tensor]) -> Table {
         let mut begin = 100;
-        let sourced = |(shard, &(name, dtype, shape)): (u32, &Tensor<'_>)| {
+        let sourced = |(number, &(name, dtype, shape)): (u32, &Tensor<'_>)| {
             let range = begin..begin + byte_length(dtype, shape).unwrap();
             begin = range.end;
             let info = TensorInfo { name: name.into(), dtype, shape: shape.to_vec(), range };
-            Sourced { shard: shard % 2, info, origin: None, packed: None }
+            Sourced { source: SourceId(5 + number % 2), info, origin: None, packed: None }
         };
         Table::of((0..).zip(tensors).map(sourced).collect()).unwrap()
     }
 
     fn plan_with(tensors: &[Tensor], config: Option<&AdapterConfig>, scale: f64) -> Result<AdapterPlan, AdapterError> {
         let tensors = table(tensors);
-        let input = AdapterInput { name: "style", tensors: &tensors, first_file: 5, config, scale };
+        let input = AdapterInput { name: "style", tensors: &tensors, config, scale };
         plan(&input, "transformer", &TARGETS, |_| 2, shape_of).map_err(|refused| {
             assert!(refused.to_string().starts_with("adapter `style`: "), "{refused}");
             refused.problem
@@ -278,10 +277,12 @@ mod tests {
         assert_eq!(plan.report.summary(), "adapter `style` changes 1 layer of `transformer`");
         let delta = only(plan);
         assert_eq!((delta.scale, delta.divisor, delta.rows), (-0.5, 2.0, 0..OUTPUT));
-        assert!(matches!(delta.alpha, Alpha::Stored(slice) if slice.file == 5 && slice.range == (100..108)));
+        assert!(
+            matches!(delta.alpha, Alpha::Stored(slice) if slice.source == SourceId(5) && slice.range == (100..108))
+        );
         let Product::LowRank { down, up } = delta.product else { panic!() };
-        assert_eq!((down.slice.file, down.slice.shape, down.slice.dtype), (6, vec![2, INPUT], Dtype::BF16));
-        assert_eq!((up.slice.file, up.slice.shape, up.transposed), (5, vec![OUTPUT, 2], false));
+        assert_eq!((down.slice.source, down.slice.shape, down.slice.dtype), (SourceId(6), vec![2, INPUT], Dtype::BF16));
+        assert_eq!((up.slice.source, up.slice.shape, up.transposed), (SourceId(5), vec![OUTPUT, 2], false));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::header::Dtype;
+use crate::{header::Dtype, source::SourceId};
 
 /// The version of MLX whose results are right. Another one may round otherwise, so it is a part of every identity.
 pub const MLX_VERSION: &str = "0.32.2";
@@ -26,8 +26,8 @@ pub const MLX_VERSION: &str = "0.32.2";
 /// The bytes of a tensor in one of the files of a derivation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
-    /// Number of the file: those of the component, then those laid over it, then those of the adapters.
-    pub file: u32,
+    /// The file.
+    pub source: SourceId,
     /// Its bytes, counted from the start of the file.
     pub range: Range<u64>,
     /// Type of an element.

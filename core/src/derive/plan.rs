@@ -11,7 +11,7 @@ use super::{
 use crate::{
     header::Dtype,
     header::FLOATS,
-    place::{Making, Placed},
+    place::{At, Making, Placed, Stored},
     quantisation::{Mode, Packed, PackedRole, Scheme},
     shown::shown,
 };
@@ -116,8 +116,8 @@ impl Derivation {
 /// The tensors of a component, and what has to be computed for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Derived {
-    /// The tensors, sorted by name. The segment of computed ones counts on from the files.
-    pub tensors: Vec<Placed>,
+    /// The tensors, sorted by name.
+    pub tensors: Vec<Placed<At>>,
     /// What has to be computed; `None` when everything is lent from where it lies.
     pub derivation: Option<Derivation>,
     /// What is worth knowing, and refuses nothing.
@@ -126,8 +126,6 @@ pub struct Derived {
 
 /// What a plan rests on, beside the tensors and the conversion.
 pub struct Setting<'a> {
-    /// Number of files of the component, with those laid over it: the segment of the image.
-    pub files: u32,
     /// Whether the family quantises a layer of that name.
     pub quantises: &'a dyn Fn(&str) -> bool,
     /// What adapters add, by layer.
@@ -141,7 +139,7 @@ pub struct Setting<'a> {
 /// # Errors
 /// [`DeriveError`].
 pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Derived, DeriveError> {
-    let Setting { files, quantises, mut deltas, metadata } = setting;
+    let Setting { quantises, mut deltas, metadata } = setting;
     let units = units(placed)?;
     let mut remarks = Vec::new();
     let chosen = match &conversion.packing {
@@ -157,14 +155,14 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         let added = unit.layer().and_then(|layer| deltas.remove(layer)).unwrap_or_default();
         match job(&unit, conversion, &chosen, added)? {
             Some((job, models)) => jobs.push((job, models)),
-            None => tensors.extend(unit.into_placed()),
+            None => tensors.extend(unit.into_placed().into_iter().map(|placed| placed.moved(At::Source))),
         }
     }
     if let Some(layer) = deltas.into_keys().next() {
         return Err(DeriveError::NoLayer { layer });
     }
     // In the order of their inputs, so that a disk is read and written from one end to the other.
-    jobs.sort_by_key(|(job, _)| job.input.slices().next().map(|slice| (slice.file, slice.range.start)));
+    jobs.sort_by_key(|(job, _)| job.input.slices().next().map(|slice| (slice.source, slice.range.start)));
     let mut outputs: Vec<&mut Output> = jobs.iter_mut().flat_map(|(job, _)| &mut job.outputs).collect();
     if let Some(reserved) = outputs.iter().find(|output| output.name.starts_with(ROOM)) {
         return Err(DeriveError::ReservedName { name: shown(&reserved.name) });
@@ -175,10 +173,8 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
             placed.name.clone_from(&output.name);
             placed.dtype = output.dtype;
             placed.shape.clone_from(&output.shape);
-            placed.shard = files;
-            placed.range = output.range.clone();
-            placed.making = Making::Computed;
-            tensors.push(placed);
+            placed.making = Making::AsStored;
+            tensors.push(placed.moved(|_| At::Derived(output.range.clone())));
         }
     }
     tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -415,13 +411,17 @@ fn slice(placed: &Placed) -> Slice {
         (Making::ToReorder, &[o, h, w, i]) => vec![o, i, h, w],
         (_, shape) => shape.to_vec(),
     };
-    Slice { file: placed.shard, range: placed.range.clone(), dtype: placed.dtype, shape }
+    let Stored { source, range } = placed.at.clone();
+    Slice { source, range, dtype: placed.dtype, shape }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::derive::{Alpha, Float, Matrix, Product};
+    use crate::{
+        derive::{Alpha, Float, Matrix, Product},
+        source::SourceId,
+    };
 
     fn placed(name: &str, dtype: Dtype, shape: &[u64]) -> Placed {
         Placed {
@@ -431,8 +431,7 @@ mod tests {
             making: Making::AsStored,
             dtype,
             shape: shape.to_vec(),
-            shard: 0,
-            range: 1000..1000 + crate::header::byte_length(dtype, shape).unwrap(),
+            at: Stored { source: SourceId(0), range: 1000..1000 + crate::header::byte_length(dtype, shape).unwrap() },
             origin: None,
             packed: None,
         }
@@ -454,7 +453,7 @@ mod tests {
     }
 
     fn delta() -> Delta {
-        let slice = Slice { file: 3, range: 0..4, dtype: Dtype::F32, shape: vec![1, 1] };
+        let slice = Slice { source: SourceId(3), range: 0..4, dtype: Dtype::F32, shape: vec![1, 1] };
         let product = Product::Full(Matrix { slice, transposed: false });
         Delta { product, scale: 1.0, alpha: Alpha::One, divisor: 1.0, rows: 0..1 }
     }
@@ -462,12 +461,12 @@ mod tests {
     fn run(tensors: Vec<Placed>, conversion: &Conversion, deltas: &[&str]) -> Result<Derived, DeriveError> {
         let deltas = deltas.iter().map(|&layer| (layer.to_owned(), vec![delta()])).collect();
         let quantises = |layer: &str| !layer.contains("embed");
-        plan(tensors, conversion, Setting { files: 2, quantises: &quantises, deltas, metadata: BTreeMap::new() })
+        plan(tensors, conversion, Setting { quantises: &quantises, deltas, metadata: BTreeMap::new() })
     }
 
-    /// Names, dtypes and segments of what is lent.
-    fn lent(derived: &Derived) -> Vec<(&str, Dtype, u32)> {
-        derived.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.dtype, tensor.shard)).collect()
+    /// Names and dtypes of what is lent, and whether it was computed.
+    fn lent(derived: &Derived) -> Vec<(&str, Dtype, bool)> {
+        derived.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.dtype, tensor.at.is_derived())).collect()
     }
 
     fn bf16() -> Conversion {
@@ -482,8 +481,11 @@ mod tests {
             placed("ids", Dtype::I64, &[3]),
         ];
         let derived = run(tensors.clone(), &bf16(), &[]).unwrap();
-        let expected =
-            [("module.a.weight", Dtype::BF16, 0), ("module.b.weight", Dtype::BF16, 2), ("module.ids", Dtype::I64, 0)];
+        let expected = [
+            ("module.a.weight", Dtype::BF16, false),
+            ("module.b.weight", Dtype::BF16, true),
+            ("module.ids", Dtype::I64, false),
+        ];
         assert_eq!(lent(&derived), expected);
         let jobs = derived.derivation.unwrap().jobs;
         assert_eq!((jobs.len(), jobs[0].cast, jobs[0].quantise), (1, Some(Dtype::BF16), None));
@@ -527,10 +529,10 @@ mod tests {
         let derived = run(tensors(), &conversion(&[], &[]), &[]).unwrap();
         assert_eq!(packed(&derived), ["module.a.weight", "module.b.weight"]);
         let expected = [
-            ("module.a.biases", Dtype::BF16, 2),
-            ("module.a.scales", Dtype::BF16, 2),
-            ("module.a.weight", Dtype::U32, 2),
-            ("module.b.bias", Dtype::BF16, 0),
+            ("module.a.biases", Dtype::BF16, true),
+            ("module.a.scales", Dtype::BF16, true),
+            ("module.a.weight", Dtype::U32, true),
+            ("module.b.bias", Dtype::BF16, false),
         ];
         assert_eq!(lent(&derived)[..4], expected);
         let weight = derived.tensors.iter().find(|tensor| tensor.name == "module.b.weight").unwrap();
@@ -557,12 +559,12 @@ mod tests {
         let conversion = |packing| Conversion { packing, ..bf16() };
         assert_eq!(run(tensors(), &bf16(), &[]).unwrap().derivation, None, "scales are not cast");
         let plain = run(tensors(), &conversion(Packing::Plain), &[]).unwrap();
-        assert_eq!(lent(&plain), [("module.a.weight", Dtype::BF16, 2)]);
+        assert_eq!(lent(&plain), [("module.a.weight", Dtype::BF16, true)]);
         assert_eq!(plain.tensors[0].shape, [4, 64]);
         let same = conversion(Packing::Quantised(stored, Selection::default()));
         assert_eq!(run(tensors(), &same, &[]).unwrap().derivation, None);
         let other = conversion(Packing::Quantised(scheme(Mode::Mxfp4, 4, 32), Selection::default()));
-        let expected = [("module.a.scales", Dtype::U8, 2), ("module.a.weight", Dtype::U32, 2)];
+        let expected = [("module.a.scales", Dtype::U8, true), ("module.a.weight", Dtype::U32, true)];
         assert_eq!(lent(&run(tensors(), &other, &[]).unwrap()), expected);
         let mut torn = tensors();
         torn.retain(|tensor| !tensor.name.ends_with("biases"));
@@ -578,12 +580,15 @@ mod tests {
             tensors
         };
         let again = run(tensors(), &Conversion::default(), &["a", "b"]).unwrap();
-        let expected =
-            [("module.a.scales", Dtype::U8, 2), ("module.a.weight", Dtype::U32, 2), ("module.b.weight", Dtype::F32, 2)];
+        let expected = [
+            ("module.a.scales", Dtype::U8, true),
+            ("module.a.weight", Dtype::U32, true),
+            ("module.b.weight", Dtype::F32, true),
+        ];
         assert_eq!(lent(&again), expected);
         assert!(again.derivation.unwrap().jobs.iter().all(|job| job.deltas.len() == 1 && job.cast.is_none()));
         let plain = Conversion { fused: Fused::Plain, ..Conversion::default() };
-        let expected = [("module.a.weight", Dtype::BF16, 2), ("module.b.weight", Dtype::F32, 0)];
+        let expected = [("module.a.weight", Dtype::BF16, true), ("module.b.weight", Dtype::F32, false)];
         assert_eq!(lent(&run(tensors(), &plain, &["a"]).unwrap()), expected);
         let absent = run(tensors(), &Conversion::default(), &["c"]).unwrap_err();
         assert_eq!(absent, DeriveError::NoLayer { layer: "c".into() });

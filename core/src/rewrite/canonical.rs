@@ -153,7 +153,7 @@ fn from_ohwi(tensor: &Sourced, name: String) -> Sourced {
 
 fn derived(tensor: &Sourced, name: String, shape: Vec<u64>, range: Range<u64>, operation: Operation) -> Sourced {
     Sourced {
-        shard: tensor.shard,
+        source: tensor.source,
         info: TensorInfo { name: name.into(), dtype: tensor.info.dtype, shape, range },
         origin: Some(Box::new(Origin { name: tensor.source_name().into(), operation })),
         packed: None,

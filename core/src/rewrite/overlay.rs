@@ -1,6 +1,6 @@
 //! A component of which some or all tensors are taken from another file.
 
-use crate::table::{Sourced, Table};
+use crate::table::Table;
 
 /// Endings of the tensors that only quantised layers have.
 const PACKED_ONLY: [&str; 2] = [".scales", ".biases"];
@@ -10,7 +10,7 @@ const WEIGHT: &str = ".weight";
 /// A component and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlay {
-    /// All tensors. Shards of the other file count on from those of the component.
+    /// All tensors.
     pub table: Table,
     /// Names of tensors that were there and are the other file's now.
     pub replaced: Vec<String>,
@@ -49,11 +49,11 @@ pub enum OverlayError {
     },
 }
 
-/// Lays `other` over `base`, both under the names of the catalogue. `base_shards` is the number of shards of `base`.
+/// Lays `other` over `base`, both under the names of the catalogue.
 ///
 /// # Errors
 /// [`OverlayError`].
-pub fn overlay(base: &Table, other: &Table, base_shards: u32) -> Result<Overlay, OverlayError> {
+pub fn overlay(base: &Table, other: &Table) -> Result<Overlay, OverlayError> {
     let (mut replaced, mut added) = (Vec::new(), Vec::new());
     for tensor in other.tensors() {
         let list = if base.get(&tensor.info.name).is_some() { &mut replaced } else { &mut added };
@@ -77,7 +77,6 @@ pub fn overlay(base: &Table, other: &Table, base_shards: u32) -> Result<Overlay,
         return Err(OverlayError::QuantisedOverPlain { count: packed.len(), sample: sample.clone() });
     }
     let kept = base.tensors().len() - replaced.len();
-    let moved = other.tensors().iter().map(|tensor| Sourced { shard: tensor.shard + base_shards, ..tensor.clone() });
-    let table = Table::of_latest(base.tensors().iter().cloned().chain(moved).collect());
+    let table = Table::of_latest(base.tensors().iter().chain(other.tensors()).cloned().collect());
     Ok(Overlay { table, replaced, added, kept })
 }

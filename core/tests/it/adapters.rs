@@ -8,6 +8,7 @@ use weightsd_core::{
     derive::{Alpha, Product},
     family::{Family, z_image::ZImage},
     header::Dtype,
+    source::SourceId,
 };
 
 use crate::common::{Entry, Model, table};
@@ -34,7 +35,7 @@ fn shapes(component: &str) -> BTreeMap<String, Vec<u64>> {
 
 fn planned(component: &str, entries: &[Entry]) -> Result<AdapterPlan, AdapterRefused> {
     let (tensors, shapes) = (table(entries), shapes(component));
-    let input = AdapterInput { name: "a", tensors: &tensors, first_file: 3, config: None, scale: 0.8 };
+    let input = AdapterInput { name: "a", tensors: &tensors, config: None, scale: 0.8 };
     plan(&input, component, targets(component), blocks_of, |layer| shapes.get(layer).cloned())
 }
 
@@ -59,7 +60,7 @@ fn the_distilled_adapter_of_the_publisher_changes_204_layers_by_the_factor_1() {
     assert_eq!(plan.deltas.len(), 204);
     assert!(!plan.report.is_partial(), "{}", plan.report.summary());
     for (layer, delta) in &plan.deltas {
-        assert!(matches!(&delta.alpha, Alpha::Stored(slice) if slice.file == 3), "{layer}");
+        assert!(matches!(&delta.alpha, Alpha::Stored(slice) if slice.source == SourceId(0)), "{layer}");
         // The file's alphas are all 128.
         assert_eq!((delta.divisor, delta.scale), (128.0, 0.8), "{layer}");
     }
@@ -117,7 +118,7 @@ proptest! {
             (format!("{layer}.{down}"), Dtype::F16, turned([rank, input], turn_down)),
             (format!("{layer}.{up}"), Dtype::F16, turned([parts * output, rank], turn_up)),
         ]);
-        let given = AdapterInput { name: "a", tensors: &tensors, first_file: 0, config: None, scale: 1.0 };
+        let given = AdapterInput { name: "a", tensors: &tensors, config: None, scale: 1.0 };
         let plan = plan(&given, "transformer", targets("transformer"), blocks_of, |_| Some(vec![output, input]));
         let plan = plan.unwrap();
         prop_assert_eq!(plan.deltas.len() as u64, parts);
@@ -147,7 +148,7 @@ proptest! {
             .map(|(marker, shape)| (format!("layers.0.attention.to_q.{marker}"), Dtype::F32, shape))
             .collect();
         let tensors = table(&entries);
-        let given = AdapterInput { name: "a", tensors: &tensors, first_file: 0, config: None, scale: 1.0 };
+        let given = AdapterInput { name: "a", tensors: &tensors, config: None, scale: 1.0 };
         let plan = plan(&given, "transformer", targets("transformer"), blocks_of, |_| Some(vec![4, 6]));
         let Ok(plan) = plan else { return Ok(()) };
         for delta in plan.deltas.values() {

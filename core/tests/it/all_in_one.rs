@@ -7,6 +7,7 @@ use weightsd_core::{
     origin::Operation,
     parts::{FileKind, Limit, Located, PartProblem},
     place::{Layout, place},
+    source::SourceId,
     table::Table,
 };
 
@@ -24,16 +25,7 @@ fn open(file: &[Entry], component: &str, name: &str) -> Result<Assembled, Assemb
     let located = locate(&table);
     let raw = Raw::of_part(&table, &located, component, None, &ZImage)?;
     let model = ZImage.name(Some(name), &ModelFacts::default());
-    assemble(Inputs {
-        component,
-        family: &ZImage,
-        description: None,
-        model,
-        raw,
-        shards: 1,
-        other: None,
-        declaration: None,
-    })
+    assemble(Inputs { component, family: &ZImage, description: None, model, raw, other: None, declaration: None })
 }
 
 fn one(name: &str, shape: &[u64]) -> Entry {
@@ -216,7 +208,7 @@ fn the_real_file_gives_all_three_components() {
     assert_eq!(origin.operation, Operation::Rows { first: 7680, count: 3840, of: 11520 });
     let whole = real.get(&origin.name).unwrap();
     assert_eq!(rows.info.range, whole.info.range.start + 2 * 7680 * 3840..whole.info.range.end);
-    let origins = transformer.report.origins[&0];
+    let origins = transformer.report.origins[&SourceId(0)];
     assert_eq!((origins.tensors(), origins.rows), (521, 102));
 }
 
@@ -359,7 +351,6 @@ fn smaller_models_describe_themselves_where_they_can() {
         description: Some(description),
         model: None,
         raw,
-        shards: 1,
         other: None,
         declaration: None,
     };

@@ -88,7 +88,7 @@ pub(crate) fn header(entries: &[Entry]) -> Header {
 }
 
 pub(crate) fn table(entries: &[Entry]) -> Table {
-    Table::merge(vec![("x.safetensors", header(entries))]).unwrap()
+    Table::of_file(header(entries))
 }
 
 /// The same tensors in the other layout, by the rules' way back.

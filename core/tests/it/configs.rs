@@ -8,6 +8,7 @@ use weightsd_core::{
         z_image::{SCHEDULER_CONFIG, SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig, ZImage},
     },
     header::{Dtype, Header, byte_length, dtype_from_name},
+    source::SourceId,
 };
 
 use crate::common::{Model, entries, table};
@@ -149,7 +150,7 @@ fn the_report_counts_shapes_dtypes_and_origins() {
     assert_eq!(report.shapes.values().map(|total| total.tensors).sum::<u32>(), 244);
     assert_eq!(report.shapes.values().map(|total| total.bytes).sum::<u64>(), report.tensor_bytes);
     assert_eq!(report.shapes[&vec![512, 512]].tensors, 8, "four projections in each half");
-    assert_eq!(report.origins[&0].as_they_are, 244);
+    assert_eq!(report.origins[&SourceId(0)].as_they_are, 244);
     assert!(report.remarks.iter().any(|remark| remark.contains("several dtypes")));
 }
 

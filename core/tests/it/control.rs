@@ -59,7 +59,6 @@ fn open(file: &[Entry]) -> Result<Assembled, AssembleError> {
         description: None,
         model: ZImage.name(None, &ModelFacts::default()),
         raw,
-        shards: 1,
         other: None,
         declaration: None,
     })

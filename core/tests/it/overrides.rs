@@ -5,36 +5,41 @@ use std::collections::BTreeSet;
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble},
     family::z_image::ZImage,
-    header::{Dtype, Header},
+    header::Dtype,
     place::{Layout, place},
     quantisation::{Mode, PackedRole, Scheme},
     rewrite::OverlayError,
-    table::Table,
+    source::SourceId,
+    table::{Shard, Table},
 };
 
 use crate::common::{Entry, Model, all_in_one, backwards, entries, header, table, under};
 
-const TWO_SHARDS: u32 = 2;
+/// The file that is laid over it.
+const THE_OTHER: SourceId = SourceId(2);
 
 /// The component in two shards, as in a snapshot.
 fn base(model: &Model, component: &str) -> Table {
     let own = entries(&model.catalogue(component), Dtype::F32);
     let (first, second) = own.split_at(own.len() / 2);
-    let shards: Vec<(&str, Header)> = vec![("a", header(first)), ("b", header(second))];
-    Table::merge(shards).unwrap()
+    let shard = |id, name, entries| Shard { source: SourceId(id), name, header: header(entries) };
+    Table::merge(vec![shard(0, "a", first), shard(1, "b", second)]).unwrap()
+}
+
+fn the_other(file: &[Entry]) -> Table {
+    Table::merge(vec![Shard { source: THE_OTHER, name: "c", header: header(file) }]).unwrap()
 }
 
 fn with_override(model: &Model, component: &str, file: &[Entry]) -> Result<Assembled, AssembleError> {
     let description = model.describe(component);
     let raw = Raw::of_files(&base(model, component), component, Some(&description), &ZImage, Default::default())?;
-    let other = Raw::of_override(&table(file), component, Some(&description), &ZImage)?;
+    let other = Raw::of_override(&the_other(file), component, Some(&description), &ZImage)?;
     assemble(Inputs {
         component,
         family: &ZImage,
         description: Some(description),
         model: None,
         raw,
-        shards: TWO_SHARDS,
         other: Some(other),
         declaration: None,
     })
@@ -63,7 +68,7 @@ fn all_of_a_transformer_is_replaced_in_either_layout_under_any_prefix() {
         assert!(assembled.report.is_clean(), "{}: {}", file[0].0, assembled.report.summary());
         let summary = assembled.overlay.unwrap();
         assert_eq!((summary.replaced.len(), summary.added.len(), summary.kept), (521, 0, 0), "{}", file[0].0);
-        assert!(assembled.table.tensors().iter().all(|tensor| tensor.shard == TWO_SHARDS));
+        assert!(assembled.table.tensors().iter().all(|tensor| tensor.source == THE_OTHER));
     }
 }
 
@@ -81,7 +86,7 @@ fn some_tensors_are_replaced_and_the_report_says_which() {
         .table
         .tensors()
         .iter()
-        .filter(|tensor| tensor.shard == TWO_SHARDS)
+        .filter(|tensor| tensor.source == THE_OTHER)
         .collect::<Vec<_>>()
         .iter()
         .map(|tensor| tensor.info.name.to_string())
@@ -89,13 +94,13 @@ fn some_tensors_are_replaced_and_the_report_says_which() {
     assert_eq!(from_file, summary.replaced.iter().cloned().collect());
     let origins = &assembled.report.origins;
     assert_eq!(origins.values().map(|origin| origin.tensors()).collect::<Vec<_>>().iter().sum::<u32>(), 521);
-    assert_eq!((origins[&2].tensors(), origins[&2].rows, origins[&2].renamed), (15, 3, 12));
+    assert_eq!((origins[&THE_OTHER].tensors(), origins[&THE_OTHER].rows, origins[&THE_OTHER].renamed), (15, 3, 12));
     assert!(assembled.report.remarks.iter().any(|remark| remark.contains("15 tensors come from the override, 506")));
     // And each tensor that is lent says so.
     let catalogue = assembled.description.catalogue.as_ref();
     let placed = place(&assembled.table, catalogue, &assembled.description.naming, Layout::Mlx).unwrap();
     let q = placed.iter().find(|tensor| tensor.name == "layers.7.attention.to_q.weight").unwrap();
-    assert_eq!((q.shard, q.dtype), (TWO_SHARDS, Dtype::BF16));
+    assert_eq!((q.at.source, q.dtype), (THE_OTHER, Dtype::BF16));
     assert_eq!(q.source_name.as_deref(), Some("model.diffusion_model.layers.7.attention.qkv.weight"));
     let other = placed.iter().find(|tensor| tensor.name == "layers.8.attention.to_q.weight").unwrap();
     assert_eq!((other.dtype, other.source_name.as_deref()), (Dtype::F32, None));
@@ -198,7 +203,6 @@ fn plain_weights_do_not_go_over_quantised_ones() {
             description: Some(description.clone()),
             model: None,
             raw: raw(base),
-            shards: 1,
             other: Some(raw(other)),
             declaration: None,
         })

@@ -84,15 +84,15 @@ proptest! {
             let file = table(&theirs);
             let there = canonical(file.tensors().iter().map(|tensor| (&*tensor.info.name, tensor)), &description.rules);
             let mut placed = place(&there.unwrap().table, None, &Naming::NONE, Layout::Source).unwrap();
-            placed.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
-            prop_assert!(placed.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
+            placed.sort_by_key(|tensor| (tensor.at.range.start, tensor.at.range.end));
+            prop_assert!(placed.windows(2).all(|pair| pair[0].at.range.end <= pair[1].at.range.start));
             let inside = |range: &std::ops::Range<u64>| header.data_start <= range.start && range.end <= header.file_length;
-            prop_assert!(placed.iter().all(|tensor| inside(&tensor.range)));
-            let bytes: u64 = placed.iter().map(|tensor| tensor.range.end - tensor.range.start).sum();
+            prop_assert!(placed.iter().all(|tensor| inside(&tensor.at.range)));
+            let bytes: u64 = placed.iter().map(|tensor| tensor.at.range.end - tensor.at.range.start).sum();
             prop_assert_eq!(bytes, header.tensor_bytes(), "every byte is lent once");
             for tensor in &placed {
                 let bytes = 2 * tensor.shape.iter().product::<u64>();
-                prop_assert_eq!(tensor.range.end - tensor.range.start, bytes, "{}", &tensor.name);
+                prop_assert_eq!(tensor.at.range.end - tensor.at.range.start, bytes, "{}", &tensor.name);
             }
         }
     }
@@ -121,7 +121,7 @@ proptest! {
         for part in &located.parts {
             let Ok(raw) = Raw::of_part(&table, &located, part.component, None, family) else { continue };
             let inputs = Inputs { component: part.component, family, description: None,
-                model: family.name(None, &ModelFacts::default()), raw, shards: 1, other: None, declaration: None };
+                model: family.name(None, &ModelFacts::default()), raw, other: None, declaration: None };
             // Hardly ever a model; that none of it panics is what counts, and that what is lent lies in the file.
             if let Ok(assembled) = assemble(inputs) {
                 for tensor in assembled.table.tensors() {

@@ -58,7 +58,6 @@ fn open(
         description: Some(description),
         model: None,
         raw,
-        shards: 1,
         other: None,
         declaration,
     })
@@ -236,7 +235,6 @@ fn without_a_catalogue_the_packed_shapes_are_compared_with_each_other() {
             description: Some(description),
             model: None,
             raw,
-            shards: 1,
             other: None,
             declaration,
         })
@@ -311,7 +309,6 @@ fn a_vae_that_mflux_saved_needs_no_computation() {
         description: Some(description),
         model: None,
         raw,
-        shards: 1,
         other: None,
         declaration: None,
     })
@@ -360,7 +357,6 @@ fn a_model_that_mflux_saved_describes_itself() {
             description: None,
             model: ZImage.name(Some("a/Z-Image-Turbo-MLX-Q4"), &ModelFacts::default()),
             raw,
-            shards: 1,
             other: None,
             declaration: declared.as_ref(),
         })

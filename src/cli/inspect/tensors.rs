@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use globset::{Glob, GlobMatcher};
 use weightsd_core::{
     origin::Operation,
+    source::Sources,
     table::{Sourced, Table},
 };
 
@@ -37,7 +38,7 @@ pub(super) fn run(looked: &Looked<'_>, component: &str, format: Format) -> anyho
         }
         Err(error) => {
             let (files, checkpoint): (_, Checkpoint) = looked.open(component)?;
-            let files: Vec<String> = files.shards.into_iter().map(|shard| shard.name).collect();
+            let files: Sources<String> = files.shards.into_iter().map(|shard| shard.name).collect();
             let listing = Listing { component, table: &checkpoint.table, files: &files, pattern, prefix: None };
             listing.print(command.full, &[as_they_are(&error)], format)
         }
@@ -52,7 +53,7 @@ fn as_they_are(error: &LoadError) -> String {
 struct Listing<'a> {
     component: &'a str,
     table: &'a Table,
-    files: &'a [String],
+    files: &'a Sources<String>,
     pattern: Option<GlobMatcher>,
     prefix: Option<String>,
 }
@@ -82,7 +83,7 @@ impl Listing<'_> {
 
     fn text(&self, listed: &[&Sourced]) -> String {
         let has_origins = listed.iter().any(|tensor| tensor.origin.is_some());
-        let has_files = self.files.len() > 1;
+        let has_files = self.files.iter().nth(1).is_some();
         let mut header = vec!["TENSOR", "DTYPE", "SHAPE", "SIZE"];
         // A prefix that all have is said once.
         let prefix = self.prefix.as_deref().unwrap_or_default();
@@ -108,7 +109,7 @@ impl Listing<'_> {
     }
 
     fn file(&self, tensor: &Sourced) -> &str {
-        self.files.get(tensor.shard as usize).map_or("", String::as_str)
+        &self.files[tensor.source]
     }
 
     fn json(&self, asked: &[&Sourced], notes: &[String]) -> serde_json::Value {

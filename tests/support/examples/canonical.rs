@@ -19,7 +19,7 @@ fn main() -> Result<()> {
     let [file, component, base] = arguments.as_slice() else {
         anyhow::bail!("usage: canonical <file.safetensors> <component> <base directory>");
     };
-    let table = Table::merge(vec![(file.as_str(), read_header(Path::new(file))?)])?;
+    let table = Table::of_file(read_header(Path::new(file))?);
     let (family, located) = family::locate(&table).context("no family knows the file")?;
     let mut facts = ModelFacts::default();
     for site in family.components(&facts) {
@@ -36,7 +36,6 @@ fn main() -> Result<()> {
         description: Some(description),
         model: None,
         raw,
-        shards: 1,
         other: None,
         declaration: None,
     })?;
@@ -47,7 +46,7 @@ fn main() -> Result<()> {
         .iter()
         .map(|tensor| {
             serde_json::json!({"name": tensor.name, "dtype": tensor.dtype.to_string(), "shape": tensor.shape,
-                "begin": tensor.range.start, "end": tensor.range.end})
+                "begin": tensor.at.range.start, "end": tensor.at.range.end})
         })
         .collect();
     println!("{}", serde_json::Value::from(json));

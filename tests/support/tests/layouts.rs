@@ -44,22 +44,14 @@ fn facts(checkpoint: &Checkpoint) -> ModelFacts {
 
 /// What a daemon does with a single file and a base model's configs.
 fn open(path: &Path, base: &Checkpoint, component: &str) -> Result<Assembled> {
-    let table = Table::merge(vec![("file", read_header(path)?)])?;
+    let table = Table::of_file(read_header(path)?);
     let (family, located) = family::locate(&table).context("a family")?;
     let facts = facts(base);
     let site = family.components(&facts).into_iter().find(|site| site.name == component).context("site")?;
     let description = family.describe(&site, &facts)?;
     let raw = Raw::of_part(&table, &located, component, Some(&description), family)?;
-    let inputs = Inputs {
-        component,
-        family,
-        description: Some(description),
-        model: None,
-        raw,
-        shards: 1,
-        other: None,
-        declaration: None,
-    };
+    let inputs =
+        Inputs { component, family, description: Some(description), model: None, raw, other: None, declaration: None };
     Ok(assemble(inputs)?)
 }
 
@@ -69,8 +61,8 @@ fn check_bytes(assembled: &Assembled, path: &Path, checkpoint: &Checkpoint, comp
     let placed = place(&assembled.table, catalogue, &assembled.description.naming, Layout::Source)?;
     let mut file = fs::File::open(path)?;
     for tensor in &placed {
-        let mut bytes = vec![0; usize::try_from(tensor.range.end - tensor.range.start)?];
-        file.seek(SeekFrom::Start(tensor.range.start))?;
+        let mut bytes = vec![0; usize::try_from(tensor.at.range.end - tensor.at.range.start)?];
+        file.seek(SeekFrom::Start(tensor.at.range.start))?;
         file.read_exact(&mut bytes)?;
         let expected = checkpoint.component(component).tensor(&tensor.name);
         ensure!((tensor.dtype, &tensor.shape) == (expected.dtype, &expected.shape), "{}", tensor.name);
@@ -122,7 +114,7 @@ fn at_true_size_the_file_has_1095_tensors_and_the_published_length() -> Result<(
     checkpoint.component_mut("transformer").set_dtype(Dtype::BF16);
     let written = checkpoint.write_single_file(folder.path(), "all.safetensors", &FilePart::COMFY)?;
     assert_eq!(written.tensors.len(), 1095);
-    let table = Table::merge(vec![("file", read_header(&weight_file(&written))?)])?;
+    let table = Table::of_file(read_header(&weight_file(&written))?);
     let (_, located) = family::locate(&table).context("a family")?;
     assert_eq!(located.kind, FileKind::AllInOne);
     for (component, tensors) in COMPONENTS.into_iter().zip([521, 398, 244]) {
@@ -154,7 +146,7 @@ fn control_files_are_read_byte_for_byte() -> Result<()> {
         let part = [FilePart { component: "controlnet", prefix: "", names: Names::Diffusers }];
         let written = checkpoint.write_single_file(folder.path(), "control.safetensors", &part)?;
         let path = weight_file(&written);
-        let table = Table::merge(vec![("file", read_header(&path)?)])?;
+        let table = Table::of_file(read_header(&path)?);
         let (family, located) = family::locate(&table).context("a family")?;
         let raw = Raw::of_part(&table, &located, "controlnet", None, family)?;
         let inputs = Inputs {
@@ -163,7 +155,6 @@ fn control_files_are_read_byte_for_byte() -> Result<()> {
             description: None,
             model: family.name(None, &ModelFacts::default()),
             raw,
-            shards: 1,
             other: None,
             declaration: None,
         };
@@ -193,7 +184,7 @@ fn quantised_directories_are_read_byte_for_byte() -> Result<()> {
         let path = written.weight_files_of("text_encoder").remove(0);
         let header = read_header(&path)?;
         let metadata = header.metadata.clone();
-        let table = Table::merge(vec![("file", header)])?;
+        let table = Table::of_file(header);
         let facts = facts(&checkpoint);
         let site = ZImage.components(&facts).into_iter().find(|site| site.name == "text_encoder").context("site")?;
         let description = ZImage.describe(&site, &facts)?;
@@ -206,7 +197,6 @@ fn quantised_directories_are_read_byte_for_byte() -> Result<()> {
             description: Some(description),
             model: None,
             raw,
-            shards: 1,
             other: None,
             declaration: declared.as_ref(),
         })?;
