@@ -70,7 +70,7 @@ pub struct Waiter<W: Work> {
     state: watch::Receiver<State<W>>,
 }
 
-/// The duty to do the work. Dropping it, also in a panic, takes the work off the list and wakes all waiters.
+/// The side that does the work. Dropping it, also in a panic, takes the work off the list and wakes all waiters.
 #[must_use = "the waiters are told that the work died when it is dropped"]
 pub struct Leader<W: Work> {
     shared: Arc<SharedWork<W>>,

@@ -45,7 +45,7 @@ use crate::{
     hub::Hub,
     pipeline::{LoadError, Prepared},
     resolve::{Places, ResolvedModel},
-    snapshot::{Attestations, Fetcher, Told},
+    snapshot::{Attestations, DownloadEvent, Fetcher},
     tasks::Tasks,
 };
 
@@ -152,10 +152,10 @@ impl Cache {
         let events = Arc::<Events>::default();
         let teller = Arc::clone(&events);
         let tell = Box::new(move |told| match told {
-            Told::Began(message) => teller.push(EventKind::DownloadBegan, None, message),
-            Told::Ended(message) => teller.push(EventKind::Downloaded, None, message),
-            Told::Failed(message) => teller.push(EventKind::DownloadFailed, None, message),
-            Told::Quarantined(message) => teller.push(EventKind::Quarantined, None, message),
+            DownloadEvent::Began(message) => teller.push(EventKind::DownloadBegan, None, message),
+            DownloadEvent::Ended(message) => teller.push(EventKind::Downloaded, None, message),
+            DownloadEvent::Failed(message) => teller.push(EventKind::DownloadFailed, None, message),
+            DownloadEvent::Quarantined(message) => teller.push(EventKind::Quarantined, None, message),
         });
         let (hub, attestations) = (Arc::clone(&config.hub), Arc::clone(&config.attestations));
         let fetcher = Fetcher::new(hub, attestations, config.free_space_floor, tell);

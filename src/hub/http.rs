@@ -48,9 +48,9 @@ pub struct Answer {
     pub host: String,
 }
 
-/// Which part of a file is wanted.
+/// Which range of a file is wanted.
 #[derive(Debug, Clone, Default)]
-pub struct Part {
+pub struct ByteRange {
     /// First byte.
     pub from: u64,
     /// Last byte and one; to the end when there is none.
@@ -127,14 +127,19 @@ impl Http {
     }
 
     /// `GET url`, redirects followed.
-    pub(super) async fn get(&self, url: Url, part: Option<&Part>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
+    pub(super) async fn get(
+        &self,
+        url: Url,
+        range: Option<&ByteRange>,
+        token: Option<&Token>,
+    ) -> Result<Answer, NoAnswer> {
         let deadline = self.answer_deadline;
         let sent_to = host(&url);
         let late = |_| HubError::Unreachable { host: sent_to, problem: format!("no answer within {deadline:?}") };
-        tokio::time::timeout(deadline, self.follow(url, part, token)).await.map_err(late)?
+        tokio::time::timeout(deadline, self.follow(url, range, token)).await.map_err(late)?
     }
 
-    async fn follow(&self, mut url: Url, part: Option<&Part>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
+    async fn follow(&self, mut url: Url, range: Option<&ByteRange>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
         let (mut blob, mut commit) = (None, None);
         for _ in 0..=REDIRECTS_MAX {
             let from_hub = self.is_hub(&url);
@@ -144,9 +149,9 @@ impl Http {
             if let Some(authorization) = authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
-            if let Some(part) = part {
-                request = request.header(RANGE, range_header(part));
-                if let Some(validator) = &part.validator {
+            if let Some(range) = range {
+                request = request.header(RANGE, range_header(range));
+                if let Some(validator) = &range.validator {
                     request = request.header(IF_RANGE, validator);
                 }
             }
@@ -286,10 +291,10 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
 }
 
-fn range_header(part: &Part) -> String {
-    match part.to {
-        Some(to) => format!("bytes={}-{}", part.from, to.saturating_sub(1)),
-        None => format!("bytes={}-", part.from),
+fn range_header(range: &ByteRange) -> String {
+    match range.to {
+        Some(to) => format!("bytes={}-{}", range.from, to.saturating_sub(1)),
+        None => format!("bytes={}-", range.from),
     }
 }
 

@@ -35,7 +35,7 @@ use weightsd_core::{
 pub(crate) use self::store::create_parent;
 pub use self::{
     error::HubError,
-    http::{Answer, Part},
+    http::{Answer, ByteRange},
     retry::Backoff,
     store::{BlobLock, RepoStore, blob_name},
 };
@@ -230,7 +230,7 @@ impl Hub {
         self.listings.try_get_with((repo.clone(), commit.clone()), ask).await.map_err(|error| (*error).clone())
     }
 
-    /// Asks for a file of a commit, or a part of it. One try: whoever reads the body must be ready to begin anew.
+    /// Asks for a file of a commit, or a range of it. One try: whoever reads the body must be ready to begin anew.
     ///
     /// # Errors
     /// [`HubError`].
@@ -239,7 +239,7 @@ impl Hub {
         repo: &RepoId,
         commit: &Commit,
         path: &str,
-        part: Option<&Part>,
+        range: Option<&ByteRange>,
     ) -> Result<Answer, HubError> {
         self.online(|| format!("`{path}` of `{repo}`"))?;
         let http = &self.engine()?.http;
@@ -248,12 +248,12 @@ impl Hub {
         parts.extend(path.split('/'));
         let token = Token::read(&self.settings.token);
         let asked = Asked::File { repo: repo.clone(), path: path.to_owned() };
-        http.get(http.url(&parts), part, token.as_ref())
+        http.get(http.url(&parts), range, token.as_ref())
             .await
             .map_err(|answer| asked.error(answer, &self.settings.endpoint))
     }
 
-    /// The content of a file, or of a part of it, of exactly `length` bytes; tried again when that may help.
+    /// The content of a file, or of a range of it, of exactly `length` bytes; tried again when that may help.
     ///
     /// # Errors
     /// [`HubError`].
@@ -262,15 +262,15 @@ impl Hub {
         repo: &RepoId,
         commit: &Commit,
         path: &str,
-        part: Option<Part>,
+        range: Option<ByteRange>,
         length: u64,
     ) -> Result<Vec<u8>, HubError> {
         let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
         self.on_own_threads(move |hub| async move {
             let stall = hub.settings.stall_deadline;
             let get = async || {
-                let mut answer = hub.file(&repo, &commit, &path, part.as_ref()).await?;
-                let from = part.as_ref().map_or(0, |part| part.from);
+                let mut answer = hub.file(&repo, &commit, &path, range.as_ref()).await?;
+                let from = range.as_ref().map_or(0, |range| range.from);
                 if answer.offset != from {
                     let problem = format!("bytes from {} on, and {from} was asked for", answer.offset);
                     return Err(HubError::Malformed { host: answer.host, problem });

@@ -29,7 +29,7 @@ use weightsd_segment::{FileIdentity, PinnedFile};
 
 pub use self::{
     attest::Attestations,
-    fetch::{Extent, FetchError, FetchReport, Fetcher, Told, Want},
+    fetch::{DownloadEvent, Extent, FetchError, FetchReport, Fetcher, Want},
     files::Files,
     remote::{Remote, RemoteComponent, RemoteError},
     verify::{Finding, Scope, Suspect, Verdict, VerifyError, verify},

@@ -15,7 +15,7 @@ use weightsd_core::{
 
 use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
 use crate::{
-    hub::{Hub, Part, RepoStore},
+    hub::{ByteRange, Hub, RepoStore},
     resolve::{Choice, HubTarget, Pin},
 };
 
@@ -151,8 +151,8 @@ impl Remote {
     }
 
     async fn range(&self, file: &str, from: u64, to: u64) -> Result<Vec<u8>, FetchError> {
-        let part = Part { from, to: Some(to), validator: None };
-        let got = self.hub.bytes(&self.target.repo, &self.pin.commit, file, Some(part), to - from).await;
+        let range = ByteRange { from, to: Some(to), validator: None };
+        let got = self.hub.bytes(&self.target.repo, &self.pin.commit, file, Some(range), to - from).await;
         got.map_err(|source| FetchError::File { file: file.to_owned(), source })
     }
 

@@ -19,7 +19,7 @@ use super::{FetchError, blocking, partial::Partial};
 use crate::{
     disk,
     flight::{Work, WorkContext},
-    hub::{self, Answer, BlobLock, Hub, HubError, Part, RepoStore},
+    hub::{self, Answer, BlobLock, ByteRange, Hub, HubError, RepoStore},
     progress::{FileState, FileStep},
     snapshot::Attestations,
 };
@@ -31,7 +31,7 @@ const CORRUPT_MAX: usize = 1;
 
 /// A file that is wanted.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(super) struct FetchJob {
     pub(super) store: RepoStore,
     pub(super) repo: RepoId,
     pub(super) commit: Commit,
@@ -64,7 +64,7 @@ impl Work for FileWork {
 /// What works on one job. Runs on the hub's threads: the connection and the writing share one, since handing over
 /// each piece to another would cost more than the writing does.
 pub(super) struct Download {
-    job: Job,
+    job: FetchJob,
     hub: Arc<Hub>,
     attestations: Arc<Attestations>,
     context: Arc<WorkContext<FileWork>>,
@@ -75,7 +75,7 @@ pub(super) struct Download {
 
 impl Download {
     pub(super) fn new(
-        job: Job,
+        job: FetchJob,
         hub: Arc<Hub>,
         attestations: Arc<Attestations>,
         context: WorkContext<FileWork>,
@@ -197,11 +197,11 @@ impl Download {
 
     /// One connection: writes what comes of it.
     async fn receive(&mut self, partial: &mut Partial) -> Result<(), FetchError> {
-        let Job { repo, commit, path, .. } = &self.job;
+        let FetchJob { repo, commit, path, .. } = &self.job;
         let from = partial.length();
-        let part = (from > 0).then(|| Part { from, to: None, validator: self.validator.clone() });
+        let range = (from > 0).then(|| ByteRange { from, to: None, validator: self.validator.clone() });
         let file = |source| FetchError::File { file: path.clone(), source };
-        let asked = self.hub.file(repo, commit, path, part.as_ref()).await;
+        let asked = self.hub.file(repo, commit, path, range.as_ref()).await;
         let mut answer = asked.map_err(|source| self.refused(source))?;
         self.check(&answer)?;
         self.validator.clone_from(&answer.validator);
@@ -244,7 +244,7 @@ impl Download {
 
     /// Whether the answer is about the file that is wanted.
     fn check(&self, answer: &Answer) -> Result<(), FetchError> {
-        let Job { commit, path, listed, .. } = &self.job;
+        let FetchJob { commit, path, listed, .. } = &self.job;
         let file = path.clone();
         if let Some(found) = answer.commit.as_ref().filter(|found| found.as_str() != commit.as_str()) {
             let found = weightsd_core::shown::shown(found);

@@ -21,7 +21,7 @@ use weightsd_core::{
 };
 
 pub use self::error::FetchError;
-use self::file::{Download, FileWork, Job};
+use self::file::{Download, FetchJob, FileWork};
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
     flight::{Joined, SharedWork, Waiter, Work, WorkContext},
@@ -74,7 +74,7 @@ pub struct FetchReport {
 
 /// Something that others than those who wait should know.
 #[derive(Debug, Clone)]
-pub enum Told {
+pub enum DownloadEvent {
     /// A download began.
     Began(String),
     /// It ended well.
@@ -86,7 +86,7 @@ pub enum Told {
 }
 
 /// Whoever is told.
-pub(crate) type Tell = Box<dyn Fn(Told) + Send + Sync>;
+pub(crate) type OnDownload = Box<dyn Fn(DownloadEvent) + Send + Sync>;
 
 /// Downloads that run: what they are of, how far they are, and how many wait.
 pub(crate) type FetchReports = Vec<(String, Step, usize)>;
@@ -121,7 +121,7 @@ pub struct Fetcher {
     files: Arc<SharedWork<FileWork>>,
     sets: Arc<SharedWork<SetWork>>,
     floor: u64,
-    tell: Tell,
+    tell: OnDownload,
 }
 
 impl fmt::Debug for Fetcher {
@@ -133,7 +133,7 @@ impl fmt::Debug for Fetcher {
 impl Fetcher {
     /// Downloads from `hub`, leaving `floor` bytes free. `tell` is told what begins and ends.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, attestations: Arc<Attestations>, floor: u64, tell: Tell) -> Arc<Self> {
+    pub fn new(hub: Arc<Hub>, attestations: Arc<Attestations>, floor: u64, tell: OnDownload) -> Arc<Self> {
         Arc::new(Self { hub, attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
     }
 
@@ -223,7 +223,7 @@ impl Set {
         match &result {
             Ok(report) if report.bytes_fetched > 0 => {
                 let bytes = humansize::format_size(report.bytes_fetched, humansize::DECIMAL);
-                (self.fetcher.tell)(Told::Ended(format!(
+                (self.fetcher.tell)(DownloadEvent::Ended(format!(
                     "{what}: {} files are there, {bytes} came",
                     report.files.len()
                 )));
@@ -234,7 +234,7 @@ impl Set {
                     self.fetcher.hub.forget_listing(&self.key.repo, &self.key.commit).await;
                     self.key.store.drop_listing(&self.key.commit);
                 }
-                (self.fetcher.tell)(Told::Failed(format!("{what}: {error}")));
+                (self.fetcher.tell)(DownloadEvent::Failed(format!("{what}: {error}")));
             }
         }
         result
@@ -357,7 +357,7 @@ impl Set {
             let total =
                 humansize::format_size(missing.values().map(|listed| listed.bytes).sum::<u64>(), humansize::DECIMAL);
             let message = format!("{}@{}: {} files, {total}", self.key.repo, self.key.revision, missing.len());
-            (self.fetcher.tell)(Told::Began(message));
+            (self.fetcher.tell)(DownloadEvent::Began(message));
         }
         let mut waiters = Vec::new();
         // One content under two names comes once.
@@ -386,7 +386,7 @@ impl Set {
 
     fn join(&self, path: &str, listed: &Listed) -> Result<Waiter<FileWork>, FetchError> {
         let fetcher = &self.fetcher;
-        let job = Job {
+        let job = FetchJob {
             store: self.key.store.clone(),
             repo: self.key.repo.clone(),
             commit: self.key.commit.clone(),
