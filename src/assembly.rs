@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weightsd_core::{
     assemble::{self, AssembleError, Assembled, Inputs, Raw, declaration},
+    explain::{Explain, Explanation, Reason},
     family::{ComponentSite, ConfigError, Description, Family, ModelFacts, Named},
     parts::Located,
     table::Table,
@@ -56,6 +57,21 @@ pub enum RecipeError {
         /// The weights'.
         family: &'static str,
     },
+}
+
+impl Explain for RecipeError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Config(_) => {
+                let hint = "the configuration is damaged or of another kind of model: fetch it again, or name a `base`";
+                Explanation::new(Reason::InvalidConfig, "", hint)
+            }
+            Self::Snapshot(error) => error.explain(),
+            Self::OtherFamily { .. } => {
+                Explanation::new(Reason::InvalidRequest, "base", "name a base model of the same kind")
+            }
+        }
+    }
 }
 
 impl Recipe {

@@ -16,10 +16,10 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Starts a task. It ends by itself soon after [`Self::stopping`] is cancelled.
+    /// Starts a task within the current span. It ends by itself soon after [`Self::stopping`] is cancelled.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let span = tracing::debug_span!("task", name);
-        self.tracker.spawn(task.instrument(span));
+        self.tracker.spawn(task.instrument(span).in_current_span());
     }
 
     /// Work that is not a task and is waited for like one, until the token is dropped.

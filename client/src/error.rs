@@ -2,9 +2,10 @@ use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 use tonic::{Code, Status};
+use weightsd_core::explain::Tier;
 use weightsd_proto::{
     rich_error,
-    v1::{AuditReport, ErrorDetail, ErrorReason},
+    v1::{AuditReport, ErrorDetail, ErrorReason, ErrorTier},
 };
 use weightsd_segment::MapError;
 
@@ -84,6 +85,18 @@ impl ClientError {
         }
     }
 
+    /// Who has to act.
+    pub fn tier(&self) -> Tier {
+        match self {
+            ClientError::Daemon(error) => error.tier(),
+            ClientError::Connect(_) | ClientError::Deadline { .. } | ClientError::Disconnected { .. } => {
+                Tier::Unavailable
+            }
+            ClientError::Protocol(_) => Tier::Bug,
+            ClientError::Handoff(_) | ClientError::Map { .. } | ClientError::Io(_) => Tier::Condition,
+        }
+    }
+
     /// When to try again, if somebody said so.
     pub fn retry_after(&self) -> Option<Duration> {
         Duration::try_from(self.daemon()?.detail()?.retry_after?).ok()
@@ -147,6 +160,21 @@ impl DaemonError {
         (reason != ErrorReason::Unspecified).then_some(reason)
     }
 
+    /// Who has to act, or what the code tells of that where the status comes from the gRPC library alone.
+    pub fn tier(&self) -> Tier {
+        match self.detail().map(ErrorDetail::tier) {
+            Some(ErrorTier::Request) => Tier::Request,
+            Some(ErrorTier::Condition) => Tier::Condition,
+            Some(ErrorTier::Unavailable) => Tier::Unavailable,
+            Some(ErrorTier::Bug) => Tier::Bug,
+            Some(ErrorTier::Unspecified) | None => match self.code {
+                Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => Tier::Request,
+                Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => Tier::Unavailable,
+                _ => Tier::Bug,
+            },
+        }
+    }
+
     /// Whether the same request may succeed later without a change.
     pub fn retryable(&self) -> bool {
         self.detail().map_or(self.code == Code::Unavailable, |detail| detail.retryable)
@@ -191,6 +219,7 @@ mod tests {
             retryable: false,
             audit: Some(AuditReport { missing: 3, ..AuditReport::default() }),
             retry_after: Some(prost_types::Duration { seconds: 7, nanos: 0 }),
+            tier: ErrorTier::Condition.into(),
         }
     }
 

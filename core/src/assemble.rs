@@ -5,6 +5,7 @@
 use crate::{
     audit::{AuditReport, audit},
     catalogue::Catalogue,
+    explain::{Explain, Explanation, Reason},
     family::{Assumption, ComponentSite, ConfigError, Description, Family, InferError, ModelFacts, Named},
     layers::layers,
     parts::{Located, PartProblem, locate},
@@ -52,11 +53,14 @@ pub enum AssembleError {
     },
 }
 
-impl AssembleError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
+impl Explain for AssembleError {
+    fn explain(&self) -> Explanation {
+        let reason = match self {
+            Self::NoPart { .. } => Reason::ComponentNotFound,
+            Self::Config(_) | Self::Infer(_) | Self::Declaration(_) => Reason::InvalidConfig,
+            Self::Rewrite(_) | Self::Overlay(_) | Self::OtherModel { .. } => Reason::InvalidCheckpoint,
+        };
+        let hint = match self {
             Self::Config(_) => "fetch the config again, or name a base model that has it",
             Self::Infer(_) => "name a base model whose configs the weights have",
             Self::Rewrite(_) => "the file mixes two layouts: save it anew in one of them",
@@ -69,7 +73,8 @@ impl AssembleError {
             }
             Self::Declaration(_) => "fetch the manifest again: without it the packed weights have no meaning",
             Self::OtherModel { .. } => "the file belongs to another model: name that model as the base",
-        }
+        };
+        Explanation::new(reason, "", hint)
     }
 }
 

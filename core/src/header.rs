@@ -16,7 +16,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::shown::shown;
+use crate::{
+    explain::{Explain, Explanation, Reason},
+    shown::shown,
+};
 
 /// Dtypes that a float parameter may have on disk.
 pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
@@ -280,18 +283,17 @@ pub enum HeaderError {
     },
 }
 
-impl HeaderError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
+impl Explain for HeaderError {
+    fn explain(&self) -> Explanation {
+        let hint = match self {
             Self::Truncated { .. } | Self::HeaderTruncated { .. } | Self::FileTooShort { .. } => {
                 "the file was cut while it was copied or downloaded: fetch it again"
             }
             Self::SomethingElse { hint, .. } => hint,
             Self::UnknownDtype { .. } => "the file was written by a newer or another format: convert it",
             _ => "the file is damaged or was not written by a safetensors library: fetch it again, or save it anew",
-        }
+        };
+        Explanation::new(Reason::InvalidCheckpoint, "", hint)
     }
 }
 

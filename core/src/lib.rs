@@ -8,6 +8,7 @@ pub mod audit;
 pub mod budget;
 pub mod catalogue;
 pub mod derive;
+pub mod explain;
 pub mod family;
 pub mod handoff;
 pub mod header;

@@ -7,6 +7,7 @@ use std::{collections::HashMap, ops::Range};
 
 use crate::{
     catalogue::{Catalogue, Role},
+    explain::{Explain, Explanation, Reason},
     header::Dtype,
     naming::Naming,
     origin::{Operation, Origin},
@@ -129,6 +130,14 @@ pub enum PlanError {
         /// The other.
         second: String,
     },
+}
+
+impl Explain for PlanError {
+    fn explain(&self) -> Explanation {
+        let Self::NameCollision { name, .. } = self;
+        let hint = "the checkpoint mixes two naming schemes; ask for `layout = LAYOUT_SOURCE`";
+        Explanation::new(Reason::InvalidCheckpoint, name, hint)
+    }
 }
 
 /// Places the tensors of `table` in `layout`. With a catalogue, layout MLX places what the catalogue expects and

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use crate::explain::{Explain, Explanation, Reason};
+
 const SUFFIX: &str = ".safetensors";
 /// In a name, it wins over size.
 const NEWER: &str = "v2";
@@ -66,14 +68,13 @@ pub enum PreferredError {
     },
 }
 
-impl PreferredError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
+impl Explain for PreferredError {
+    fn explain(&self) -> Explanation {
+        let hint = match self {
             Self::Nothing => "give the directory that holds the weights",
             Self::Ambiguous { .. } => "give the path of the file instead of its directory",
-        }
+        };
+        Explanation::new(Reason::AmbiguousWeights, "", hint)
     }
 }
 
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(ambiguous(&control, Preference::OnlyOne), ["tile.safetensors", "union.safetensors"]);
         let error = preferred(control, Preference::OnlyOne).unwrap_err();
         assert!(error.to_string().contains("tile.safetensors, union.safetensors"), "{error}");
-        assert!(error.hint().contains("path of the file"));
+        assert!(error.explain().hint.contains("path of the file"));
         assert_eq!(preferred([("a.txt", 1)], Preference::NewerOrLargest), Err(PreferredError::Nothing));
     }
 

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::explain::{Explain, Explanation, Reason};
+
 /// Ending of an index file.
 pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
 const SUFFIX: &str = ".safetensors";
@@ -60,6 +62,26 @@ pub enum SelectError {
         /// How many there should be.
         total: u32,
     },
+}
+
+impl Explain for SelectError {
+    fn explain(&self) -> Explanation {
+        let (reason, folder, hint) = match self {
+            Self::NoVariant { folder, .. } => {
+                (Reason::VariantNotFound, folder, "leave the variant out, or name one that is listed")
+            }
+            Self::Nothing { folder } => {
+                (Reason::SnapshotIncomplete, folder, "the component's weights were not fetched, or lie elsewhere")
+            }
+            Self::MissingShards { folder, .. } => (Reason::SnapshotIncomplete, folder, "fetch the missing files again"),
+            Self::Ambiguous { folder, .. } => (
+                Reason::AmbiguousWeights,
+                folder,
+                "choose with `patterns` or `variant`, or name the file that you mean by its path",
+            ),
+        };
+        Explanation::new(reason, folder, hint)
+    }
 }
 
 impl SelectError {

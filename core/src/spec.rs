@@ -7,7 +7,10 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
-use crate::shown::shown;
+use crate::{
+    explain::{Explain, Explanation, Reason},
+    shown::shown,
+};
 
 /// Longest spec, in bytes.
 pub const SPEC_BYTES_MAX: usize = 4096;
@@ -106,11 +109,13 @@ pub enum SpecError {
     },
 }
 
-impl SpecError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
+impl Explain for SpecError {
+    fn explain(&self) -> Explanation {
+        let reason = match self {
+            Self::TwoRevisions { .. } | Self::RevisionOfPath { .. } => Reason::InvalidRequest,
+            _ => Reason::InvalidSpec,
+        };
+        let hint = match self {
             Self::LooksLikeFolder { .. } | Self::NotAnId { .. } => {
                 "write a path with a leading `/`, `./` or `~/`, or a Hugging Face id as `org/repo`, `org/repo:revision` or `org/repo@revision`"
             }
@@ -124,7 +129,8 @@ impl SpecError {
             Self::Empty | Self::TooLong { .. } | Self::ControlCharacter { .. } => {
                 "give an absolute path or a Hugging Face id such as `Tongyi-MAI/Z-Image-Turbo`"
             }
-        }
+        };
+        Explanation::new(reason, "model.spec", hint)
     }
 }
 

@@ -132,7 +132,7 @@ fn shorten(text: &mut String, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::{DtypeCount, ErrorReason, TensorMismatch};
+    use crate::v1::{DtypeCount, ErrorReason, ErrorTier, TensorMismatch};
 
     fn audit(samples: usize, text: &str) -> AuditReport {
         let mismatch = TensorMismatch { name: text.into(), expected: text.into(), found: text.into() };
@@ -157,6 +157,7 @@ mod tests {
             retryable: true,
             audit: Some(audit),
             retry_after: Some(prost_types::Duration { seconds: i64::MAX, nanos: 999_999_999 }),
+            tier: ErrorTier::Condition.into(),
         }
     }
 

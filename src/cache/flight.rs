@@ -111,7 +111,6 @@ impl Cache {
             }
             Err(error) => {
                 let message = format!("{component} of {spec}: {error}");
-                tracing::warn!(%id, "{message}");
                 self.events().push(EventKind::LoadFailed, None, message);
                 Err(error)
             }

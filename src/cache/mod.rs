@@ -26,6 +26,8 @@ use dashmap::{DashMap, mapref::entry::Entry as Slot};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use weightsd_core::{
+    audit::AuditReport,
+    explain::{Explain, Explanation, Reason},
     handoff::Ticket,
     identity::ComponentId,
     policy::{self, Decision, KeepAliveLimits, Wish},
@@ -122,6 +124,28 @@ pub enum AcquireError {
     /// The daemon stops.
     #[error("weightsd is stopping")]
     Stopping,
+}
+
+impl Explain for AcquireError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Load(error) => error.explain(),
+            Self::Deadline { operation, .. } => Explanation::new(
+                Reason::Deadline,
+                *operation,
+                "the disk or network file system is slow: try again, or raise `load_deadline` in the configuration file",
+            ),
+            Self::Died { operation } => Explanation::new(Reason::Internal, *operation, "report it with the log"),
+            Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
+        }
+    }
+
+    fn audit(&self) -> Option<&AuditReport> {
+        match self {
+            Self::Load(error) => error.audit(),
+            _ => None,
+        }
+    }
 }
 
 impl From<LoadError> for AcquireError {

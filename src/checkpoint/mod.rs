@@ -6,6 +6,7 @@ mod pool;
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
     header::{self, Header, HeaderError, PREFIX_BYTES},
     index::Index,
     source::Sources,
@@ -16,6 +17,7 @@ use weightsd_segment::PinnedFile;
 pub use self::pool::{ShardPool, is_as_it_was, is_intact};
 use crate::{
     assembly::Tensors,
+    disk,
     progress::{Phase, Step, Watcher},
     snapshot::{ComponentFiles, ShardFile},
     turn::in_turn,
@@ -89,6 +91,24 @@ pub enum CheckpointError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Explain for CheckpointError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Header { path, source } => Explanation { resource: path.display().to_string(), ..source.explain() },
+            Self::Table { component, .. } => {
+                let hint = "files of different downloads were mixed: fetch the component again";
+                Explanation::new(Reason::IndexMismatch, component, hint)
+            }
+            Self::Changed { path } => {
+                let hint = "somebody writes to it; try again later";
+                Explanation::new(Reason::FileChanged, path.display().to_string(), hint)
+            }
+            Self::Abandoned => Explanation::new(Reason::Abandoned, "", "ask again"),
+            Self::Io { path, source } => disk::explain(path, source),
+        }
+    }
 }
 
 /// Opens the shards of `files`, or takes them from `pool` where they are open already, and adds them to `sources`.

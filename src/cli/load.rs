@@ -8,6 +8,7 @@ use weightsd_client::{
 
 use super::{
     args::{Beside, FloatType, Layout, Load, Model, Treatment},
+    failure::UsageError,
     output::{self, Format, bytes, print, short, time},
     progress::Bars,
 };
@@ -86,7 +87,8 @@ fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow::Result<Loa
         request = request.dequantise();
     }
     if !scales.is_empty() && scales.len() != adapters.len() {
-        anyhow::bail!("there are {} adapters and {} scales: give one scale for each", adapters.len(), scales.len());
+        let problem = format!("there are {} adapters and {} scales", adapters.len(), scales.len());
+        return Err(UsageError::new(problem, "give one `--adapter-scale` for each `--adapter`, or none").into());
     }
     let scales = scales.into_iter().chain(std::iter::repeat(1.0));
     for (adapter, scale) in adapters.into_iter().zip(scales) {

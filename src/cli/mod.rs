@@ -6,6 +6,7 @@ mod audit;
 mod demo;
 mod events;
 mod evict;
+mod failure;
 mod inspect;
 mod install;
 mod load;
@@ -16,29 +17,33 @@ mod resolve;
 mod serve;
 mod status;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser as _};
 use tokio::runtime::{Builder, Runtime};
-use weightsd_client::{Client, ClientError, ConnectOptions};
+use weightsd_client::{Client, ConnectOptions};
+use weightsd_core::explain::Tier;
 
 use self::args::{Args, Command};
-use crate::{derive, service::Failure};
+use crate::derive;
 
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(shown) => {
+            // Nothing helps when the output is gone too; the same holds below.
+            let _ = shown.print();
+            return if shown.use_stderr() { failure::exit_code(Tier::Request) } else { ExitCode::SUCCESS };
+        }
+    };
     match run(args) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nothing helps when standard error is gone too.
-            let _ = report(&error);
-            ExitCode::FAILURE
+            let _ = failure::report(&error);
+            failure::exit_code(failure::tier(&error))
         }
     }
 }
@@ -85,29 +90,6 @@ fn options(socket: Option<std::path::PathBuf>) -> ConnectOptions {
 /// thread is answered sooner.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
-}
-
-/// `error: what happened`, its causes, and what to do.
-fn report(error: &anyhow::Error) -> io::Result<()> {
-    let mut out = io::stderr().lock();
-    match (error.downcast_ref::<ClientError>(), error.downcast_ref::<crate::pipeline::LoadError>()) {
-        (Some(error), _) => {
-            let text = error.daemon().map_or_else(|| error.to_string(), |daemon| daemon.message().to_owned());
-            writeln!(out, "error: {text}")?;
-            if let Some(hint) = error.hint() {
-                writeln!(out, "hint: {hint}")?;
-            }
-            if let Some(report) = error.audit() {
-                writeln!(out, "\n{}", audit::text(report, audit::Detail::Short))?;
-            }
-            Ok(())
-        }
-        (None, Some(error)) => {
-            let failure = Failure::from(error);
-            writeln!(out, "error: {}\nhint: {}", failure.message(), failure.hint())
-        }
-        (None, None) => writeln!(out, "error: {error:#}"),
-    }
 }
 
 /// `weightsd ls | head -1` is no failure.

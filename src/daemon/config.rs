@@ -11,6 +11,7 @@ use std::{
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
     hub_env::{self, TokenSource},
     places::{self, Platform},
     policy::KeepAliveLimits,
@@ -144,6 +145,20 @@ pub enum ConfigFileError {
         #[source]
         source: Box<toml::de::Error>,
     },
+}
+
+impl Explain for ConfigFileError {
+    fn explain(&self) -> Explanation {
+        let (path, hint) = match self {
+            Self::Io { path, .. } => {
+                (path, "make it readable, or name another file with `--config` or WEIGHTSD_CONFIG")
+            }
+            Self::Toml { path, .. } => {
+                (path, "`weightsd serve --help` lists the settings; in the file they have `_` for `-`")
+            }
+        };
+        Explanation::new(Reason::InvalidRequest, path.display().to_string(), hint)
+    }
 }
 
 impl ConfigFile {

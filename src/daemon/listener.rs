@@ -12,8 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weightsd_core::places::{self, Platform, SocketPathTooLong};
+use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
+    places::{self, Platform, SocketPathTooLong},
+};
 use weightsd_segment::activation;
+
+use crate::disk;
 
 /// Name of the socket in the launchd plist.
 const LAUNCHD_NAME: &str = "Listener";
@@ -82,6 +87,30 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Explain for BindError {
+    fn explain(&self) -> Explanation {
+        let (reason, hint) = match self {
+            Self::TooLong(_) => (Reason::InvalidRequest, "name a shorter path with `--socket` or WEIGHTSD_SOCKET"),
+            Self::InUse { .. } => (
+                Reason::InUse,
+                "`weightsd status` shows the daemon; stop it first, or choose another socket with `--socket`",
+            ),
+            Self::OpenDirectory { .. } => {
+                (Reason::InvalidRequest, "`chmod 700` it, or name a socket in a directory of your own with `--socket`")
+            }
+            Self::NotASocket { .. } => {
+                (Reason::InvalidRequest, "move it away, or choose another path with `--socket` or WEIGHTSD_SOCKET")
+            }
+            Self::NothingInherited => (
+                Reason::InvalidRequest,
+                "`--activated` is for units of launchd and systemd, as `weightsd install` writes them: leave it out",
+            ),
+            Self::Io { path, source, .. } => return disk::explain(path, source),
+        };
+        Explanation::new(reason, "", hint)
+    }
 }
 
 impl BoundListener {

@@ -20,7 +20,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use weightsd_core::{derive::image::Layout, identity::ComponentId};
+use weightsd_core::{
+    derive::image::Layout,
+    explain::{Explain, Explanation, Reason},
+    identity::ComponentId,
+};
 use weightsd_segment::{FileIdentity, PinnedFile};
 
 use crate::disk;
@@ -32,6 +36,9 @@ const PROVENANCE: &str = "json";
 const PARTIAL_PROVENANCE: &str = "partial_json";
 /// A note that has no image for so long gets none.
 const LEFT: Duration = Duration::from_secs(60);
+/// What helps when there is no room for an image.
+pub(super) const NO_ROOM: &str = "free some space, or have images deleted with `weightsd evict --images`; \
+    `image_budget` and `image_folder` say how much and where";
 
 /// What an image was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +107,15 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Explain for ImageError {
+    fn explain(&self) -> Explanation {
+        match self.is_full() {
+            true => Explanation::new(Reason::NoSpace, "", NO_ROOM),
+            false => Explanation::new(Reason::OwnFiles, "", "see the daemon's log, and who may write to its cache"),
+        }
+    }
 }
 
 impl ImageError {

@@ -7,9 +7,12 @@ use tokio::{
     process::Command,
     time::timeout,
 };
-use weightsd_core::budget::NoRoom;
+use weightsd_core::{
+    budget::NoRoom,
+    explain::{Explain, Explanation, Reason},
+};
 
-use super::{FailureKind, ImageError, Order, order::Report, worker::COMMAND};
+use super::{FailureKind, ImageError, Order, images::NO_ROOM, order::Report, worker::COMMAND};
 
 /// How long the process may say nothing: the largest product on the slowest machine, or the wait for a slow disk.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -54,6 +57,27 @@ pub enum DeriveFailure {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl Explain for DeriveFailure {
+    fn explain(&self) -> Explanation {
+        let (reason, hint) = match self {
+            _ if self.is_full() => (Reason::NoSpace, NO_ROOM),
+            Self::Changed { .. } | Self::Failed { kind: FailureKind::Changed, .. } => {
+                (Reason::FileChanged, "somebody writes to the model's files: try again when they are done")
+            }
+            Self::Stopping => (Reason::ShuttingDown, "connect again once the daemon is back"),
+            Self::Image(_) | Self::NoRoom(_) | Self::Failed { kind: FailureKind::Io, .. } => {
+                (Reason::OwnFiles, "see the daemon's log, and who may write to its cache")
+            }
+            Self::Failed { .. } | Self::Start(_) | Self::Silent => (Reason::ComputingFailed, "report it with the log"),
+            Self::Died { .. } => (
+                Reason::ComputingDied,
+                "it may have been killed for want of memory: see the system's log, and try again",
+            ),
+        };
+        Explanation::new(reason, "", hint)
+    }
 }
 
 impl DeriveFailure {

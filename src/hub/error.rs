@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use weightsd_core::{listing::ListingError, spec::Revision};
+use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
+    listing::ListingError,
+    spec::Revision,
+};
 
 /// See the module. Says nothing of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +138,68 @@ pub enum HubError {
         /// Why.
         problem: String,
     },
+}
+
+impl Explain for HubError {
+    fn explain(&self) -> Explanation {
+        let new = |reason, resource: &str, hint: &'static str| Explanation::new(reason, resource, hint);
+        let explanation = match self {
+            Self::Offline { .. } => new(
+                Reason::Offline,
+                "",
+                "allow it (`offline` in the request or configuration, HF_HUB_OFFLINE), or ask for what is cached",
+            ),
+            Self::Unreachable { host, .. } => new(
+                Reason::HubUnreachable,
+                host,
+                "check the network and `hub_endpoint`; what has come already is kept, and the rest follows at the next try",
+            ),
+            Self::Failing { host, .. } => new(
+                Reason::HubFailing,
+                host,
+                "the fault is on the other side: try again later; what has come already is kept",
+            ),
+            Self::StorageRefused { host, .. } => {
+                new(Reason::HubFailing, host, "the address that the hub gave may have expired: try again")
+            }
+            Self::NoSuchPart { host } => {
+                new(Reason::HubFailing, host, "the host, or a proxy in between, is at fault: try again")
+            }
+            Self::RateLimited { .. } => {
+                new(Reason::RateLimited, "", "wait, or log in: the hub grants more to accounts (`hf auth login`)")
+            }
+            Self::TokenMissing { repo } => new(
+                Reason::TokenMissing,
+                repo,
+                "check the spelling; for a private repository log in with `hf auth login`, or set HF_TOKEN for the daemon",
+            ),
+            Self::TokenRefused { .. } => {
+                new(Reason::TokenRefused, "", "the token may be expired or revoked: log in again with `hf auth login`")
+            }
+            Self::Gated { page, .. } => {
+                let hint = format!("visit {page} to ask for access, with the account of the token");
+                Explanation::new(Reason::Gated, page, hint)
+            }
+            Self::Forbidden { repo, .. } => {
+                new(Reason::Forbidden, repo, "the token's account needs the right to read it")
+            }
+            Self::NoRepo { repo } => {
+                new(Reason::RepoNotFound, repo, "check the spelling; it may be private: log in to see it")
+            }
+            Self::NoRevision { repo, revision } => new(
+                Reason::RevisionNotFound,
+                &format!("{repo}@{revision}"),
+                "name a branch, tag or commit that the repository has",
+            ),
+            Self::NoFile { path, .. } => new(Reason::FileNotFound, path, "the repository may have changed: ask again"),
+            Self::Malformed { host: resource, .. } | Self::Listing { repo: resource, .. } => {
+                new(Reason::HubMalformed, resource, "is `hub_endpoint` the address of a Hugging Face hub?")
+            }
+            Self::NotAHubId { spec } => new(Reason::InvalidSpec, spec, "give an id such as `Tongyi-MAI/Z-Image-Turbo`"),
+            Self::Unusable { .. } => new(Reason::HubUnusable, "", "check `hub_endpoint` in the configuration"),
+        };
+        Explanation { retry_after: self.retry_after(), ..explanation }
+    }
 }
 
 impl HubError {

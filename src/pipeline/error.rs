@@ -7,6 +7,7 @@ use weightsd_core::{
     assemble::AssembleError,
     audit::AuditReport,
     derive::DeriveError,
+    explain::{Explain, Explanation, Reason},
     family::ConfigError,
     place::PlanError,
     spec::SpecError,
@@ -111,6 +112,46 @@ pub enum LoadError {
         #[source]
         source: Box<DeriveFailure>,
     },
+}
+
+impl Explain for LoadError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Resolve(error) => error.explain(),
+            Self::Hub(error) => error.explain(),
+            Self::Snapshot(error) => error.explain(),
+            Self::Fetch(error) => error.explain(),
+            Self::Remote(error) => error.explain(),
+            Self::Verify(error) => error.explain(),
+            Self::Corrupt { name, .. } => {
+                let hint = "it is fetched again when the hub may be asked; if it happens again, look at the disk";
+                Explanation::new(Reason::Corrupt, name, hint)
+            }
+            Self::Checkpoint(error) => error.explain(),
+            Self::Audit(report) => {
+                let hint = "`weightsd audit` lists the names; `audit_policy = REPORT_ONLY` lends it all the same";
+                Explanation::new(Reason::AuditFailed, &report.component, hint)
+            }
+            Self::Recipe(error) => error.explain(),
+            Self::Assemble { component, source, .. } => Explanation { resource: component.clone(), ..source.explain() },
+            Self::Plan(error) => error.explain(),
+            Self::AdapterConfig(error) => error.explain(),
+            Self::Adapter(error) => error.explain(),
+            Self::NoAdapterTargets { component, .. } => {
+                let hint = "adapters are known for Z-Image's transformer and text encoder, and for language models";
+                Explanation::new(Reason::InvalidAdapter, component, hint)
+            }
+            Self::Derive { component, source } => Explanation { resource: component.clone(), ..source.explain() },
+            Self::Derivation { component, source } => Explanation { resource: component.clone(), ..source.explain() },
+        }
+    }
+
+    fn audit(&self) -> Option<&AuditReport> {
+        match self {
+            Self::Audit(report) => Some(report),
+            _ => None,
+        }
+    }
 }
 
 impl LoadError {

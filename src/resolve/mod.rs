@@ -8,9 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use weightsd_core::spec::{self, Commit, HubSpec, ModelSpec, RepoId, Revision, SpecError};
+use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
+    spec::{self, Commit, HubSpec, ModelSpec, RepoId, Revision, SpecError},
+};
 
-use crate::hub::RepoStore;
+use crate::{disk, hub::RepoStore};
+
+const PULL: &str = "it would be downloaded if the hub could be asked: `weightsd pull";
 
 /// How a caller names a model, and where the name is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -220,6 +225,47 @@ pub enum ResolveError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Explain for ResolveError {
+    fn explain(&self) -> Explanation {
+        let new = |reason, resource: String, hint: String| Explanation::new(reason, resource, hint);
+        let absolute = || "give an absolute path".to_owned();
+        match self {
+            Self::Spec(error) => error.explain(),
+            Self::RelativePath { path } => {
+                new(Reason::InvalidSpec, path.clone(), "give an absolute path, or set `working_directory`".to_owned())
+            }
+            Self::NotAbsolute { field, .. } => new(Reason::InvalidRequest, format!("model.{field}"), absolute()),
+            Self::Home { path, .. } => new(Reason::InvalidSpec, path.clone(), absolute()),
+            Self::PathNotFound { path } => {
+                let hint = "check the spelling; the daemon sees the same file system as you do, but not your shell's variables";
+                new(Reason::PathNotFound, path.display().to_string(), hint.to_owned())
+            }
+            Self::NotAModel { path, .. } => new(
+                Reason::NotAModel,
+                path.display().to_string(),
+                "give a model's directory or one `.safetensors` file".to_owned(),
+            ),
+            Self::NoHubCache => {
+                let hint = "set `hub_cache` in the request or in the configuration file";
+                new(Reason::NoHubCache, String::new(), hint.to_owned())
+            }
+            Self::RepoNotCached { repo, .. } => {
+                let hint = format!("{PULL} {repo}`; if it lies in another cache, name that cache in `hub_cache`");
+                new(Reason::RepoNotCached, repo.to_string(), hint)
+            }
+            Self::RevisionNotCached { repo, revision, .. } => {
+                let hint = format!("{PULL} {repo} --revision {revision}`; or ask for one that is cached");
+                new(Reason::RevisionNotCached, format!("{repo}@{revision}"), hint)
+            }
+            Self::BadRef { path, .. } => {
+                let hint = "the cache is damaged: remove the file and fetch the revision again";
+                new(Reason::BadRef, path.display().to_string(), hint.to_owned())
+            }
+            Self::Io { path, source } => disk::explain(path, source),
+        }
+    }
 }
 
 fn known(cached: &[String]) -> String {

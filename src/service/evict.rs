@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
-use tonic::{Code, Status};
-use weightsd_core::policy::Wish;
-use weightsd_proto::v1::{DerivedImage, ErrorReason, EvictOutcome, EvictRequest, EvictResponse};
+use weightsd_core::{
+    explain::{Explanation, Reason},
+    policy::Wish,
+};
+use weightsd_proto::v1::{DerivedImage, EvictOutcome, EvictRequest, EvictResponse};
 
 use super::{Context, Failure, convert, status};
 use crate::cache::Cache;
 
-pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictResponse, Status> {
+pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictResponse, Failure> {
     let cache = &context.cache;
     let known: HashMap<_, _> = cache.entries().into_iter().map(|entry| (entry.component.id, entry)).collect();
     let wish = match request.id.as_str() {
@@ -18,14 +20,13 @@ pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictRe
     };
     if request.images && !request.id.is_empty() {
         let hint = "leave out the id to delete the images that no loaded component lies in";
-        return Err(Failure::invalid("images", "goes without an id", hint).into());
+        return Err(Failure::invalid("images", "goes without an id", hint));
     }
     let decisions = if request.dry_run { cache.decide(wish) } else { cache.evict(wish) };
     if let (Wish::One(id), Some(decision)) = (wish, decisions.first().filter(|decision| !decision.evict)) {
         let message = format!("component {id} is not dropped: {}", decision.reason);
         let hint = "`weightsd ls` shows who holds it; it can be dropped when they have let go";
-        let failure = Failure::new(Code::FailedPrecondition, ErrorReason::InUse, message, id.to_string(), hint);
-        return Err(failure.into());
+        return Err(Failure::new(message, Explanation::new(Reason::InUse, id.to_string(), hint)));
     }
     let outcome = |decision: weightsd_core::policy::Decision| {
         let component = known.get(&decision.id).map(|entry| &entry.component);
@@ -52,7 +53,7 @@ fn delete_images(cache: &Cache, dry_run: bool) -> Result<Vec<DerivedImage>, Fail
         } else {
             cache.delete_image(stored.id, "asked for, and nobody holds it").map_err(|error| {
                 let hint = "see the daemon's log, and who may write to its cache";
-                Failure::new(Code::Internal, ErrorReason::Io, error.to_string(), stored.id.to_string(), hint)
+                Failure::new(error.to_string(), Explanation::new(Reason::OwnFiles, stored.id.to_string(), hint))
             })?
         };
         if deleted {

@@ -1,10 +1,9 @@
 //! `Resolve` and `Audit`: what a spec means and whether its components are whole, without lending or keeping anything.
 //! What is on this machine is looked at here; what is not, on the hub.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
-use tonic::Status;
-use weightsd_core::listing::Listed;
+use weightsd_core::{explain::sentence, listing::Listed};
 use weightsd_proto::v1::{
     AuditRequest, AuditResponse, ComponentFiles, ModelConfig, ModelFile, ResolveRequest, ResolveResponse,
 };
@@ -17,7 +16,7 @@ use crate::{
     snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
 
-pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Result<ResolveResponse, Status> {
+pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Result<ResolveResponse, Failure> {
     let selector = request::selector(request.model)?;
     // A shutdown waits for the answer.
     let _token = context.cache.tasks().token();
@@ -39,7 +38,7 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
     })
 }
 
-pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<AuditResponse, Status> {
+pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<AuditResponse, Failure> {
     let selector = request::selector(request.model)?;
     let mut names = request::components(request.components)?;
     let base = request.base.map(|base| request::selector(Some(base))).transpose()?;
@@ -146,13 +145,13 @@ impl Place {
                     }
                     _ => Vec::new(),
                 };
-                problem(name, files, &Failure::from(&error))
+                problem(name, files, &error)
             }
             (Ok(Err(_)), Self::There(remote)) => match remote.component(&name).await {
                 Ok(component) => component_there(name, remote, &component),
-                Err(error) => problem(name, Vec::new(), &Failure::from(&LoadError::from(error))),
+                Err(error) => problem(name, Vec::new(), &LoadError::from(error)),
             },
-            (Err(error), _) => problem(name, Vec::new(), &Failure::from(&error)),
+            (Err(error), _) => problem(name, Vec::new(), &error),
         }
     }
 
@@ -203,6 +202,6 @@ fn missing_file(snapshot: &Snapshot, path: &str) -> ModelFile {
     }
 }
 
-fn problem(name: String, files: Vec<ModelFile>, failure: &Failure) -> ComponentFiles {
-    ComponentFiles { name, files, problem: failure.message().to_owned(), ..ComponentFiles::default() }
+fn problem(name: String, files: Vec<ModelFile>, error: &dyn Error) -> ComponentFiles {
+    ComponentFiles { name, files, problem: sentence(error), ..ComponentFiles::default() }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::SystemTime};
 use prost::{Message as _, bytes::Bytes};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, transport::server::UdsConnectInfo};
+use tonic::Status;
 use weightsd_proto::{
     prepared::LoadComponentResponse,
     v1::{self, LoadComponentRequest, load_component_response::Event},
@@ -36,11 +36,10 @@ const FRAMING: usize = 4;
 
 pub(super) fn load_component(
     context: &Context,
-    request: tonic::Request<LoadComponentRequest>,
-) -> Result<LoadStream, Status> {
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    let pid = peer.and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
-    let asked = request::load(request.into_inner())?;
+    pid: u32,
+    request: LoadComponentRequest,
+) -> Result<LoadStream, Failure> {
+    let asked = request::load(request)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let cache = Arc::clone(&context.cache);
     context.cache.tasks().spawn("lease", async move { serve(&cache, asked, pid, sender).await });
@@ -65,7 +64,7 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
             }
         }
         Err(error) => {
-            let _ = sender.send(Err(Failure::from(&error).into())).await;
+            let _ = sender.send(Err(Failure::from(&error).refuse())).await;
         }
     }
 }

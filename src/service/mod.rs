@@ -1,6 +1,7 @@
 //! The gRPC service: requests become calls of the pipeline and the cache, what comes back becomes messages. What the
 //! messages mean is written in the `.proto` files.
 
+mod call;
 mod convert;
 mod events;
 mod evict;
@@ -28,8 +29,9 @@ use weightsd_proto::{
     },
 };
 
+pub use self::convert::audit_report;
 pub(crate) use self::convert::{audited, inspection, known};
-pub use self::{convert::audit_report, failure::Failure};
+use self::failure::Failure;
 use crate::cache::Cache;
 
 /// Largest request that is read, in bytes: a request is a few strings.
@@ -99,51 +101,65 @@ impl WeightsService for Context {
         &self,
         request: Request<LoadComponentRequest>,
     ) -> Result<Response<Self::LoadComponentStream>, Status> {
-        load::load_component(self, request).map(Response::new)
+        let asked = request.get_ref();
+        let span = call::span("LoadComponent", &request, asked.model.as_ref(), Some(&asked.component));
+        call::answer(span, async { load::load_component(self, call::pid(&request), request.into_inner()) }).await
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
-        Ok(Response::new(inspect::resolve(self, request.into_inner()).await?))
+        let span = call::span("Resolve", &request, request.get_ref().model.as_ref(), None);
+        call::answer(span, inspect::resolve(self, request.into_inner())).await
     }
 
     async fn audit(&self, request: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
-        Ok(Response::new(inspect::audit(self, request.into_inner()).await?))
+        let asked = request.get_ref();
+        let span = call::span("Audit", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
+        call::answer(span, inspect::audit(self, request.into_inner())).await
     }
 
     async fn pull(&self, request: Request<PullRequest>) -> Result<Response<Self::PullStream>, Status> {
-        Ok(Response::new(work::pull(self, request.into_inner())?))
+        let asked = request.get_ref();
+        let span = call::span("Pull", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
+        call::answer(span, async { work::pull(self, request.into_inner()) }).await
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        Ok(Response::new(work::verify(self, request.into_inner())?))
+        let asked = request.get_ref();
+        let span = call::span("Verify", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
+        call::answer(span, async { work::verify(self, request.into_inner()) }).await
     }
 
     async fn list_components(
         &self,
         request: Request<ListComponentsRequest>,
     ) -> Result<Response<ListComponentsResponse>, Status> {
-        Ok(Response::new(status::list_components(self, request.into_inner()).await?))
+        let span = call::span("ListComponents", &request, None, None);
+        call::answer(span, status::list_components(self, request.into_inner())).await
     }
 
     async fn get_component(
         &self,
         request: Request<GetComponentRequest>,
     ) -> Result<Response<GetComponentResponse>, Status> {
-        Ok(Response::new(status::get_component(self, request.into_inner()).await?))
+        let span = call::span("GetComponent", &request, None, Some(&request.get_ref().id));
+        call::answer(span, status::get_component(self, request.into_inner())).await
     }
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        Ok(Response::new(status::get_status(self)))
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        let span = call::span("GetStatus", &request, None, None);
+        call::answer(span, async { Ok(status::get_status(self)) }).await
     }
 
     async fn evict(&self, request: Request<EvictRequest>) -> Result<Response<EvictResponse>, Status> {
-        Ok(Response::new(evict::evict(self, &request.into_inner())?))
+        let span = call::span("Evict", &request, None, Some(&request.get_ref().id));
+        call::answer(span, async { evict::evict(self, request.get_ref()) }).await
     }
 
     async fn watch_events(
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        Ok(Response::new(events::watch(self, &request.into_inner())))
+        let span = call::span("WatchEvents", &request, None, None);
+        call::answer(span, async { Ok(events::watch(self, request.get_ref())) }).await
     }
 }

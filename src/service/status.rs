@@ -5,10 +5,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tonic::{Code, Status};
-use weightsd_core::header::HEADER_BYTES_MAX;
+use weightsd_core::{
+    explain::{Explanation, Reason},
+    header::HEADER_BYTES_MAX,
+};
 use weightsd_proto::v1::{
-    ErrorReason, GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits, ListComponentsRequest,
+    GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits, ListComponentsRequest,
     ListComponentsResponse, LoadedComponent, RunningDownload, RunningLoad,
 };
 use weightsd_segment::MemoryUse;
@@ -24,7 +26,7 @@ const ID_DIGITS_MAX: usize = 64;
 pub(super) async fn list_components(
     context: &Context,
     request: ListComponentsRequest,
-) -> Result<ListComponentsResponse, Status> {
+) -> Result<ListComponentsResponse, Failure> {
     let entries = context.cache.entries();
     let residency = if request.residency { Residency::Measured } else { Residency::NotAsked };
     let describe = move || entries.iter().map(|entry| describe(entry, residency)).collect();
@@ -50,14 +52,14 @@ pub(super) async fn list_components(
 pub(super) async fn get_component(
     context: &Context,
     request: GetComponentRequest,
-) -> Result<GetComponentResponse, Status> {
+) -> Result<GetComponentResponse, Failure> {
     let entry = find(&context.cache, &request.id)?;
     let answer = move || GetComponentResponse {
         component: Some(describe(&entry, Residency::Measured)),
         audit: Some(convert::component_audit(&entry.component)),
         config_json: entry.component.config_json.clone(),
     };
-    Ok(blocking("measuring residency", answer).await.map_err(|error| Failure::from(&error))?)
+    blocking("measuring residency", answer).await.map_err(|error| Failure::from(&error))
 }
 
 /// The loaded component whose id begins with `digits`.
@@ -77,8 +79,7 @@ pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
         Some(_) => Err(Failure::invalid("id", "is the beginning of several ids", "give more digits")),
         None => {
             let message = format!("no component with id {digits} is loaded");
-            let hint = "`weightsd ls` lists the ids";
-            Err(Failure::new(Code::NotFound, ErrorReason::NotLoaded, message, digits, hint))
+            Err(Failure::new(message, Explanation::new(Reason::NotLoaded, digits, "`weightsd ls` lists the ids")))
         }
     }
 }

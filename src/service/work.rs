@@ -37,7 +37,7 @@ pub(super) type PullStream = ReceiverStream<Result<PullResponse, Status>>;
 /// The stream of a verification.
 pub(super) type VerifyStream = ReceiverStream<Result<VerifyResponse, Status>>;
 
-pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream, Status> {
+pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream, Failure> {
     let selector = request::selector(request.model)?;
     let components = request::components(request.components)?;
     let extent = if request.whole_repository { Extent::Everything } else { Extent::Components };
@@ -53,7 +53,7 @@ pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream
     ))
 }
 
-pub(super) fn verify(context: &Context, request: VerifyRequest) -> Result<VerifyStream, Status> {
+pub(super) fn verify(context: &Context, request: VerifyRequest) -> Result<VerifyStream, Failure> {
     let selector = request::selector(request.model)?;
     let components = request::components(request.components)?;
     let event = |event| VerifyResponse { event: Some(event) };
@@ -91,7 +91,7 @@ where
             () = sender.closed() => return,
             () = stopping.cancelled() => Err(AcquireError::Stopping),
         };
-        let _ = sender.send(result.map_err(|error| Failure::from(&error).into())).await;
+        let _ = sender.send(result.map_err(|error| Failure::from(&error).refuse())).await;
     });
     ReceiverStream::new(receiver)
 }

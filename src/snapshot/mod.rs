@@ -17,6 +17,7 @@ use std::{
 };
 
 use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
     family::{self, ComponentSite, Family, ModelFacts},
     identity::ContentKey,
     index::{INDEX_BYTES_MAX, Index, IndexError},
@@ -35,6 +36,7 @@ pub use self::{
     verify::{Finding, Scope, Suspect, Verdict, VerifyError, verify},
 };
 use crate::{
+    disk,
     hub::{RepoStore, blob_name},
     resolve::{Choice, ResolvedModel},
     turn::in_turn,
@@ -179,6 +181,37 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Explain for SnapshotError {
+    fn explain(&self) -> Explanation {
+        let of_path =
+            |reason, path: &Path, hint: &'static str| Explanation::new(reason, path.display().to_string(), hint);
+        match self {
+            Self::TooManyFiles { path } | Self::TooManyComponents { path } | Self::TooManyDocuments { path } => {
+                of_path(Reason::NotAModel, path, "name the model's own directory")
+            }
+            Self::TooLarge { path, .. } => {
+                of_path(Reason::InvalidConfig, path, "the file is damaged or was swapped: fetch it again")
+            }
+            Self::NoSuchComponent { component, .. } => {
+                Explanation::new(Reason::ComponentNotFound, component, "ask for one of the components listed")
+            }
+            Self::Incomplete { component, .. } => {
+                Explanation::new(Reason::SnapshotIncomplete, component, "fetch the missing files again")
+            }
+            Self::Preferred { path, source } => {
+                Explanation { resource: path.display().to_string(), ..source.explain() }
+            }
+            Self::Pattern { pattern, .. } => {
+                let hint = "a pattern is a glob such as `transformer/*` or `*.{json,safetensors}`";
+                Explanation::new(Reason::InvalidRequest, pattern, hint)
+            }
+            Self::Select(error) => error.explain(),
+            Self::Index { path, .. } => of_path(Reason::IndexMismatch, path, "the index is damaged: fetch it again"),
+            Self::Io { path, source } => disk::explain(path, source),
+        }
+    }
 }
 
 impl Snapshot {

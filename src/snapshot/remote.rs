@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::try_join_all;
 use tokio::task::spawn_blocking;
 use weightsd_core::{
+    explain::{Explain, Explanation},
     family::{CONFIG_BYTES_MAX, ComponentSite},
     header::{self, Header, HeaderError, PREFIX_BYTES},
     index::{INDEX_BYTES_MAX, Index},
@@ -61,6 +62,15 @@ pub enum RemoteError {
         #[source]
         source: HeaderError,
     },
+}
+
+impl Explain for RemoteError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Fetch(error) => error.explain(),
+            Self::Header { file, source, .. } => Explanation { resource: file.clone(), ..source.explain() },
+        }
+    }
 }
 
 impl From<SnapshotError> for RemoteError {

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use weightsd_core::listing::BlobName;
+use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
+    listing::BlobName,
+};
 use weightsd_segment::FileIdentity;
 
 use super::{
@@ -14,6 +17,7 @@ use super::{
     hash::{NotHashed, hash_file},
 };
 use crate::{
+    disk,
     hub::RepoStore,
     progress::{Phase, Step, Watcher},
 };
@@ -86,6 +90,19 @@ pub enum VerifyError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Explain for VerifyError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Abandoned => Explanation::new(Reason::Abandoned, "", "ask again"),
+            Self::Changed { path } => {
+                let hint = "somebody writes to it; try again later";
+                Explanation::new(Reason::FileChanged, path.display().to_string(), hint)
+            }
+            Self::Io { path, source } => disk::explain(path, source),
+        }
+    }
 }
 
 /// Which files are hashed.

@@ -44,6 +44,7 @@ mod names;
 mod progress;
 mod quantising;
 mod raw;
+mod refusals;
 mod screens;
 mod sharing;
 #[cfg(target_os = "linux")]

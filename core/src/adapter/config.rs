@@ -7,7 +7,11 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use crate::{json::parse_object, shown::shown};
+use crate::{
+    explain::{Explain, Explanation, Reason},
+    json::parse_object,
+    shown::shown,
+};
 
 /// Its name.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -101,6 +105,13 @@ pub enum AdapterConfigError {
         /// The pattern.
         pattern: String,
     },
+}
+
+impl Explain for AdapterConfigError {
+    fn explain(&self) -> Explanation {
+        let hint = "an adapter's config says how strong it is: fetch it again, or remove it where the tensors say that";
+        Explanation::new(Reason::InvalidAdapter, "", hint)
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,7 +1,12 @@
 //! Why an adapter is not applied.
 
 use super::Unsupported;
-use crate::{audit::Sample, header::Dtype, shown::shown_up_to};
+use crate::{
+    audit::Sample,
+    explain::{Explain, Explanation, Reason},
+    header::Dtype,
+    shown::shown_up_to,
+};
 
 /// Names that an error shows.
 const NAMES_SHOWN: usize = 8;
@@ -103,6 +108,13 @@ pub struct AdapterRefused {
     pub adapter: String,
     /// Why.
     pub problem: AdapterError,
+}
+
+impl Explain for AdapterRefused {
+    fn explain(&self) -> Explanation {
+        let hint = "`weightsd inspect <adapter>` shows its keys; it must be made for this model and this component";
+        Explanation::new(Reason::InvalidAdapter, &self.adapter, hint)
+    }
 }
 
 impl AdapterError {

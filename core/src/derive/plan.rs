@@ -9,6 +9,7 @@ use super::{
     image::{self, Layout, ROOM},
 };
 use crate::{
+    explain::{Explain, Explanation, Reason},
     header::Dtype,
     header::FLOATS,
     place::{At, Making, Placed, Stored},
@@ -94,6 +95,29 @@ pub enum DeriveError {
         /// What it is.
         dtype: Dtype,
     },
+}
+
+impl Explain for DeriveError {
+    fn explain(&self) -> Explanation {
+        let reason = match self {
+            Self::Torn { .. } => Reason::TornLayer,
+            _ => Reason::CannotConvert,
+        };
+        let hint = match self {
+            Self::Pattern { .. } | Self::NothingMatches { .. } => {
+                "patterns match names of layers without `.weight`; `weightsd inspect` lists them"
+            }
+            Self::NothingToQuantise { .. } => "name the layers: `quantise.only`, or `--only`",
+            Self::Ragged { .. } => "choose a smaller group size, or except the layer",
+            Self::ReservedName { .. } | Self::NameCollision { .. } => {
+                "ask for the weights as they are stored, or rename the tensor"
+            }
+            Self::Torn { .. } | Self::NoLayer { .. } | Self::NoFloats { .. } => {
+                "the checkpoint lacks it: `weightsd audit` says what it has"
+            }
+        };
+        Explanation::new(reason, "", hint)
+    }
 }
 
 /// What is computed, and the file that it makes.

@@ -2,6 +2,7 @@
 
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble},
+    explain::Explain as _,
     family::{self, Family, ModelFacts, z_image::ZImage},
     header::Dtype,
     origin::Operation,
@@ -340,7 +341,7 @@ fn smaller_models_describe_themselves_where_they_can() {
     model.transformer.axes_dims = [8, 8, 8];
     (model.transformer.dim, model.transformer.n_heads, model.transformer.n_kv_heads) = (48, 2, 2);
     let error = open(&all_in_one(&model), "transformer", "").unwrap_err();
-    assert!(error.to_string().contains("axes_dims") && error.hint().contains("base model"), "{error}");
+    assert!(error.to_string().contains("axes_dims") && error.explain().hint.contains("base model"), "{error}");
     let file = table(&all_in_one(&model));
     let located = locate(&file);
     let description = model.describe("transformer");

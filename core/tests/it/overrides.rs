@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble},
+    explain::Explain as _,
     family::z_image::ZImage,
     header::Dtype,
     place::{Layout, place},
@@ -150,7 +151,7 @@ fn another_width_is_one_error_whatever_the_prefix() {
         let error = with_override(&Model::real(), "transformer", &under(prefix, &original(&small))).unwrap_err();
         let AssembleError::OtherModel { expected, found, .. } = &error else { panic!("{error}") };
         assert_eq!((expected, found), (&vec![3840], &vec![2304]));
-        assert!(error.to_string().contains("2304") && error.hint().contains("base"));
+        assert!(error.to_string().contains("2304") && error.explain().hint.contains("base"));
     }
 }
 
@@ -171,7 +172,7 @@ fn a_file_about_something_else_is_refused() {
     assert!(
         matches!(&error, AssembleError::Overlay(OverlayError::NothingReplaced { found: 1, sample }) if sample.contains("lora_A"))
     );
-    assert!(error.hint().contains("inspect"));
+    assert!(error.explain().hint.contains("inspect"));
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn plain_weights_do_not_go_over_quantised_ones() {
     };
     let error = over(&quantised, &plain).unwrap_err();
     assert!(matches!(error, AssembleError::Overlay(OverlayError::PlainOverQuantised { count: 1, .. })));
-    assert!(error.hint().contains("not quantised"));
+    assert!(error.explain().hint.contains("not quantised"));
     let error = over(&entries(&model.catalogue("transformer"), Dtype::BF16), &packed).unwrap_err();
     assert!(matches!(error, AssembleError::Overlay(OverlayError::QuantisedOverPlain { count: 1, .. })));
     assert!(over(&quantised, &packed).unwrap().report.is_clean());

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use weightsd_core::{family::ComponentSite, table::DtypeTotal};
+use weightsd_core::{
+    explain::{Explain as _, sentence},
+    family::ComponentSite,
+    table::DtypeTotal,
+};
 use weightsd_proto::v1::{AuditReport, FileInspection};
 
 use super::{
@@ -13,7 +17,7 @@ use super::{
     },
     Looked,
 };
-use crate::service::{self, Failure};
+use crate::service;
 
 /// Names of tensors of no part that are shown.
 const UNASSIGNED_SHOWN: usize = 3;
@@ -95,16 +99,13 @@ impl Row {
                 row.dtypes = totals(&dtypes);
             }
             (Err(error), _) => {
-                row.problem = Some(Failure::from(&error).message().to_owned());
+                row.problem = Some(sentence(&error));
                 return row;
             }
         }
         match looked.audited(&site.name) {
             Ok(audited) => row.report = Some(service::audited(&audited, false)),
-            Err(error) => {
-                let failure = Failure::from(&error);
-                row.problem = Some(format!("{}; {}", failure.message(), failure.hint()));
-            }
+            Err(error) => row.problem = Some(format!("{}; {}", sentence(&error), error.explain().hint)),
         }
         row
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use globset::{Glob, GlobMatcher};
 use weightsd_core::{
+    explain::{Explain as _, sentence},
     origin::Operation,
     source::Sources,
     table::{Sourced, Table},
@@ -14,7 +15,7 @@ use super::{
     super::output::{self, Format, bytes, numbers, print, wrapped},
     Looked,
 };
-use crate::{checkpoint::Checkpoint, pipeline::LoadError, service::Failure};
+use crate::{checkpoint::Checkpoint, pipeline::LoadError};
 
 /// Tensors that are listed where not all are.
 const LISTED_MAX: usize = 30;
@@ -46,8 +47,7 @@ pub(super) fn run(looked: &Looked<'_>, component: &str, format: Format) -> anyho
 }
 
 fn as_they_are(error: &LoadError) -> String {
-    let failure = Failure::from(error);
-    format!("note: these are the names in the file: {}; {}", failure.message(), failure.hint())
+    format!("note: these are the names in the file: {}; {}", sentence(error), error.explain().hint)
 }
 
 struct Listing<'a> {

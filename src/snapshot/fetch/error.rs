@@ -2,9 +2,12 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use weightsd_core::listing::{BlobName, HashKind};
+use weightsd_core::{
+    explain::{Explain, Explanation, Reason},
+    listing::{BlobName, HashKind},
+};
 
-use crate::{hub::HubError, snapshot::SnapshotError};
+use crate::{disk, hub::HubError, snapshot::SnapshotError};
 
 /// See the module. Cheap to clone, because everyone who waits for a file gets one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -101,6 +104,38 @@ pub enum FetchError {
     /// A task of the daemon died.
     #[error("the download died: this is a fault of weightsd, and its log says more")]
     Died,
+}
+
+impl Explain for FetchError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Hub(error) | Self::File { source: error, .. } => error.explain(),
+            Self::WrongLength { file, .. } | Self::OtherBlob { file, .. } | Self::OtherCommit { file, .. } => {
+                Explanation::new(
+                    Reason::HubInconsistent,
+                    file,
+                    "the hub contradicts itself: try again; if it stays so, the mirror or proxy in between is at fault",
+                )
+            }
+            Self::Corrupt { file, .. } => Explanation::new(
+                Reason::Corrupt,
+                file,
+                "it came twice like this and was thrown away: the mirror, proxy or disk in between is at fault",
+            ),
+            Self::NoSpace { path, .. } => Explanation::new(
+                Reason::NoSpace,
+                path.display().to_string(),
+                "make room, or name another cache in `hub_cache`; what has come already is kept",
+            ),
+            Self::NothingMatches { repo, .. } => {
+                Explanation::new(Reason::FileNotFound, repo, "`weightsd resolve` lists the files")
+            }
+            Self::Snapshot(error) => error.explain(),
+            Self::Io { path, source } => disk::explain(path, source),
+            Self::Abandoned => Explanation::new(Reason::Abandoned, "", "ask again"),
+            Self::Died => Explanation::new(Reason::Internal, "", "report it with the log"),
+        }
+    }
 }
 
 impl From<SnapshotError> for FetchError {

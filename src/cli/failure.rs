@@ -1,0 +1,86 @@
+//! How the command line ends when it fails: what it prints, and its exit code.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use weightsd_client::ClientError;
+use weightsd_core::explain::{Explain, Explanation, Reason, Tier, sentence};
+
+use super::audit;
+use crate::{
+    daemon::{BindError, ConfigFileError},
+    pipeline::LoadError,
+};
+
+/// What the command line itself refuses, where clap could not know.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub(super) struct UsageError {
+    problem: String,
+    hint: &'static str,
+}
+
+impl UsageError {
+    pub(super) fn new(problem: impl Into<String>, hint: &'static str) -> Self {
+        Self { problem: problem.into(), hint }
+    }
+}
+
+impl Explain for UsageError {
+    fn explain(&self) -> Explanation {
+        Explanation::new(Reason::InvalidRequest, "", self.hint)
+    }
+}
+
+/// The exit codes of sysexits.h, where one fits.
+pub(super) fn exit_code(tier: Tier) -> ExitCode {
+    const USAGE: u8 = 64;
+    const UNAVAILABLE: u8 = 69;
+    const SOFTWARE: u8 = 70;
+    match tier {
+        Tier::Request => USAGE.into(),
+        Tier::Condition => ExitCode::FAILURE,
+        Tier::Unavailable => UNAVAILABLE.into(),
+        Tier::Bug => SOFTWARE.into(),
+    }
+}
+
+/// Who has to act; the one who runs the program, where nothing says better.
+pub(super) fn tier(error: &anyhow::Error) -> Tier {
+    match error.downcast_ref::<ClientError>() {
+        Some(error) => error.tier(),
+        None => local(error).map_or(Tier::Condition, |error| error.explain().reason.tier()),
+    }
+}
+
+/// Prints what happened with its causes, and what to do.
+pub(super) fn report(error: &anyhow::Error) -> io::Result<()> {
+    let mut out = io::stderr().lock();
+    if let Some(error) = error.downcast_ref::<ClientError>() {
+        let text = error.daemon().map_or_else(|| sentence(error), |daemon| daemon.message().to_owned());
+        writeln!(out, "error: {text}")?;
+        if let Some(hint) = error.hint() {
+            writeln!(out, "hint: {hint}")?;
+        }
+        if let Some(report) = error.audit() {
+            writeln!(out, "\n{}", audit::text(report, audit::Detail::Short))?;
+        }
+        return Ok(());
+    }
+    match local(error) {
+        Some(explained) => writeln!(out, "error: {error:#}\nhint: {}", explained.explain().hint),
+        None => writeln!(out, "error: {error:#}"),
+    }
+}
+
+/// The error that explains itself, when it arose in this process.
+fn local(error: &anyhow::Error) -> Option<&dyn Explain> {
+    error
+        .downcast_ref::<LoadError>()
+        .map(|error| error as &dyn Explain)
+        .or_else(|| error.downcast_ref::<UsageError>().map(|error| error as &dyn Explain))
+        .or_else(|| error.downcast_ref::<BindError>().map(|error| error as &dyn Explain))
+        .or_else(|| error.downcast_ref::<ConfigFileError>().map(|error| error as &dyn Explain))
+}

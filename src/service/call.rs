@@ -1,0 +1,37 @@
+//! One call of one client: the span that its log lines are in, and its end.
+
+use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+use tracing::{Instrument as _, Span};
+use weightsd_core::shown::shown_up_to;
+use weightsd_proto::v1::ModelSelector;
+
+use super::Failure;
+
+/// Bytes of a spec, and of names of components, that a log line shows.
+const SHOWN_BYTES_MAX: usize = 120;
+
+/// The process at the other end of the connection; 0 when the system does not say.
+pub(super) fn pid<T>(request: &Request<T>) -> u32 {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    peer.and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default()
+}
+
+/// The span of a request about components of a model, or about a loaded component's id. What it is not about is left out.
+pub(super) fn span<T>(
+    name: &'static str,
+    request: &Request<T>,
+    model: Option<&ModelSelector>,
+    component: Option<&str>,
+) -> Span {
+    let cut = |text: &str| shown_up_to(text, SHOWN_BYTES_MAX);
+    let spec = model.map(|model| cut(&model.spec));
+    tracing::info_span!("call", name, pid = pid(request), spec, component = component.map(cut))
+}
+
+/// Does the work of a call within its span; a refusal is logged there.
+pub(super) async fn answer<T>(
+    span: Span,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<Response<T>, Status> {
+    async { work.await.map(Response::new).map_err(Failure::refuse) }.instrument(span).await
+}
