@@ -47,10 +47,10 @@ use crate::{
     component::{Adapted, Timings},
     hub::{Hub, Patience, RepoStore},
     progress::{Phase, Step, Unwatched, Watcher},
-    resolve::{self, Choice, Pin, Places, ResolvedModel, Selector, Target},
+    resolve::{self, Address, Choice, Pin, Places, ResolvedModel, Selector},
     snapshot::{
-        Attestations, ComponentFiles, FetchReport, Fetcher, Remote, Scope, ShardFile, Snapshot, Suspect, Verdict, Want,
-        verify,
+        Attestations, ComponentFiles, FetchReport, Fetcher, HashCandidate, Remote, Scope, ShardFile, Snapshot, Verdict,
+        Want, verify,
     },
 };
 
@@ -62,7 +62,7 @@ pub struct Prepared {
     /// The model.
     pub model: Arc<ResolvedModel>,
     /// Paths that the answer depends on: as long as they stay as they are, so does [`Self::id`].
-    pub witnesses: Vec<PathBuf>,
+    pub dependencies: Vec<PathBuf>,
     files: ComponentFiles,
     overlay: Option<ComponentFiles>,
     adapters: Vec<PreparedAdapter>,
@@ -91,8 +91,8 @@ impl Prepared {
 
     /// The weight files, to be verified.
     #[must_use]
-    pub fn suspects(&self) -> Vec<Suspect> {
-        self.all_files().flat_map(suspects).collect()
+    pub fn candidates(&self) -> Vec<HashCandidate> {
+        self.all_files().flat_map(candidates).collect()
     }
 
     fn all_files(&self) -> impl Iterator<Item = &ComponentFiles> {
@@ -110,13 +110,13 @@ impl Prepared {
 ///
 /// # Errors
 /// [`LoadError::Resolve`].
-pub fn target(selector: &Selector, places: &Places) -> Result<(Target, Option<Commit>), LoadError> {
-    let target = resolve::target(selector, places)?;
-    let known = match &target {
-        Target::Hub(target) => target.last_known(),
-        Target::Path(_) => None,
+pub fn address(selector: &Selector, places: &Places) -> Result<(Address, Option<Commit>), LoadError> {
+    let address = resolve::address(selector, places)?;
+    let known = match &address {
+        Address::Hub(address) => address.last_known(),
+        Address::Path(_) => None,
     };
-    Ok((target, known))
+    Ok((address, known))
 }
 
 /// The commit that a hub id means: the revision itself if it is one; else what the hub says; else, when the hub is away
@@ -126,27 +126,27 @@ pub fn target(selector: &Selector, places: &Places) -> Result<(Target, Option<Co
 /// # Errors
 /// [`LoadError::Hub`].
 pub async fn pin(
-    target: &Target,
+    address: &Address,
     known: Option<Commit>,
     offline: bool,
     hub: &Arc<Hub>,
 ) -> Result<Option<Pin>, LoadError> {
-    let Target::Hub(target) = target else { return Ok(None) };
-    if let Some(pin) = target.commit() {
+    let Address::Hub(address) = address else { return Ok(None) };
+    if let Some(pin) = address.commit() {
         return Ok(Some(pin));
     }
     if offline || hub.settings().offline {
         return Ok(known.map(|commit| Pin { commit, warning: None }));
     }
     let patience = if known.is_some() { Patience::Brief } else { Patience::Full };
-    match (hub.commit(&target.repo, &target.revision, patience).await, known) {
+    match (hub.commit(&address.repo, &address.revision, patience).await, known) {
         (Ok(commit), _) => Ok(Some(Pin { commit, warning: None })),
         (Err(error), Some(commit)) if error.is_absence() => {
             let warning = format!(
                 "the hub was not asked what `{}` means now, this is the commit last known ({error})",
-                target.revision
+                address.revision
             );
-            tracing::warn!(repo = %target.repo, %commit, "{warning}");
+            tracing::warn!(repo = %address.repo, %commit, "{warning}");
             Ok(Some(Pin { commit, warning: Some(warning) }))
         }
         (Err(error), _) => Err(error.into()),
@@ -156,10 +156,10 @@ pub async fn pin(
 /// Lets the cache know what a branch means, as the hub's other clients do. A cache that cannot be written to is no
 /// obstacle. Blocks.
 pub fn note(pinned: &Pinned) {
-    let (Target::Hub(target), Some(pin)) = (&*pinned.target, &pinned.pin) else { return };
-    let store = RepoStore::new(&target.cache, &target.repo);
-    if let Err(error) = store.point(&target.revision, &pin.commit) {
-        tracing::warn!(repo = %target.repo, revision = %target.revision, %error, "a ref cannot be written");
+    let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return };
+    let store = RepoStore::new(&address.cache, &address.repo);
+    if let Err(error) = store.point(&address.revision, &pin.commit) {
+        tracing::warn!(repo = %address.repo, revision = %address.revision, %error, "a ref cannot be written");
     }
 }
 
@@ -173,8 +173,8 @@ pub async fn fetch(
     fetcher: &Arc<Fetcher>,
     progress: impl FnMut(&Step, usize),
 ) -> Result<Option<Arc<FetchReport>>, LoadError> {
-    let (Target::Hub(target), Some(pin)) = (&*pinned.target, &pinned.pin) else { return Ok(None) };
-    Ok(Some(fetcher.fetch(target, pin, want, progress).await?))
+    let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
+    Ok(Some(fetcher.fetch(address, pin, want, progress).await?))
 }
 
 /// Lists the files of the model of `request`, as far as they are on this machine. Blocks.
@@ -216,16 +216,17 @@ pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result
         conversion: &computed,
         shards: &shards,
     });
-    let mut witnesses: Vec<PathBuf> = snapshot.model.witnesses.iter().chain(&files.witnesses).cloned().collect();
-    witnesses.extend(overlay.iter().flat_map(|files| files.witnesses.iter().cloned()));
-    witnesses.extend(adapters.iter().flat_map(|adapter| adapter.files.witnesses.iter().cloned()));
+    let mut dependencies: Vec<PathBuf> =
+        snapshot.model.dependencies.iter().chain(&files.dependencies).cloned().collect();
+    dependencies.extend(overlay.iter().flat_map(|files| files.dependencies.iter().cloned()));
+    dependencies.extend(adapters.iter().flat_map(|adapter| adapter.files.dependencies.iter().cloned()));
     if let Some(base) = &base {
-        witnesses.extend(base.model.witnesses.iter().cloned());
-        witnesses.extend(base.facts.documents.keys().map(|name| base.files.path(name)));
+        dependencies.extend(base.model.dependencies.iter().cloned());
+        dependencies.extend(base.facts.documents.keys().map(|name| base.files.path(name)));
     }
     Ok(Prepared {
         id,
-        witnesses,
+        dependencies,
         missing_documents: !snapshot.missing_documents.is_empty(),
         model: Arc::new(snapshot.model),
         files,
@@ -247,12 +248,12 @@ pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result
 pub fn has(pinned: &Pinned, choice: &Choice, needed: Needed) -> Result<bool, LoadError> {
     match needed {
         Needed::Documents => {
-            let snapshot = Snapshot::list(pinned.target.on_disk(pinned.pin.as_ref())?, choice)?;
+            let snapshot = Snapshot::list(pinned.address.on_disk(pinned.pin.as_ref())?, choice)?;
             Ok(snapshot.missing_documents.is_empty())
         }
         Needed::RootWeights => overlay_files(pinned, choice).map(|_| true),
         Needed::Adapter => {
-            let snapshot = Snapshot::list(pinned.target.on_disk(pinned.pin.as_ref())?, choice)?;
+            let snapshot = Snapshot::list(pinned.address.on_disk(pinned.pin.as_ref())?, choice)?;
             snapshot.only_file()?;
             Ok(snapshot.missing_documents.is_empty())
         }
@@ -261,7 +262,7 @@ pub fn has(pinned: &Pinned, choice: &Choice, needed: Needed) -> Result<bool, Loa
 
 /// The files of what is laid over a component.
 fn overlay_files(overlay: &Pinned, choice: &Choice) -> Result<ComponentFiles, LoadError> {
-    let snapshot = Snapshot::list(overlay.target.on_disk(overlay.pin.as_ref())?, choice)?;
+    let snapshot = Snapshot::list(overlay.address.on_disk(overlay.pin.as_ref())?, choice)?;
     match snapshot.bare_file()? {
         Some(file) => Ok(snapshot.file(file)),
         None => Ok(snapshot.component(&snapshot.root_site()?.name)?),
@@ -288,7 +289,7 @@ pub fn snapshot_as(
     base: Option<&Snapshot>,
     pool: &ShardPool,
 ) -> Result<Snapshot, LoadError> {
-    let mut snapshot = Snapshot::list(model.target.on_disk(model.pin.as_ref())?, choice)?;
+    let mut snapshot = Snapshot::list(model.address.on_disk(model.pin.as_ref())?, choice)?;
     if let Some(file) = snapshot.bare_file()? {
         let shard = pool.get_or_open(&file)?;
         let table = Table::of_file(shard.header.clone());
@@ -306,23 +307,23 @@ pub fn snapshot_as(
 /// [`LoadError::Verify`].
 pub fn verify_files(
     model: &ResolvedModel,
-    suspects: &[Suspect],
+    candidates: &[HashCandidate],
     scope: Scope,
     attestations: &Attestations,
     watcher: &dyn Watcher,
 ) -> Result<Vec<Verdict>, LoadError> {
-    Ok(verify(suspects, scope, model.store().as_ref(), attestations, watcher)?)
+    Ok(verify(candidates, scope, model.store().as_ref(), attestations, watcher)?)
 }
 
 /// The files of `components`, or all files of the model that are on this machine, to be verified. Blocks.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn suspects_of(snapshot: &Snapshot, components: &[String]) -> Result<Vec<Suspect>, LoadError> {
+pub fn candidates_of(snapshot: &Snapshot, components: &[String]) -> Result<Vec<HashCandidate>, LoadError> {
     if components.is_empty() {
-        return Ok(snapshot.suspects());
+        return Ok(snapshot.candidates());
     }
-    let of = |name: &String| Ok(suspects(&snapshot.component(name)?));
+    let of = |name: &String| Ok(candidates(&snapshot.component(name)?));
     let all = components.iter().map(of).collect::<Result<Vec<_>, LoadError>>()?;
     Ok(all.into_iter().flatten().collect())
 }
@@ -348,8 +349,8 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
 }
 
 /// The weight files of a component.
-fn suspects(files: &ComponentFiles) -> Vec<Suspect> {
-    files.shards.iter().map(ShardFile::suspect).collect()
+fn candidates(files: &ComponentFiles) -> Vec<HashCandidate> {
+    files.shards.iter().map(ShardFile::candidate).collect()
 }
 
 /// Opens what [`prepare`] found, audits it, and plans where its tensors come from.

@@ -8,7 +8,7 @@ use crate::{
     hub::HubError,
     pipeline::{self, LoadError, Needed, Pinned, Prepared, Request, Subject, Verification},
     progress::Step,
-    resolve::{ModelKind, ResolvedModel, Selector, Target},
+    resolve::{Address, ModelKind, ResolvedModel, Selector},
     snapshot::{Extent, FetchReport, Remote, Want},
 };
 
@@ -83,8 +83,8 @@ impl Cache {
         if request.verification == Verification::Afterwards {
             return Ok(true);
         }
-        let (model, suspects) = (Arc::clone(&component.model), component.suspects());
-        match self.verified(component.id, model, suspects, progress).await {
+        let (model, candidates) = (Arc::clone(&component.model), component.candidates());
+        match self.verified(component.id, model, candidates, progress).await {
             Ok(()) => Ok(true),
             Err(AcquireError::Load(error)) if matches!(*error, LoadError::Corrupt { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -113,10 +113,10 @@ impl Cache {
     /// [`AcquireError`].
     pub async fn pinned(self: &Arc<Self>, selector: &Selector) -> Result<Pinned, AcquireError> {
         let (cache, asked) = (Arc::clone(self), selector.clone());
-        let work = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places));
-        let (target, known) = self.in_time("finding the model", work).await??;
-        let pin = pipeline::pin(&target, known, selector.offline, &self.config.hub).await?;
-        Ok(Pinned { target: Arc::new(target), pin })
+        let work = self.stage("finding the model", move || pipeline::address(&asked, &cache.config.places));
+        let (address, known) = self.in_time("finding the model", work).await??;
+        let pin = pipeline::pin(&address, known, selector.offline, &self.config.hub).await?;
+        Ok(Pinned { address: Arc::new(address), pin })
     }
 
     /// What `request` names, looked up; of the models beside its own, what is needed is on this machine.
@@ -206,8 +206,8 @@ impl Cache {
                 return Ok(prepared);
             }
             verified = true;
-            let (id, model, suspects) = (prepared.id, Arc::clone(&prepared.model), prepared.suspects());
-            match self.verified(id, model, suspects, progress).await {
+            let (id, model, candidates) = (prepared.id, Arc::clone(&prepared.model), prepared.candidates());
+            match self.verified(id, model, candidates, progress).await {
                 Ok(()) => return Ok(prepared),
                 // It was moved aside, so it is missing now. What comes in its place is verified as it comes.
                 Err(AcquireError::Load(error))
@@ -252,9 +252,9 @@ impl Cache {
     /// [`AcquireError`].
     pub async fn look_up_again(self: &Arc<Self>, selector: &Selector) -> Result<(), AcquireError> {
         let (cache, asked) = (Arc::clone(self), selector.clone());
-        let work = self.stage("finding the model", move || pipeline::target(&asked, &cache.config.places));
-        if let (Target::Hub(target), _) = work.await?? {
-            self.config.hub.forget(&target.repo, &target.revision).await;
+        let work = self.stage("finding the model", move || pipeline::address(&asked, &cache.config.places));
+        if let (Address::Hub(address), _) = work.await?? {
+            self.config.hub.forget(&address.repo, &address.revision).await;
         }
         Ok(())
     }
@@ -265,11 +265,11 @@ impl Cache {
     /// [`AcquireError`].
     pub async fn look(self: &Arc<Self>, selector: &Selector, pinned: &Pinned) -> Result<Option<Remote>, AcquireError> {
         let hub = &self.config.hub;
-        let (Target::Hub(target), Some(pin)) = (&*pinned.target, &pinned.pin) else { return Ok(None) };
+        let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
         if self.is_offline(selector) {
             return Ok(None);
         }
-        let remote = Remote::look(&self.fetcher, hub, target, pin, &selector.choice).await;
+        let remote = Remote::look(&self.fetcher, hub, address, pin, &selector.choice).await;
         Ok(Some(remote.map_err(LoadError::from)?))
     }
 

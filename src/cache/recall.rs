@@ -27,7 +27,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 struct Recall {
     id: ComponentId,
     model: Arc<ResolvedModel>,
-    witnesses: Vec<(PathBuf, FileIdentity)>,
+    dependencies: Vec<(PathBuf, FileIdentity)>,
 }
 
 /// See the module.
@@ -46,7 +46,7 @@ impl Recalls {
         let found = {
             let recall = self.by_request.get(request)?;
             let same = |(path, identity): &(PathBuf, FileIdentity)| identity_of(path).as_ref() == Some(identity);
-            recall.witnesses.iter().all(same).then(|| (recall.id, Arc::clone(&recall.model)))
+            recall.dependencies.iter().all(same).then(|| (recall.id, Arc::clone(&recall.model)))
         };
         if found.is_none() {
             self.by_request.remove(request);
@@ -54,10 +54,10 @@ impl Recalls {
         found.filter(|&(id, _)| intact(id))
     }
 
-    /// Remembers an answer that was found by looking at `witnesses` after `begun`. Files that were changed around that
+    /// Remembers an answer that was found by looking at `dependencies` after `begun`. Files that were changed around that
     /// time could have been read before the change, so nothing is remembered then.
     pub(super) fn remember(&self, request: Request, prepared: &Prepared, begun: SystemTime) {
-        self.insert(request, prepared.id, Arc::clone(&prepared.model), &prepared.witnesses, begun);
+        self.insert(request, prepared.id, Arc::clone(&prepared.model), &prepared.dependencies, begun);
     }
 
     fn insert(
@@ -65,23 +65,24 @@ impl Recalls {
         request: Request,
         id: ComponentId,
         model: Arc<ResolvedModel>,
-        witnesses: &[PathBuf],
+        dependencies: &[PathBuf],
         begun: SystemTime,
     ) {
-        if !witnesses.iter().all(|path| weightsd_segment::is_local(path)) {
+        if !dependencies.iter().all(|path| weightsd_segment::is_local(path)) {
             return;
         }
         let settled = begun.checked_sub(SETTLED).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let Some(settled) = settled.and_then(|time| i64::try_from(time.as_nanos()).ok()) else { return };
-        let found = witnesses.iter().map(|path| Some((path.clone(), identity_of(path)?))).collect::<Option<Vec<_>>>();
-        let Some(witnesses) = found.filter(|found| found.iter().all(|(_, identity)| identity.changed_ns < settled))
+        let found =
+            dependencies.iter().map(|path| Some((path.clone(), identity_of(path)?))).collect::<Option<Vec<_>>>();
+        let Some(dependencies) = found.filter(|found| found.iter().all(|(_, identity)| identity.changed_ns < settled))
         else {
             return;
         };
         if self.by_request.len() >= KEPT {
             self.by_request.clear();
         }
-        self.by_request.insert(request, Recall { id, model, witnesses });
+        self.by_request.insert(request, Recall { id, model, dependencies });
     }
 }
 
@@ -125,8 +126,12 @@ mod tests {
             verification: Verification::Afterwards,
         };
         let recalls = Recalls::default();
-        let model =
-            Arc::new(ResolvedModel { kind: ModelKind::File, path: path.clone(), witnesses: Vec::new(), warning: None });
+        let model = Arc::new(ResolvedModel {
+            kind: ModelKind::File,
+            path: path.clone(),
+            dependencies: Vec::new(),
+            warning: None,
+        });
         let remember = || {
             recalls.insert(request.clone(), id, Arc::clone(&model), std::slice::from_ref(&path), SystemTime::now());
         };

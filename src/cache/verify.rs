@@ -14,7 +14,7 @@ use crate::{
     pipeline::{self, LoadError},
     progress::{Step, Watcher},
     resolve::ResolvedModel,
-    snapshot::{Finding, Scope, Suspect, Verdict},
+    snapshot::{Finding, HashCandidate, Scope, Verdict},
 };
 
 /// Whoever loads something and lets go of it at once need not have it hashed.
@@ -41,7 +41,7 @@ impl Cache {
         self: &Arc<Self>,
         id: ComponentId,
         model: Arc<ResolvedModel>,
-        suspects: Vec<Suspect>,
+        candidates: Vec<HashCandidate>,
         progress: &mut (impl FnMut(&Step, usize) + Send),
     ) -> Result<(), AcquireError> {
         let waiter = match self.verifications.join(id, || None) {
@@ -57,7 +57,7 @@ impl Cache {
                             let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));
                             move || {
                                 let attestations = &cache.config.attestations;
-                                pipeline::verify_files(&model, &suspects, Scope::Unattested, attestations, &watcher)
+                                pipeline::verify_files(&model, &candidates, Scope::Unattested, attestations, &watcher)
                             }
                         })
                         .await??;
@@ -128,7 +128,7 @@ impl Cache {
         }
         let (id, model) = (component.id, Arc::clone(&component.model));
         let what = format!("{} of {model}", component.name);
-        match self.verified(id, model, component.suspects(), &mut |_, _| {}).await {
+        match self.verified(id, model, component.candidates(), &mut |_, _| {}).await {
             Ok(()) => self.events.push(EventKind::Verified, Some(id), what),
             Err(error) => tracing::warn!(%id, %error, "{what} was not found good"),
         }

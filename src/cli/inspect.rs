@@ -29,8 +29,8 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         offline: true,
     };
     let pinned = |selector: &Selector| -> Result<Pinned, LoadError> {
-        let (target, _) = pipeline::target(selector, &places)?;
-        Ok(Pinned { target: Arc::new(target), pin: None })
+        let (address, _) = pipeline::address(selector, &places)?;
+        Ok(Pinned { address: Arc::new(address), pin: None })
     };
     let beside = |spec: &Option<String>| {
         let selector =

@@ -21,7 +21,7 @@ use crate::{
     checkpoint::{self, OpenShard, Source},
     derive::Image,
     resolve::ResolvedModel,
-    snapshot::{Attestations, Suspect},
+    snapshot::{Attestations, HashCandidate},
 };
 
 /// Where the time of a load went.
@@ -151,8 +151,8 @@ impl Component {
 
     /// The files that it was made from, to be compared with their hashes.
     #[must_use]
-    pub fn suspects(&self) -> Vec<Suspect> {
-        self.sources.iter().map(|source| source.file.suspect()).collect()
+    pub fn candidates(&self) -> Vec<HashCandidate> {
+        self.sources.iter().map(|source| source.file.candidate()).collect()
     }
 
     /// Whether every file that it was made from, and the image, is as it was when it was opened.

@@ -29,15 +29,15 @@ pub(super) struct PreparedAdapter {
 impl PreparedAdapter {
     /// The file of an adapter, and its config as it was read.
     pub(super) fn find(adapter: &Adapter, pinned: &Pinned) -> Result<(Self, Vec<u8>), LoadError> {
-        let snapshot = Snapshot::list(pinned.target.on_disk(pinned.pin.as_ref())?, &adapter.selector.choice)?;
+        let snapshot = Snapshot::list(pinned.address.on_disk(pinned.pin.as_ref())?, &adapter.selector.choice)?;
         let file = snapshot.only_file()?;
         let (path, json) = snapshot.beside(&file, ADAPTER_CONFIG)?;
         let config = json.as_ref().map(|json| AdapterConfig::parse(&path.display().to_string(), json)).transpose()?;
         let mut files = snapshot.file(file);
         // A config that comes or goes changes the folder.
-        files.witnesses.extend(path.parent().map(Path::to_owned));
-        files.witnesses.extend(json.is_some().then_some(path));
-        files.witnesses.extend(snapshot.model.witnesses.iter().cloned());
+        files.dependencies.extend(path.parent().map(Path::to_owned));
+        files.dependencies.extend(json.is_some().then_some(path));
+        files.dependencies.extend(snapshot.model.dependencies.iter().cloned());
         let name = snapshot.model.to_string();
         Ok((Self { name, files, config, scale: adapter.scale }, json.unwrap_or_default()))
     }

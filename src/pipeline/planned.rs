@@ -21,7 +21,7 @@ use crate::{
     derive::{DeriveFailure, Image, Order, OrderedFile, Partial, Provenance},
     pace::Pace,
     progress::{Phase, Step},
-    snapshot::Suspect,
+    snapshot::HashCandidate,
 };
 
 /// A component of which everything is known, and perhaps something has to be computed.
@@ -55,13 +55,14 @@ impl Planned {
         let prepared = &self.prepared;
         let others = prepared.overlay.iter().chain(prepared.adapters.iter().map(|adapter| &adapter.files));
         let others = others.flat_map(|files| &files.shards).map(|shard| format!(" + {}", shard.path.display()));
-        let blob = |suspect: Suspect| suspect.blob.map(|blob| blob.to_string());
-        let source = |suspect: Suspect| blob(suspect.clone()).unwrap_or_else(|| suspect.path.display().to_string());
+        let blob = |candidate: HashCandidate| candidate.blob.map(|blob| blob.to_string());
+        let source =
+            |candidate: HashCandidate| blob(candidate.clone()).unwrap_or_else(|| candidate.path.display().to_string());
         Provenance {
             component: prepared.component().to_owned(),
             made_from: std::iter::once(prepared.model.to_string()).chain(others).collect(),
             conversion: conversion(prepared),
-            sources: prepared.suspects().into_iter().map(source).collect(),
+            sources: prepared.candidates().into_iter().map(source).collect(),
         }
     }
 

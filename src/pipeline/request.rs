@@ -11,7 +11,7 @@ use weightsd_core::{
     place::Layout,
 };
 
-use crate::resolve::{Choice, Pin, Selector, Target};
+use crate::resolve::{Address, Choice, Pin, Selector};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -118,7 +118,7 @@ pub enum AuditPolicy {
 #[derive(Debug, Clone)]
 pub struct Pinned {
     /// What it names.
-    pub target: Arc<Target>,
+    pub address: Arc<Address>,
     /// The commit.
     pub pin: Option<Pin>,
 }

@@ -13,7 +13,7 @@ use std::{
 use weightsd_core::spec::Commit;
 use weightsd_segment::PinnedFile;
 
-use super::{HubTarget, ModelKind, Pin, ResolveError, ResolvedModel};
+use super::{HubAddress, ModelKind, Pin, ResolveError, ResolvedModel};
 
 /// hf-hub rewrites ref files in place even when nothing changed; a reader that comes in between sees an empty file.
 const EMPTY_REF_RETRIES: u32 = 5;
@@ -23,17 +23,17 @@ const REF_BYTES_MAX: u64 = 1024;
 /// Most revisions that an error lists.
 const LISTED_MAX: usize = 8;
 
-pub(super) fn on_disk(target: &HubTarget, pin: Option<&Pin>) -> Result<ResolvedModel, ResolveError> {
-    let HubTarget { repo, revision, cache } = target;
+pub(super) fn on_disk(address: &HubAddress, pin: Option<&Pin>) -> Result<ResolvedModel, ResolveError> {
+    let HubAddress { repo, revision, cache } = address;
     let folder = cache.join(repo.cache_folder());
     if !folder.is_dir() {
         return Err(ResolveError::RepoNotCached { repo: repo.clone(), cache: cache.clone() });
     }
-    let mut known = pin.cloned().or_else(|| target.commit());
+    let mut known = pin.cloned().or_else(|| address.commit());
     if known.is_none() {
-        known = read_ref(&ref_path(target))?.map(|commit| Pin { commit, warning: None });
+        known = read_ref(&ref_path(address))?.map(|commit| Pin { commit, warning: None });
     }
-    let model = known.map(|pin| at(target, &pin)).filter(|model| model.path.is_dir());
+    let model = known.map(|pin| at(address, &pin)).filter(|model| model.path.is_dir());
     model.ok_or_else(|| ResolveError::RevisionNotCached {
         repo: repo.clone(),
         revision: revision.clone(),
@@ -42,20 +42,20 @@ pub(super) fn on_disk(target: &HubTarget, pin: Option<&Pin>) -> Result<ResolvedM
     })
 }
 
-pub(super) fn at(target: &HubTarget, pin: &Pin) -> ResolvedModel {
-    let HubTarget { repo, revision, cache } = target.clone();
-    let mut witnesses = Vec::new();
+pub(super) fn at(address: &HubAddress, pin: &Pin) -> ResolvedModel {
+    let HubAddress { repo, revision, cache } = address.clone();
+    let mut dependencies = Vec::new();
     if revision.as_commit().is_none() {
-        witnesses.push(ref_path(target));
+        dependencies.push(ref_path(address));
     }
     let path = cache.join(repo.cache_folder()).join("snapshots").join(pin.commit.as_str());
     let kind = ModelKind::Hub { repo, revision, commit: pin.commit.clone(), cache };
-    witnesses.push(path.clone());
-    ResolvedModel { kind, witnesses, path, warning: pin.warning.clone() }
+    dependencies.push(path.clone());
+    ResolvedModel { kind, dependencies, path, warning: pin.warning.clone() }
 }
 
-pub(super) fn ref_path(target: &HubTarget) -> PathBuf {
-    target.cache.join(target.repo.cache_folder()).join("refs").join(target.revision.as_str())
+pub(super) fn ref_path(address: &HubAddress) -> PathBuf {
+    address.cache.join(address.repo.cache_folder()).join("refs").join(address.revision.as_str())
 }
 
 /// The commit in a ref file; `None` when there is no such ref.

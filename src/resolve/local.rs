@@ -37,5 +37,5 @@ pub(super) fn resolve(path: PathBuf, selector: &Selector) -> Result<ResolvedMode
         };
         return Err(ResolveError::NotAModel { path, found });
     };
-    Ok(ResolvedModel { kind, witnesses: vec![path.clone()], path, warning: None })
+    Ok(ResolvedModel { kind, dependencies: vec![path.clone()], path, warning: None })
 }

@@ -45,16 +45,16 @@ pub struct Choice {
 
 /// What a selector names, before it is looked for.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub enum Address {
     /// A path, found.
     Path(ResolvedModel),
     /// A Hugging Face id.
-    Hub(HubTarget),
+    Hub(HubAddress),
 }
 
 /// A revision of a repository, and the cache that holds it or will.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubTarget {
+pub struct HubAddress {
     /// The repository.
     pub repo: RepoId,
     /// The revision.
@@ -109,7 +109,7 @@ pub struct ResolvedModel {
     /// The directory or file; for a hub model the snapshot's directory.
     pub path: PathBuf,
     /// Files whose state decided the answer: as long as they stay as they are, the answer stays.
-    pub witnesses: Vec<PathBuf>,
+    pub dependencies: Vec<PathBuf>,
     /// What whoever asked should know, such as that the hub could not be asked for a newer commit.
     pub warning: Option<String>,
 }
@@ -276,7 +276,7 @@ fn known(cached: &[String]) -> String {
 ///
 /// # Errors
 /// [`ResolveError`].
-pub fn target(selector: &Selector, places: &Places) -> Result<Target, ResolveError> {
+pub fn address(selector: &Selector, places: &Places) -> Result<Address, ResolveError> {
     for (field, path) in [("hub_cache", &selector.hub_cache), ("working_directory", &selector.working_directory)] {
         if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
             return Err(ResolveError::NotAbsolute { field, path: path.clone() });
@@ -286,20 +286,20 @@ pub fn target(selector: &Selector, places: &Places) -> Result<Target, ResolveErr
     if let Some(directory) = selector.working_directory.as_ref().filter(|_| !spec::is_path_like(text)) {
         let path = directory.join(text);
         if path.exists() {
-            return local::resolve(path, selector).map(Target::Path);
+            return local::resolve(path, selector).map(Address::Path);
         }
     }
     match ModelSpec::parse(text)? {
-        ModelSpec::Path(written) => local::resolve(absolute(&written, selector, places)?, selector).map(Target::Path),
+        ModelSpec::Path(written) => local::resolve(absolute(&written, selector, places)?, selector).map(Address::Path),
         ModelSpec::Hub(HubSpec { repo, revision }) => {
             let revision = chosen_revision(revision, selector.revision.as_deref())?;
             let cache = selector.hub_cache.as_ref().or(places.hub_cache.as_ref()).ok_or(ResolveError::NoHubCache)?;
-            Ok(Target::Hub(HubTarget { repo, revision, cache: cache.clone() }))
+            Ok(Address::Hub(HubAddress { repo, revision, cache: cache.clone() }))
         }
     }
 }
 
-impl Target {
+impl Address {
     /// The model on this machine: at the commit of `pin`, or at the one that the cache knows.
     ///
     /// # Errors
@@ -307,12 +307,12 @@ impl Target {
     pub fn on_disk(&self, pin: Option<&Pin>) -> Result<ResolvedModel, ResolveError> {
         match self {
             Self::Path(model) => Ok(model.clone()),
-            Self::Hub(target) => hub::on_disk(target, pin),
+            Self::Hub(address) => hub::on_disk(address, pin),
         }
     }
 }
 
-impl HubTarget {
+impl HubAddress {
     /// The commit, when the revision is one.
     #[must_use]
     pub fn commit(&self) -> Option<Pin> {

@@ -21,12 +21,12 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
     // A shutdown waits for the answer.
     let _token = context.cache.tasks().token();
     let spec = selector.spec.clone();
-    let place = Place::find(&context.cache, selector, None).await.map_err(|error| Failure::from(&error))?;
+    let model = Whereabouts::find(&context.cache, selector, None).await.map_err(|error| Failure::from(&error))?;
     let mut components = Vec::new();
-    for site in place.snapshot().sites() {
-        components.push(place.component(&context.cache, &site.name).await);
+    for site in model.snapshot().sites() {
+        components.push(model.component(&context.cache, &site.name).await);
     }
-    let snapshot = place.snapshot();
+    let snapshot = model.snapshot();
     let configs = snapshot.family.configs(&snapshot.facts);
     Ok(ResolveResponse {
         model: Some(convert::model(&snapshot.model)),
@@ -46,17 +46,17 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     let _token = context.cache.tasks().token();
     let others = others(&context.cache, base, overlay).await.map_err(|error| Failure::from(&error))?;
     let base = others.base.clone();
-    let place = Place::find(&context.cache, selector, base).await.map_err(|error| Failure::from(&error))?;
+    let model = Whereabouts::find(&context.cache, selector, base).await.map_err(|error| Failure::from(&error))?;
     if names.is_empty() {
-        names = place.snapshot().sites().iter().map(|site| site.name.clone()).collect();
+        names = model.snapshot().sites().iter().map(|site| site.name.clone()).collect();
     }
     let mut reports = Vec::new();
     for name in &names {
-        reports.push(place.audit(&context.cache, name, &others).await.map_err(|error| Failure::from(&error))?);
+        reports.push(model.audit(&context.cache, name, &others).await.map_err(|error| Failure::from(&error))?);
     }
     Ok(AuditResponse {
-        model: Some(convert::model(&place.snapshot().model)),
-        family: place.snapshot().family.id().to_owned(),
+        model: Some(convert::model(&model.snapshot().model)),
+        family: model.snapshot().family.id().to_owned(),
         reports: reports.iter().map(|report| convert::audited(report, request.full_lists)).collect(),
     })
 }
@@ -76,14 +76,14 @@ async fn others(cache: &Arc<Cache>, base: Option<Selector>, overlay: Option<Sele
 }
 
 /// Where a model is.
-enum Place {
+enum Whereabouts {
     /// On this machine, as far as its listing and small files go. Some of its weights may not be.
     Here { snapshot: Arc<Snapshot>, selector: Selector, pinned: Pinned },
     /// On the hub.
     There(Remote),
 }
 
-impl Place {
+impl Whereabouts {
     async fn find(
         cache: &Arc<Cache>,
         selector: Selector,

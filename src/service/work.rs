@@ -23,8 +23,8 @@ use crate::{
     hub::HubError,
     pipeline::{self, LoadError, Pinned},
     progress::{Step, Watcher},
-    resolve::{Selector, Target},
-    snapshot::{Extent, FetchReport, Finding, Scope, Suspect, Verdict, Want},
+    resolve::{Address, Selector},
+    snapshot::{Extent, FetchReport, Finding, HashCandidate, Scope, Verdict, Want},
 };
 
 /// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
@@ -108,18 +108,18 @@ async fn pull_and_verify(
     let mut fetched = 0;
     loop {
         let pulled = cache.pull(selector, want.clone(), |step, sharers| progress(step, sharers)).await?;
-        let (Target::Hub(target), Some(pin), Some(report)) = (&*pulled.0.target, &pulled.0.pin, pulled.1) else {
+        let (Address::Hub(address), Some(pin), Some(report)) = (&*pulled.0.address, &pulled.0.pin, pulled.1) else {
             return Err(LoadError::from(HubError::NotAHubId { spec: selector.spec.clone() }).into());
         };
         fetched += report.bytes_fetched;
-        let model = target.at(pin);
-        let suspect = |(path, listed): &(String, Listed)| Suspect {
+        let model = address.at(pin);
+        let candidate = |(path, listed): &(String, Listed)| HashCandidate {
             name: path.clone(),
             path: model.path.join(path),
             blob: Some(listed.blob.clone()),
         };
-        let suspects = report.files.iter().map(suspect).collect();
-        let verdicts = find(cache, &Arc::new(model.clone()), suspects, Scope::Unattested, &progress).await?;
+        let candidates = report.files.iter().map(candidate).collect();
+        let verdicts = find(cache, &Arc::new(model.clone()), candidates, Scope::Unattested, &progress).await?;
         // What was moved aside comes again; what comes is verified as it comes.
         if cache.found(&model, &verdicts).is_ok() {
             return Ok(pull_report(&model, &report, fetched, started));
@@ -150,16 +150,16 @@ async fn verify_all(
 ) -> Result<VerifyReport, AcquireError> {
     let started = Instant::now();
     let worker = Arc::clone(cache);
-    let (model, suspects) = cache
+    let (model, candidates) = cache
         .stage("finding the model", move || -> Result<_, LoadError> {
-            let (target, _) = pipeline::target(&selector, &worker.config().places)?;
-            let pinned = Pinned { target: Arc::new(target), pin: None };
+            let (address, _) = pipeline::address(&selector, &worker.config().places)?;
+            let pinned = Pinned { address: Arc::new(address), pin: None };
             let snapshot = pipeline::snapshot(&pinned, &selector.choice, worker.pool())?;
-            let suspects = pipeline::suspects_of(&snapshot, &components)?;
-            Ok((Arc::new(snapshot.model), suspects))
+            let candidates = pipeline::candidates_of(&snapshot, &components)?;
+            Ok((Arc::new(snapshot.model), candidates))
         })
         .await??;
-    let mut verdicts = find(cache, &model, suspects, Scope::All, &progress).await?;
+    let mut verdicts = find(cache, &model, candidates, Scope::All, &progress).await?;
     let _ = cache.found(&model, &verdicts);
     let is_bad = |verdict: &Verdict| matches!(verdict.finding, Finding::Bad { .. } | Finding::Missing);
     verdicts.sort_by_key(|verdict| !is_bad(verdict));
@@ -174,7 +174,7 @@ async fn verify_all(
 async fn find(
     cache: &Arc<Cache>,
     model: &Arc<crate::resolve::ResolvedModel>,
-    suspects: Vec<Suspect>,
+    candidates: Vec<HashCandidate>,
     scope: Scope,
     progress: &Progress,
 ) -> Result<Vec<Verdict>, AcquireError> {
@@ -183,7 +183,7 @@ async fn find(
     let (model, attestations) = (Arc::clone(model), Arc::clone(&cache.config().attestations));
     // The thread learns of it when this future is dropped.
     let _stops = StopsOnDrop(stop);
-    let work = move || pipeline::verify_files(&model, &suspects, scope, &attestations, &reporter);
+    let work = move || pipeline::verify_files(&model, &candidates, scope, &attestations, &reporter);
     Ok(blocking("the verification", work).await??)
 }
 

@@ -33,7 +33,7 @@ pub use self::{
     fetch::{DownloadEvent, Extent, FetchError, FetchReport, Fetcher, Want},
     files::Files,
     remote::{Remote, RemoteComponent, RemoteError},
-    verify::{Finding, Scope, Suspect, Verdict, VerifyError, verify},
+    verify::{Finding, HashCandidate, Scope, Verdict, VerifyError, verify},
 };
 use crate::{
     disk,
@@ -89,7 +89,7 @@ pub struct ComponentFiles {
     /// Weight files, in shard order.
     pub shards: Vec<ShardFile>,
     /// Files whose state decided the answer.
-    pub witnesses: Vec<PathBuf>,
+    pub dependencies: Vec<PathBuf>,
 }
 
 /// Why a model's files cannot be used.
@@ -323,7 +323,7 @@ impl Snapshot {
     pub fn file(&self, shard: ShardFile) -> ComponentFiles {
         let stem = shard.name.trim_end_matches(".safetensors").to_owned();
         let site = ComponentSite { name: stem.clone(), folder: String::new(), stem, config: None };
-        ComponentFiles { site, index: None, witnesses: vec![shard.path.clone()], shards: vec![shard] }
+        ComponentFiles { site, index: None, dependencies: vec![shard.path.clone()], shards: vec![shard] }
     }
 
     /// The only weight file, wherever it is: an adapter's. Several are refused, since no size tells which is wanted.
@@ -419,14 +419,14 @@ impl Snapshot {
     /// [`SnapshotError`].
     pub fn component(&self, name: &str) -> Result<ComponentFiles, SnapshotError> {
         let site = self.site(name)?;
-        let mut witnesses = vec![self.folder(site)];
-        witnesses.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
+        let mut dependencies = vec![self.folder(site)];
+        dependencies.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
         let selection = match &self.single {
             Some((file, _)) => WeightFiles::Files(vec![file.clone()]),
             None => self.select(site)?,
         };
         if let WeightFiles::Index(name) = &selection {
-            witnesses.push(self.files.path(name));
+            dependencies.push(self.files.path(name));
         }
         let (index, names) = self.shard_names(site, selection)?;
         let mut shards = Vec::new();
@@ -441,8 +441,8 @@ impl Snapshot {
         if !missing.is_empty() {
             return Err(SnapshotError::Incomplete { component: site.name.clone(), missing, total });
         }
-        witnesses.extend(shards.iter().map(|shard| shard.path.clone()));
-        Ok(ComponentFiles { site: site.clone(), index, shards, witnesses })
+        dependencies.extend(shards.iter().map(|shard| shard.path.clone()));
+        Ok(ComponentFiles { site: site.clone(), index, shards, dependencies })
     }
 
     /// The names of the weight files that `selection` means, with the index that says so.
@@ -470,13 +470,13 @@ impl Snapshot {
 
     /// All files that are on this machine, to be verified.
     #[must_use]
-    pub fn suspects(&self) -> Vec<Suspect> {
-        let suspect = |name: &String| {
+    pub fn candidates(&self) -> Vec<HashCandidate> {
+        let candidate = |name: &String| {
             let path = self.files.path(name);
             let blob = path.exists().then(|| self.blob_of(name, &path))?;
-            Some(Suspect { name: name.clone(), path, blob: blob.as_deref().and_then(BlobName::parse) })
+            Some(HashCandidate { name: name.clone(), path, blob: blob.as_deref().and_then(BlobName::parse) })
         };
-        self.files.names().iter().filter_map(suspect).collect()
+        self.files.names().iter().filter_map(candidate).collect()
     }
 
     /// The name of the blob that `path` is: the link says so, or the listing, for a blob that nothing links to yet.
@@ -510,8 +510,8 @@ impl ShardFile {
 
     /// The file, to be compared with its hash.
     #[must_use]
-    pub fn suspect(&self) -> Suspect {
-        Suspect { name: self.name.clone(), path: self.path.clone(), blob: self.blob() }
+    pub fn candidate(&self) -> HashCandidate {
+        HashCandidate { name: self.name.clone(), path: self.path.clone(), blob: self.blob() }
     }
 }
 

@@ -17,7 +17,7 @@ use weightsd_core::{
 use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
 use crate::{
     hub::{ByteRange, Hub, RepoStore},
-    resolve::{Choice, HubTarget, Pin},
+    resolve::{Choice, HubAddress, Pin},
 };
 
 /// Bytes of a weight file that are asked for first: most headers fit.
@@ -29,7 +29,7 @@ pub struct Remote {
     /// Its files, as far as the listing and the small JSON files tell.
     pub snapshot: Arc<Snapshot>,
     hub: Arc<Hub>,
-    target: HubTarget,
+    address: HubAddress,
     pin: Pin,
     listing: Arc<Listing>,
 }
@@ -87,24 +87,24 @@ impl Remote {
     pub async fn look(
         fetcher: &Fetcher,
         hub: &Arc<Hub>,
-        target: &HubTarget,
+        address: &HubAddress,
         pin: &Pin,
         choice: &Choice,
     ) -> Result<Self, FetchError> {
-        let listing = fetcher.listing(target, &pin.commit).await?;
-        let (hub, target, pin) = (Arc::clone(hub), target.clone(), pin.clone());
-        let snapshot = |documents| list(&target, &pin, choice, &listing, documents);
+        let listing = fetcher.listing(address, &pin.commit).await?;
+        let (hub, address, pin) = (Arc::clone(hub), address.clone(), pin.clone());
+        let snapshot = |documents| list(&address, &pin, choice, &listing, documents);
         let missing = snapshot(BTreeMap::new()).await?.missing_documents;
         let fetch = async |name: &String| {
             let listed = listing.get(name).filter(|listed| listed.bytes <= CONFIG_BYTES_MAX);
             match listed {
-                Some(listed) => Ok(Some((name.clone(), small_file(&hub, &target, &pin, name, listed).await?))),
+                Some(listed) => Ok(Some((name.clone(), small_file(&hub, &address, &pin, name, listed).await?))),
                 None => Ok::<_, FetchError>(None),
             }
         };
         let documents = try_join_all(missing.iter().map(fetch)).await?.into_iter().flatten().collect();
         let snapshot = Arc::new(snapshot(documents).await?);
-        Ok(Self { snapshot, hub, target, pin, listing })
+        Ok(Self { snapshot, hub, address, pin, listing })
     }
 
     /// The files of a component.
@@ -121,7 +121,7 @@ impl Remote {
                     let (found, max) = (listed.bytes, INDEX_BYTES_MAX);
                     return Err(SnapshotError::TooLarge { path: path.into(), found, max }.into());
                 }
-                let bytes = small_file(&self.hub, &self.target, &self.pin, &path, &listed).await?;
+                let bytes = small_file(&self.hub, &self.address, &self.pin, &path, &listed).await?;
                 let index = Index::parse(&bytes, &site.folder);
                 let index = index.map_err(|source| SnapshotError::Index { path: path.into(), source })?;
                 let names = index.shards().into_iter().map(str::to_owned).collect();
@@ -143,7 +143,7 @@ impl Remote {
     }
 
     async fn header(&self, file: &str, listed: &Listed) -> Result<Header, RemoteError> {
-        let bad = |source| RemoteError::Header { file: file.to_owned(), repo: self.target.repo.to_string(), source };
+        let bad = |source| RemoteError::Header { file: file.to_owned(), repo: self.address.repo.to_string(), source };
         if listed.bytes < PREFIX_BYTES {
             return Err(bad(HeaderError::FileTooShort { found: listed.bytes }));
         }
@@ -162,7 +162,7 @@ impl Remote {
 
     async fn range(&self, file: &str, from: u64, to: u64) -> Result<Vec<u8>, FetchError> {
         let range = ByteRange { from, to: Some(to), validator: None };
-        let got = self.hub.bytes(&self.target.repo, &self.pin.commit, file, Some(range), to - from).await;
+        let got = self.hub.bytes(&self.address.repo, &self.pin.commit, file, Some(range), to - from).await;
         got.map_err(|source| FetchError::File { file: file.to_owned(), source })
     }
 
@@ -174,13 +174,13 @@ impl Remote {
 }
 
 async fn list(
-    target: &HubTarget,
+    address: &HubAddress,
     pin: &Pin,
     choice: &Choice,
     listing: &Arc<Listing>,
     documents: BTreeMap<String, Vec<u8>>,
 ) -> Result<Snapshot, FetchError> {
-    let (model, store) = (target.at(pin), RepoStore::new(&target.cache, &target.repo));
+    let (model, store) = (address.at(pin), RepoStore::new(&address.cache, &address.repo));
     let (choice, listing) = (choice.clone(), Arc::clone(listing));
     let list = move || Ok(Snapshot::remote(model, &choice, store, listing, documents)?);
     spawn_blocking(list).await.unwrap_or(Err(FetchError::Died))
@@ -189,19 +189,19 @@ async fn list(
 /// The content of a small file: the blob on this machine, or what the hub sends, compared with its hash.
 async fn small_file(
     hub: &Arc<Hub>,
-    target: &HubTarget,
+    address: &HubAddress,
     pin: &Pin,
     name: &str,
     listed: &Listed,
 ) -> Result<Vec<u8>, FetchError> {
-    let path = RepoStore::new(&target.cache, &target.repo).blob(&listed.blob);
+    let path = RepoStore::new(&address.cache, &address.repo).blob(&listed.blob);
     if let Ok(Ok(bytes)) = spawn_blocking(move || std::fs::read(path)).await
         && bytes.len() as u64 == listed.bytes
     {
         return Ok(bytes);
     }
     let file = || name.to_owned();
-    let bytes = hub.bytes(&target.repo, &pin.commit, name, None, listed.bytes).await;
+    let bytes = hub.bytes(&address.repo, &pin.commit, name, None, listed.bytes).await;
     let bytes = bytes.map_err(|source| FetchError::File { file: file(), source })?;
     let mut hasher = BlobHasher::new(listed.blob.kind(), listed.bytes);
     hasher.update(&bytes);

@@ -27,7 +27,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// A file that is to be verified.
 #[derive(Debug, Clone)]
-pub struct Suspect {
+pub struct HashCandidate {
     /// Path below the model's directory.
     pub name: String,
     /// Path on disk.
@@ -114,21 +114,21 @@ pub enum Scope {
     All,
 }
 
-/// Hashes `suspects` of the repository in `store`.
+/// Hashes `candidates` of the repository in `store`.
 ///
 /// # Errors
 /// [`VerifyError`]. A file that is not what its name says is a finding, not an error.
 pub fn verify(
-    suspects: &[Suspect],
+    candidates: &[HashCandidate],
     scope: Scope,
     store: Option<&RepoStore>,
     attestations: &Attestations,
     watcher: &dyn Watcher,
 ) -> Result<Vec<Verdict>, VerifyError> {
-    let length = |suspect: &Suspect| std::fs::metadata(&suspect.path).map_or(0, |metadata| metadata.len());
-    let bytes_total = suspects.iter().map(length).sum();
-    let mut step = Step { phase: Phase::Verify, files_total: suspects.len(), bytes_total, ..Step::default() };
-    let mut verdicts = Vec::with_capacity(suspects.len());
+    let length = |candidate: &HashCandidate| std::fs::metadata(&candidate.path).map_or(0, |metadata| metadata.len());
+    let bytes_total = candidates.iter().map(length).sum();
+    let mut step = Step { phase: Phase::Verify, files_total: candidates.len(), bytes_total, ..Step::default() };
+    let mut verdicts = Vec::with_capacity(candidates.len());
     let mut told: Option<Instant> = None;
     let mut tell = |step: &Step| {
         if told.is_none_or(|told| told.elapsed() >= REPORT_EVERY) {
@@ -136,11 +136,11 @@ pub fn verify(
             watcher.step(step);
         }
     };
-    for suspect in suspects {
-        step.file.clone_from(&suspect.name);
+    for candidate in candidates {
+        step.file.clone_from(&candidate.name);
         tell(&step);
         let before = step.bytes_done;
-        let (identity, finding) = find(suspect, scope, store, attestations, |piece| {
+        let (identity, finding) = find(candidate, scope, store, attestations, |piece| {
             step.bytes_done += piece;
             tell(&step);
             !watcher.is_abandoned()
@@ -148,30 +148,30 @@ pub fn verify(
         let bytes = identity.map_or(0, |identity| identity.length);
         step.bytes_done = before + bytes;
         step.files_done += 1;
-        verdicts.push(Verdict { name: suspect.name.clone(), bytes, blob: suspect.blob.clone(), identity, finding });
+        verdicts.push(Verdict { name: candidate.name.clone(), bytes, blob: candidate.blob.clone(), identity, finding });
     }
     watcher.step(&step);
     Ok(verdicts)
 }
 
 fn find(
-    suspect: &Suspect,
+    candidate: &HashCandidate,
     scope: Scope,
     store: Option<&RepoStore>,
     attestations: &Attestations,
     go_on: impl FnMut(u64) -> bool,
 ) -> Result<(Option<FileIdentity>, Finding), VerifyError> {
-    let path = || suspect.path.clone();
-    let identity = match std::fs::metadata(&suspect.path) {
+    let path = || candidate.path.clone();
+    let identity = match std::fs::metadata(&candidate.path) {
         Ok(metadata) => FileIdentity::of(&metadata),
         Err(error) if files::is_absent(&error) => return Ok((None, Finding::Missing)),
         Err(source) => return Err(VerifyError::Io { path: path(), source }),
     };
-    let Some(blob) = &suspect.blob else { return Ok((Some(identity), Finding::Unnamed)) };
+    let Some(blob) = &candidate.blob else { return Ok((Some(identity), Finding::Unnamed)) };
     if let Some(at) = attestations.get(blob, &identity).filter(|_| scope == Scope::Unattested) {
         return Ok((Some(identity), Finding::Good(at)));
     }
-    let (found, identity) = hash_file(&suspect.path, blob, go_on).map_err(|error| match error {
+    let (found, identity) = hash_file(&candidate.path, blob, go_on).map_err(|error| match error {
         NotHashed::Io(source) => VerifyError::Io { path: path(), source },
         NotHashed::Abandoned => VerifyError::Abandoned,
         NotHashed::Changed => VerifyError::Changed { path: path() },
@@ -184,7 +184,7 @@ fn find(
         Some(store) => store.quarantine(blob).map_err(|source| VerifyError::Io { path: path(), source })?,
         None => path(),
     };
-    tracing::warn!(path = %suspect.path.display(), %blob, found, aside = %aside.display(), "not what its name says");
+    tracing::warn!(path = %candidate.path.display(), %blob, found, aside = %aside.display(), "not what its name says");
     Ok((Some(identity), Finding::Bad { found, aside }))
 }
 
@@ -207,17 +207,17 @@ mod tests {
         let good = BlobName::parse("ce013625030ba8dba906f756967f9e9ca394464a").unwrap();
         let bad = BlobName::parse(&"d".repeat(64)).unwrap();
         fs::create_dir_all(store.blob(&good).parent().unwrap()).unwrap();
-        let mut suspects = Vec::new();
+        let mut candidates = Vec::new();
         for (name, blob) in [("good", &good), ("bad", &bad)] {
             fs::write(store.blob(blob), "hello\n").unwrap();
             store.link(&commit, name, blob).unwrap();
             let path = store.snapshot(&commit).join(name);
-            suspects.push(Suspect { name: name.to_owned(), path, blob: Some(blob.clone()) });
+            candidates.push(HashCandidate { name: name.to_owned(), path, blob: Some(blob.clone()) });
         }
         let plain = cache.path().join("plain");
         fs::write(&plain, "x").unwrap();
-        suspects.push(Suspect { name: "plain".into(), path: plain, blob: None });
-        let verify = |scope| verify(&suspects, scope, Some(&store), &attestations, &Unwatched).unwrap();
+        candidates.push(HashCandidate { name: "plain".into(), path: plain, blob: None });
+        let verify = |scope| verify(&candidates, scope, Some(&store), &attestations, &Unwatched).unwrap();
         let first = verify(Scope::Unattested);
         assert!(matches!(first[0].finding, Finding::Good(_)));
         let Finding::Bad { found, aside } = &first[1].finding else { panic!("{first:?}") };

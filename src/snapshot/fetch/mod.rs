@@ -28,7 +28,7 @@ use crate::{
     hub::{Hub, HubError, RepoStore},
     pace::Pace,
     progress::{FileProgress, FileState, FileStep, Phase, Step},
-    resolve::{Choice, HubTarget, Pin},
+    resolve::{Choice, HubAddress, Pin},
 };
 
 /// Tells how far a file is; nothing once it has ended.
@@ -143,13 +143,13 @@ impl Fetcher {
     /// [`FetchError`].
     pub async fn fetch(
         self: &Arc<Self>,
-        target: &HubTarget,
+        address: &HubAddress,
         pin: &Pin,
         want: Want,
         mut progress: impl FnMut(&Step, usize),
     ) -> Result<Arc<FetchReport>, FetchError> {
-        let store = RepoStore::new(&target.cache, &target.repo);
-        let (repo, revision) = (target.repo.clone(), target.revision.clone());
+        let store = RepoStore::new(&address.cache, &address.repo);
+        let (repo, revision) = (address.repo.clone(), address.revision.clone());
         let key = SetKey { store, repo, revision, commit: pin.commit.clone(), want };
         for _ in 0..ATTEMPTS {
             let waiter = match self.sets.join(key.clone(), || None) {
@@ -157,8 +157,8 @@ impl Fetcher {
                 Joined::Waiting(waiter) => waiter,
                 Joined::First(waiter, leader) => {
                     let context = leader.context();
-                    let (target, pin, key) = (target.clone(), pin.clone(), key.clone());
-                    let set = Set { fetcher: Arc::clone(self), target, pin, key };
+                    let (address, pin, key) = (address.clone(), pin.clone(), key.clone());
+                    let set = Set { fetcher: Arc::clone(self), address, pin, key };
                     self.hub.handle()?.spawn(leader.run(async move {
                         tokio::select! {
                             result = set.fetch(&context) => result,
@@ -180,12 +180,12 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`HubError`].
-    pub async fn listing(&self, target: &HubTarget, commit: &Commit) -> Result<Arc<Listing>, HubError> {
-        let store = RepoStore::new(&target.cache, &target.repo);
+    pub async fn listing(&self, address: &HubAddress, commit: &Commit) -> Result<Arc<Listing>, HubError> {
+        let store = RepoStore::new(&address.cache, &address.repo);
         let asked = commit.clone();
         match spawn_blocking(move || store.listing(&asked)).await {
             Ok(Some(listing)) => Ok(Arc::new(listing)),
-            _ => self.hub.listing(&target.repo, commit).await,
+            _ => self.hub.listing(&address.repo, commit).await,
         }
     }
 
@@ -208,7 +208,7 @@ impl Fetcher {
 /// One set on its way.
 struct Set {
     fetcher: Arc<Fetcher>,
-    target: HubTarget,
+    address: HubAddress,
     pin: Pin,
     key: SetKey,
 }
@@ -241,7 +241,7 @@ impl Set {
     }
 
     async fn steps(&self, context: &WorkContext<SetWork>) -> Result<Arc<FetchReport>, FetchError> {
-        let listing = self.fetcher.listing(&self.target, &self.key.commit).await?;
+        let listing = self.fetcher.listing(&self.address, &self.key.commit).await?;
         let mut fetched = 0;
         let mut files = self.documents(&listing)?;
         fetched += self.download(&files, context).await?;
@@ -279,7 +279,7 @@ impl Set {
 
     /// The commit as its documents, which are here, tell of it.
     async fn snapshot(&self, listing: &Arc<Listing>) -> Result<Arc<Snapshot>, FetchError> {
-        let model = self.target.at(&self.pin);
+        let model = self.address.at(&self.pin);
         let (store, choice) = (self.key.store.clone(), self.key.want.choice.clone());
         let listing = Arc::clone(listing);
         blocking(move || Ok(Arc::new(Snapshot::remote(model, &choice, store, listing, BTreeMap::new())?))).await
