@@ -3,7 +3,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
+        unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -67,6 +67,23 @@ impl PinnedFile {
         FileIdentity::of_file(&self.file)
     }
 
+    /// Whether the file has the identity that it had when it was opened.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.current_identity().is_ok_and(|now| now == self.identity)
+    }
+
+    /// Whether the file has the bytes that it had when it was opened. Deleting a file, or replacing it by another one
+    /// under its name, sets `changed_ns` and nothing else, so holders still read the same bytes.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        let then = self.identity;
+        self.file.metadata().is_ok_and(|metadata| {
+            let now = FileIdentity::of(&metadata);
+            now == then || (metadata.nlink() == 0 && FileIdentity { changed_ns: then.changed_ns, ..now } == then)
+        })
+    }
+
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
@@ -104,7 +121,7 @@ fn describe(kind: FileType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _, process::Command};
+    use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _, process::Command};
 
     use super::*;
 
@@ -135,13 +152,29 @@ mod tests {
         let mut buffer = [0; 4];
         pinned.read_exact_at(&mut buffer, 6).unwrap();
         assert_eq!(&buffer, b"6789");
-        assert_eq!(&pinned.current_identity().unwrap(), pinned.identity());
+        assert!(pinned.is_unchanged() && pinned.is_intact());
 
         temporary.as_file().set_len(7).unwrap();
-        assert_ne!(&pinned.current_identity().unwrap(), pinned.identity());
+        assert!(!pinned.is_unchanged() && !pinned.is_intact());
         let error = pinned.read_exact_at(&mut buffer, 6).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         pinned.resident_bytes().unwrap();
+    }
+
+    #[test]
+    fn a_deleted_file_is_intact_for_its_holders() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, b"0123456789").unwrap();
+        let pinned = PinnedFile::open(&path).unwrap();
+        // The clock that stamps `changed_ns` ticks every few milliseconds.
+        while pinned.is_unchanged() {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        assert!(!pinned.is_intact(), "permissions of a file that is still there say that somebody works on it");
+        let pinned = PinnedFile::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(pinned.is_intact());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use weightsd_core::{
 };
 use weightsd_segment::PinnedFile;
 
-pub use self::pool::{ShardPool, is_as_it_was, is_intact};
+pub use self::pool::ShardPool;
 use crate::{
     assembly::Tensors,
     disk,

@@ -1,14 +1,10 @@
 //! Open shards, shared by content: two layouts of a component, two names of a commit, and one blob in two repositories
 //! use one descriptor and one parsed header.
 
-use std::{
-    os::unix::fs::MetadataExt as _,
-    sync::{Arc, Mutex, PoisonError, Weak},
-};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use dashmap::DashMap;
 use weightsd_core::identity::ContentKey;
-use weightsd_segment::{FileIdentity, PinnedFile};
 
 use super::{CheckpointError, OpenShard, open_shard};
 use crate::snapshot::ShardFile;
@@ -47,27 +43,10 @@ fn is_held(slot: &Arc<Mutex<Weak<OpenShard>>>) -> bool {
 }
 
 fn open_in(slot: &mut Weak<OpenShard>, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
-    if let Some(open) = slot.upgrade().filter(|open| is_as_it_was(&open.file)) {
+    if let Some(open) = slot.upgrade().filter(|open| open.file.is_unchanged()) {
         return Ok(open);
     }
     let open = Arc::new(open_shard(shard)?);
     *slot = Arc::downgrade(&open);
     Ok(open)
-}
-
-/// Whether an open file is as it was when it was opened.
-#[must_use]
-pub fn is_as_it_was(file: &PinnedFile) -> bool {
-    file.current_identity().is_ok_and(|now| now == *file.identity())
-}
-
-/// Whether an open file has the bytes that it had when it was opened. A file that was deleted, or replaced by another
-/// under its name, has changed in nothing but the time that says so.
-#[must_use]
-pub fn is_intact(file: &PinnedFile) -> bool {
-    let then = *file.identity();
-    file.file().metadata().is_ok_and(|metadata| {
-        let now = FileIdentity::of(&metadata);
-        now == then || (metadata.nlink() == 0 && FileIdentity { changed_ns: then.changed_ns, ..now } == then)
-    })
 }

@@ -18,7 +18,7 @@ use weightsd_core::{
 use weightsd_segment::{FileIdentity, PinnedFile};
 
 use crate::{
-    checkpoint::{self, OpenShard, Source},
+    checkpoint::{OpenShard, Source},
     derive::Image,
     resolve::ResolvedModel,
     snapshot::{Attestations, HashCandidate},
@@ -158,13 +158,13 @@ impl Component {
     /// Whether every file that it was made from, and the image, is as it was when it was opened.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
-        let image = self.image.as_ref().is_none_or(|image| checkpoint::is_as_it_was(&image.file));
-        image && self.sources.iter().all(|source| checkpoint::is_as_it_was(&source.open.file))
+        let image = self.image.as_ref().is_none_or(|image| image.file.is_unchanged());
+        image && self.sources.iter().all(|source| source.open.file.is_unchanged())
     }
 
     /// Whether every file that is lent still has the bytes that it had when it was opened, under whatever name.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.segments.iter().all(|segment| checkpoint::is_intact(segment.file()))
+        self.segments.iter().all(|segment| segment.file().is_intact())
     }
 }

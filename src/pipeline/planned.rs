@@ -16,7 +16,7 @@ use weightsd_core::{
 
 use super::Prepared;
 use crate::{
-    checkpoint::{self, Source},
+    checkpoint::Source,
     component::{Adapted, Component, Lent, Segment, Timings},
     derive::{DeriveFailure, Image, Order, OrderedFile, Partial, Provenance},
     pace::Pace,
@@ -98,7 +98,7 @@ impl Planned {
         })
         .await?;
         // What was read by path was the same as what is held open, and still is.
-        let changed = self.sources.iter().find(|source| !checkpoint::is_as_it_was(&source.open.file));
+        let changed = self.sources.iter().find(|source| !source.open.file.is_unchanged());
         changed.map_or(Ok(()), |source| Err(DeriveFailure::Changed { path: source.open.file.path().to_owned() }))
     }
 
