@@ -45,7 +45,7 @@ impl OriginTotal {
         let count = match tensor.origin.as_ref().map(|origin| origin.operation) {
             None => &mut self.as_they_are,
             Some(Operation::Renamed) => &mut self.renamed,
-            Some(Operation::Reshaped | Operation::KernelOhwi) => &mut self.reshaped,
+            Some(Operation::Reshaped | Operation::Ordered(_)) => &mut self.reshaped,
             Some(Operation::Rows { .. }) => &mut self.rows,
         };
         *count += 1;

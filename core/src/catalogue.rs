@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
+    axes::Axes,
     header::{Dtype, FLOATS},
     pattern::Pattern,
     quantisation::Packed,
@@ -13,8 +14,8 @@ use crate::{
 pub enum Role {
     /// The same order everywhere: linear weights `[out, in]`, norms, biases, embeddings, tokens.
     Plain,
-    /// A convolution kernel: OIHW in checkpoints, OHWI in MLX.
-    Conv2d,
+    /// A convolution kernel, and the order of its dimensions in MLX.
+    Kernel(Axes),
 }
 
 /// One tensor of a catalogue.
@@ -152,7 +153,12 @@ impl Builder {
     /// A square kernel `{base}.weight`, `[output, input, size, size]`, and its bias.
     pub(super) fn conv(&mut self, base: &str, output: u64, input: u64, size: u64) {
         let shape = vec![output, input, size, size];
-        self.tensors.push(Expected { name: format!("{base}.weight"), shape, role: Role::Conv2d, packed: None });
+        self.tensors.push(Expected {
+            name: format!("{base}.weight"),
+            shape,
+            role: Role::Kernel(Axes::CONV2D),
+            packed: None,
+        });
         self.plain(format!("{base}.bias"), &[output]);
     }
 

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::place::Layout;
 
 /// Counts up when the meaning of a component changes without any of its inputs changing.
-const FORMAT_VERSION: u64 = 2;
+const FORMAT_VERSION: u64 = 3;
 
 /// What a file's content is known by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

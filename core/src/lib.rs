@@ -5,6 +5,7 @@
 pub mod adapter;
 pub mod assemble;
 pub mod audit;
+pub mod axes;
 pub mod budget;
 pub mod catalogue;
 pub mod derive;

@@ -1,5 +1,7 @@
 //! Where a tensor of a component comes from: the tensor of the file, and what was done to it.
 
+use crate::axes::Axes;
+
 /// How a tensor came out of the one that it was in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -7,8 +9,9 @@ pub enum Operation {
     Renamed,
     /// All of it, under another name perhaps, and in another shape.
     Reshaped,
-    /// All of it, a kernel that lies in the file in OHWI order.
-    KernelOhwi,
+    /// All of it, a kernel whose dimensions lie in the file in this order. It is described in the checkpoint's order,
+    /// like any other.
+    Ordered(Axes),
     /// Some of its rows.
     Rows {
         /// The first one.

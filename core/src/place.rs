@@ -6,7 +6,8 @@
 use std::{collections::HashMap, ops::Range};
 
 use crate::{
-    catalogue::{Catalogue, Role},
+    axes::Axes,
+    catalogue::{Catalogue, Expected, Role},
     explain::{Explain, Explanation, Reason},
     header::Dtype,
     naming::Naming,
@@ -19,9 +20,9 @@ use crate::{
 /// Names and memory order of lent tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// Module names of the family's MLX modules, convolution kernels in OHWI order.
+    /// Module names of the family's MLX modules, convolution kernels in MLX's order.
     Mlx,
-    /// Names, shapes and order of the checkpoint.
+    /// Published names and shapes, in the published order, whatever order the files have.
     Source,
 }
 
@@ -41,8 +42,9 @@ impl Layout {
 pub enum Making {
     /// Nothing: they are wanted as the checkpoint has them.
     AsStored,
-    /// A kernel that lies in the checkpoint in OIHW order is wanted in OHWI.
-    ToReorder,
+    /// A kernel lies in the checkpoint in another order of its dimensions than is wanted: entry `d` is the dimension of
+    /// the stored bytes that becomes dimension `d`.
+    ToReorder(Axes),
 }
 
 /// Bytes of a file that the component is read from.
@@ -153,21 +155,16 @@ pub fn place(
 ) -> Result<Vec<Placed>, PlanError> {
     let mut placed = Vec::with_capacity(table.tensors().len());
     match (layout, catalogue) {
-        (Layout::Source, _) => placed.extend(table.tensors().iter().map(in_place)),
-        (Layout::Mlx, None) => placed.extend(table.tensors().iter().map(|tensor| renamed(tensor, naming))),
+        (Layout::Source, _) => {
+            placed.extend(table.tensors().iter().map(|found| in_order(in_place(found), found, None)))
+        }
+        (Layout::Mlx, None) => {
+            placed.extend(table.tensors().iter().map(|found| in_order(renamed(found, naming), found, None)));
+        }
         (Layout::Mlx, Some(catalogue)) => {
             for expected in catalogue.tensors() {
                 let Some(found) = table.get(&expected.name) else { continue };
-                let mut tensor = renamed(found, naming);
-                if expected.role == Role::Conv2d && found.info.shape == expected.shape {
-                    let [o, i, h, w] = <[u64; 4]>::try_from(expected.shape.as_slice()).unwrap_or_default();
-                    // With one input channel, or a 1x1 kernel, both orders have the same bytes.
-                    if i > 1 && h * w > 1 && !is_ohwi(found) {
-                        tensor.making = Making::ToReorder;
-                    }
-                    tensor.shape = vec![o, h, w, i];
-                }
-                placed.push(tensor);
+                placed.push(in_order(renamed(found, naming), found, module_order(expected, found)));
             }
         }
     }
@@ -186,16 +183,46 @@ pub fn place(
     Ok(placed)
 }
 
-/// Whether a kernel lies in the file in MLX's order already.
-fn is_ohwi(tensor: &Sourced) -> bool {
-    tensor.origin.as_ref().is_some_and(|origin| origin.operation == Operation::KernelOhwi)
+/// The order in which the module has a tensor, where it is another than the checkpoint's.
+fn module_order(expected: &Expected, found: &Sourced) -> Option<Axes> {
+    match expected.role {
+        Role::Plain => None,
+        // A kernel of another shape may lie in any order, unless its file says in which.
+        Role::Kernel(axes) => (found.info.shape == expected.shape || stored_order(found).is_some()).then_some(axes),
+    }
+}
+
+/// The order in which a tensor lies in its file, where it is another than the checkpoint's.
+fn stored_order(tensor: &Sourced) -> Option<Axes> {
+    match tensor.origin.as_ref()?.operation {
+        Operation::Ordered(axes) => Some(axes),
+        _ => None,
+    }
+}
+
+/// `placed`, which is made of `found`, with its dimensions in the order `wanted`, or in the checkpoint's.
+fn in_order(mut placed: Placed, found: &Sourced, wanted: Option<Axes>) -> Placed {
+    let stored = stored_order(found);
+    if stored.is_none() && wanted.is_none() {
+        return placed;
+    }
+    let shape = &found.info.shape;
+    let change = || {
+        let identity = Axes::identity(shape.len())?;
+        let (stored, wanted) = (stored.unwrap_or(identity), wanted.unwrap_or(identity));
+        Some((wanted.after(stored)?, stored.ordered(shape)?, wanted.ordered(shape)?))
+    };
+    // Orders are of the tensor's own rank: where one is not, the tensor stays as it lies, and the audit names its shape.
+    if let Some((change, stored, wanted)) = change() {
+        if change.moves_bytes(&stored) {
+            placed.making = Making::ToReorder(change);
+        }
+        placed.shape = wanted;
+    }
+    placed
 }
 
 fn in_place(tensor: &Sourced) -> Placed {
-    let shape = match *tensor.info.shape.as_slice() {
-        [o, i, h, w] if is_ohwi(tensor) => vec![o, h, w, i],
-        ref shape => shape.to_vec(),
-    };
     let source_name = tensor.source_name();
     Placed {
         name: tensor.info.name.to_string(),
@@ -203,7 +230,7 @@ fn in_place(tensor: &Sourced) -> Placed {
         source_name: (source_name != &*tensor.info.name).then(|| source_name.to_owned()),
         making: Making::AsStored,
         dtype: tensor.info.dtype,
-        shape,
+        shape: tensor.info.shape.clone(),
         at: Stored { source: tensor.source, range: tensor.info.range.clone() },
         origin: tensor.origin.clone(),
         packed: tensor.packed.clone(),
@@ -248,7 +275,7 @@ mod tests {
         let expected = |name: &str, shape: &[u64]| Expected {
             name: name.into(),
             shape: shape.into(),
-            role: Role::Conv2d,
+            role: Role::Kernel(Axes::CONV2D),
             packed: None,
         };
         let shapes: [(&str, &[u64]); 3] = [("a", &[4, 3, 1, 1]), ("b", &[4, 1, 3, 3]), ("c", &[4, 2, 3, 3])];
@@ -256,8 +283,11 @@ mod tests {
         let all = Catalogue::new(shapes.iter().map(|(name, shape)| expected(name, shape)).collect());
         let placed = place(&table, Some(&all), &Naming::NONE, Layout::Mlx).unwrap();
         let found: Vec<_> = placed.iter().map(|placed| (placed.shape.as_slice(), placed.making)).collect();
-        let expected: [(&[u64], Making); 3] =
-            [(&[4, 1, 1, 3], Making::AsStored), (&[4, 3, 3, 1], Making::AsStored), (&[4, 3, 3, 2], Making::ToReorder)];
+        let expected: [(&[u64], Making); 3] = [
+            (&[4, 1, 1, 3], Making::AsStored),
+            (&[4, 3, 3, 1], Making::AsStored),
+            (&[4, 3, 3, 2], Making::ToReorder(Axes::CONV2D)),
+        ];
         assert_eq!(found, expected);
         assert_eq!(place(&table, Some(&all), &Naming::NONE, Layout::Source).unwrap().len(), 3);
     }

@@ -45,8 +45,9 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
     }
     let wanted = job.cast.map_or(Ok(found), |cast| dtype(cast).ok_or(ArrayError::Dtype(cast)))?;
     weight = cast(&weight, wanted)?;
-    if job.to_ohwi {
-        weight = mlx(weight.transpose_axes(&[0, 2, 3, 1]))?;
+    if let Some(axes) = job.reorder {
+        let axes: Vec<i32> = axes.places().iter().map(|&place| i32::from(place)).collect();
+        weight = mlx(weight.transpose_axes(&axes))?;
         weight = mlx(weight.contiguous())?;
     }
     let outputs = match &job.quantise {

@@ -150,7 +150,7 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     let elements = job.input.elements();
     // With deltas: the weight, the sum and the product in F32, and the result.
     let cost = if job.deltas.is_empty() { 4 * input } else { input + 16 * elements };
-    if !job.deltas.is_empty() && !is_cut {
+    if (!job.deltas.is_empty() && !is_cut) || !job.keeps_rows() {
         return vec![Piece { job, rows: None, input, cost }];
     }
     let rows = job.input.slices().next().and_then(|slice| slice.shape.first().copied()).unwrap_or(1).max(1);

@@ -249,7 +249,7 @@ pub(super) fn tensor(placed: &Placed<Lent>) -> v1::Tensor {
     let (operation, rows) = match origin.filter(|_| !at.is_derived()) {
         None if at.is_derived() => (v1::TensorOperation::Computed, None),
         None | Some(Operation::Renamed) => (v1::TensorOperation::Unspecified, None),
-        Some(Operation::Reshaped | Operation::KernelOhwi) => (v1::TensorOperation::Reshaped, None),
+        Some(Operation::Reshaped | Operation::Ordered(_)) => (v1::TensorOperation::Reshaped, None),
         Some(Operation::Rows { first, count, of }) => {
             (v1::TensorOperation::Rows, Some(v1::RowRange { first, count, of }))
         }

@@ -156,6 +156,16 @@ def test_kernels_in_the_order_of_mlx_are_not_reordered_again(daemon, tmp_path, w
     check(lent(loaded), in_all(in_mlx("vae", tensors), wish))
 
 
+@pytest.mark.parametrize("wish", WISHES, ids=str)
+def test_the_published_layout_has_the_published_order_of_kernels(daemon, tmp_path, wish):
+    """`encoder.conv_in.weight` is [128, 3, 3, 3] in both orders: only its numbers tell."""
+    folder = write_directory(tmp_path / "mflux")
+    tensors = read_component(folder / "vae")
+    save(mflux(tensors), folder / "vae/diffusion_pytorch_model.safetensors", {"mflux_version": "0.9.0"})
+    loaded = derive(daemon, folder, "vae", dtype=WISHES[wish], layout=SOURCE)
+    check(lent(loaded), in_all(tensors, wish))
+
+
 def test_a_tensor_that_is_called_like_the_room_leaves_the_image_readable(daemon, tmp_path):
     """Refused or lent, but no file that nobody can read."""
     tensors = {"__weightsd_room__.0": normal(1, (3,)), "__weightsd_room__.1": normal(2, (3,)), "z": normal(3, (3,))}

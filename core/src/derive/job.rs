@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::{Delta, Slice};
-use crate::{header::Dtype, quantisation::Scheme};
+use crate::{axes::Axes, header::Dtype, quantisation::Scheme};
 
 /// What is computed from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,8 +69,8 @@ pub struct Job {
     pub deltas: Vec<Delta>,
     /// The dtype to which it is cast, where it is to be another.
     pub cast: Option<Dtype>,
-    /// Whether a kernel in OIHW order is put into OHWI order.
-    pub to_ohwi: bool,
+    /// How the dimensions of a kernel are reordered: entry `d` is the dimension of the input that becomes dimension `d`.
+    pub reorder: Option<Axes>,
     /// How it is quantised.
     pub quantise: Option<Scheme>,
     /// What comes out: one tensor, or those of a packed layer in the order of [`Scheme::roles`].
@@ -78,6 +78,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether rows of the input are rows of the outputs, so that they can be computed apart from each other.
+    #[must_use]
+    pub fn keeps_rows(&self) -> bool {
+        self.reorder.is_none_or(|axes| axes.places().first() == Some(&0))
+    }
+
     /// Bytes that are read.
     #[must_use]
     pub fn input_bytes(&self) -> u64 {

@@ -9,6 +9,7 @@ use super::{
     image::{self, Layout, ROOM},
 };
 use crate::{
+    axes::Axes,
     explain::{Explain, Explanation, Reason},
     header::Dtype,
     header::FLOATS,
@@ -394,13 +395,14 @@ fn job(
     // A layer that is quantised again as it was keeps the dtype of its scales.
     let keeps = matches!(unit, Unit::Packed(layer) if quantise == Some(layer.scheme));
     let cast = wanted.filter(|&wanted| wanted != found && !keeps && FLOATS.contains(&found));
-    let to_ohwi = base.making == Making::ToReorder;
-    if deltas.is_empty() && cast.is_none() && !to_ohwi && quantise.is_none() && matches!(unit, Unit::Plain(_)) {
+    let reorder = reordered(base);
+    if deltas.is_empty() && cast.is_none() && reorder.is_none() && quantise.is_none() && matches!(unit, Unit::Plain(_))
+    {
         return Ok(None);
     }
     let (dtype, shape) = (cast.unwrap_or(found), unit.logical().to_vec());
     let (outputs, models) = outputs(base, dtype, &shape, quantise);
-    Ok(Some((Job { input, deltas, cast, to_ohwi, quantise, outputs }, models)))
+    Ok(Some((Job { input, deltas, cast, reorder, quantise, outputs }, models)))
 }
 
 /// The outputs of a job, and what they are like.
@@ -429,12 +431,18 @@ fn outputs(base: &Placed, dtype: Dtype, shape: &[u64], quantise: Option<Scheme>)
     scheme.roles().iter().map(part).unzip()
 }
 
+/// How the dimensions of a tensor have to be reordered.
+fn reordered(placed: &Placed) -> Option<Axes> {
+    match placed.making {
+        Making::ToReorder(axes) => Some(axes),
+        Making::AsStored => None,
+    }
+}
+
 /// The bytes of a tensor where they lie.
 fn slice(placed: &Placed) -> Slice {
-    let shape = match (placed.making, placed.shape.as_slice()) {
-        (Making::ToReorder, &[o, h, w, i]) => vec![o, i, h, w],
-        (_, shape) => shape.to_vec(),
-    };
+    let stored = reordered(placed).and_then(|axes| axes.inverse().ordered(&placed.shape));
+    let shape = stored.unwrap_or_else(|| placed.shape.clone());
     let Stored { source, range } = placed.at.clone();
     Slice { source, range, dtype: placed.dtype, shape }
 }
@@ -519,11 +527,11 @@ mod tests {
     #[test]
     fn kernels_are_reordered_and_cast_at_once() {
         let mut kernel = placed("conv.weight", Dtype::F32, &[8, 3, 3, 2]);
-        kernel.making = Making::ToReorder;
+        kernel.making = Making::ToReorder(Axes::CONV2D);
         let jobs = run(vec![kernel], &bf16(), &[]).unwrap().derivation.unwrap().jobs;
         let Input::Plain(slice) = &jobs[0].input else { panic!("it is plain") };
         assert_eq!(slice.shape, [8, 2, 3, 3], "as it lies");
-        assert_eq!((jobs[0].to_ohwi, jobs[0].cast), (true, Some(Dtype::BF16)));
+        assert_eq!((jobs[0].reorder, jobs[0].cast), (Some(Axes::CONV2D), Some(Dtype::BF16)));
         assert_eq!(jobs[0].outputs[0].shape, [8, 3, 3, 2]);
     }
 

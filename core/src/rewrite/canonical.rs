@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{Action, Rule, Rules, Ruleset};
 use crate::{
+    axes::Axes,
     header::{Dtype, TensorInfo, bit_length},
     origin::{Operation, Origin},
     pattern::{Captures, Pattern},
@@ -71,7 +72,7 @@ pub fn canonical<'a>(
             Some(Applied::Dropped) => dropped.push(tensor.info.name.to_string()),
             Some(Applied::Renamed(name)) => out.push(renamed(tensor, name)),
             Some(Applied::Squeezed(name)) => out.push(squeezed(tensor, name)),
-            Some(Applied::FromOhwi(name)) => out.push(from_ohwi(tensor, name)),
+            Some(Applied::FromOrder(name, axes)) => out.push(from_order(tensor, name, axes)),
             Some(Applied::Split(into)) => match split(tensor, &into) {
                 Some(parts) => out.extend(parts),
                 None => unusable.push(Unusable {
@@ -105,7 +106,7 @@ fn counted<'a>(set: &Ruleset, names: impl Iterator<Item = &'a str> + Clone) -> u
 enum Applied {
     Renamed(String),
     Squeezed(String),
-    FromOhwi(String),
+    FromOrder(String, Axes),
     Split(Vec<(String, u64)>),
     Dropped,
 }
@@ -117,7 +118,7 @@ fn applied(rule: &Rule, name: &str, count: u64) -> Option<Applied> {
     Some(match rule.action {
         Action::Rename(to) | Action::Alias(to) => Applied::Renamed(fill(to)?),
         Action::Squeeze(to) => Applied::Squeezed(fill(to)?),
-        Action::FromOhwi(to) => Applied::FromOhwi(fill(to)?),
+        Action::FromOrder(to, axes) => Applied::FromOrder(fill(to)?, axes),
         Action::SplitRows(into) => {
             Applied::Split(into.iter().map(|&(to, share)| Some((fill(to)?, share))).collect::<Option<_>>()?)
         }
@@ -144,10 +145,10 @@ fn squeezed(tensor: &Sourced, name: String) -> Sourced {
     derived(tensor, name, shape, tensor.info.range.clone(), Operation::Reshaped)
 }
 
-fn from_ohwi(tensor: &Sourced, name: String) -> Sourced {
-    match *tensor.info.shape.as_slice() {
-        [o, h, w, i] => derived(tensor, name, vec![o, i, h, w], tensor.info.range.clone(), Operation::KernelOhwi),
-        _ => renamed(tensor, name),
+fn from_order(tensor: &Sourced, name: String, axes: Axes) -> Sourced {
+    match axes.inverse().ordered(&tensor.info.shape) {
+        Some(shape) => derived(tensor, name, shape, tensor.info.range.clone(), Operation::Ordered(axes)),
+        None => renamed(tensor, name),
     }
 }
 

@@ -7,7 +7,7 @@
 mod canonical;
 mod overlay;
 
-use crate::pattern::Pattern;
+use crate::{axes::Axes, pattern::Pattern};
 
 pub use self::{
     canonical::{Canonical, RewriteError, Unusable, canonical},
@@ -23,9 +23,9 @@ pub enum Action {
     Alias(&'static str),
     /// Another name, and a kernel of 1x1 becomes a matrix: `[o, i, 1, 1]` or `[o, 1, 1, i]` to `[o, i]`.
     Squeeze(&'static str),
-    /// Another name, and the kernel lies in OHWI order. It is described as OIHW, like any other. The way
-    /// back is not taken.
-    FromOhwi(&'static str),
+    /// Another name, and the kernel lies in MLX's order. It is described in the checkpoint's order, like any other. The
+    /// way back is not taken.
+    FromOrder(&'static str, Axes),
     /// One tensor becomes several, by its rows; each gets its share of them.
     SplitRows(&'static [(&'static str, u64)]),
     /// The tensor is of no use to anyone.
@@ -60,10 +60,10 @@ impl Rule {
         Self { from, action: Action::Squeeze(to) }
     }
 
-    /// A new name for a kernel in MLX's order.
+    /// A new name for a kernel whose dimensions lie in the order `axes`.
     #[must_use]
-    pub const fn from_ohwi(from: &'static str, to: &'static str) -> Self {
-        Self { from, action: Action::FromOhwi(to) }
+    pub const fn from_order(from: &'static str, to: &'static str, axes: Axes) -> Self {
+        Self { from, action: Action::FromOrder(to, axes) }
     }
 
     /// Several tensors in place of one.
@@ -143,7 +143,7 @@ impl Rules {
                         Some(Source { name: back(to)?, rows: Some((begin, share, all)) })
                     })?
                 }
-                Action::Drop | Action::Alias(_) | Action::FromOhwi(_) => return None,
+                Action::Drop | Action::Alias(_) | Action::FromOrder(..) => return None,
             };
             (source.name != name).then_some(source)
         })

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
+    axes::Axes,
     family::{ComponentSite, Family, ModelFacts, detect, is_document, z_image::ZImage},
     header::Dtype,
-    place::{Layout, place},
+    place::{Layout, Making, place},
     quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PackedRole, Scheme},
     tool::Tool,
 };
@@ -282,7 +283,7 @@ fn declarations_are_found_where_the_tools_put_them() {
 }
 
 #[test]
-fn a_vae_that_mflux_saved_needs_no_computation() {
+fn a_vae_that_mflux_saved_is_computed_for_the_published_layout_only() {
     let model = Model::real();
     let file: Vec<Entry> = entries(&model.catalogue("vae"), Dtype::BF16)
         .into_iter()
@@ -318,12 +319,28 @@ fn a_vae_that_mflux_saved_needs_no_computation() {
         place(&assembled.table, assembled.description.catalogue.as_ref(), &assembled.description.naming, layout)
             .unwrap()
     };
-    for layout in [Layout::Mlx, Layout::Source] {
-        let placed = place(layout);
-        let kernel = placed.iter().find(|tensor| tensor.name == "decoder.conv_in.weight").unwrap();
-        assert_eq!(kernel.shape, [512, 3, 3, 16]);
-        assert_eq!(kernel.source_name.as_deref(), Some("decoder.conv_in.conv.weight"));
+    let lent = place(Layout::Mlx);
+    let kernel = lent.iter().find(|tensor| tensor.name == "decoder.conv_in.weight").unwrap();
+    assert_eq!(kernel.shape, [512, 3, 3, 16]);
+    assert_eq!(kernel.source_name.as_deref(), Some("decoder.conv_in.conv.weight"));
+    assert!(lent.iter().all(|tensor| tensor.making == Making::AsStored));
+
+    // The published layout has the published order, also where both orders have one shape.
+    let published = model.catalogue("vae");
+    let published_kernels = published.tensors().iter().filter(|tensor| tensor.shape.len() == 4);
+    let source = place(Layout::Source);
+    for kernel in published_kernels {
+        let placed = source.iter().find(|tensor| tensor.name == kernel.name).unwrap();
+        assert_eq!(placed.shape, kernel.shape, "{}", kernel.name);
+        let moves = kernel.shape[1] > 1 && kernel.shape[2] > 1;
+        let expected = if moves { Making::ToReorder(Axes::CONV2D.inverse()) } else { Making::AsStored };
+        assert_eq!(placed.making, expected, "{}", kernel.name);
     }
+    let first = source.iter().find(|tensor| tensor.name == "encoder.conv_in.weight").unwrap();
+    assert_eq!(
+        (first.shape.as_slice(), first.making),
+        (&[128, 3, 3, 3][..], Making::ToReorder(Axes::CONV2D.inverse()))
+    );
 }
 
 /// mflux packs every matrix of a module, embeddings included, saves module names, and no configs.

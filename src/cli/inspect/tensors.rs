@@ -146,7 +146,7 @@ fn origin(tensor: &Sourced, prefix: &str) -> String {
         Operation::Rows { first, count, of } => {
             format!("{name}, rows {first} to {} of {of}", first + count - 1)
         }
-        Operation::Reshaped | Operation::KernelOhwi => format!("{name}, reshaped"),
+        Operation::Reshaped | Operation::Ordered(_) => format!("{name}, reshaped"),
         Operation::Renamed if name == &*tensor.info.name => String::new(),
         Operation::Renamed => name.to_owned(),
     }

@@ -1,7 +1,10 @@
 //! Other layouts of the same tensors, as tables for the engine in `rewrite`: names of the original code and of ComfyUI,
 //! of the LDM autoencoder, of older diffusers, and of mflux.
 
-use crate::rewrite::{Rule, Ruleset};
+use crate::{
+    axes::Axes,
+    rewrite::{Rule, Ruleset},
+};
 
 /// Original names, with fused attention. mflux's own names come last; they have no way back.
 pub(super) static TRANSFORMER: Ruleset = Ruleset {
@@ -69,19 +72,23 @@ pub(super) static VAE: Ruleset = Ruleset {
     counted: &["encoder.down.#.**"],
 };
 
+const fn ohwi(from: &'static str, to: &'static str) -> Rule {
+    Rule::from_order(from, to, Axes::CONV2D)
+}
+
 /// The autoencoder as mflux saves it: module names, and kernels in MLX's order. The names do not tell it from
 /// diffusers', so that this table is for files whose metadata say who wrote them.
 pub(super) static VAE_MFLUX: Ruleset = Ruleset {
     strip: &[],
     rules: &[
-        Rule::from_ohwi("*.conv_in.conv2d.*", "*.conv_in.*"),
-        Rule::from_ohwi("*.conv_out.conv2d.*", "*.conv_out.*"),
-        Rule::from_ohwi("*.conv_in.conv.*", "*.conv_in.*"),
-        Rule::from_ohwi("*.conv_out.conv.*", "*.conv_out.*"),
+        ohwi("*.conv_in.conv2d.*", "*.conv_in.*"),
+        ohwi("*.conv_out.conv2d.*", "*.conv_out.*"),
+        ohwi("*.conv_in.conv.*", "*.conv_in.*"),
+        ohwi("*.conv_out.conv.*", "*.conv_out.*"),
         Rule::alias("*.conv_norm_out.norm.*", "*.conv_norm_out.*"),
-        Rule::from_ohwi("*.*.#.resnets.#.*.weight", "*.*.#.resnets.#.*.weight"),
-        Rule::from_ohwi("*.*.resnets.#.*.weight", "*.*.resnets.#.*.weight"),
-        Rule::from_ohwi("*.*.#.*.#.conv.weight", "*.*.#.*.#.conv.weight"),
+        ohwi("*.*.#.resnets.#.*.weight", "*.*.#.resnets.#.*.weight"),
+        ohwi("*.*.resnets.#.*.weight", "*.*.resnets.#.*.weight"),
+        ohwi("*.*.#.*.#.conv.weight", "*.*.#.*.#.conv.weight"),
     ],
     counted: &[],
 };
