@@ -282,3 +282,46 @@ async fn a_thousand_tensors_take_milliseconds() {
     println!("first of 100 {:?}, p50 {:?}, last {:?}", times[0], times[50], times[99]);
     assert!(times[50] < Duration::from_millis(10));
 }
+
+#[tokio::test]
+async fn only_what_no_buffer_of_the_gpu_can_hold_is_copied() {
+    const LONG: usize = 48 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let file: &[Content] = &[
+        ("a", Dtype::F32, vec![25], floats((0..25).map(|value| value as f32))),
+        ("b", Dtype::F32, vec![LONG / 4], floats((0..LONG / 4).map(|value| value as f32))),
+        ("c", Dtype::U8, vec![5], vec![1, 2, 3, 4, 5]),
+    ];
+    let (vae, _leases, _) = component(&folder, &[file]).await;
+    let arrays = vae.arrays().unwrap();
+    let limit = std::env::var(STAND_IN).ok().and_then(|limit| limit.parse::<usize>().ok()).filter(|&limit| limit > 0);
+    for tensor in vae.tensors() {
+        let array = arrays.get(tensor.name()).unwrap();
+        assert_eq!(weightsd_arrays::bytes(array).unwrap(), tensor.bytes(), "{}", tensor.name());
+        let is_too_long = limit.is_some_and(|limit| tensor.bytes().len() > limit);
+        assert_eq!(address(array) != tensor.bytes().as_ptr().addr(), is_too_long, "{}", tensor.name());
+    }
+    let copied: Vec<_> = arrays.report().copied.iter().map(|copied| (&*copied.name, copied.why)).collect();
+    match limit {
+        Some(limit) if limit < LONG => assert_eq!(copied, [("b", CopyReason::TooLong)]),
+        _ => assert_eq!(copied, []),
+    }
+    assert_eq!(arrays.get("c").unwrap().sum(None).unwrap().item_cast::<i64>(), 15);
+}
+
+/// Tests of machines without Metal set it to the longest buffer in bytes, or to 0 for no limit.
+const STAND_IN: &str = "WEIGHTSD_METAL_STAND_IN";
+
+/// Metal takes windows of a mapping, with rules of its own. This machine has none, so the shim refuses in its place what
+/// Metal refuses; all tests of this file run under it.
+#[cfg(not(target_os = "macos"))]
+#[test]
+fn all_of_this_holds_under_the_rules_of_metal() {
+    if std::env::var_os(STAND_IN).is_some() {
+        return;
+    }
+    for limit in ["32768", "1048576", "0"] {
+        let run = std::process::Command::new(std::env::current_exe().unwrap()).env(STAND_IN, limit).output().unwrap();
+        assert!(run.status.success(), "limit {limit}:\n{}", String::from_utf8_lossy(&run.stdout));
+    }
+}

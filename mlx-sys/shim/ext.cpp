@@ -1,6 +1,13 @@
 // Memory that is not MLX's as arrays, and arrays whose memory somebody else fills. mlx-c has neither without a copy.
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <optional>
+#include <variant>
+
+#include <unistd.h>
 
 #include "mlx/allocator.h"
 #include "mlx/backend/cuda/cuda.h"
@@ -44,19 +51,66 @@ bool has_front() {
   return found;
 }
 
+// Whether the CPU's allocator takes memory that is not its own.
+bool cpu_adopts() {
+  static const bool works = !cu::is_available() && has_front();
+  return works;
+}
+
+// Tests of machines without Metal set WEIGHTSD_METAL_STAND_IN to a limit in bytes, or to 0 for none. Then buffers over
+// foreign memory are refused as Metal refuses them, and are the CPU allocator's behind that. Null: no stand-in.
+const size_t* stand_in_limit() {
+  static const auto limit = []() -> std::optional<size_t> {
+    auto* text = std::getenv("WEIGHTSD_METAL_STAND_IN");
+    if (!text || metal::is_available() || !cpu_adopts()) {
+      return std::nullopt;
+    }
+    auto found = std::strtoull(text, nullptr, 10);
+    return found ? found : SIZE_MAX;
+  }();
+  return limit ? &*limit : nullptr;
+}
+
+// Most bytes of one Metal buffer; 0 where memory is not adopted by Metal.
+size_t longest_metal_buffer() {
+  if (auto* limit = stand_in_limit()) {
+    return *limit;
+  }
+  if (!metal::is_available()) {
+    return 0;
+  }
+  auto& found = metal::device_info();
+  auto length = found.find("max_buffer_length");
+  auto* bytes = length == found.end() ? nullptr : std::get_if<size_t>(&length->second);
+  // Every device has more; a library that does not tell is no reason to copy everything.
+  return bytes && *bytes ? *bytes : size_t(1) << 30;
+}
+
 // The memory as a buffer of the allocator's own kind; null where there is no such thing.
 allocator::Buffer buffer_over(void* data, size_t length) {
+  if (auto* limit = stand_in_limit()) {
+    size_t page = sysconf(_SC_PAGESIZE);
+    if (reinterpret_cast<uintptr_t>(data) % page || length % page || length > *limit) {
+      return allocator::Buffer(nullptr);
+    }
+    return allocator::Buffer(static_cast<char*>(data) - FRONT);
+  }
   if (metal::is_available()) {
     return allocator::make_buffer(data, length);
   }
-  static const bool works = !cu::is_available() && has_front();
-  return allocator::Buffer(works ? static_cast<char*>(data) - FRONT : nullptr);
+  return allocator::Buffer(cpu_adopts() ? static_cast<char*>(data) - FRONT : nullptr);
 }
 
 } // namespace
 
+// Most bytes that one adopted memory may have, which then begins and ends at a page boundary; 0 where a mapping is
+// adopted whole.
+extern "C" size_t mlx_ext_longest() {
+  return longest_metal_buffer();
+}
+
 // Adopts `length` bytes at `data` as an array of no shape of its own, of which mlx_ext_part makes arrays. The eight
-// bytes in front of `data` must be readable and hold `length`. 0: adopted, `release(payload)` is called when no array
+// bytes in front of `data` must be readable, and hold `length` where mlx_ext_longest is 0. 0: adopted, `release(payload)` is called when no array
 // needs the memory any more; 1: this backend cannot, nothing was done; 2: it went wrong, nothing was done.
 extern "C" int mlx_ext_adopt(
     mlx_array* base,

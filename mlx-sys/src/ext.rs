@@ -33,6 +33,8 @@ impl Error {
 }
 
 unsafe extern "C" {
+    /// Most bytes of one adopted memory; 0 where a mapping is adopted whole.
+    pub fn mlx_ext_longest() -> usize;
     /// Adopts memory.
     pub fn mlx_ext_adopt(
         base: *mut mlx_array,

@@ -32,6 +32,31 @@ pub(crate) fn resident_bytes(file: BorrowedFd<'_>, length: u64) -> io::Result<u6
     Ok(resident)
 }
 
+/// Reads the pages of `mapped`, which begins at a page boundary, that are not in memory, in the order of the file, and
+/// returns their length in bytes. Waits for the disk.
+///
+/// # Errors
+/// The system cannot tell which pages are in memory.
+pub(crate) fn page_in(mapped: &[u8]) -> io::Result<u64> {
+    let page = rustix::param::page_size();
+    let mut states = Vec::new();
+    let mut read = 0;
+    for chunk in mapped.chunks(CHUNK) {
+        states.resize(chunk.len().div_ceil(page), 0_u8);
+        // SAFETY: the range is that of a living slice at a page boundary, and the vector has one byte for each page.
+        let result =
+            unsafe { libc::mincore(chunk.as_ptr().cast_mut().cast(), chunk.len(), states.as_mut_ptr().cast()) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for (index, _) in states.iter().enumerate().filter(|(_, state)| **state & 1 == 0) {
+            std::hint::black_box(chunk[index * page]);
+            read += page.min(chunk.len() - index * page) as u64;
+        }
+    }
+    Ok(read)
+}
+
 /// A mapping that nobody may touch.
 struct Reserved {
     start: *mut c_void,

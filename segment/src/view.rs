@@ -1,6 +1,7 @@
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -8,7 +9,7 @@ use std::{
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-use crate::{FileIdentity, mapping::Mapping};
+use crate::{FileIdentity, mapping::Mapping, residency};
 
 /// A file could not be mapped as the file it should be.
 #[derive(Debug, Error)]
@@ -105,6 +106,18 @@ impl View {
         self.map.bytes().as_ptr()
     }
 
+    /// Brings the bytes of a range, as far as the file has them, into memory and waits for the disk. A GPU that has to wait
+    /// for a slow disk gives up, and the process ends. Returns how many bytes were not in memory before.
+    ///
+    /// # Errors
+    /// The system cannot tell which pages are in memory.
+    pub fn page_in(&self, bytes: Range<u64>) -> io::Result<u64> {
+        let page = rustix::param::page_size();
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.len());
+        let (start, end) = (place(bytes.start) / page * page, place(bytes.end));
+        self.map.bytes().get(start..end).map_or(Ok(0), residency::page_in)
+    }
+
     /// The file that is mapped, in the state in which it was mapped.
     pub fn identity(&self) -> &FileIdentity {
         &self.identity
@@ -139,6 +152,21 @@ mod tests {
         for (offset, length, expected) in table {
             assert_eq!(view.bytes(*offset, *length), *expected, "{offset}+{length}");
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn cold_pages_are_brought_in() {
+        // A file system without a disk keeps its pages whatever it is told.
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.set_len(1 << 20).unwrap();
+        file.sync_all().unwrap();
+        let view = View::map(&file, &FileIdentity::of_file(&file).unwrap()).unwrap();
+        crate::advice::forget(&file, 0..1 << 20);
+        assert_eq!(view.page_in(5000..5001).unwrap(), 905, "the rest of the page before the range's end");
+        assert_eq!(view.page_in(5000..5001).unwrap(), 0);
+        assert!(view.page_in(0..u64::MAX).unwrap() < 1 << 20, "what is there is not read again");
+        assert_eq!(view.page_in(0..u64::MAX).unwrap(), 0);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 mod nested;
 mod report;
 
-use std::{collections::HashMap, fmt, rc::Rc};
+use std::{collections::HashMap, fmt, ops::Range, rc::Rc};
 
 use mlx_rs::{
     Array,
     module::{FlattenedModuleParam, ModuleParam},
 };
 use thiserror::Error;
-use weightsd_arrays::{Adopted, ArrayError, bytes, copied};
+use weightsd_arrays::{Adopted, ArrayError, NotAdopted, bytes, copied};
 
 pub use self::report::{AdoptionReport, Copied, CopyReason};
 use crate::{Dtype, Tensor, Tensors, Tree, UnflattenError, tree};
@@ -56,17 +56,8 @@ pub struct Arrays {
     /// Their names, and the pages.
     tensors: Tensors,
     /// Held so that no array is ever the last one over its pages.
-    _segments: Vec<Segment>,
+    _segments: Vec<Adopted>,
     report: AdoptionReport,
-}
-
-/// What became of a segment.
-enum Segment {
-    /// No tensor has asked for it.
-    Untouched,
-    Adopted(Adopted),
-    /// MLX's backend has no way to.
-    Foreign,
 }
 
 /// Where an array is.
@@ -77,14 +68,11 @@ enum Made {
 
 impl Arrays {
     pub(crate) fn new(tensors: Tensors) -> Result<Arrays, ArraysError> {
-        let mut segments: Vec<_> = tensors.views().iter().map(|_| Segment::Untouched).collect();
+        let segments = adopt(&tensors)?;
         let mut arrays = Vec::with_capacity(tensors.len());
         let mut report = AdoptionReport::default();
         for tensor in tensors.iter() {
             let (segment, _) = tensor.place();
-            if matches!(segments[segment], Segment::Untouched) && !tensor.bytes().is_empty() {
-                segments[segment] = adopt(&tensors, segment)?;
-            }
             let made = make(&tensor, &segments[segment]).map_err(|source| {
                 let (name, shape) = (tensor.name().to_owned(), tensor.shape().to_vec());
                 ArraysError::Tensor { name, dtype: tensor.dtype(), shape, source }
@@ -149,26 +137,42 @@ impl Arrays {
     }
 }
 
-fn adopt(tensors: &Tensors, segment: usize) -> Result<Segment, ArraysError> {
-    let adopted = Adopted::new(&tensors.views()[segment]);
-    let adopted = adopted.map_err(|source| ArraysError::Segment { segment, source })?;
-    Ok(adopted.map_or(Segment::Foreign, Segment::Adopted))
+/// Adopts, of each segment, the pages of its tensors.
+fn adopt(tensors: &Tensors) -> Result<Vec<Adopted>, ArraysError> {
+    let mut ranges: Vec<Vec<Range<u64>>> = vec![Vec::new(); tensors.views().len()];
+    for tensor in tensors.iter() {
+        let (segment, offset) = tensor.place();
+        ranges[segment].push(offset..offset + tensor.bytes().len() as u64);
+    }
+    let adopted = |(segment, view): (usize, _)| {
+        Adopted::new(view, &ranges[segment]).map_err(|source| ArraysError::Segment { segment, source })
+    };
+    tensors.views().iter().enumerate().map(adopted).collect()
 }
 
-fn make(tensor: &Tensor<'_>, segment: &Segment) -> Result<Made, ArrayError> {
+fn make(tensor: &Tensor<'_>, segment: &Adopted) -> Result<Made, ArrayError> {
     let (dtype, shape) = (tensor.dtype(), tensor.shape());
     let copy = |why| Ok(Made::Copied(copied(dtype, shape, tensor.bytes())?, why));
-    let adopted = match segment {
-        _ if tensor.bytes().is_empty() => return copy(CopyReason::Empty),
-        Segment::Adopted(adopted) => adopted,
-        Segment::Untouched | Segment::Foreign => return copy(CopyReason::Backend),
-    };
-    match adopted.array(tensor.place().1, dtype, shape) {
+    if tensor.bytes().is_empty() {
+        return copy(CopyReason::Empty);
+    }
+    match segment.array(tensor.place().1, dtype, shape) {
         // Only the address tells: MLX may take memory, and silently copy it.
         Ok(array) if bytes(&array)?.as_ptr() == tensor.bytes().as_ptr() => Ok(Made::InPlace(array)),
         Ok(array) => Ok(Made::Copied(array, CopyReason::Backend)),
+        Err(ArrayError::NotAdopted(why)) => copy(why.into()),
         Err(ArrayError::Misaligned { .. }) => copy(CopyReason::Misaligned),
         Err(error) => Err(error),
+    }
+}
+
+impl From<NotAdopted> for CopyReason {
+    fn from(why: NotAdopted) -> CopyReason {
+        match why {
+            NotAdopted::Backend => CopyReason::Backend,
+            NotAdopted::TooLong => CopyReason::TooLong,
+            NotAdopted::Refused => CopyReason::Refused,
+        }
     }
 }
 

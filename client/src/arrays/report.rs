@@ -34,6 +34,10 @@ pub enum CopyReason {
     Empty,
     /// MLX's backend keeps arrays in memory of its own.
     Backend,
+    /// Its pages are longer than the longest buffer of the GPU (Metal's `max_buffer_length`).
+    TooLong,
+    /// The GPU's driver does not take its pages.
+    Refused,
 }
 
 impl AdoptionReport {
@@ -74,6 +78,8 @@ impl fmt::Display for CopyReason {
             CopyReason::Misaligned => "misaligned",
             CopyReason::Empty => "empty",
             CopyReason::Backend => "by MLX's backend",
+            CopyReason::TooLong => "too long for a buffer of the GPU",
+            CopyReason::Refused => "refused by the GPU's driver",
         })
     }
 }

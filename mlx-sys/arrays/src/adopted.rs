@@ -1,5 +1,8 @@
+//! Pages of mapped files as memory of MLX.
+
 use std::{
     ffi::c_void,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -8,9 +11,16 @@ use mlx_sys::ext;
 use weightsd_core::header::Dtype;
 use weightsd_segment::View;
 
-use crate::{ArrayError, dtype::Form};
+use crate::{
+    ArrayError,
+    dtype::Form,
+    windows::{Window, windows},
+};
 
-/// The pages of a mapped file as MLX's own memory. Arrays made of it ([`Adopted::array`]) lie in the shared pages.
+/// Pages of a mapped file as MLX's own memory. Arrays made of it ([`Adopted::array`]) lie in the shared pages.
+///
+/// MLX's CPU backend takes the mapping as a whole; Metal takes [`windows`] of it, so that only the pages of `tensors` are
+/// wired, and none is longer than the device allows.
 ///
 /// # Donation
 ///
@@ -20,63 +30,104 @@ use crate::{ArrayError, dtype::Form};
 /// last one ([`release_unused`]).
 #[derive(Debug)]
 pub struct Adopted {
-    /// Some until it is dropped.
-    base: Option<Array>,
+    /// Ordered by their first byte.
+    held: Vec<Held>,
+    /// Windows that Metal does not take, by their first byte.
+    refused: Vec<Range<u64>>,
     view: Arc<View>,
+}
+
+/// Adopted pages: where they begin in the mapping, and how many bytes they have, and the reference that is nobody's.
+#[derive(Debug)]
+struct Held {
+    bytes: Range<u64>,
+    base: Array,
+}
+
+/// Why no array can lie in the shared pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum NotAdopted {
+    /// The backend has no arrays over foreign memory.
+    #[error("MLX's backend keeps arrays in memory of its own")]
+    Backend,
+    /// The array's pages are longer than the longest buffer of the GPU.
+    #[error("its pages are longer than the longest buffer of the GPU")]
+    TooLong,
+    /// The GPU's driver does not take the array's pages.
+    #[error("the GPU's driver does not take its pages")]
+    Refused,
 }
 
 /// References of adopted memory whose [`Adopted`] is gone and whose arrays may not be.
 static RETIRED: Mutex<Vec<Array>> = Mutex::new(Vec::new());
 
 impl Adopted {
-    /// Adopts all bytes of `view`. `None` where MLX's backend cannot do that (CUDA), or when there are none.
-    pub fn new(view: &Arc<View>) -> Result<Option<Adopted>, ArrayError> {
+    /// Adopts the pages of `view` in which `tensors` lie: ranges of bytes from the start of the file. What the backend
+    /// does not take is no error; [`Self::array`] says why for each array.
+    ///
+    /// # Errors
+    /// MLX fails, for example for want of memory.
+    pub fn new(view: &Arc<View>, tensors: &[Range<u64>]) -> Result<Self, ArrayError> {
         release_unused();
+        let mut adopted = Self { held: Vec::new(), refused: Vec::new(), view: Arc::clone(view) };
         if view.is_empty() {
-            return Ok(None);
+            return Ok(adopted);
         }
-        // SAFETY: creates an empty handle.
-        let mut base = unsafe { mlx_sys::mlx_array_new() };
-        let mut error = ext::Error::default();
-        let payload = Arc::into_raw(Arc::clone(view)).cast_mut().cast::<c_void>();
-        // SAFETY: the bytes stay mapped until `release` drops the payload, which owns the view; on Linux the length
-        // stands in front of them, as `View::as_ptr` says. They are readable only, and MLX writes to no memory that
-        // more than one array shares, which is so for as long as `base` is held: see above.
-        let status = unsafe {
-            ext::mlx_ext_adopt(&mut base, view.as_ptr().cast_mut().cast(), view.len(), payload, release, &mut error)
+        // SAFETY: asks MLX for a number.
+        let longest = unsafe { ext::mlx_ext_longest() } as u64;
+        let wanted = match longest {
+            0 => vec![Window { bytes: 0..view.len() as u64, tensors: Vec::new() }],
+            _ => windows(tensors, rustix::param::page_size() as u64, longest),
         };
-        if status == ext::DONE {
-            // SAFETY: the handle was filled, and nobody else has it.
-            let base = Some(unsafe { Array::from_ptr(base) });
-            return Ok(Some(Adopted { base, view: Arc::clone(view) }));
+        for Window { bytes, .. } in wanted {
+            match adopt(view, &bytes)? {
+                Some(base) => {
+                    // A hint in effect: what cannot be told is read when it is used, as without it.
+                    if longest > 0 {
+                        let _ = view.page_in(bytes.clone());
+                    }
+                    adopted.held.push(Held { bytes, base });
+                }
+                None => adopted.refused.push(bytes),
+            }
         }
-        // SAFETY: nothing was adopted, so the payload is still this function's.
-        unsafe { release(payload) };
-        if status == ext::CANNOT { Ok(None) } else { Err(error.into()) }
+        Ok(adopted)
     }
 
     /// The elements from byte `offset` of the file on, as an array over the shared pages.
     ///
     /// # Errors
-    /// [`ArrayError::Misaligned`] where no such element can begin; the rest speaks of ranges and dtypes that cannot be.
+    /// [`ArrayError::NotAdopted`] where the pages are not memory of MLX; [`ArrayError::Misaligned`] where no such element
+    /// can begin; [`ArrayError::Length`], [`ArrayError::Shape`] and
+    /// [`ArrayError::Dtype`] for arrays that cannot be.
     pub fn array(&self, offset: u64, dtype: Dtype, shape: &[u64]) -> Result<Array, ArrayError> {
         let form = Form::of(dtype, shape)?;
         let found = self.view.len() as u64;
-        if offset.checked_add(form.bytes as u64).is_none_or(|end| end > found) {
-            return Err(ArrayError::Length { dtype, shape: shape.to_vec(), found });
-        }
-        // Complex numbers are pairs of F32, and MLX counts in pairs.
+        let end = offset.checked_add(form.bytes as u64).filter(|&end| end <= found);
+        let bytes = offset..end.ok_or_else(|| ArrayError::Length { dtype, shape: shape.to_vec(), found })?;
+        // Complex numbers are pairs of F32, and MLX counts in pairs. A page is a multiple of every element.
         let element = dtype.bitsize() as u64 / 8;
-        let first = i64::try_from(offset / element).ok().filter(|_| offset.is_multiple_of(element));
-        let first = first.ok_or(ArrayError::Misaligned { dtype, offset })?;
-        let base = self.base.as_ref().expect("there is one until it is dropped");
+        if !offset.is_multiple_of(element) {
+            return Err(ArrayError::Misaligned { dtype, offset });
+        }
+        let holds = |window: &Range<u64>| window.start <= bytes.start && bytes.end <= window.end;
+        // Windows overlap by a page, so the nearest one that holds all of the array is looked for.
+        let nearest = self.held.partition_point(|held| held.bytes.start <= bytes.start);
+        let Some(held) = self.held[..nearest].iter().rev().find(|held| holds(&held.bytes)) else {
+            return Err(ArrayError::NotAdopted(self.why_not(holds)));
+        };
+        let first = i64::try_from((offset - held.bytes.start) / element).map_err(|_| ArrayError::Length {
+            dtype,
+            shape: shape.to_vec(),
+            found,
+        })?;
         // SAFETY: creates an empty handle.
         let mut part = unsafe { mlx_sys::mlx_array_new() };
         let mut error = ext::Error::default();
-        // SAFETY: `base` is an adopted memory, in which the part lies, as was checked; the shape is a slice of so many.
+        // SAFETY: the base is an adopted memory, in which the part lies, as was checked; the shape is a slice of so many.
         let status = unsafe {
             let (shape, ndim) = (form.shape.as_ptr(), form.shape.len());
-            ext::mlx_ext_part(&mut part, base.as_ptr(), first, shape, ndim, form.dtype, &mut error)
+            ext::mlx_ext_part(&mut part, held.base.as_ptr(), first, shape, ndim, form.dtype, &mut error)
         };
         if status != ext::DONE {
             return Err(error.into());
@@ -84,11 +135,50 @@ impl Adopted {
         // SAFETY: the handle was filled, and nobody else has it.
         Ok(unsafe { Array::from_ptr(part) })
     }
+
+    fn why_not(&self, holds: impl Fn(&Range<u64>) -> bool) -> NotAdopted {
+        // SAFETY: asks MLX for a number.
+        if unsafe { ext::mlx_ext_longest() } == 0 {
+            NotAdopted::Backend
+        } else if self.refused.iter().any(holds) {
+            NotAdopted::Refused
+        } else {
+            NotAdopted::TooLong
+        }
+    }
+}
+
+/// Adopts the bytes of `view` in `window`, which may end in the rest of the file's last page. `None` where MLX's backend
+/// does not take them.
+fn adopt(view: &Arc<View>, window: &Range<u64>) -> Result<Option<Array>, ArrayError> {
+    // SAFETY: creates an empty handle.
+    let mut base = unsafe { mlx_sys::mlx_array_new() };
+    let mut error = ext::Error::default();
+    let payload = Arc::into_raw(Arc::clone(view)).cast_mut().cast::<c_void>();
+    // Both fit: they are places in a mapping.
+    let (begin, length) = (window.start as usize, (window.end - window.start) as usize);
+    // SAFETY: the window begins in the mapping and ends within its last page, and the system maps pages whole. They stay
+    // mapped until `release` drops the payload, which owns the view. Where the mapping is adopted whole, its length stands
+    // in front of it, as `View::as_ptr` says; in front of a window there are bytes of the mapping or that length. All of it
+    // is readable only, and MLX writes to no memory that more than one array shares, which is so for as long as the base is
+    // held: see [`Adopted`].
+    let status = unsafe {
+        let data = view.as_ptr().add(begin).cast_mut().cast();
+        ext::mlx_ext_adopt(&mut base, data, length, payload, release, &mut error)
+    };
+    if status == ext::DONE {
+        // SAFETY: the handle was filled, and nobody else has it.
+        return Ok(Some(unsafe { Array::from_ptr(base) }));
+    }
+    // SAFETY: nothing was adopted, so the payload is still this function's.
+    unsafe { release(payload) };
+    if status == ext::CANNOT { Ok(None) } else { Err(error.into()) }
 }
 
 impl Drop for Adopted {
     fn drop(&mut self) {
-        RETIRED.lock().unwrap_or_else(PoisonError::into_inner).extend(self.base.take());
+        let bases = self.held.drain(..).map(|held| held.base);
+        RETIRED.lock().unwrap_or_else(PoisonError::into_inner).extend(bases);
         release_unused();
     }
 }

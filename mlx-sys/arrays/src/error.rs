@@ -1,6 +1,8 @@
 use thiserror::Error;
 use weightsd_core::header::Dtype;
 
+use crate::NotAdopted;
+
 /// Bytes cannot be an array.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -29,6 +31,9 @@ pub enum ArrayError {
         /// The bytes there are.
         found: u64,
     },
+    /// The pages are not memory of MLX.
+    #[error("the shared pages cannot hold an array: {0}")]
+    NotAdopted(NotAdopted),
     /// MLX's words.
     #[error("MLX: {0}")]
     Mlx(String),

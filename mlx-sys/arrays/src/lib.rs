@@ -11,11 +11,12 @@ mod dtype;
 mod error;
 mod memory;
 mod quantisation;
+pub mod windows;
 
 pub use mlx_rs;
 
 pub use self::{
-    adopted::{Adopted, release_unused},
+    adopted::{Adopted, NotAdopted, release_unused},
     dtype::dtype,
     error::ArrayError,
     memory::{bytes, copied, filled},
