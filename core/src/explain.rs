@@ -5,17 +5,10 @@
 
 use std::{borrow::Cow, error::Error, time::Duration};
 
-use crate::audit::AuditReport;
-
 /// An error that says more than its sentence.
 pub trait Explain: Error {
     /// Why it happened, what it is about, and what to do.
     fn explain(&self) -> Explanation;
-
-    /// The report, when an audit refused the component.
-    fn audit(&self) -> Option<&AuditReport> {
-        None
-    }
 }
 
 /// What an error says besides its sentence.

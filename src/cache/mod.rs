@@ -139,8 +139,12 @@ impl Explain for AcquireError {
             Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
         }
     }
+}
 
-    fn audit(&self) -> Option<&AuditReport> {
+impl AcquireError {
+    /// The report, when the audit refused the component.
+    #[must_use]
+    pub fn audit(&self) -> Option<&AuditReport> {
         match self {
             Self::Load(error) => error.audit(),
             _ => None,

@@ -145,16 +145,18 @@ impl Explain for LoadError {
             Self::Derivation { component, source } => Explanation { resource: component.clone(), ..source.explain() },
         }
     }
+}
 
-    fn audit(&self) -> Option<&AuditReport> {
+impl LoadError {
+    /// The report, when the audit refused the component.
+    #[must_use]
+    pub fn audit(&self) -> Option<&AuditReport> {
         match self {
             Self::Audit(report) => Some(report),
             _ => None,
         }
     }
-}
 
-impl LoadError {
     /// Whether something is not on this machine that a hub may have.
     #[must_use]
     pub fn is_missing(&self) -> bool {

@@ -13,6 +13,7 @@ use weightsd_proto::{
 };
 
 use super::convert;
+use crate::{cache::AcquireError, pipeline::LoadError};
 
 /// What a caller gets instead of an answer.
 #[derive(Debug, Clone)]
@@ -31,6 +32,11 @@ impl Failure {
     /// A failure that no stage has an error for.
     pub(super) fn new(message: String, explanation: Explanation) -> Self {
         Self { message, explanation, audit: None }
+    }
+
+    fn explained(error: &impl Explain, audit: Option<&AuditReport>) -> Self {
+        let audit = audit.map(|report| Box::new(report.clone()));
+        Self { message: sentence(error), explanation: error.explain(), audit }
     }
 
     /// The status, after the refusal was logged. The current span says whose request it is.
@@ -61,10 +67,15 @@ impl fmt::Display for Failure {
     }
 }
 
-impl<E: Explain> From<&E> for Failure {
-    fn from(error: &E) -> Self {
-        let audit = error.audit().map(|report| Box::new(report.clone()));
-        Self { message: sentence(error), explanation: error.explain(), audit }
+impl From<&LoadError> for Failure {
+    fn from(error: &LoadError) -> Self {
+        Self::explained(error, error.audit())
+    }
+}
+
+impl From<&AcquireError> for Failure {
+    fn from(error: &AcquireError) -> Self {
+        Self::explained(error, error.audit())
     }
 }
 
