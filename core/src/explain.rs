@@ -106,6 +106,8 @@ pub enum Reason {
     InvalidAdapter,
     /// A part of a quantised layer is missing, so nothing can be computed from it.
     TornLayer,
+    /// Something must be computed, and this machine lacks MLX.
+    NoMlx,
     /// The component is held by leases.
     InUse,
     /// A content is not what its hash says.
@@ -188,6 +190,7 @@ impl Reason {
             | Self::AuditFailed
             | Self::InvalidAdapter
             | Self::TornLayer
+            | Self::NoMlx
             | Self::InUse
             | Self::Corrupt
             | Self::NoSpace

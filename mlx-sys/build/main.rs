@@ -1,13 +1,16 @@
-//! Builds mlx-c, MLX's C API, against a prebuilt MLX, so that mlx-rs works on Linux as on macOS and nobody has to compile
+//! Builds mlx-c, MLX's C API, over a prebuilt MLX, so that mlx-rs works on Linux as on macOS and nobody has to compile
 //! MLX. Three things are needed, and each is found or fetched here:
 //!
-//! - MLX itself ([`mlx`]): an installed one where there is one, otherwise the Python package, pinned by hash;
+//! - MLX itself ([`mlx`]): the one that `MLX_ROOT` names, otherwise the Python package, pinned by hash;
 //! - the sources of mlx-c ([`source`]): they are inside the crate that this one stands in for;
 //! - mlx-c compiled ([`compile`]).
 //!
+//! What comes out is a library in a folder of its own, which programs open when they need it: nothing is linked with it.
+//!
 //! Settings, all environment variables: `MLX_ROOT`, a folder with MLX's `include` and `lib`; `MLX_BACKEND`, one of `cpu`
-//! (Linux's default), `cuda12`, `cuda13`, `metal` (macOS's); `MLX_SYS_CACHE`, where fetched and compiled things are kept
-//! (default: `mlx-sys` in cargo's home, because programs that were built find MLX there when they run).
+//! (Linux's default), `cuda12`, `cuda13`, `metal` (macOS's), or `none`, which builds without any of this;
+//! `MLX_SYS_CACHE`, where fetched and compiled things are kept (default: `mlx-sys` in cargo's home, because programs that
+//! were built find MLX there when they run).
 
 mod compile;
 mod mlx;
@@ -31,6 +34,15 @@ struct Target {
     arch: String,
     /// `linux`, `macos`.
     os: String,
+    /// What the library says of itself.
+    build_name: String,
+}
+
+impl Target {
+    /// The file of a library.
+    fn library(&self, name: &str) -> String {
+        format!("lib{name}.{}", if self.os == "macos" { "dylib" } else { "so" })
+    }
 }
 
 fn main() -> ExitCode {
@@ -51,30 +63,33 @@ fn main() -> ExitCode {
 }
 
 fn build() -> Result<()> {
-    let target = Target { arch: variable("CARGO_CFG_TARGET_ARCH")?, os: variable("CARGO_CFG_TARGET_OS")? };
+    let target = Target {
+        arch: variable("CARGO_CFG_TARGET_ARCH")?,
+        os: variable("CARGO_CFG_TARGET_OS")?,
+        build_name: compile::build_name(source::PACKAGE),
+    };
+    println!("cargo::rustc-env=MLX_SYS_MLX_VERSION={MLX_VERSION}");
+    println!("cargo::rustc-env=MLX_SYS_BUILD={}", target.build_name);
+    let folder =
+        if env::var("MLX_BACKEND").is_ok_and(|backend| backend == "none") { PathBuf::new() } else { library(&target)? };
+    println!("cargo::rustc-env=MLX_SYS_BUILT={}", folder.display());
+    Ok(())
+}
+
+/// The folder of the library.
+fn library(target: &Target) -> Result<PathBuf> {
     let cache = cache()?;
     // Two builds at once, of two profiles, would fetch and compile into the same folder.
     let lock = File::create(cache.join("lock")).and_then(|file| file.lock().map(|()| file));
     let lock = lock.map_err(|error| format!("cannot lock {}: {error}", cache.display()))?;
-    let mlx = mlx::find(&target, &cache)?;
+    let mlx = mlx::find(target, &cache)?;
     let source = source::find(&cache)?;
-    let archive = compile::mlx_c(&source, &mlx, &target, &cache)?;
+    let unit = compile::Unit::new(&source)?;
+    let folder = compile::library(&unit, &source, &mlx, target, &cache)?;
     drop(lock);
-
-    let (archive, lib) = (archive.display(), mlx.lib.display());
-    // Whoever empties the cache gets it filled again.
-    println!("cargo::rerun-if-changed={archive}/libmlxc.a");
-    println!("cargo::rerun-if-changed={lib}");
-    println!("cargo::rustc-link-search=native={archive}");
-    println!("cargo::rustc-link-lib=static=mlxc");
-    println!("cargo::rustc-link-search=native={lib}");
-    println!("cargo::rustc-link-lib=dylib=mlx");
-    println!("cargo::rustc-link-lib=dylib={}", if target.os == "macos" { "c++" } else { "stdc++" });
-    // `DEP_MLX_LIB` in the build scripts of dependents: their programs must be told where to look when they run.
-    println!("cargo::metadata=lib={lib}");
-    println!("cargo::metadata=include={}", mlx.include.display());
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
-    Ok(())
+    // A cache that was emptied is filled again.
+    println!("cargo::rerun-if-changed={}", folder.join(target.library("mlxc")).display());
+    Ok(folder)
 }
 
 fn variable(name: &str) -> Result<String> {
@@ -107,17 +122,19 @@ fn run(command: &mut Command) -> Result<Vec<u8>> {
     Err(format!("{shown} failed ({}):\n{}", output.status, said.trim_end()))
 }
 
-/// Makes `folder` by `make`, which is given another name for it; whoever finds `folder` finds it whole.
-fn made(folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    if folder.exists() {
+/// Makes `folder` by `make`, which is given another name for it: a folder that has `file` in it is whole.
+fn made(folder: &Path, file: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if folder.join(file).exists() {
         return Ok(());
     }
     let mut partial = folder.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
     let io = |error: std::io::Error| format!("{}: {error}", partial.display());
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(io)?;
+    for rest in [folder, &partial] {
+        if rest.exists() {
+            fs::remove_dir_all(rest).map_err(io)?;
+        }
     }
     fs::create_dir_all(&partial).map_err(io)?;
     make(&partial)?;

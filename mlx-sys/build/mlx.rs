@@ -10,10 +10,14 @@ use crate::{MLX_VERSION, Result, Target, made, run};
 
 /// Where an MLX is.
 pub(crate) struct Mlx {
+    /// Its name in names of folders: of a package the backend.
+    pub(crate) backend: String,
     /// Its headers.
     pub(crate) include: PathBuf,
     /// The folder of its library.
     pub(crate) lib: PathBuf,
+    /// The root of the Python package that was fetched.
+    pub(crate) package: Option<PathBuf>,
 }
 
 /// One line of `wheels.txt`.
@@ -26,36 +30,28 @@ struct Wheel<'a> {
 
 const WHEELS: &str = include_str!("wheels.txt");
 
-/// Folders in which systems install what the user asks for.
-const PREFIXES: [&str; 3] = ["/opt/homebrew", "/usr/local", "/usr"];
-
 const WAYS_OUT: &str = "Either let it be fetched: this needs Python 3.9 or newer with pip (on Debian: \
     `apt install python3-pip`) and a package index that pip can reach. Or install MLX, and set MLX_ROOT to the folder \
     that has its `include` and `lib`; in a Python environment with MLX that is \
-    `python3 -c 'import mlx.core, os; print(os.path.dirname(mlx.core.__file__))'`.";
+    `python3 -c 'import mlx.core, os; print(os.path.dirname(mlx.core.__file__))'`. Or build without MLX: with \
+    MLX_BACKEND=none weightsd lends what needs no computing.";
 
-/// The MLX that the user names, an installed one, or the Python package.
+/// The MLX that the user names, or the Python package. Others that are installed are left alone: they move under the
+/// programs that were built with them, and compute other bits.
 pub(crate) fn find(target: &Target, cache: &Path) -> Result<Mlx> {
     if let Some(root) = env::var_os("MLX_ROOT").map(PathBuf::from) {
-        return check(&root, target).map_err(|problem| format!("MLX_ROOT is {}: {problem}", root.display()));
+        return check(&root, target, "own").map_err(|problem| format!("MLX_ROOT is {}: {problem}", root.display()));
     }
-    let named = env::var("MLX_BACKEND").ok();
-    let is_cross = env::var("HOST").ok() != env::var("TARGET").ok();
-    if named.is_none()
-        && !is_cross
-        && let Some(installed) = PREFIXES.iter().find_map(|prefix| check(Path::new(prefix), target).ok())
-    {
-        return Ok(installed);
-    }
-    let backend = named.unwrap_or_else(|| if target.os == "macos" { "metal".into() } else { "cpu".into() });
-    fetched(&wheel(target, &backend)?, target, cache)
+    let default = || if target.os == "macos" { "metal".into() } else { "cpu".into() };
+    let backend = env::var("MLX_BACKEND").unwrap_or_else(|_| default());
+    fetched(&wheel(target, &backend)?, target, &backend, cache)
         .map_err(|problem| format!("MLX {MLX_VERSION} is not to be had.\n{problem}\n{WAYS_OUT}"))
 }
 
 /// Whether the MLX below `root` is the right one.
-fn check(root: &Path, target: &Target) -> Result<Mlx> {
-    let mlx = Mlx { include: root.join("include"), lib: root.join("lib") };
-    let version = mlx.include.join("mlx/version.h");
+fn check(root: &Path, target: &Target, backend: &str) -> Result<Mlx> {
+    let (include, lib) = (root.join("include"), root.join("lib"));
+    let version = include.join("mlx/version.h");
     let header = fs::read_to_string(&version).map_err(|error| format!("{}: {error}", version.display()))?;
     let number = |part: &str| {
         let line = header.lines().find_map(|line| line.trim().strip_prefix(&format!("#define MLX_VERSION_{part} ")));
@@ -65,8 +61,11 @@ fn check(root: &Path, target: &Target) -> Result<Mlx> {
     if found != MLX_VERSION {
         return Err(format!("it is MLX {found}, expected {MLX_VERSION}"));
     }
-    let library = mlx.lib.join(if target.os == "macos" { "libmlx.dylib" } else { "libmlx.so" });
-    if library.exists() { Ok(mlx) } else { Err(format!("there is no {}", library.display())) }
+    let library = lib.join(target.library("mlx"));
+    if !library.exists() {
+        return Err(format!("there is no {}", library.display()));
+    }
+    Ok(Mlx { backend: backend.to_owned(), include, lib, package: None })
 }
 
 fn wheel(target: &Target, backend: &str) -> Result<Wheel<'static>> {
@@ -87,10 +86,10 @@ fn wheel(target: &Target, backend: &str) -> Result<Wheel<'static>> {
 }
 
 /// Lets pip fetch the package, which compares the hash, and unpacks it.
-fn fetched(wheel: &Wheel<'_>, target: &Target, cache: &Path) -> Result<Mlx> {
+fn fetched(wheel: &Wheel<'_>, target: &Target, backend: &str, cache: &Path) -> Result<Mlx> {
     let Wheel { package, version, platform, sha256 } = wheel;
     let folder = cache.join(format!("{package}-{version}-{}", &sha256[..12]));
-    made(&folder, |partial| {
+    made(&folder, "requirements.txt", |partial| {
         let io = |error: std::io::Error| format!("{}: {error}", partial.display());
         let (requirements, download) = (partial.join("requirements.txt"), partial.join("download"));
         fs::write(&requirements, format!("{package}=={version} --hash=sha256:{sha256}\n")).map_err(io)?;
@@ -104,7 +103,7 @@ fn fetched(wheel: &Wheel<'_>, target: &Target, cache: &Path) -> Result<Mlx> {
         let file = files.next().ok_or("pip has fetched nothing")?;
         run(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&file).arg(partial))?;
         fs::remove_dir_all(&download).map_err(io)?;
-        check(&partial.join("mlx"), target).map(drop)
+        check(&partial.join("mlx"), target, backend).map(drop)
     })?;
-    check(&folder.join("mlx"), target)
+    Ok(Mlx { package: Some(folder.clone()), ..check(&folder.join("mlx"), target, backend)? })
 }

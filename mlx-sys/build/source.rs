@@ -12,7 +12,8 @@ use crate::{Result, run};
 /// The name and version are in the manifest; the lock file beside it pins the content.
 const MANIFEST: &str = include_str!("upstream/Cargo.toml.in");
 const LOCK: &str = include_str!("upstream/Cargo.lock.in");
-const PACKAGE: &str = "mlx-sys-0.7.0";
+/// The folder that cargo unpacks it to.
+pub(crate) const PACKAGE: &str = "mlx-sys-0.7.0";
 
 /// The root of mlx-c.
 pub(crate) fn find(cache: &Path) -> Result<PathBuf> {

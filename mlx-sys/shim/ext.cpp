@@ -15,6 +15,7 @@
 #include "mlx/c/array.h"
 #include "mlx/c/private/mlx.h"
 #include "mlx/ops.h"
+#include "mlx/version.h"
 
 using namespace mlx::core;
 
@@ -238,11 +239,12 @@ extern "C" int mlx_ext_dequantize(
   });
 }
 
-#ifndef __APPLE__
-#include <chrono>
-
-// A seed that mlx-rs takes from the system of Apple's.
-extern "C" uint64_t mach_approximate_time() {
-  return std::chrono::steady_clock::now().time_since_epoch().count();
+// Which build of this library it is: the programs that were built with another one refuse it.
+extern "C" const char* mlx_ext_build() {
+  return MLX_EXT_BUILD;
 }
-#endif
+
+// The version of the MLX that was loaded, in MLX's own words.
+extern "C" const char* mlx_ext_version() {
+  return version();
+}

@@ -1,6 +1,4 @@
-// GCC 12 has no <format>. mlx-c writes five messages with it, and uses plain `{}` alone.
-#pragma once
-#ifdef __cplusplus
+// Comes first. GCC 12 has no <format>. mlx-c writes five messages with it, and uses plain `{}` alone.
 #if __has_include(<format>)
 #include <format>
 #else
@@ -26,5 +24,4 @@ string format(string_view text, const First& first, const Rest&... rest) {
 }
 
 } // namespace std
-#endif
 #endif

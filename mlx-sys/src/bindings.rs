@@ -1,5 +1,7 @@
 // Declarations of mlx-c 0.7.0 (Copyright 2023 Apple Inc., MIT). Written by mlx-sys/bindings: do not edit.
 
+use crate::functions::functions;
+
 /// The C library's file.
 pub type FILE = ::std::ffi::c_void;
 
@@ -296,13 +298,13 @@ pub struct mlx_node_namer_ {
     pub ctx: *mut ::std::os::raw::c_void,
 }
 pub type mlx_node_namer = mlx_node_namer_;
-unsafe extern "C" {
+
+functions! { "C-unwind" declared: Declared {
     pub fn mlx_string_new() -> mlx_string;
     pub fn mlx_string_new_data(str_: *const ::std::os::raw::c_char) -> mlx_string;
     pub fn mlx_string_set(str_: *mut mlx_string, src: mlx_string) -> ::std::os::raw::c_int;
     pub fn mlx_string_data(str_: mlx_string) -> *const ::std::os::raw::c_char;
     pub fn mlx_string_free(str_: mlx_string) -> ::std::os::raw::c_int;
-    pub static mut mlx_array_empty: mlx_array;
     pub fn mlx_dtype_size(dtype: mlx_dtype) -> usize;
     pub fn mlx_array_tostring(str_: *mut mlx_string, arr: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_array_new() -> mlx_array;
@@ -873,21 +875,6 @@ unsafe extern "C" {
         io: mlx_io_gguf,
         key: *const ::std::os::raw::c_char,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_io_gguf_has_metadata_array(
-        flag: *mut bool,
-        io: mlx_io_gguf,
-        key: *const ::std::os::raw::c_char,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_io_gguf_has_metadata_string(
-        flag: *mut bool,
-        io: mlx_io_gguf,
-        key: *const ::std::os::raw::c_char,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_io_gguf_has_metadata_vector_string(
-        flag: *mut bool,
-        io: mlx_io_gguf,
-        key: *const ::std::os::raw::c_char,
-    ) -> ::std::os::raw::c_int;
     pub fn mlx_io_gguf_set_array(
         io: mlx_io_gguf,
         key: *const ::std::os::raw::c_char,
@@ -983,12 +970,6 @@ unsafe extern "C" {
         handler: mlx_error_handler_func,
         data: *mut ::std::os::raw::c_void,
         dtor: ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void)>,
-    );
-    pub fn _mlx_error(
-        file: *const ::std::os::raw::c_char,
-        line: ::std::os::raw::c_int,
-        fmt: *const ::std::os::raw::c_char,
-        ...
     );
     pub fn mlx_export_function(
         file: *const ::std::os::raw::c_char,
@@ -1793,7 +1774,7 @@ unsafe extern "C" {
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_count_nonzero(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream)
-    -> ::std::os::raw::c_int;
+        -> ::std::os::raw::c_int;
     pub fn mlx_cummax_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3065,4 +3046,24 @@ unsafe extern "C" {
         in_axes_num: usize,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_version(str_: *mut mlx_string) -> ::std::os::raw::c_int;
+}
+}
+
+functions! { "C" pointers: Pointers {
+    pub fn mlx_io_gguf_has_metadata_array(
+        flag: *mut bool,
+        io: mlx_io_gguf,
+        key: *const ::std::os::raw::c_char,
+    ) -> ::std::os::raw::c_int;
+    pub fn mlx_io_gguf_has_metadata_string(
+        flag: *mut bool,
+        io: mlx_io_gguf,
+        key: *const ::std::os::raw::c_char,
+    ) -> ::std::os::raw::c_int;
+    pub fn mlx_io_gguf_has_metadata_vector_string(
+        flag: *mut bool,
+        io: mlx_io_gguf,
+        key: *const ::std::os::raw::c_char,
+    ) -> ::std::os::raw::c_int;
+}
 }

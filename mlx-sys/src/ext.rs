@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 
-use crate::{mlx_array, mlx_dtype};
+use crate::{functions::functions, mlx_array, mlx_dtype};
 
 /// It is done.
 pub const DONE: c_int = 0;
@@ -32,7 +32,7 @@ impl Error {
     }
 }
 
-unsafe extern "C" {
+functions! { "C-unwind" extensions: Extensions {
     /// Most bytes of one adopted memory; 0 where a mapping is adopted whole.
     pub fn mlx_ext_longest() -> usize;
     /// Adopts memory.
@@ -87,4 +87,4 @@ unsafe extern "C" {
         mode: *const c_char,
         error: *mut Error,
     ) -> c_int;
-}
+} }

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 
-use crate::mlx_array;
+use crate::{functions::functions, mlx_array};
 
 /// The bits of an IEEE half.
 #[allow(non_camel_case_types)]
@@ -14,7 +14,7 @@ pub struct float16_t(pub u16);
 #[allow(non_camel_case_types)]
 pub type bfloat16_t = u16;
 
-unsafe extern "C" {
+functions! { "C-unwind" halves: Halves {
     /// The elements of an evaluated array.
     pub fn mlx_array_data_float16(array: mlx_array) -> *const float16_t;
     /// The elements of an evaluated array.
@@ -23,4 +23,4 @@ unsafe extern "C" {
     pub fn mlx_array_item_float16(bits: *mut float16_t, array: mlx_array) -> c_int;
     /// The one element of an array.
     pub fn mlx_array_item_bfloat16(bits: *mut bfloat16_t, array: mlx_array) -> c_int;
-}
+} }

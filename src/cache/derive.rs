@@ -12,7 +12,7 @@ use weightsd_core::{
 use super::{AcquireError, Cache, EventKind};
 use crate::{
     component::Component,
-    derive::{DeriveFailure, Image, ImageError, PULSE, Partial, Stored},
+    derive::{self, DeriveFailure, Image, ImageError, PULSE, Partial, Stored},
     disk::free_bytes,
     pipeline::{LoadError, Planned},
     progress::{Phase, Step},
@@ -105,6 +105,8 @@ impl Cache {
     async fn begin(self: &Arc<Self>, planned: &Arc<Planned>) -> Result<Partial, DeriveFailure> {
         let (cache, planned) = (Arc::clone(self), Arc::clone(planned));
         let begun = super::blocking("making room for the image", move || {
+            // Before others are deleted for its sake.
+            derive::look_for_mlx()?;
             let length = planned.derivation().map_or(0, |derivation| derivation.image.length);
             let room = |folder: &Path| cache.make_room(folder, length);
             cache.config.images.begin(planned.id(), length, &planned.provenance(), room)

@@ -10,7 +10,7 @@ mod order;
 mod process;
 pub mod worker;
 
-pub(crate) use self::process::{PULSE, compute};
+pub(crate) use self::process::{PULSE, compute, look_for_mlx};
 pub use self::{
     images::{Image, ImageError, Images, Partial, Provenance, Stored},
     order::{FailureKind, Order, OrderedFile},

@@ -48,6 +48,8 @@ pub enum FailureKind {
     NoSpace,
     /// A file cannot be read or written.
     Io,
+    /// MLX is not here, or not the one that this program was built with.
+    NoMlx,
     /// MLX does not do it, or does something else than was planned.
     Mlx,
 }

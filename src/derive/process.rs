@@ -28,6 +28,9 @@ pub enum DeriveFailure {
     /// It cannot be placed.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// MLX is not here.
+    #[error(transparent)]
+    NoMlx(#[from] weightsd_arrays::LoadError),
     /// The process cannot be started.
     #[error("the process that computes cannot be started")]
     Start(#[source] std::io::Error),
@@ -61,6 +64,11 @@ pub enum DeriveFailure {
 
 impl Explain for DeriveFailure {
     fn explain(&self) -> Explanation {
+        if self.is_without_mlx() {
+            let hint =
+                format!("{}; what needs no computing (`--layout source`) is lent without MLX", weightsd_arrays::REMEDY);
+            return Explanation::new(Reason::NoMlx, "", hint);
+        }
         let (reason, hint) = match self {
             _ if self.is_full() => (Reason::NoSpace, NO_ROOM),
             Self::Changed { .. } | Self::Failed { kind: FailureKind::Changed, .. } => {
@@ -70,7 +78,9 @@ impl Explain for DeriveFailure {
             Self::Image(_) | Self::NoRoom(_) | Self::Failed { kind: FailureKind::Io, .. } => {
                 (Reason::OwnFiles, "see the daemon's log, and who may write to its cache")
             }
-            Self::Failed { .. } | Self::Start(_) | Self::Silent => (Reason::ComputingFailed, "report it with the log"),
+            Self::NoMlx(_) | Self::Failed { .. } | Self::Start(_) | Self::Silent => {
+                (Reason::ComputingFailed, "report it with the log")
+            }
             Self::Died { .. } => (
                 Reason::ComputingDied,
                 "it may have been killed for want of memory: see the system's log, and try again",
@@ -81,6 +91,12 @@ impl Explain for DeriveFailure {
 }
 
 impl DeriveFailure {
+    /// Whether nothing can be computed here, because MLX is missing or is the wrong one.
+    #[must_use]
+    pub const fn is_without_mlx(&self) -> bool {
+        matches!(self, Self::NoMlx(_) | Self::Failed { kind: FailureKind::NoMlx, .. })
+    }
+
     /// Whether the disk is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -91,6 +107,14 @@ impl DeriveFailure {
             _ => false,
         }
     }
+}
+
+/// Looks whether MLX is here, without loading it.
+///
+/// # Errors
+/// [`DeriveFailure::NoMlx`].
+pub(crate) fn look_for_mlx() -> Result<(), DeriveFailure> {
+    Ok(weightsd_arrays::find().map(drop)?)
 }
 
 /// This program, as it was when it was started: it may have been replaced since.

@@ -63,7 +63,8 @@ struct Failure {
 
 impl From<ArrayError> for Failure {
     fn from(error: ArrayError) -> Self {
-        Self { kind: FailureKind::Mlx, message: error.to_string() }
+        let kind = if matches!(error, ArrayError::Unavailable(_)) { FailureKind::NoMlx } else { FailureKind::Mlx };
+        Self { kind, message: error.to_string() }
     }
 }
 
@@ -88,6 +89,7 @@ fn run() -> Result<(), Failure> {
     let order: Order = serde_json::from_slice(&line).map_err(|error| malformed(error.to_string()))?;
     drop(line);
     end_with_the_daemon(&order);
+    weightsd_arrays::load()?;
     let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let shown = order.image.display();
     let image = File::options().write(true).open(&order.image);

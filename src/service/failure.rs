@@ -113,6 +113,7 @@ fn on_the_wire(reason: Reason) -> (Code, ErrorReason) {
         Reason::AuditFailed => (Code::FailedPrecondition, ErrorReason::AuditFailed),
         Reason::InvalidAdapter => (Code::FailedPrecondition, ErrorReason::InvalidAdapter),
         Reason::TornLayer => (Code::FailedPrecondition, ErrorReason::CannotConvert),
+        Reason::NoMlx => (Code::FailedPrecondition, ErrorReason::CannotConvert),
         Reason::InUse => (Code::FailedPrecondition, ErrorReason::InUse),
         Reason::Corrupt => (Code::DataLoss, ErrorReason::Corrupt),
         Reason::NoSpace => (Code::ResourceExhausted, ErrorReason::NoSpace),

@@ -128,7 +128,8 @@ impl Home {
         self.ready(self.start(command))
     }
 
-    fn ready(&self, daemon: Daemon) -> Daemon {
+    /// `daemon`, once it listens.
+    pub fn ready(&self, daemon: Daemon) -> Daemon {
         eventually("the daemon listens", || UnixStream::connect(&daemon.socket).is_ok());
         daemon
     }

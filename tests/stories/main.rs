@@ -53,3 +53,4 @@ mod strangers;
 #[cfg(target_os = "linux")]
 mod true_size;
 mod verifying;
+mod without_mlx;

@@ -68,6 +68,7 @@ impl Adopted {
     /// # Errors
     /// MLX fails, for example for want of memory.
     pub fn new(view: &Arc<View>, tensors: &[Range<u64>]) -> Result<Self, ArrayError> {
+        crate::load()?;
         release_unused();
         let mut adopted = Self { held: Vec::new(), refused: Vec::new(), view: Arc::clone(view) };
         if view.is_empty() {

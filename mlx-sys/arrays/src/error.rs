@@ -1,3 +1,6 @@
+//! Why bytes cannot be an array.
+
+use mlx_sys::LoadError;
 use thiserror::Error;
 use weightsd_core::header::Dtype;
 
@@ -34,6 +37,9 @@ pub enum ArrayError {
     /// The pages are not memory of MLX.
     #[error("the shared pages cannot hold an array: {0}")]
     NotAdopted(NotAdopted),
+    /// MLX cannot be used in this process.
+    #[error(transparent)]
+    Unavailable(#[from] LoadError),
     /// MLX's words.
     #[error("MLX: {0}")]
     Mlx(String),

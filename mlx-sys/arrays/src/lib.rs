@@ -2,6 +2,8 @@
 //! ([`Adopted`]), arrays that are filled in place ([`filled`]) and seen as bytes ([`bytes`]), and quantisation in all
 //! modes ([`quantise`], [`dequantise`]).
 //!
+//! MLX is loaded by the first call that needs it; [`load`] does nothing else.
+//!
 //! Every `unsafe` block about MLX is in this crate or in `mlx-sys`, on which it rests.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -14,6 +16,7 @@ mod quantisation;
 pub mod windows;
 
 pub use mlx_rs;
+pub use mlx_sys::{LoadError, REMEDY, find};
 
 pub use self::{
     adopted::{Adopted, NotAdopted, release_unused},
@@ -22,3 +25,11 @@ pub use self::{
     memory::{bytes, copied, filled},
     quantisation::{dequantise, quantise},
 };
+
+/// Loads MLX into this process, where it stays.
+///
+/// # Errors
+/// [`ArrayError::Unavailable`] when MLX is not there, or is not the one that this program was built with.
+pub fn load() -> Result<(), ArrayError> {
+    mlx_sys::load().map(drop).map_err(|error| error.clone().into())
+}

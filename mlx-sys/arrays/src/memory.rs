@@ -16,6 +16,7 @@ pub fn filled<E: From<ArrayError>>(
     fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
 ) -> Result<Array, E> {
     let form = Form::of(dtype, shape)?;
+    crate::load()?;
     // SAFETY: creates an empty handle.
     let mut made = unsafe { mlx_sys::mlx_array_new() };
     let mut data: *mut c_void = std::ptr::null_mut();
