@@ -22,10 +22,13 @@ pub fn start_writing(file: &File, range: Range<u64>) {
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
-/// Nothing: the system does as it likes.
-#[cfg(not(target_os = "linux"))]
-pub fn forget(_: &File, _: Range<u64>) {}
+/// The bytes will not be wanted again soon. The system knows no ranges here: from now on nothing that is read through this
+/// descriptor stays in memory for its sake.
+#[cfg(target_os = "macos")]
+pub fn forget(file: &File, _: Range<u64>) {
+    let _ = rustix::fs::fcntl_nocache(file, true);
+}
 
 /// Nothing: the system does as it likes.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn start_writing(_: &File, _: Range<u64>) {}

@@ -45,7 +45,8 @@ pub fn receive(stream: BorrowedFd<'_>, max: usize) -> io::Result<(u8, Vec<OwnedF
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut data = [0];
-    let message = retry(|| recvmsg(stream, &mut [IoSliceMut::new(&mut data)], &mut control, receive_flags()))?;
+    let message = retry(|| recvmsg(stream, &mut [IoSliceMut::new(&mut data)], &mut control, receive_flags()));
+    let message = message.map_err(|error| if is_loss(&error) { lost() } else { error })?;
 
     let mut fds = Vec::new();
     for part in control.drain() {
@@ -55,8 +56,7 @@ pub fn receive(stream: BorrowedFd<'_>, max: usize) -> io::Result<(u8, Vec<OwnedF
     }
     set_close_on_exec(&fds)?;
     if message.flags.contains(ReturnFlags::CTRUNC) {
-        let message = "descriptors were lost on the way; the limit of open files (ulimit -n) may be reached";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        return Err(lost());
     }
     if message.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -66,6 +66,17 @@ pub fn receive(stream: BorrowedFd<'_>, max: usize) -> io::Result<(u8, Vec<OwnedF
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Ok((data[0], fds))
+}
+
+/// Descriptors that found no place in this process are gone.
+fn lost() -> io::Error {
+    let message = "descriptors were lost on the way; the limit of open files (ulimit -n) may be reached";
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// How macOS says that they did not find a place. Linux cuts the message and says so in its flags.
+fn is_loss(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
 }
 
 /// The next byte of a stream, left where it is; `None` when the peer has closed the stream.
@@ -136,6 +147,12 @@ mod tests {
 
     fn identities(files: &[File]) -> Vec<FileIdentity> {
         files.iter().map(|file| FileIdentity::of_file(file).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_message_without_room_for_its_descriptors_speaks_of_the_limit() {
+        assert!(is_loss(&Errno::MSGSIZE.into()) && !is_loss(&Errno::CONNRESET.into()));
+        assert!(lost().to_string().contains("ulimit -n"));
     }
 
     #[test]

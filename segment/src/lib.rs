@@ -15,6 +15,7 @@ mod mapping;
 mod pinned;
 mod reserve;
 mod residency;
+mod sync;
 mod view;
 
 pub use accounting::MemoryUse;
@@ -22,4 +23,5 @@ pub use identity::FileIdentity;
 pub use locality::is_local;
 pub use pinned::{NotRegular, PinnedFile};
 pub use reserve::reserve;
+pub use sync::sync;
 pub use view::{MapError, View};

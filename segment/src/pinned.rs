@@ -1,5 +1,7 @@
+//! Files that are held open for reading.
+
 use std::{
-    fs::{File, FileType, OpenOptions},
+    fs::{File, FileType, Metadata, OpenOptions},
     io,
     os::{
         fd::{AsFd, BorrowedFd},
@@ -23,6 +25,9 @@ pub struct NotRegular {
     pub kind: &'static str,
 }
 
+/// The kind of a file whose content has to be downloaded from a cloud first.
+const PLACEHOLDER: &str = "placeholder of a file in a cloud (download it in Finder first)";
+
 /// A file held open for reading, with the identity it had when it was opened.
 ///
 /// This is what the daemon has of a file. It can read at a position and it can ask which pages are in memory; it
@@ -43,8 +48,11 @@ impl PinnedFile {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path)?;
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            let kind = describe(metadata.file_type());
+        let kind = match describe(metadata.file_type()) {
+            None if is_placeholder(&metadata) => Some(PLACEHOLDER),
+            kind => kind,
+        };
+        if let Some(kind) = kind {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, NotRegular { path, kind }));
         }
         // The flag has done its work; whoever borrows the descriptor gets an ordinary one.
@@ -108,15 +116,34 @@ impl AsFd for PinnedFile {
     }
 }
 
-fn describe(kind: FileType) -> &'static str {
+/// What is not a regular file; `None` for one that is.
+fn describe(kind: FileType) -> Option<&'static str> {
     match kind {
-        kind if kind.is_dir() => "directory",
-        kind if kind.is_fifo() => "FIFO",
-        kind if kind.is_socket() => "socket",
-        kind if kind.is_block_device() => "block device",
-        kind if kind.is_char_device() => "character device",
-        _ => "special file",
+        kind if kind.is_file() => None,
+        kind if kind.is_dir() => Some("directory"),
+        kind if kind.is_fifo() => Some("FIFO"),
+        kind if kind.is_socket() => Some("socket"),
+        kind if kind.is_block_device() => Some("block device"),
+        kind if kind.is_char_device() => Some("character device"),
+        _ => Some("special file"),
     }
+}
+
+/// Whether the content of a file is in a cloud (iCloud's "Optimise Mac Storage", Dropbox, OneDrive). The first read of one
+/// waits for a download that nothing can interrupt.
+#[cfg(target_os = "macos")]
+fn is_placeholder(metadata: &Metadata) -> bool {
+    use std::os::macos::fs::MetadataExt as _;
+
+    /// `SF_DATALESS` of `sys/stat.h`.
+    const DATALESS: u32 = 0x4000_0000;
+    metadata.st_flags() & DATALESS != 0
+}
+
+/// No file system of this platform says so.
+#[cfg(not(target_os = "macos"))]
+fn is_placeholder(_: &Metadata) -> bool {
+    false
 }
 
 #[cfg(test)]
