@@ -18,6 +18,21 @@ pub enum ClientError {
     /// There is no connection to a daemon.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The daemon speaks another version of the interface.
+    #[error(
+        "the daemon at {} is weightsd {version} and speaks protocol {theirs}, this client speaks protocol {ours}",
+        socket.display()
+    )]
+    OtherProtocol {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// Version of the daemon's program.
+        version: String,
+        /// The daemon's number; 0 is a daemon from before there were numbers.
+        theirs: u32,
+        /// This client's number.
+        ours: u32,
+    },
     /// The daemon took too long.
     #[error("{operation} took longer than {after:?}")]
     Deadline {
@@ -93,7 +108,10 @@ impl ClientError {
                 Tier::Unavailable
             }
             ClientError::Protocol(_) => Tier::Bug,
-            ClientError::Handoff(_) | ClientError::Map { .. } | ClientError::Io(_) => Tier::Condition,
+            ClientError::OtherProtocol { .. }
+            | ClientError::Handoff(_)
+            | ClientError::Map { .. }
+            | ClientError::Io(_) => Tier::Condition,
         }
     }
 
@@ -102,9 +120,16 @@ impl ClientError {
         Duration::try_from(self.daemon()?.detail()?.retry_after?).ok()
     }
 
-    /// What to do about it, if the daemon says.
+    /// What to do about it, where something can be done.
     pub fn hint(&self) -> Option<&str> {
-        self.daemon().and_then(DaemonError::hint)
+        match self {
+            ClientError::Daemon(error) => error.hint(),
+            ClientError::OtherProtocol { theirs, ours, .. } if theirs < ours => {
+                Some("stop the daemon and start it again, so that the program that is installed now serves")
+            }
+            ClientError::OtherProtocol { .. } => Some("update this program to the version of the daemon"),
+            _ => None,
+        }
     }
 
     /// The report, if the audit refused the component.

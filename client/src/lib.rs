@@ -60,6 +60,6 @@ pub use tree::{Tree, UnflattenError};
 pub use weightsd_arrays::{ArrayError, mlx_rs, release_unused};
 pub use weightsd_proto::v1 as proto;
 pub use weightsd_proto::v1::{
-    AuditPolicy, AuditReport, ErrorReason, FloatType, FusedLayers, Hold, Layout, Notice, Phase, Progress, Quantisation,
-    Verification,
+    AuditPolicy, AuditReport, ErrorReason, FloatType, Hold, Layout, MergedLayers, Notice, Phase, Progress,
+    Quantisation, QuantisationMode, Verification,
 };

@@ -6,7 +6,7 @@ use std::{
 
 use weightsd_core::{hub_env, places};
 use weightsd_proto::v1::{
-    Adapter, AuditPolicy, FloatType, FusedLayers, Hold, Layout, LoadComponentRequest, ModelSelector, Quantisation,
+    Adapter, AuditPolicy, FloatType, Hold, Layout, LoadComponentRequest, MergedLayers, ModelSelector, Quantisation,
     Verification,
 };
 
@@ -137,8 +137,8 @@ impl LoadRequest {
     }
 
     /// What becomes of quantised layers to which adapters add.
-    pub fn fused_layers(mut self, fused: FusedLayers) -> LoadRequest {
-        self.message.fused_layers = fused.into();
+    pub fn merged_layers(mut self, fused: MergedLayers) -> LoadRequest {
+        self.message.merged_layers = fused.into();
         self
     }
 

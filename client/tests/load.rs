@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon::{Leases, Step};
+use daemon::{Leases, SILENT, Step};
 use weightsd_client::{
-    Client, ClientError, ConnectOptions, ErrorReason, Handoff, Hold, LoadRequest, Phase, Tree, half::bf16, proto::*,
+    Client, ClientError, ConnectError, ConnectOptions, ErrorReason, Handoff, Hold, LoadRequest, Phase, Tree,
+    half::bf16, proto::*,
 };
+use weightsd_proto::PROTOCOL;
 
 const TENSORS: usize = 521;
 const SEGMENTS: usize = 3;
@@ -132,4 +134,37 @@ async fn long_work_ends_with_a_report_or_with_the_news_that_none_came() {
     assert_eq!((report.bytes, phases), (5, vec![Phase::Download]));
     let error = client.verify(VerifyRequest::default(), |_| {}).await.unwrap_err();
     assert!(matches!(error, ClientError::Protocol(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_daemon_of_another_protocol_is_named_and_refused() {
+    for (theirs, step) in [(0, "start it again"), (PROTOCOL + 1, "update this program")] {
+        let folder = tempfile::tempdir().unwrap();
+        let (options, _leases) = daemon::serve_as(theirs, folder.path(), Vec::new(), Vec::new());
+        let error = Client::connect(options).await.unwrap_err();
+        let ClientError::OtherProtocol { theirs: found, ours, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((*found, *ours), (theirs, PROTOCOL));
+        assert!(error.to_string().contains("weightsd 9.9.9"), "{error}");
+        assert!(error.hint().unwrap().contains(step), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_daemon_is_given_up_and_a_lost_one_is_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    let theirs = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (options, _leases) = {
+        let _within = theirs.enter();
+        serve(folder.path())
+    };
+    let client = Client::connect(options).await.unwrap();
+    let deadline = Duration::from_millis(50);
+    let error = client.load(LoadRequest::new("a/b", SILENT).deadline(deadline), |_| {}).await.unwrap_err();
+    assert_eq!(error.to_string(), "loading silent took longer than 50ms");
+
+    tokio::task::spawn_blocking(move || theirs.shutdown_timeout(Duration::from_secs(5))).await.unwrap();
+    let first = client.status().await.unwrap_err();
+    assert!(first.retryable() || matches!(first, ClientError::Connect(_)), "{first:?}");
+    let error = client.status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Connect(ConnectError::Stale(_))), "{error:?}");
 }

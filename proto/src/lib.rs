@@ -19,6 +19,10 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/weights.v1.rs"));
 }
 
+/// Number of the interface: a client refuses a daemon that answers another one. A change that `.ci/buf_breaking` refuses
+/// needs the next number.
+pub const PROTOCOL: u32 = 1;
+
 /// The compiled descriptors of the package, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use weightsd_client::Quantisation;
+use weightsd_client::{Quantisation, QuantisationMode};
+use weightsd_core::quantisation::Mode;
 
 use crate::{daemon::ConfigFile, derive};
 
@@ -192,15 +193,20 @@ pub(super) struct Treatment {
     /// The file of the adapter, where there are several: a glob
     #[arg(long, value_name = "GLOB", requires = "adapters")]
     pub(super) adapter_pattern: Option<String>,
-    /// Leave quantised layers plain to which an adapter adds, instead of quantising them again
+    /// Leave quantised layers plain that an adapter is merged into, instead of quantising them again
     #[arg(long, requires = "adapters")]
-    pub(super) fused_plain: bool,
+    pub(super) merged_plain: bool,
 }
 
 /// `affine:4:64`, and all that may be left out of it.
 fn quantisation(text: &str) -> Result<Quantisation, String> {
     let mut parts = text.split(':');
-    let mode = parts.next().unwrap_or_default().to_owned();
+    let mode = match Mode::parse(parts.next().unwrap_or_default()).map_err(|error| error.to_string())? {
+        Mode::Affine => QuantisationMode::Affine,
+        Mode::Mxfp4 => QuantisationMode::Mxfp4,
+        Mode::Mxfp8 => QuantisationMode::Mxfp8,
+        Mode::Nvfp4 => QuantisationMode::Nvfp4,
+    };
     let mut number = || match parts.next() {
         None => Ok(0),
         Some(part) => part.parse().map_err(|_| format!("{part:?} is no number; expected MODE:BITS:GROUP")),
@@ -209,7 +215,7 @@ fn quantisation(text: &str) -> Result<Quantisation, String> {
     if parts.next().is_some() {
         return Err("expected MODE:BITS:GROUP".to_owned());
     }
-    Ok(Quantisation { mode, bits, group_size, ..Quantisation::default() })
+    Ok(Quantisation { mode: mode.into(), bits, group_size, ..Quantisation::default() })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

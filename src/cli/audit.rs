@@ -126,7 +126,7 @@ fn origins(report: &AuditReport) -> Vec<String> {
         let parts: Vec<String> =
             parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
         let file = match origin.file.as_str() {
-            "" => format!("file {}", origin.segment + 1),
+            "" => format!("file {}", origin.source + 1),
             file => file.to_owned(),
         };
         wrapped(&format!("from {file}: {}", parts.join(", ")), 2)

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use weightsd_client::{
-    AuditPolicy, Client, Component, FusedLayers, Hold, LoadRequest, Quantisation, Verification, proto,
+    AuditPolicy, Client, Component, Hold, LoadRequest, MergedLayers, Quantisation, Verification, proto,
 };
 
 use super::{
@@ -70,7 +70,7 @@ fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
 
 /// What is to be computed.
 fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow::Result<LoadRequest> {
-    let Treatment { dtype, quantise, only, excluding, dequantise, adapters, scales, adapter_pattern, fused_plain } =
+    let Treatment { dtype, quantise, only, excluding, dequantise, adapters, scales, adapter_pattern, merged_plain } =
         treatment;
     if let Some(dtype) = dtype {
         request = request.dtype(match dtype {
@@ -97,7 +97,7 @@ fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow::Result<Loa
             None => request.adapter(adapter, scale),
         };
     }
-    Ok(if fused_plain { request.fused_layers(FusedLayers::Plain) } else { request })
+    Ok(if merged_plain { request.merged_layers(MergedLayers::Plain) } else { request })
 }
 
 fn print_component(component: &Component) -> anyhow::Result<()> {
@@ -117,7 +117,7 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
         component.name(),
         info.tensor_count,
         bytes(info.tensor_bytes),
-        match info.bytes_copied {
+        match info.computed_bytes {
             0 => "no byte copied,".to_owned(),
             computed => format!("{} computed,", bytes(computed)),
         },

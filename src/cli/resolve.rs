@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use weightsd_client::{
     Client,
-    proto::{KnownModel, ModelKind, ModelSelector, ResolveResponse},
+    proto::{FileKind, KnownModel, ModelKind, ModelSelector, ResolveResponse},
 };
 
 use super::{
@@ -39,11 +39,20 @@ pub(super) fn selector(model: Model) -> ModelSelector {
 
 /// What the model is known as, and how it is usually run.
 pub(super) fn preset(known: &KnownModel) -> String {
-    let KnownModel { name, known_by, width, height, steps, guidance, max_sequence_length } = known;
-    format!(
-        "known as: {name} ({known_by}); {width} x {height}, {steps} steps, guidance {guidance}, {max_sequence_length} \
-         tokens"
-    )
+    let values: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&known.preset_json).unwrap_or_default();
+    let values: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    format!("known as: {} ({})\nusually run with: {}", known.name, known.evidence, values.join(", "))
+}
+
+/// How much of a model a file holds, in words.
+pub(super) fn file_kind(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::AllInOne => "all-in-one",
+        FileKind::SeveralComponents => "several components",
+        FileKind::OneComponent => "one component",
+        FileKind::Unknown | FileKind::Unspecified => "unknown",
+    }
 }
 
 fn print_text(answer: &ResolveResponse) -> anyhow::Result<()> {
@@ -55,10 +64,10 @@ fn print_text(answer: &ResolveResponse) -> anyhow::Result<()> {
     }
     print(format_args!("path: {}\nfamily: {}", model.path, answer.family))?;
     if let Some(known) = &answer.known {
-        print(wrapped(&preset(known), 0))?;
+        print(preset(known))?;
     }
     if let Some(inspection) = &answer.inspection {
-        print(format_args!("holds: {}", inspection.kind))?;
+        print(format_args!("holds: {}", file_kind(inspection.kind())))?;
     }
     print("")?;
     let has_prefixes = answer.components.iter().any(|component| !component.prefix.is_empty());

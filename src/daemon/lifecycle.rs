@@ -65,6 +65,7 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
         started: SystemTime::now(),
         connections: Arc::clone(&connections),
         connections_max: config.connections,
+        token: Arc::default(),
     };
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);

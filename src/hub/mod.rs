@@ -152,6 +152,12 @@ impl Hub {
         &self.settings
     }
 
+    /// Whether there is a token now. Reads its file.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        Token::read(&self.settings.token).is_some()
+    }
+
     /// The right to download one file. Whoever has none waits.
     pub async fn download_place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
         Arc::clone(&self.downloads).acquire_owned().await.ok()

@@ -5,13 +5,13 @@ use std::{path::Path, time::Duration};
 use weightsd_core::{
     adapter::AdapterReport,
     audit::{AuditReport, Mismatch, OriginTotal},
-    family::Named,
+    family::{KnownBy, Named, Preset},
     identity::ContentKey,
     listing::Listed,
     origin::Operation,
     parts::{FileKind, Located, PartProblem},
     place::{Layout, Placed},
-    quantisation::{Packed, PackedRole},
+    quantisation::{Mode, Packed, PackedRole},
     source::SourceId,
     table::DtypeTotal,
 };
@@ -77,7 +77,7 @@ fn report_of(report: &AuditReport, names_max: usize, file: impl Fn(SourceId) -> 
         bytes: total.bytes,
     };
     let origin = |(&source, total): (&SourceId, &OriginTotal)| v1::OriginCount {
-        segment: source.0,
+        source: source.0,
         as_they_are: total.as_they_are,
         renamed: total.renamed,
         reshaped: total.reshaped,
@@ -276,7 +276,7 @@ fn packing(packed: &Packed) -> v1::Packing {
         PackedRole::Biases => v1::PackingRole::Biases,
     };
     v1::Packing {
-        mode: packed.scheme.mode().name().to_owned(),
+        mode: mode(packed.scheme.mode()).into(),
         bits: count(packed.scheme.bits()),
         group_size: count(packed.scheme.group_size()),
         role: role.into(),
@@ -284,27 +284,43 @@ fn packing(packed: &Packed) -> v1::Packing {
     }
 }
 
+fn mode(mode: Mode) -> v1::QuantisationMode {
+    match mode {
+        Mode::Affine => v1::QuantisationMode::Affine,
+        Mode::Mxfp4 => v1::QuantisationMode::Mxfp4,
+        Mode::Mxfp8 => v1::QuantisationMode::Mxfp8,
+        Mode::Nvfp4 => v1::QuantisationMode::Nvfp4,
+    }
+}
+
 /// A model that its family knows, with its preset.
 pub(crate) fn known(named: &Named) -> v1::KnownModel {
-    let preset = named.model.preset;
+    let known_by = match named.by {
+        KnownBy::Id => v1::KnownBy::Id,
+        KnownBy::ModelType | KnownBy::SchedulerShift => v1::KnownBy::Config,
+        KnownBy::Name => v1::KnownBy::Name,
+        KnownBy::Assumed => v1::KnownBy::Assumption,
+    };
+    let Preset { width, height, steps, guidance, max_sequence_length } = named.model.preset;
+    let preset = serde_json::json!({
+        "width": width, "height": height, "steps": steps, "guidance": guidance,
+        "max_sequence_length": max_sequence_length,
+    });
     v1::KnownModel {
         name: named.model.name.to_owned(),
-        known_by: named.by.to_string(),
-        width: preset.width,
-        height: preset.height,
-        steps: preset.steps,
-        guidance: preset.guidance,
-        max_sequence_length: preset.max_sequence_length,
+        known_by: known_by.into(),
+        evidence: named.by.to_string(),
+        preset_json: preset.to_string(),
     }
 }
 
 /// What a file holds.
 pub(crate) fn inspection(inspection: &Located) -> v1::FileInspection {
     let kind = match inspection.kind {
-        FileKind::AllInOne => "all-in-one",
-        FileKind::SomeParts => "several parts",
-        FileKind::Single => "one part",
-        FileKind::Unknown => "unknown",
+        FileKind::AllInOne => v1::FileKind::AllInOne,
+        FileKind::SomeParts => v1::FileKind::SeveralComponents,
+        FileKind::Single => v1::FileKind::OneComponent,
+        FileKind::Unknown => v1::FileKind::Unknown,
     };
     // That a file of one component has no other is no news.
     let is_news =
@@ -312,7 +328,7 @@ pub(crate) fn inspection(inspection: &Located) -> v1::FileInspection {
     let problems = inspection.problems.iter().filter(is_news).map(ToString::to_string);
     let limits = inspection.parts.iter().flat_map(|part| part.limits.iter().map(ToString::to_string));
     v1::FileInspection {
-        kind: kind.to_owned(),
+        kind: kind.into(),
         problems: problems.chain(limits).collect(),
         unassigned: u32::try_from(inspection.unassigned.len()).unwrap_or(u32::MAX),
         unassigned_sample: inspection.unassigned.iter().take(SAMPLE).cloned().collect(),

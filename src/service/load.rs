@@ -130,7 +130,7 @@ async fn send_component(
         tensor_bytes: component.tensor_bytes(),
         audit: Some(convert::component_audit(component)),
         lease: Some(v1::Lease { id, ticket, keep_alive: convert::duration(keep_alive) }),
-        bytes_copied: component.computed_bytes(),
+        computed_bytes: component.computed_bytes(),
         warm: acquired.warm,
         leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
         timings: Some(timings),

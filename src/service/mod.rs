@@ -10,6 +10,7 @@ mod inspect;
 mod load;
 mod request;
 mod status;
+mod token_probe;
 mod work;
 
 use std::{
@@ -32,6 +33,7 @@ use weightsd_proto::{
 pub use self::convert::audit_report;
 pub(crate) use self::convert::{audited, inspection, known};
 use self::failure::Failure;
+pub use self::token_probe::TokenProbe;
 use crate::cache::Cache;
 
 /// Largest request that is read, in bytes: a request is a few strings.
@@ -52,6 +54,8 @@ pub struct Context {
     pub connections: Arc<AtomicUsize>,
     /// Most connections at once.
     pub connections_max: usize,
+    /// Whether there is a token for the hub.
+    pub token: Arc<TokenProbe>,
 }
 
 /// Why a service could not be set up.
@@ -147,7 +151,7 @@ impl WeightsService for Context {
 
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
         let span = call::span("GetStatus", &request, None, None);
-        call::answer(span, async { Ok(status::get_status(self)) }).await
+        call::answer(span, async { Ok(status::get_status(self).await) }).await
     }
 
     async fn evict(&self, request: Request<EvictRequest>) -> Result<Response<EvictResponse>, Status> {

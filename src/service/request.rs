@@ -45,8 +45,6 @@ pub(super) struct LoadRequest {
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
-    let unknown =
-        |field: &str| Failure::invalid(field, "has a value that this version does not know", "see the .proto");
     let layout = match v1::Layout::try_from(request.layout).map_err(|_| unknown("layout"))? {
         v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
         v1::Layout::Source => Layout::Source,
@@ -62,9 +60,9 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::FloatType::F16 => FloatWish::All(Float::F16),
         v1::FloatType::F32 => FloatWish::All(Float::F32),
     };
-    let fused = match v1::FusedLayers::try_from(request.fused_layers).map_err(|_| unknown("fused_layers"))? {
-        v1::FusedLayers::Unspecified | v1::FusedLayers::Requantised => Fused::Requantised,
-        v1::FusedLayers::Plain => Fused::Plain,
+    let fused = match v1::MergedLayers::try_from(request.merged_layers).map_err(|_| unknown("merged_layers"))? {
+        v1::MergedLayers::Unspecified | v1::MergedLayers::Requantised => Fused::Requantised,
+        v1::MergedLayers::Plain => Fused::Plain,
     };
     let packing = match (request.quantise, request.dequantise) {
         (Some(_), true) => {
@@ -105,11 +103,19 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
     })
 }
 
+fn unknown(field: &str) -> Failure {
+    Failure::invalid(field, "has a value that this version does not know", "see the .proto")
+}
+
 fn packing(asked: v1::Quantisation) -> Result<Packing, Failure> {
-    let mode = if asked.mode.is_empty() { Mode::Affine.name() } else { &asked.mode };
+    let mode = match v1::QuantisationMode::try_from(asked.mode).map_err(|_| unknown("quantise.mode"))? {
+        v1::QuantisationMode::Unspecified | v1::QuantisationMode::Affine => Mode::Affine,
+        v1::QuantisationMode::Mxfp4 => Mode::Mxfp4,
+        v1::QuantisationMode::Mxfp8 => Mode::Mxfp8,
+        v1::QuantisationMode::Nvfp4 => Mode::Nvfp4,
+    };
     let number = |number: u32| (number > 0).then(|| u64::from(number));
-    let scheme = Mode::parse(mode).and_then(|mode| Scheme::new(mode, number(asked.bits), number(asked.group_size)));
-    let scheme = scheme.map_err(|error| {
+    let scheme = Scheme::new(mode, number(asked.bits), number(asked.group_size)).map_err(|error| {
         let hint = "leave out bits and group_size for the mode's own";
         Failure::invalid("quantise", &format!("cannot be done: {error}"), hint)
     })?;

@@ -129,7 +129,7 @@ fn wall_clock(at: Instant) -> SystemTime {
     SystemTime::now() + at.checked_duration_since(now).unwrap_or(Duration::ZERO)
 }
 
-pub(super) fn get_status(context: &Context) -> GetStatusResponse {
+pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
     let cache = &context.cache;
     let config = cache.config();
     let entries = cache.entries();
@@ -156,6 +156,8 @@ pub(super) fn get_status(context: &Context) -> GetStatusResponse {
         downloads: cache.fetcher().reports().into_iter().map(download).collect(),
         hub_endpoint: config.hub.settings().endpoint.clone(),
         offline: config.hub.settings().offline,
+        protocol: weightsd_proto::PROTOCOL,
+        has_hub_token: context.token.has_token(&config.hub).await,
         connections: count(context.connections.load(Ordering::Relaxed)),
         limits: Some(Limits {
             keep_alive_default: convert::duration(config.keep_alive.default),

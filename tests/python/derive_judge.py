@@ -28,6 +28,14 @@ WISHES = {
 Layer = Callable[[str], bool]
 
 
+def mode_number(name: str) -> int:
+    return component_pb2.QuantisationMode.Value(f"QUANTISATION_MODE_{name.upper()}")
+
+
+def mode_name(number: int) -> str:
+    return component_pb2.QuantisationMode.Name(number).removeprefix("QUANTISATION_MODE_").lower()
+
+
 class Scheme(NamedTuple):
     mode: str
     bits: int
@@ -42,7 +50,7 @@ class Scheme(NamedTuple):
         return ("weight", "scales", "biases") if self.mode == "affine" else ("weight", "scales")
 
     def message(self, **selection) -> component_pb2.Quantisation:
-        return component_pb2.Quantisation(**self.keywords, **selection)
+        return component_pb2.Quantisation(**{**self.keywords, "mode": mode_number(self.mode)}, **selection)
 
     def __str__(self) -> str:
         return f"{self.mode}_{self.bits}_{self.group_size}"

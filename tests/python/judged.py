@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from daemon import Daemon, Loaded
 from derive_inputs import save
-from derive_judge import Conversion, Scheme, chosen, in_mlx, matrices, packed, quantise, rule
+from derive_judge import Conversion, Scheme, chosen, in_mlx, matrices, mode_name, packed, quantise, rule
 from layouts import Tensors, read_component
 from lent import check, check_image, lent
 from weights.v1 import component_pb2
@@ -39,7 +39,7 @@ def judge(
     for tensor in loaded.tensors:
         if tensor.HasField("packing"):
             packing = tensor.packing
-            scheme = Scheme(packing.mode, packing.bits, packing.group_size)
+            scheme = Scheme(mode_name(packing.mode), packing.bits, packing.group_size)
             found[tensor.name] = (scheme, ROLES[packing.role], tuple(packing.logical_shape))
     parts = [(layer, scheme, role) for layer, scheme in schemes.items() for role in scheme.roles]
     assert found == named({f"{layer}.{role}": (scheme, role, layers[layer]) for layer, scheme, role in parts})

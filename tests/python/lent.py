@@ -64,7 +64,7 @@ def check_image(loaded: Loaded) -> None:
     for tensor in loaded.tensors:
         kind = DERIVED if tensor.name in computed else CHECKPOINT
         assert component.segments[tensor.segment].kind == kind, tensor.name
-    assert component.bytes_copied == sum(tensor.length for tensor in computed.values())
+    assert component.computed_bytes == sum(tensor.length for tensor in computed.values())
     assert component.HasField("image") == bool(computed)
     if not computed:
         return

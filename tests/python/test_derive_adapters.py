@@ -16,7 +16,7 @@ from layouts import read_component
 from weights.v1 import component_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
-PLAIN = component_pb2.FUSED_LAYERS_PLAIN
+PLAIN = component_pb2.MERGED_LAYERS_PLAIN
 TRANSFORMER = in_component("transformer")
 A8 = Scheme("affine", 8, 32)
 
@@ -46,7 +46,7 @@ def test_every_form_of_an_adapter_changes_the_layers_that_it_names(daemon, famil
         options = {"layout": SOURCE, "adapters": asked([(path, scale)])}
         loaded = judge(daemon, family, "transformer", transformer, Conversion(deltas=deltas), layers, **options)
         check_reports(loaded, [(adapter, 1.0 if scale is None else scale)])
-        assert loaded.component.bytes_copied == sum(transformer[f"{layer}.weight"].nbytes for layer in deltas)
+        assert loaded.component.computed_bytes == sum(transformer[f"{layer}.weight"].nbytes for layer in deltas)
 
 
 @pytest.mark.parametrize("dtype", WISHES, ids=str)
@@ -85,9 +85,9 @@ def test_quantised_layers_are_fused_and_quantised_again_or_stay_plain(
     common = (layers, TRANSFORMER)
     judge(*case, Conversion(BF16, stored=stored, deltas=deltas), *common, adapters=request)
     plain = Conversion(BF16, stored=stored, deltas=deltas, plain_where_fused=True)
-    judge(*case, plain, *common, adapters=request, fused_layers=PLAIN)
+    judge(*case, plain, *common, adapters=request, merged_layers=PLAIN)
     as_stored = Conversion(None, stored=stored, deltas=deltas, plain_where_fused=True)
-    judge(*case, as_stored, *common, adapters=request, fused_layers=PLAIN, dtype=AS_STORED)
+    judge(*case, as_stored, *common, adapters=request, merged_layers=PLAIN, dtype=AS_STORED)
     unpacked = Conversion(F16, stored=stored, deltas=deltas, dequantise=True)
     judge(*case, unpacked, *common, adapters=request, dequantise=True, dtype=WISHES[F16])
     other = Scheme("affine", 4, 64)

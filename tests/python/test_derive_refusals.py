@@ -8,7 +8,7 @@ import pytest
 from daemon import error_detail
 from derive_adapters import ATTENTION, FEED, Adapter, Added, Maker, asked, product, summed
 from derive_inputs import any_bits, generic, normal, save
-from derive_judge import F32, Conversion, matrices
+from derive_judge import F32, Conversion, matrices, mode_number
 from judged import judge
 from layouts import Tensors
 from weights.v1 import component_pb2, error_pb2
@@ -28,8 +28,8 @@ def refused(daemon, spec: Path, component: str, code: Code, reason: str, **optio
     return raised.value.details(), detail.resource
 
 
-def quantisation(**fields) -> component_pb2.Quantisation:
-    return component_pb2.Quantisation(**fields)
+def quantisation(mode: str = "unspecified", **fields) -> component_pb2.Quantisation:
+    return component_pb2.Quantisation(mode=mode_number(mode), **fields)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_the_vae_has_nothing_that_the_rule_quantises(daemon, family):
     [
         ({"quantise": quantisation(mode="affine", group_size=48)}, "quantise", ["48", "32, 64, 128"]),
         ({"quantise": quantisation(bits=7)}, "quantise", ["7 bits", "2, 3, 4, 5, 6, 8"]),
-        ({"quantise": quantisation(mode="int4")}, "quantise", ["int4", "nvfp4"]),
+        ({"quantise": component_pb2.Quantisation(mode=99)}, "quantise.mode", ["does not know"]),
         ({"quantise": quantisation(mode="mxfp4", bits=8)}, "quantise", ["8 bits", "mxfp4"]),
         ({"quantise": quantisation(mode="nvfp4", group_size=32)}, "quantise", ["32", "nvfp4"]),
         ({"quantise": quantisation(), "dequantise": True}, "dequantise", ["quantise"]),
         ({"quantise": quantisation(only=[""])}, "quantise.only", ["empty"]),
         ({"dtype": 99}, "dtype", ["does not know"]),
-        ({"fused_layers": 99}, "fused_layers", ["does not know"]),
+        ({"merged_layers": 99}, "merged_layers", ["does not know"]),
         ({"adapters": asked([(Path("/nowhere"), 0.0)])}, "adapters", ["scale 0"]),
         ({"adapters": asked([(Path("/nowhere"), float("nan"))])}, "adapters", ["scale NaN"]),
         ({"adapters": asked([(Path("/nowhere"), float("inf"))])}, "adapters", ["scale inf"]),

@@ -138,7 +138,7 @@ def test_lent_by_path(daemon: Daemon, model: Path, name, layout):
     component = loaded.component
     assert (component.name, component.family, component.layout) == (name, "z-image", layout)
     assert component.tensor_count == len(shapes)
-    assert component.bytes_copied == 0
+    assert component.computed_bytes == 0
     assert component.audit.clean
     config = json.loads(component.config_json)
     source = json.loads((model / name / "config.json").read_text())

@@ -71,8 +71,8 @@ def test_a_file_of_one_component_gives_back_every_byte(daemon, directory, origin
     check(lent(loaded), originals[component])
     report = loaded.component.audit
     assert report.clean and report.coverage == 1
-    assert (report.extra, [origin.segment for origin in report.origins]) == (0, [0])
-    assert loaded.component.bytes_copied == 0
+    assert (report.extra, [origin.source for origin in report.origins]) == (0, [0])
+    assert loaded.component.computed_bytes == 0
     again = audit(daemon, file, component, base=directory)
     assert [origin.file for origin in again.origins] == [file.name]
     report.origins[0].file = file.name  # A lent component has segments instead.
@@ -94,7 +94,7 @@ def test_every_prefix_of_an_all_in_one_file_gives_back_every_byte(
     prefixes = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
     file = one_file(all_in_one(originals, prefixes), tmp_path)
     answer = daemon.resolve(str(file))
-    assert answer.inspection.kind == "all-in-one"
+    assert answer.inspection.kind == model_pb2.FILE_KIND_ALL_IN_ONE
     assert {component.name: component.prefix for component in answer.components} == prefixes
     for component in COMPONENTS:
         loaded = load(daemon, file, component, base=directory)
@@ -192,7 +192,7 @@ def test_a_file_with_some_tensors_replaces_those_and_the_report_says_so(daemon, 
     assert files[-1] == str(overlay)
     assert {tensor.name for tensor in loaded.tensors if tensor.segment == len(files) - 1} == set(some)
     report = audit(daemon, directory, "transformer", overlay=overlay)
-    totals = {origin.segment: origin for origin in report.origins}
+    totals = {origin.source: origin for origin in report.origins}
     last = totals[len(files) - 1]
     assert last.as_they_are + last.renamed + last.rows + last.reshaped == len(some)
     assert (last.file, totals[0].file.split("/")[0]) == (str(overlay), "transformer")

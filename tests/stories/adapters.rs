@@ -114,7 +114,7 @@ async fn an_adapter_from_a_file_or_its_folder_is_added_and_all_else_is_lent_in_p
         assert_added(&plain, &fused, 0.5);
         assert_eq!((report(&fused).layers, report(&fused).scale, report(&fused).without_target), (1, 1.0, 0));
         // One matrix was computed, and nothing of the adapter itself is lent.
-        assert_eq!(fused.info().bytes_copied as usize, SIZE * SIZE * 4);
+        assert_eq!(fused.info().computed_bytes as usize, SIZE * SIZE * 4);
         let segments = &fused.info().segments;
         assert!(segments.iter().all(|segment| !segment.path.ends_with("style.safetensors")), "{segments:?}");
         assert_eq!(segments.last().unwrap().kind(), SegmentKind::Derived);

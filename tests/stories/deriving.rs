@@ -187,7 +187,7 @@ async fn what_is_computed_is_right_and_what_needs_nothing_is_lent_from_the_check
                 assert_eq!(fs::canonicalize(&segments[segment].path).unwrap(), file);
             }
         }
-        assert_eq!(component.info().bytes_copied, computed, "{spec} {name}");
+        assert_eq!(component.info().computed_bytes, computed, "{spec} {name}");
         assert_eq!((kernels > 0, component.info().image.is_some()), (name == "vae", kinds.contains(&both[1])));
     }
 }
@@ -200,7 +200,7 @@ async fn the_layout_of_the_checkpoint_is_lent_as_stored_unless_another_dtype_is_
     let client = daemon.client().await;
     let request = |name| home.usual_request(REPO, name).layout(Layout::Source);
     let stored = client.load(request("transformer"), |_| ()).await.unwrap();
-    assert!(stored.info().bytes_copied == 0 && stored.tensors().all(|tensor| tensor.dtype() == Dtype::F32));
+    assert!(stored.info().computed_bytes == 0 && stored.tensors().all(|tensor| tensor.dtype() == Dtype::F32));
     // Wider is exact.
     let wide = client.load(request("vae").dtype(FloatType::F32), |_| ()).await.unwrap();
     for tensor in wide.tensors() {

@@ -61,9 +61,9 @@ async fn a_disk_that_is_too_small_is_an_error_that_hurts_nobody_else() {
     }
     // What needs no computing has all the room it needs, and so has what is small.
     let stored = client.load(home.request(&model, "transformer"), |_| ()).await.unwrap();
-    assert_eq!(stored.info().bytes_copied, 0);
+    assert_eq!(stored.info().computed_bytes, 0);
     let vae = client.load(home.usual_request(REPO, "vae"), |_| ()).await.unwrap();
-    assert!(vae.info().bytes_copied > 0);
+    assert!(vae.info().computed_bytes > 0);
     assert!(deleted(&client).await.is_empty());
     assert_eq!(leases(&client).await, 3);
     drop((held, vae, disk));

@@ -100,7 +100,7 @@ struct Case {
     variant: String,
     verification: i32,
     dtype: i32,
-    fused_layers: i32,
+    merged_layers: i32,
     quantise: Option<Quantise>,
     dequantise: bool,
     adapters: Vec<Added>,
@@ -117,7 +117,7 @@ struct Case {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Quantise {
-    mode: String,
+    mode: i32,
     bits: u32,
     group_size: u32,
     only: Vec<String>,
@@ -131,7 +131,7 @@ impl Quantise {
         let patterns =
             |patterns: &[String]| copies_of(patterns.iter().map(|pattern| expand(pattern)).collect(), copies);
         Quantisation {
-            mode: expand(&self.mode),
+            mode: self.mode,
             bits: self.bits,
             group_size: self.group_size,
             only: patterns(&self.only),
@@ -303,7 +303,7 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         client_name: expand(&case.client_name),
         verification: case.verification,
         dtype: case.dtype,
-        fused_layers: case.fused_layers,
+        merged_layers: case.merged_layers,
         quantise: case.quantise.as_ref().map(Quantise::message),
         dequantise: case.dequantise,
         adapters: copies_of(adapters, case.adapter_copies.unwrap_or(1)),

@@ -5,7 +5,7 @@ use std::fs;
 
 use weightsd_client::{
     AuditReport, Client, ClientError, Component, ErrorReason, Layout,
-    proto::{AuditRequest, PackingRole, ResolveResponse, Tensor},
+    proto::{AuditRequest, FileKind, KnownBy, PackingRole, QuantisationMode, ResolveResponse, Tensor},
     selector,
 };
 use weightsd_fixtures::{Checkpoint, ControlVersion, Dtype, FilePart, Names, Quantisation};
@@ -161,10 +161,10 @@ async fn of_files_without_a_word_the_newer_or_the_larger_is_meant_and_equals_are
 #[tokio::test(flavor = "multi_thread")]
 async fn quantised_layers_are_described_whoever_declares_them() {
     let cases = [
-        (Quantisation::Manifest { bits: 8, group_size: 32 }, ("affine", 8, 32), 3),
-        (Quantisation::MlxLm { bits: 4, group_size: 64 }, ("affine", 4, 64), 3),
-        (Quantisation::Mflux { bits: 4 }, ("affine", 4, 64), 3),
-        (Quantisation::Mxfp4, ("mxfp4", 4, 32), 2),
+        (Quantisation::Manifest { bits: 8, group_size: 32 }, (QuantisationMode::Affine, 8, 32), 3),
+        (Quantisation::MlxLm { bits: 4, group_size: 64 }, (QuantisationMode::Affine, 4, 64), 3),
+        (Quantisation::Mflux { bits: 4 }, (QuantisationMode::Affine, 4, 64), 3),
+        (Quantisation::Mxfp4, (QuantisationMode::Mxfp4, 4, 32), 2),
     ];
     for (how, scheme, tensors_of_layer) in cases {
         let mut checkpoint = tiny(5);
@@ -179,7 +179,7 @@ async fn quantised_layers_are_described_whoever_declares_them() {
         assert_eq!(packed.len() as u32, PACKED * tensors_of_layer, "{how:?}");
         for tensor in packed {
             let packing = tensor.packing.as_ref().unwrap();
-            let found = (packing.mode.as_str(), u64::from(packing.bits), u64::from(packing.group_size));
+            let found = (packing.mode(), u64::from(packing.bits), u64::from(packing.group_size));
             assert_eq!(found, scheme, "{how:?}");
             let columns = packing.logical_shape[1];
             let expected = match packing.role() {
@@ -229,7 +229,7 @@ async fn a_control_file_is_the_component_controlnet_and_says_what_it_borrows() {
         let resolved = model.resolve().await;
         let names: Vec<&str> = resolved.components.iter().map(|component| component.name.as_str()).collect();
         assert_eq!((resolved.family.as_str(), names), ("z-image", vec!["controlnet"]));
-        assert_eq!(resolved.inspection.unwrap().kind, "one part");
+        assert_eq!(resolved.inspection.unwrap().kind(), FileKind::OneComponent);
         let control = model.load("controlnet").await.unwrap();
         // Scales and biases come with each packed weight.
         assert_eq!((control.tensors().len(), control.audit().unwrap().clean), (295 + 2 * packed, true));
@@ -259,16 +259,21 @@ async fn a_known_model_has_its_preset() {
         checkpoint.put_file("scheduler/scheduler_config.json", scheduler);
         let model = Model::of(&checkpoint).await;
         let known = model.resolve().await.known.unwrap();
-        assert_eq!((known.name.as_str(), known.steps), (name, steps));
-        assert_eq!((known.width, known.height, known.max_sequence_length), (1024, 1024, 512));
-        assert!(known.known_by.contains("shift"), "{known:?}");
+        let preset: serde_json::Value = serde_json::from_str(&known.preset_json).unwrap();
+        assert_eq!((known.name.as_str(), &preset["steps"]), (name, &serde_json::json!(steps)));
+        let expected = serde_json::json!([1024, 1024, 512]);
+        assert_eq!(serde_json::json!([preset["width"], preset["height"], preset["max_sequence_length"]]), expected);
+        assert_eq!(known.known_by(), KnownBy::Config);
+        assert!(known.evidence.contains("shift"), "{known:?}");
         // By its id, whatever the directory shows.
         let repo = "Tongyi-MAI/Z-Image";
         checkpoint.write_hub_cache(model.home.hub_cache(), repo, "main").unwrap();
         let mut asked = selector(repo);
         asked.hub_cache = model.home.hub_cache().display().to_string();
         let known = model.client.resolve(asked.clone()).await.unwrap().known.unwrap();
-        assert_eq!((known.name.as_str(), known.steps, known.guidance.to_string()), ("z-image", 50, "4".to_owned()));
+        let preset: serde_json::Value = serde_json::from_str(&known.preset_json).unwrap();
+        assert_eq!((known.name.as_str(), known.known_by()), ("z-image", KnownBy::Id));
+        assert_eq!((&preset["steps"], &preset["guidance"]), (&serde_json::json!(50), &serde_json::json!(4.0)));
         // Of an id that nobody knows, its snapshot tells.
         checkpoint.write_hub_cache(model.home.hub_cache(), "someone/finetune", "main").unwrap();
         asked.spec = "someone/finetune".to_owned();

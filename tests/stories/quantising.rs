@@ -3,7 +3,7 @@
 
 use weightsd_client::{
     Client, ErrorReason, FloatType, LoadRequest,
-    proto::{EventKind, PackingRole, Quantisation, SegmentKind, Tensor},
+    proto::{EventKind, PackingRole, Quantisation, QuantisationMode, SegmentKind, Tensor},
 };
 use weightsd_fixtures::{Checkpoint, Dtype, Quantisation as Packed};
 
@@ -29,7 +29,11 @@ fn request(home: &Home) -> LoadRequest {
 }
 
 fn scheme(mode: &str, bits: u32, group_size: u32) -> Quantisation {
-    Quantisation { mode: mode.to_owned(), bits, group_size, ..Quantisation::default() }
+    let mode = match mode {
+        "" => QuantisationMode::Unspecified,
+        name => QuantisationMode::from_str_name(&format!("QUANTISATION_MODE_{}", name.to_uppercase())).unwrap(),
+    };
+    Quantisation { mode: mode.into(), bits, group_size, ..Quantisation::default() }
 }
 
 fn named(quantisation: Quantisation, only: &[&str], excluding: &[&str]) -> Quantisation {
@@ -49,7 +53,8 @@ fn assert_packed(tensors: &[Tensor], (mode, bits, group): (&str, u32, u32), laye
     let weights = tensors.iter().filter_map(|tensor| Some((tensor, tensor.packing.as_ref()?)));
     let mut found = 0;
     for (tensor, packing) in weights {
-        assert_eq!((packing.mode.as_str(), packing.bits, packing.group_size), (mode, bits, group), "{}", tensor.name);
+        assert_eq!(packing.mode, scheme(mode, 0, 0).mode, "{}", tensor.name);
+        assert_eq!((packing.bits, packing.group_size), (bits, group), "{}", tensor.name);
         let [rows, columns] = packing.logical_shape[..] else { panic!("{packing:?}") };
         let (dtype, columns) = match (packing.role(), mode) {
             (PackingRole::Weight, _) => ("U32", columns * u64::from(bits) / 32),
@@ -66,7 +71,7 @@ fn assert_packed(tensors: &[Tensor], (mode, bits, group): (&str, u32, u32), laye
 async fn quantised_variants_lie_beside_the_plain_one_and_each_is_computed_once() {
     let (home, daemon, client) = model(&tiny(1)).await;
     let plain = client.load(request(&home), |_| ()).await.unwrap();
-    assert_eq!(plain.info().bytes_copied, 0);
+    assert_eq!(plain.info().computed_bytes, 0);
     let schemes = [("affine", 4, 64), ("affine", 8, 32), ("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)];
     let mut held = Vec::new();
     for (mode, bits, group) in schemes {
@@ -79,7 +84,7 @@ async fn quantised_variants_lie_beside_the_plain_one_and_each_is_computed_once()
             assert_eq!(is_packed, plain.tensor(tensor.name()).is_none_or(|plain| plain.dtype() != tensor.dtype()));
             assert!(is_packed || tensor.bytes() == plain.tensor(tensor.name()).unwrap().bytes(), "{}", tensor.name());
         }
-        assert!(component.info().bytes_copied > 0 && component.audit().unwrap().clean);
+        assert!(component.info().computed_bytes > 0 && component.audit().unwrap().clean);
         held.push(component);
     }
     // What is left out is the mode's own, so it is the same component.
@@ -117,7 +122,7 @@ async fn quantised_layers_stay_become_plain_or_are_quantised_anew() {
     let stored = client.load(request(&home), |_| ()).await.unwrap();
     let same = client.load(request(&home).quantise(scheme("affine", 4, 64)), |_| ()).await.unwrap();
     for component in [&stored, &same] {
-        assert_eq!((component.info().bytes_copied, component.info().image.is_none()), (0, true));
+        assert_eq!((component.info().computed_bytes, component.info().image.is_none()), (0, true));
     }
     let plain = client.load(request(&home).dequantise(), |_| ()).await.unwrap();
     let sound = tiny(2);
@@ -134,7 +139,7 @@ async fn quantised_layers_stay_become_plain_or_are_quantised_anew() {
 async fn to_dequantise_what_is_plain_changes_nothing_and_is_remarked() {
     let (home, _daemon, client) = model(&tiny(1)).await;
     let plain = client.load(request(&home).dequantise(), |_| ()).await.unwrap();
-    assert_eq!(plain.info().bytes_copied, 0);
+    assert_eq!(plain.info().computed_bytes, 0);
     let remarks = &plain.audit().unwrap().remarks;
     assert!(remarks.iter().any(|remark| remark.contains("none was dequantised")), "{remarks:?}");
     // Together they contradict each other; an adapter or a dtype goes with either.

@@ -33,7 +33,11 @@ struct FakeDaemon {
     files: Arc<Vec<(String, File)>>,
     tensors: Vec<Tensor>,
     lease: mpsc::UnboundedSender<mpsc::Sender<Result<prepared::LoadComponentResponse, Status>>>,
+    protocol: u32,
 }
+
+/// A component whose load says nothing.
+pub(crate) const SILENT: &str = "silent";
 
 type Steps<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -49,6 +53,9 @@ impl WeightsService for FakeDaemon {
         request: Request<LoadComponentRequest>,
     ) -> Result<Response<Self::LoadComponentStream>, Status> {
         let request = request.into_inner();
+        if request.component == SILENT {
+            return Ok(Response::new(Box::pin(tokio_stream::pending())));
+        }
         if request.component != "vae" {
             let detail = ErrorDetail {
                 reason: ErrorReason::ComponentNotFound.into(),
@@ -103,7 +110,12 @@ impl WeightsService for FakeDaemon {
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        Ok(Response::new(GetStatusResponse { pid: 7, ..GetStatusResponse::default() }))
+        Ok(Response::new(GetStatusResponse {
+            pid: 7,
+            version: "9.9.9".into(),
+            protocol: self.protocol,
+            ..GetStatusResponse::default()
+        }))
     }
 
     async fn evict(&self, _: Request<EvictRequest>) -> Result<Response<EvictResponse>, Status> {
@@ -162,13 +174,23 @@ pub(crate) type Leases = mpsc::UnboundedReceiver<mpsc::Sender<Result<prepared::L
 
 /// Lends `tensors`, which lie in the files at `paths`, as the component `vae` through a socket in `folder`.
 pub(crate) fn serve(folder: &Path, paths: Vec<PathBuf>, tensors: Vec<Tensor>) -> (ConnectOptions, Leases) {
+    serve_as(weightsd_proto::PROTOCOL, folder, paths, tensors)
+}
+
+/// The same, as a daemon that answers with another number of the interface.
+pub(crate) fn serve_as(
+    protocol: u32,
+    folder: &Path,
+    paths: Vec<PathBuf>,
+    tensors: Vec<Tensor>,
+) -> (ConnectOptions, Leases) {
     let files = paths.iter().map(|path| (path.display().to_string(), File::open(path).unwrap()));
     let files: Arc<Vec<_>> = Arc::new(files.collect());
     let socket = folder.join("s");
     let listener = UnixListener::bind(&socket).unwrap();
     let (lease, leases) = mpsc::unbounded_channel();
     let (grpc, incoming) = mpsc::channel::<io::Result<UnixStream>>(8);
-    let service = WeightsServiceServer::new(FakeDaemon { files: files.clone(), tensors, lease });
+    let service = WeightsServiceServer::new(FakeDaemon { files: files.clone(), tensors, lease, protocol });
     tokio::spawn(Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming)));
     tokio::spawn(async move {
         loop {

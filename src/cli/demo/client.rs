@@ -88,7 +88,7 @@ async fn acquire(command: DemoClient, options: ConnectOptions) -> anyhow::Result
             form: info.image.as_ref().map_or("as stored".to_owned(), |image| image.conversion.clone()),
             tensors: component.tensors().len(),
             bytes: info.tensor_bytes,
-            computed: info.bytes_copied,
+            computed: info.computed_bytes,
             micros,
             warm: info.warm,
         });

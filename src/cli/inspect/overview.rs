@@ -13,7 +13,7 @@ use super::{
     super::{
         audit::verdict,
         output::{self, Format, bytes, numbers, print, wrapped},
-        resolve::preset,
+        resolve::{file_kind, preset},
     },
     Looked,
 };
@@ -42,9 +42,10 @@ pub(super) fn run(looked: &Looked<'_>, format: Format) -> anyhow::Result<ExitCod
     let inspection = snapshot.located().map(service::inspection);
     if format == Format::Json {
         let components: Vec<_> = rows.iter().map(Row::json).collect();
-        let inspection = inspection.as_ref().map(
-            |found| serde_json::json!({"kind": found.kind, "problems": found.problems, "unassigned": found.unassigned}),
-        );
+        let inspection = inspection.as_ref().map(|found| {
+            let kind = found.kind().as_str_name();
+            serde_json::json!({"kind": kind, "problems": found.problems, "unassigned": found.unassigned})
+        });
         print(format_args!(
             "{:#}",
             serde_json::json!({
@@ -55,10 +56,10 @@ pub(super) fn run(looked: &Looked<'_>, format: Format) -> anyhow::Result<ExitCod
         return Ok(ExitCode::SUCCESS);
     }
     print(wrapped(&snapshot.model.to_string(), 0))?;
-    let kind = inspection.as_ref().map(|found| format!(", {}", found.kind)).unwrap_or_default();
+    let kind = inspection.as_ref().map(|found| format!(", {}", file_kind(found.kind()))).unwrap_or_default();
     print(format_args!("family: {}{kind}", snapshot.family.id()))?;
     if let Some(known) = &known {
-        print(wrapped(&preset(known), 0))?;
+        print(preset(known))?;
     }
     print("")?;
     print(table(&rows))?;
