@@ -16,6 +16,7 @@ pub mod disk;
 pub mod flight;
 pub mod handoff;
 pub mod hub;
+mod messages;
 mod pace;
 pub mod pipeline;
 pub mod progress;

@@ -2,7 +2,6 @@
 //! messages mean is written in the `.proto` files.
 
 mod call;
-mod convert;
 mod events;
 mod evict;
 mod failure;
@@ -30,11 +29,9 @@ use weightsd_proto::{
     },
 };
 
-pub use self::convert::audit_report;
-pub(crate) use self::convert::{audited, inspection, known};
 use self::failure::Failure;
 pub use self::token_probe::TokenProbe;
-use crate::cache::Cache;
+use crate::{cache::Cache, messages as convert};
 
 /// Largest request that is read, in bytes: a request is a few strings.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;

@@ -17,7 +17,7 @@ use super::{
     },
     Looked,
 };
-use crate::service;
+use crate::messages;
 
 /// Names of tensors of no part that are shown.
 const UNASSIGNED_SHOWN: usize = 3;
@@ -38,8 +38,8 @@ pub(super) fn run(looked: &Looked<'_>, format: Format) -> anyhow::Result<ExitCod
     let snapshot = looked.snapshot;
     let rows: Vec<Row> = snapshot.sites().iter().map(|site| Row::of(looked, site)).collect();
     let known = snapshot.family.name(Some(&looked.command.model.model), &looked.base.unwrap_or(snapshot).facts);
-    let known = known.as_ref().map(service::known);
-    let inspection = snapshot.located().map(service::inspection);
+    let known = known.as_ref().map(messages::known);
+    let inspection = snapshot.located().map(messages::inspection);
     if format == Format::Json {
         let components: Vec<_> = rows.iter().map(Row::json).collect();
         let inspection = inspection.as_ref().map(|found| {
@@ -105,7 +105,7 @@ impl Row {
             }
         }
         match looked.audited(&site.name) {
-            Ok(audited) => row.report = Some(service::audited(&audited, false)),
+            Ok(audited) => row.report = Some(messages::audited(&audited, false)),
             Err(error) => row.problem = Some(format!("{}; {}", sentence(&error), error.explain().hint)),
         }
         row

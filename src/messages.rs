@@ -1,4 +1,4 @@
-//! From the daemon's types to messages.
+//! From the daemon's types to messages, for the service and for what the command line shows without a daemon.
 
 use std::{path::Path, time::Duration};
 
@@ -35,13 +35,12 @@ const FULL: usize = 4000;
 const SHAPES: usize = 100;
 
 /// A report as a message, its lists cut to samples.
-#[must_use]
-pub fn audit_report(report: &AuditReport) -> v1::AuditReport {
+pub(crate) fn audit_report(report: &AuditReport) -> v1::AuditReport {
     report_of(report, SAMPLE, |_| String::new())
 }
 
 /// The report of a component.
-pub(super) fn component_audit(component: &Component) -> v1::AuditReport {
+pub(crate) fn component_audit(component: &Component) -> v1::AuditReport {
     report_of(&component.audit, SAMPLE, |source| component.sources[source].file.name.clone())
 }
 
@@ -114,22 +113,22 @@ fn report_of(report: &AuditReport, names_max: usize, file: impl Fn(SourceId) -> 
     }
 }
 
-pub(super) fn path(path: &Path) -> String {
+pub(crate) fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-pub(super) fn duration(duration: Duration) -> Option<prost_types::Duration> {
+pub(crate) fn duration(duration: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
 }
 
-pub(super) fn layout(layout: Layout) -> v1::Layout {
+pub(crate) fn layout(layout: Layout) -> v1::Layout {
     match layout {
         Layout::Mlx => v1::Layout::Mlx,
         Layout::Source => v1::Layout::Source,
     }
 }
 
-pub(super) fn model(model: &ResolvedModel) -> v1::ResolvedModel {
+pub(crate) fn model(model: &ResolvedModel) -> v1::ResolvedModel {
     let warning = model.warning.clone().unwrap_or_default();
     let mut message = v1::ResolvedModel { path: path(&model.path), warning, ..v1::ResolvedModel::default() };
     match &model.kind {
@@ -146,7 +145,7 @@ pub(super) fn model(model: &ResolvedModel) -> v1::ResolvedModel {
     message
 }
 
-pub(super) fn file(shard: &ShardFile) -> v1::ModelFile {
+pub(crate) fn file(shard: &ShardFile) -> v1::ModelFile {
     let blob = match &shard.content {
         ContentKey::Blob(name) => name.clone(),
         ContentKey::File(..) => String::new(),
@@ -164,7 +163,7 @@ fn identity(identity: &FileIdentity) -> v1::FileIdentity {
     }
 }
 
-pub(super) fn segment(segment: &Segment) -> v1::Segment {
+pub(crate) fn segment(segment: &Segment) -> v1::Segment {
     let kind = match segment {
         Segment::Checkpoint(_) => v1::SegmentKind::Checkpoint,
         Segment::Image(_) => v1::SegmentKind::Derived,
@@ -174,7 +173,7 @@ pub(super) fn segment(segment: &Segment) -> v1::Segment {
 }
 
 /// The image of a component that is loaded.
-pub(super) fn image(component: &Component) -> Option<v1::DerivedImage> {
+pub(crate) fn image(component: &Component) -> Option<v1::DerivedImage> {
     let image = component.image.as_ref()?;
     Some(v1::DerivedImage {
         path: path(image.file.path()),
@@ -187,7 +186,7 @@ pub(super) fn image(component: &Component) -> Option<v1::DerivedImage> {
 }
 
 /// An image on the disk.
-pub(super) fn stored(stored: &Stored, loaded: bool) -> v1::DerivedImage {
+pub(crate) fn stored(stored: &Stored, loaded: bool) -> v1::DerivedImage {
     v1::DerivedImage {
         path: path(&stored.path),
         bytes: stored.bytes,
@@ -206,7 +205,7 @@ fn provenance(provenance: Option<&Provenance>) -> v1::DerivedImage {
     v1::DerivedImage { component, made_from, conversion, ..v1::DerivedImage::default() }
 }
 
-pub(super) fn adapted(adapted: &Adapted) -> v1::AdapterReport {
+pub(crate) fn adapted(adapted: &Adapted) -> v1::AdapterReport {
     let AdapterReport {
         adapter,
         applied,
@@ -243,7 +242,7 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-pub(super) fn tensor(placed: &Placed<Lent>) -> v1::Tensor {
+pub(crate) fn tensor(placed: &Placed<Lent>) -> v1::Tensor {
     let Lent { segment, at } = &placed.at;
     let origin = placed.origin.as_ref().map(|origin| origin.operation);
     let (operation, rows) = match origin.filter(|_| !at.is_derived()) {
@@ -335,7 +334,7 @@ pub(crate) fn inspection(inspection: &Located) -> v1::FileInspection {
     }
 }
 
-pub(super) fn progress(step: &Step, sharers: usize) -> v1::Progress {
+pub(crate) fn progress(step: &Step, sharers: usize) -> v1::Progress {
     let phase = match step.phase {
         Phase::Resolve => v1::Phase::Resolve,
         Phase::Open => v1::Phase::Open,
@@ -374,12 +373,12 @@ fn file_state(state: FileState) -> v1::FileState {
     }
 }
 
-pub(super) fn listed_file(path: &str, listed: &Listed, present: bool) -> v1::ModelFile {
+pub(crate) fn listed_file(path: &str, listed: &Listed, present: bool) -> v1::ModelFile {
     v1::ModelFile { path: path.to_owned(), length: listed.bytes, present, blob: listed.blob.to_string() }
 }
 
 /// What is known about the content of a component.
-pub(super) fn attestation(component: &Component, attestations: &Attestations) -> v1::Attestation {
+pub(crate) fn attestation(component: &Component, attestations: &Attestations) -> v1::Attestation {
     let mut message = v1::Attestation::default();
     if !component.is_verifiable() {
         message.set_state(v1::VerificationState::Unverifiable);
