@@ -49,8 +49,8 @@ use crate::{
     progress::{Phase, Step, Unwatched, Watcher},
     resolve::{self, Address, Choice, Pin, Places, ResolvedModel, Selector},
     snapshot::{
-        Attestations, ComponentFiles, FetchReport, Fetcher, HashCandidate, Remote, Scope, ShardFile, Snapshot, Verdict,
-        Want, verify,
+        Attestations, ComponentFiles, FetchReport, Fetcher, HashCandidate, HashCheck, OwnFiles, Remote, Scope,
+        ShardFile, Snapshot, Verdict, Want, verify,
     },
 };
 
@@ -301,18 +301,19 @@ pub fn snapshot_as(
     Ok(snapshot)
 }
 
-/// Compares weight files with their hashes; what is not what its name says is moved aside. Blocks.
+/// Compares files of a model with their hashes, and moves damaged ones aside. Blocks.
 ///
 /// # Errors
-/// [`LoadError::Verify`].
+/// When a file cannot be read or renamed, changes meanwhile, or nobody waits any more.
 pub fn verify_files(
     model: &ResolvedModel,
     candidates: &[HashCandidate],
-    scope: Scope,
+    (scope, own): (Scope, OwnFiles),
     attestations: &Attestations,
     watcher: &dyn Watcher,
 ) -> Result<Vec<Verdict>, LoadError> {
-    Ok(verify(candidates, scope, model.store().as_ref(), attestations, watcher)?)
+    let store = model.store();
+    Ok(verify(candidates, HashCheck { store: store.as_ref(), attestations, scope, own }, watcher)?)
 }
 
 /// The files of `components`, or all files of the model that are on this machine, to be verified. Blocks.

@@ -22,6 +22,12 @@ pub fn is_offline(env: Env<'_>) -> bool {
     ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].iter().any(|name| env(name).is_some_and(|value| is_true(&value)))
 }
 
+/// Whether snapshots are to hold files instead of links: `HF_HUB_DISABLE_SYMLINKS`.
+#[must_use]
+pub fn avoids_links(env: Env<'_>) -> bool {
+    env("HF_HUB_DISABLE_SYMLINKS").is_some_and(|value| is_true(&value))
+}
+
 fn is_true(value: &str) -> bool {
     matches!(value.trim().to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
 }

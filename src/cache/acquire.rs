@@ -26,9 +26,15 @@ impl Cache {
     ) -> Result<Acquired, AcquireError> {
         let started = Instant::now();
         let work = async {
+            let mut mended = false;
             for _ in 0..ATTEMPTS {
                 match self.try_acquire(&request, &holder, started, &mut progress).await {
                     Err(AcquireError::Load(error)) if is_abandoned(&error) => {}
+                    // What was set aside is missing now, so the next attempt fetches it. Once: a file that is damaged
+                    // again as it comes is the fault of a disk or of another program.
+                    Err(AcquireError::Load(error)) if !mended && self.is_mended(&request, &error).await => {
+                        mended = true;
+                    }
                     result => return result,
                 }
             }
@@ -84,7 +90,7 @@ impl Cache {
             return Ok(true);
         }
         let (model, candidates) = (Arc::clone(&component.model), component.candidates());
-        match self.verified(component.id, model, candidates, progress).await {
+        match self.verified(component.id, model, candidates, self.own_files(&request.selector), progress).await {
             Ok(()) => Ok(true),
             Err(AcquireError::Load(error)) if matches!(*error, LoadError::Corrupt { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -182,7 +188,6 @@ impl Cache {
         progress: &mut (impl FnMut(&Step, usize) + Send),
     ) -> Result<Prepared, AcquireError> {
         let mut fetched = self.is_offline(&request.selector);
-        let mut verified = request.verification == Verification::Afterwards;
         let want = || Want {
             components: vec![request.component.clone()],
             extent: Extent::Components,
@@ -202,25 +207,16 @@ impl Cache {
                 pipeline::fetch(&subject.model, want(), &self.fetcher, progress).await?;
                 continue;
             };
-            if verified {
+            if request.verification == Verification::Afterwards {
                 return Ok(prepared);
             }
-            verified = true;
             let (id, model, candidates) = (prepared.id, Arc::clone(&prepared.model), prepared.candidates());
-            match self.verified(id, model, candidates, progress).await {
-                Ok(()) => return Ok(prepared),
-                // It was moved aside, so it is missing now. What comes in its place is verified as it comes.
-                Err(AcquireError::Load(error))
-                    if matches!(*error, LoadError::Corrupt { .. }) && !self.is_offline(&request.selector) =>
-                {
-                    fetched = false;
-                }
-                Err(error) => return Err(error),
-            }
+            self.verified(id, model, candidates, self.own_files(&request.selector), progress).await?;
+            return Ok(prepared);
         }
     }
 
-    fn is_offline(&self, selector: &Selector) -> bool {
+    pub(super) fn is_offline(&self, selector: &Selector) -> bool {
         selector.offline || self.config.hub.settings().offline
     }
 

@@ -9,6 +9,7 @@ mod derive;
 mod entry;
 mod events;
 mod flight;
+mod mend;
 mod recall;
 mod verify;
 

@@ -2,7 +2,7 @@
 //! otherwise once afterwards, one at a time. A component that is not what its hashes say is lent to nobody any more, and
 //! whoever holds it is told.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use weightsd_core::identity::ComponentId;
 use weightsd_segment::FileIdentity;
@@ -14,7 +14,7 @@ use crate::{
     pipeline::{self, LoadError},
     progress::{Step, Watcher},
     resolve::ResolvedModel,
-    snapshot::{Finding, HashCandidate, Scope, Verdict},
+    snapshot::{Finding, HashCandidate, OwnFiles, Scope, Verdict},
 };
 
 /// Whoever loads something and lets go of it at once need not have it hashed.
@@ -42,6 +42,7 @@ impl Cache {
         id: ComponentId,
         model: Arc<ResolvedModel>,
         candidates: Vec<HashCandidate>,
+        own: OwnFiles,
         progress: &mut (impl FnMut(&Step, usize) + Send),
     ) -> Result<(), AcquireError> {
         let waiter = match self.verifications.join(id, || None) {
@@ -57,7 +58,8 @@ impl Cache {
                             let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));
                             move || {
                                 let attestations = &cache.config.attestations;
-                                pipeline::verify_files(&model, &candidates, Scope::Unattested, attestations, &watcher)
+                                let check = (Scope::Unattested, own);
+                                pipeline::verify_files(&model, &candidates, check, attestations, &watcher)
                             }
                         })
                         .await??;
@@ -70,34 +72,49 @@ impl Cache {
         waiter.wait(|step, sharers| progress(step, sharers)).await
     }
 
-    /// Acts on what was found: drops components over files that are not what their names say, and tells their holders.
+    /// Acts on verdicts: drops components over files that are not what their names say, and tells their holders.
+    ///
+    /// # Errors
+    /// When a file is not what it should be, with the first of them.
     pub fn found(&self, model: &ResolvedModel, verdicts: &[Verdict]) -> Result<(), LoadError> {
         let mut first = None;
         for verdict in verdicts {
-            let (Finding::Bad { found, aside }, Some(blob)) = (&verdict.finding, &verdict.blob) else { continue };
-            let message = format!(
-                "`{}` of {model} is not what its hash says, and was moved to `{}`",
-                verdict.name,
-                aside.display()
-            );
-            self.events.push(EventKind::Quarantined, None, message.clone());
-            let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
-            let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
-            let is_over =
-                |entry: &Arc<Entry>| entry.component.sources.iter().any(|source| is_it(source.open.file.identity()));
-            for entry in self.entries().into_iter().filter(is_over) {
-                self.components.remove_if(&entry.component.id, |_, found| Arc::ptr_eq(found, &entry));
-                entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
-            }
-            self.forget_images_of(&blob.to_string());
+            let (found, aside) = match &verdict.finding {
+                Finding::Bad { found, aside } => (found, aside.clone()),
+                Finding::Differs { found } => (found, None),
+                Finding::Good(_) | Finding::Unnamed | Finding::Missing => continue,
+            };
+            let Some(blob) = &verdict.blob else { continue };
             first.get_or_insert_with(|| LoadError::Corrupt {
                 name: verdict.name.clone(),
                 expected: blob.to_string(),
                 found: found.clone(),
                 aside: aside.clone(),
             });
+            if matches!(verdict.finding, Finding::Bad { .. }) {
+                self.drop_over(model, verdict, aside.as_deref());
+                self.forget_images_of(&blob.to_string());
+            }
         }
         first.map_or(Ok(()), Err)
+    }
+
+    /// Drops the components over a file that is damaged.
+    fn drop_over(&self, model: &ResolvedModel, verdict: &Verdict, aside: Option<&Path>) {
+        let fate = match aside {
+            Some(aside) => format!("was moved to `{}`", aside.display()),
+            None => "was left where it is".to_owned(),
+        };
+        let message = format!("`{}` of {model} is not what its hash says, and {fate}", verdict.name);
+        self.events.push(EventKind::Quarantined, None, message.clone());
+        let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
+        let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
+        let is_over =
+            |entry: &Arc<Entry>| entry.component.sources.iter().any(|source| is_it(source.open.file.identity()));
+        for entry in self.entries().into_iter().filter(is_over) {
+            self.components.remove_if(&entry.component.id, |_, found| Arc::ptr_eq(found, &entry));
+            entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
+        }
     }
 
     /// Has the component's files hashed in its own time, if they never were.
@@ -128,7 +145,7 @@ impl Cache {
         }
         let (id, model) = (component.id, Arc::clone(&component.model));
         let what = format!("{} of {model}", component.name);
-        match self.verified(id, model, component.candidates(), &mut |_, _| {}).await {
+        match self.verified(id, model, component.candidates(), OwnFiles::Leave, &mut |_, _| {}).await {
             Ok(()) => self.events.push(EventKind::Verified, Some(id), what),
             Err(error) => tracing::warn!(%id, %error, "{what} was not found good"),
         }

@@ -71,10 +71,14 @@ pub(super) async fn verify(client: &Client, command: Verify, format: Format) -> 
         for verdict in &report.verdicts {
             let file = verdict.file.clone().unwrap_or_default();
             match verdict.finding() {
-                FileFinding::Corrupt => print(format_args!(
-                    "  damaged: {}\n    expected {}\n    found    {}\n    moved to {}",
-                    file.path, file.blob, verdict.found, verdict.moved_to
-                ))?,
+                FileFinding::Corrupt => {
+                    print(format_args!("  damaged: {}\n    expected {}", file.path, file.blob))?;
+                    print(format_args!("    found    {}", verdict.found))?;
+                    match verdict.moved_to.as_str() {
+                        "" => print("    left where it is, since it may be your own")?,
+                        aside => print(format_args!("    moved to {aside}"))?,
+                    }
+                }
                 FileFinding::Missing => print(format_args!("  missing: {}", file.path))?,
                 FileFinding::Good | FileFinding::Unverifiable | FileFinding::Unspecified => {}
             }

@@ -20,7 +20,7 @@ use weightsd_core::{
 use crate::{
     cache::CacheConfig,
     derive::Images,
-    hub::{Backoff, Hub, HubSettings},
+    hub::{Backoff, Hub, HubSettings, Links},
     resolve::Places,
     snapshot::Attestations,
 };
@@ -253,6 +253,7 @@ impl ConfigFile {
                 pause_max: seconds(20),
             },
             files_at_once: self.downloads.unwrap_or(4),
+            links: if hub_env::avoids_links(&variable) { Links::Avoided } else { Links::Symbolic },
         }
     }
 }

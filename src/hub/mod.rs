@@ -32,12 +32,12 @@ use weightsd_core::{
     spec::{Commit, RepoId, Revision},
 };
 
-pub(crate) use self::store::create_parent;
+pub(crate) use self::store::{create_parent, is_absent};
 pub use self::{
     error::HubError,
     http::{Answer, ByteRange},
     retry::Backoff,
-    store::{BlobLock, RepoStore, blob_name},
+    store::{Blob, BlobLock, FoundFile, Linked, Links, RepoStore, blob_name},
 };
 use self::{http::Http, refusal::Asked, token::Token};
 
@@ -76,6 +76,8 @@ pub struct HubSettings {
     pub backoff: Backoff,
     /// Files that are downloaded at once.
     pub files_at_once: usize,
+    /// Whether snapshots get symbolic links.
+    pub links: Links,
 }
 
 /// Whether the caller has something to fall back on.

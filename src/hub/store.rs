@@ -1,31 +1,78 @@
-//! A repository's folder in a Hugging Face cache: where things are in it, and how they come into it, so that neither a
-//! reader nor another program that writes there ever sees half of something.
+//! A repository's folder in a Hugging Face cache: where its files lie, and how they are put there. Every file appears
+//! under its final name by a rename, so no reader and no other program that writes to the cache sees half a file.
 //!
-//! `refs/<revision>` holds a commit, `snapshots/<commit>/<path>` links to `blobs/<hash>`, `trees/<commit>.json` the
-//! commit's listing, `.no_exist/<commit>/<path>` marks what the commit has not; locks lie in `.locks/` of the cache.
+//! | path | content |
+//! |---|---|
+//! | `refs/<revision>` | the commit that the revision meant when it was last asked for |
+//! | `snapshots/<commit>/<path>` | a link to `blobs/<hash>`; in a cache without links, and where a user put one, a regular file |
+//! | `blobs/<hash>` | a content, named by its hash |
+//! | `trees/<commit>.json` | the listing of the commit |
+//! | `.no_exist/<commit>/<path>` | an empty marker: the commit has no such file |
+//! | `../.locks/<folder>/<hash>.lock` | the lock of whoever downloads that blob |
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, symlink},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
+use tempfile::NamedTempFile;
+
 use weightsd_core::{
-    listing::{BlobName, LISTING_BYTES_MAX, Listing},
+    listing::{BlobName, LISTING_BYTES_MAX, Listed, Listing},
     spec::{Commit, RepoId, Revision},
 };
 use weightsd_segment::PinnedFile;
 
-/// Folders of a repository that hold snapshots which an ordinary model has; more are not looked at for links.
+/// Most entries of snapshots that are searched for links to a blob.
 const LINKS_LOOKED_AT_MAX: usize = 100_000;
 
-/// See the module.
+/// A file of a commit that is on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundFile {
+    /// The blob, by its own path or by the snapshot's link to it. Its name says what it should hold.
+    Blob(PathBuf),
+    /// A file that only this snapshot has: a regular file, or a link that a user made. Caches without links have nothing
+    /// else. It counts as present whatever it holds, as in `huggingface_hub`.
+    Own(PathBuf),
+}
+
+impl FoundFile {
+    /// Where it can be opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Blob(path) | Self::Own(path) => path,
+        }
+    }
+}
+
+/// What [`RepoStore::link`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linked {
+    /// The snapshot has the file: the link was made, or something was there already.
+    Done,
+    /// The file system has no symbolic links. [`RepoStore::place`] puts the file itself there.
+    NoLinks,
+}
+
+/// What becomes of a blob that [`RepoStore::place`] puts into a snapshot of a file system without any links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blob {
+    /// It stays: another snapshot may need it.
+    Kept,
+    /// It moves, which costs no space.
+    Moved,
+}
+
+/// A repository's folder in a Hugging Face cache. The folder need not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RepoStore {
     cache: PathBuf,
     folder: PathBuf,
     repo: String,
+    links: Links,
 }
 
 impl RepoStore {
@@ -33,7 +80,13 @@ impl RepoStore {
     #[must_use]
     pub fn new(cache: &Path, repo: &RepoId) -> Self {
         let repo = repo.cache_folder();
-        Self { cache: cache.to_owned(), folder: cache.join(&repo), repo }
+        Self { cache: cache.to_owned(), folder: cache.join(&repo), repo, links: Links::default() }
+    }
+
+    /// The same folder, with or without links in its snapshots.
+    #[must_use]
+    pub fn with_links(self, links: Links) -> Self {
+        Self { links, ..self }
     }
 
     /// The cache.
@@ -110,23 +163,78 @@ impl RepoStore {
         replace(&path, commit.as_str().as_bytes())
     }
 
-    /// Links `path` of the snapshot to a blob. What is there already stays: it is the same content, in a form of its
-    /// owner's choice.
+    /// The file at `path` of a commit, if it is on this machine. A blob whose length contradicts `listed` is not that
+    /// file, so it counts as absent.
+    #[must_use]
+    pub fn locate(&self, commit: &Commit, path: &str, listed: &Listed) -> Option<FoundFile> {
+        let entry = self.snapshot(commit).join(path);
+        let is_whole = |found: &fs::Metadata| found.is_file() && found.len() == listed.bytes;
+        match fs::metadata(&entry) {
+            Ok(found) if self.is_blob(&entry, &listed.blob) && fs::read_link(&entry).is_ok() => {
+                is_whole(&found).then_some(FoundFile::Blob(entry))
+            }
+            Ok(_) => Some(FoundFile::Own(entry)),
+            // Whatever else the system says about it is said when it is read.
+            Err(error) if !is_absent(&error) => Some(FoundFile::Own(entry)),
+            Err(_) => {
+                let blob = self.blob(&listed.blob);
+                fs::metadata(&blob).is_ok_and(|found| is_whole(&found)).then_some(FoundFile::Blob(blob))
+            }
+        }
+    }
+
+    /// Whether `path` leads to this repository's blob of that name, and not to a blob of the same name elsewhere.
+    #[must_use]
+    pub fn is_blob(&self, path: &Path, blob: &BlobName) -> bool {
+        let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+        fs::metadata(path).and_then(|one| Ok(same(one, fs::metadata(self.blob(blob))?))).unwrap_or(false)
+    }
+
+    /// Links `path` of the snapshot to a blob. A file that is there already stays: it is the same content, or it is the
+    /// user's own.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn link(&self, commit: &Commit, path: &str, blob: &BlobName) -> io::Result<()> {
+    /// When the snapshot cannot be written to.
+    pub fn link(&self, commit: &Commit, path: &str, blob: &BlobName) -> io::Result<Linked> {
         let link = self.snapshot(commit).join(path);
         if link.exists() {
-            return Ok(());
+            return Ok(Linked::Done);
         }
-        create_parent(&link)?;
-        // Python would believe it more than the link.
+        let parent = create_parent(&link)?;
+        // Python believes the marker more than the link.
         let _ = fs::remove_file(self.absence(commit, path));
-        let up = "../".repeat(2 + path.matches('/').count());
-        let temporary = temporary_name(&link);
-        symlink(format!("{up}blobs/{blob}"), &temporary)?;
-        fs::rename(&temporary, &link).inspect_err(|_| drop(fs::remove_file(&temporary)))
+        if self.links == Links::Avoided {
+            return Ok(Linked::NoLinks);
+        }
+        let target = format!("{}blobs/{blob}", "../".repeat(2 + path.matches('/').count()));
+        let made = temporary_name().make_in(parent, |temporary| symlink(&target, temporary));
+        match made.and_then(|made| made.persist(&link).map_err(io::Error::from)) {
+            Ok(()) => Ok(Linked::Done),
+            Err(error) if has_no_links(&error) => Ok(Linked::NoLinks),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts the content of a blob at `path` of the snapshot as a regular file, as `huggingface_hub` does where symbolic
+    /// links cannot be made. A hard link costs no space and leaves the blob for other commits; a file system without
+    /// those gets a copy, or the blob itself. Returns the file's path.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be written to, or has no room for a copy.
+    pub fn place(&self, commit: &Commit, path: &str, blob: &BlobName, then: Blob) -> io::Result<PathBuf> {
+        let (entry, from) = (self.snapshot(commit).join(path), self.blob(blob));
+        let parent = create_parent(&entry)?;
+        if fs::hard_link(&from, &entry).is_ok() {
+            return Ok(entry);
+        }
+        if then == Blob::Moved {
+            return fs::rename(&from, &entry).map(|()| entry);
+        }
+        let mut copy = temporary_file(parent)?;
+        io::copy(&mut File::open(from)?, copy.as_file_mut())?;
+        copy.as_file().sync_data()?;
+        copy.persist(&entry)?;
+        Ok(entry)
     }
 
     fn absence(&self, commit: &Commit, path: &str) -> PathBuf {
@@ -162,11 +270,32 @@ impl RepoStore {
         Ok(is_it.then_some(BlobLock { _file: file }))
     }
 
-    /// Moves a blob aside that is not what its name says, and removes the links to it, so that nobody reads it and
-    /// everybody sees that it is missing. Returns where it went.
+    /// Moves the file at `path` aside, which was found not to be the blob that it should be: the blob itself with all
+    /// links to it, or the one entry of a snapshot. Returns its new place; `None` when `path` is no file of this
+    /// repository, which is then left alone. No other file is touched.
     ///
     /// # Errors
-    /// What the system says.
+    /// When the file cannot be renamed.
+    pub fn set_aside(&self, path: &Path, blob: &BlobName, found: &str) -> io::Result<Option<PathBuf>> {
+        if self.is_blob(path, blob) {
+            return self.quarantine(blob).map(Some);
+        }
+        if !path.starts_with(self.folder.join("snapshots")) {
+            return Ok(None);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // The name tells what it is; what is too long for the file system tells less.
+        let short: String = name.chars().take(60).collect();
+        let digits = found.get(..12).unwrap_or(found);
+        let aside = path.with_file_name(format!("{short}.{digits}.quarantined"));
+        fs::rename(path, &aside)?;
+        Ok(Some(aside))
+    }
+
+    /// Moves a blob aside that is not what its name says, and removes the links to it. Returns its new place.
+    ///
+    /// # Errors
+    /// When the blob cannot be renamed.
     pub fn quarantine(&self, blob: &BlobName) -> io::Result<PathBuf> {
         let aside = self.folder.join("blobs").join(format!("{blob}.quarantined"));
         for link in self.links_to(blob) {
@@ -176,6 +305,13 @@ impl RepoStore {
         Ok(aside)
     }
 
+    /// Whether a snapshot links to the blob.
+    #[must_use]
+    pub fn is_linked(&self, blob: &BlobName) -> bool {
+        !self.links_to(blob).is_empty()
+    }
+
+    /// The links to a blob, hard ones included.
     fn links_to(&self, blob: &BlobName) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut folders = vec![self.folder.join("snapshots")];
@@ -189,9 +325,7 @@ impl RepoStore {
                 let path = entry.path();
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => folders.push(path),
-                    Ok(kind) if kind.is_symlink() && blob_name(&path).as_deref() == Some(blob.as_str()) => {
-                        found.push(path);
-                    }
+                    Ok(_) if self.is_blob(&path, blob) => found.push(path),
                     _ => {}
                 }
             }
@@ -207,30 +341,55 @@ pub struct BlobLock {
     _file: File,
 }
 
-/// Makes the folder of `path`.
-pub(crate) fn create_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)
+/// Whether a snapshot gets symbolic links.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Links {
+    /// Where the file system has them.
+    #[default]
+    Symbolic,
+    /// Never (`HF_HUB_DISABLE_SYMLINKS`).
+    Avoided,
 }
 
-/// A name beside `path` that nobody else uses.
-fn temporary_name(path: &Path) -> PathBuf {
-    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
+/// Creates the folder of `path`, and returns it.
+pub(crate) fn create_parent(path: &Path) -> io::Result<&Path> {
+    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(parent)?;
+    Ok(parent)
+}
+
+/// Names beside a file that are short whatever its own name is, and that nobody else uses.
+fn temporary_name<'a>() -> tempfile::Builder<'a, 'a> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".weightsd-").suffix(".tmp");
+    builder
+}
+
+/// An empty file in `folder` with the permissions of any new file.
+fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
+    temporary_name().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
 }
 
 /// Puts a small file in the place of `path`, whole or not at all.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    create_parent(path)?;
-    let temporary = temporary_name(path);
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+    let mut file = temporary_file(create_parent(path)?)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_data()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Whether there is no such file, whatever the system calls that: a name that is longer than the file system allows, or
+/// below a file, is not there either.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory)
+}
+
+/// Whether a link could not be made because the file system has none. FAT answers EPERM, network mounts EOPNOTSUPP.
+fn has_no_links(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let none = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| none.contains(&code))
 }
 
 /// The name of the blob that a snapshot's link points to: `../../blobs/<sha-256 or git-sha1>` in a `models--*` folder.

@@ -1,6 +1,6 @@
 //! Why the pipeline failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use weightsd_core::{
     adapter::{AdapterConfigError, AdapterRefused},
@@ -44,7 +44,7 @@ pub enum LoadError {
     #[error(transparent)]
     Verify(#[from] VerifyError),
     /// A file is not what its name says, and it cannot be fetched again.
-    #[error("`{name}` is damaged: its hash is {found}, expected {expected}; it was moved to `{}`", aside.display())]
+    #[error("`{name}` is not what it should be: its hash is {found}, expected {expected}; {}", fate(aside.as_deref()))]
     Corrupt {
         /// The file, below the model's directory.
         name: String,
@@ -52,8 +52,8 @@ pub enum LoadError {
         expected: String,
         /// By its content.
         found: String,
-        /// Where it is now.
-        aside: PathBuf,
+        /// Where it was moved; `None` when it was left where it is.
+        aside: Option<PathBuf>,
     },
     /// The shards cannot be used.
     #[error(transparent)]
@@ -123,8 +123,11 @@ impl Explain for LoadError {
             Self::Fetch(error) => error.explain(),
             Self::Remote(error) => error.explain(),
             Self::Verify(error) => error.explain(),
-            Self::Corrupt { name, .. } => {
-                let hint = "it is fetched again when the hub may be asked; if it happens again, look at the disk";
+            Self::Corrupt { name, aside, .. } => {
+                let hint = match aside {
+                    Some(_) => "it is fetched again when the hub may be asked; if it happens again, look at the disk",
+                    None => "if you changed it, load it without `--verify`; if not, move it away and fetch it again",
+                };
                 Explanation::new(Reason::Corrupt, name, hint)
             }
             Self::Checkpoint(error) => error.explain(),
@@ -174,8 +177,40 @@ impl LoadError {
     }
 }
 
+impl LoadError {
+    /// Whether a damaged small file or header may be the cause.
+    #[must_use]
+    pub fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Snapshot(error) | Self::Recipe(RecipeError::Snapshot(error)) => {
+                matches!(error, SnapshotError::Damaged { .. } | SnapshotError::Index { .. })
+            }
+            Self::Recipe(RecipeError::Config(_)) | Self::AdapterConfig(_) => true,
+            Self::Checkpoint(error) => matches!(error, CheckpointError::Header { .. }),
+            _ => false,
+        }
+    }
+
+    /// The file that cannot be used, where the error knows one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Snapshot(error) | Self::Recipe(RecipeError::Snapshot(error)) => match error {
+                SnapshotError::Damaged { path, .. } | SnapshotError::Index { path, .. } => Some(path),
+                _ => None,
+            },
+            Self::Checkpoint(CheckpointError::Header { path, .. }) => Some(path),
+            _ => None,
+        }
+    }
+}
+
 impl From<SpecError> for LoadError {
     fn from(error: SpecError) -> Self {
         Self::Resolve(error.into())
     }
+}
+
+fn fate(aside: Option<&Path>) -> String {
+    aside.map_or_else(|| "it was left where it is".to_owned(), |aside| format!("it was moved to `{}`", aside.display()))
 }

@@ -24,7 +24,7 @@ use crate::{
     pipeline::{self, LoadError, Pinned},
     progress::{Step, Watcher},
     resolve::{Address, Selector},
-    snapshot::{Extent, FetchReport, Finding, HashCandidate, Scope, Verdict, Want},
+    snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
 };
 
 /// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
@@ -106,6 +106,7 @@ async fn pull_and_verify(
     // What a branch means is asked anew: whoever pulls wants the newest.
     cache.look_up_again(selector).await?;
     let mut fetched = 0;
+    let mut repaired = false;
     loop {
         let pulled = cache.pull(selector, want.clone(), |step, sharers| progress(step, sharers)).await?;
         let (Address::Hub(address), Some(pin), Some(report)) = (&*pulled.0.address, &pulled.0.pin, pulled.1) else {
@@ -119,10 +120,14 @@ async fn pull_and_verify(
             blob: Some(listed.blob.clone()),
         };
         let candidates = report.files.iter().map(candidate).collect();
-        let verdicts = find(cache, &Arc::new(model.clone()), candidates, Scope::Unattested, &progress).await?;
-        // What was moved aside comes again; what comes is verified as it comes.
-        if cache.found(&model, &verdicts).is_ok() {
-            return Ok(pull_report(&model, &report, fetched, started));
+        let check = (Scope::Unattested, OwnFiles::SetAside);
+        let verdicts = find(cache, &Arc::new(model.clone()), candidates, check, &progress).await?;
+        match cache.found(&model, &verdicts) {
+            Ok(()) => return Ok(pull_report(&model, &report, fetched, started)),
+            // The files that were moved aside are fetched again, once. A second time means that the disk, or another
+            // program, damages them as they come.
+            Err(error) if repaired => return Err(error.into()),
+            Err(_) => repaired = true,
         }
     }
 }
@@ -159,9 +164,9 @@ async fn verify_all(
             Ok((Arc::new(snapshot.model), candidates))
         })
         .await??;
-    let mut verdicts = find(cache, &model, candidates, Scope::All, &progress).await?;
+    let mut verdicts = find(cache, &model, candidates, (Scope::All, OwnFiles::Leave), &progress).await?;
     let _ = cache.found(&model, &verdicts);
-    let is_bad = |verdict: &Verdict| matches!(verdict.finding, Finding::Bad { .. } | Finding::Missing);
+    let is_bad = |verdict: &Verdict| verdict.finding.is_other() || verdict.finding == Finding::Missing;
     verdicts.sort_by_key(|verdict| !is_bad(verdict));
     Ok(VerifyReport {
         model: Some(convert::model(&model)),
@@ -175,7 +180,7 @@ async fn find(
     cache: &Arc<Cache>,
     model: &Arc<crate::resolve::ResolvedModel>,
     candidates: Vec<HashCandidate>,
-    scope: Scope,
+    check: (Scope, OwnFiles),
     progress: &Progress,
 ) -> Result<Vec<Verdict>, AcquireError> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -183,7 +188,7 @@ async fn find(
     let (model, attestations) = (Arc::clone(model), Arc::clone(&cache.config().attestations));
     // The thread learns of it when this future is dropped.
     let _stops = StopsOnDrop(stop);
-    let work = move || pipeline::verify_files(&model, &candidates, scope, &attestations, &reporter);
+    let work = move || pipeline::verify_files(&model, &candidates, check, &attestations, &reporter);
     Ok(blocking("the verification", work).await??)
 }
 
@@ -222,7 +227,11 @@ fn verdict(verdict: &Verdict) -> FileVerdict {
         Finding::Bad { found, aside } => {
             message.set_finding(FileFinding::Corrupt);
             message.found.clone_from(found);
-            message.moved_to = convert::path(aside);
+            message.moved_to = aside.as_deref().map(convert::path).unwrap_or_default();
+        }
+        Finding::Differs { found } => {
+            message.set_finding(FileFinding::Corrupt);
+            message.found.clone_from(found);
         }
     }
     message

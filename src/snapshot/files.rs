@@ -1,30 +1,39 @@
-//! Where the files of a model are: below its directory, and, for a commit whose listing is known, also among the blobs
-//! that nothing links to yet.
+//! Where the files of a model are: below its directory and, for a commit whose listing is known, also among the blobs
+//! that no link leads to yet.
 
 use std::{
-    io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use weightsd_core::{
-    listing::{Listed, Listing},
+    listing::{BlobName, Listed, Listing},
     select,
+    spec::Commit,
 };
 
-use super::{SnapshotError, listing};
+use super::{HashCandidate, SnapshotError, hash::BlobHasher, listing, read_bounded};
 use crate::{
-    hub::RepoStore,
+    hub::{FoundFile, RepoStore, blob_name, is_absent},
     resolve::{Choice, ModelKind, ResolvedModel},
 };
 
-/// See the module.
+/// The files of a model: their names, and where they lie.
 #[derive(Debug, Clone)]
 pub struct Files {
     root: PathBuf,
     names: Vec<String>,
-    listed: Option<(RepoStore, Arc<Listing>)>,
+    listed: Option<ListedFiles>,
+}
+
+/// The files of a commit whose listing is known.
+#[derive(Debug, Clone)]
+struct ListedFiles {
+    store: RepoStore,
+    commit: Commit,
+    listing: Arc<Listing>,
 }
 
 impl Files {
@@ -53,11 +62,17 @@ impl Files {
         store: RepoStore,
         listing: Arc<Listing>,
     ) -> Result<Self, SnapshotError> {
+        let commit = match &model.kind {
+            ModelKind::Hub { commit, .. } => Some(commit.clone()),
+            ModelKind::Directory | ModelKind::File => None,
+        };
         let hidden = |path: &str| path.split('/').any(|part| part.starts_with('.'));
         let deep = |path: &str| path.matches('/').count() > listing::DEPTH_MAX;
         let names = listing.iter().map(|(path, _)| path);
         let names = names.filter(|path| !hidden(path) && !deep(path)).map(str::to_owned).collect();
-        Ok(Self { root: model.root().to_owned(), names: chosen(names, choice)?, listed: Some((store, listing)) })
+        let names = chosen(names, choice)?;
+        let listed = commit.map(|commit| ListedFiles { store, commit, listing });
+        Ok(Self { root: model.root().to_owned(), names, listed })
     }
 
     /// Paths below the model's directory, sorted, with `/` between parts.
@@ -75,17 +90,70 @@ impl Files {
     /// The file as the listing of the commit has it.
     #[must_use]
     pub fn in_listing(&self, name: &str) -> Option<&Listed> {
-        self.listed.as_ref()?.1.get(name)
+        self.listed.as_ref()?.listing.get(name)
     }
 
-    /// Where a file is, or would be.
+    /// The file of that name, if it is on this machine.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<FoundFile> {
+        let listed = self.listed.as_ref().and_then(|listed| Some((listed, listed.listing.get(name)?)));
+        if let Some((ListedFiles { store, commit, .. }, file)) = listed {
+            return store.locate(commit, name, file);
+        }
+        let path = self.root.join(name);
+        let is_blob = blob_name(&path).is_some();
+        // Whatever else the system says about it is said when it is read.
+        let is_here = !fs::metadata(&path).is_err_and(|error| is_absent(&error));
+        is_here.then(|| if is_blob { FoundFile::Blob(path) } else { FoundFile::Own(path) })
+    }
+
+    /// Like [`Self::find`], and also finds a blob whose length is wrong.
+    pub(super) fn find_any(&self, name: &str) -> Option<FoundFile> {
+        let entry = || Some(self.root.join(name)).filter(|path| path.exists()).map(FoundFile::Blob);
+        self.find(name).or_else(entry)
+    }
+
+    /// The blob that a file should be: by the listing of the commit, or by the name that its link leads to.
+    pub(super) fn expected(&self, name: &str, found: &FoundFile) -> Option<BlobName> {
+        let listed = self.in_listing(name).map(|listed| listed.blob.clone());
+        listed.or_else(|| BlobName::parse(&blob_name(found.path())?))
+    }
+
+    /// All files that are on this machine, to be verified.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = HashCandidate> {
+        self.names.iter().filter_map(|name| {
+            let found = self.find_any(name)?;
+            let blob = self.expected(name, &found);
+            Some(HashCandidate { name: name.clone(), path: found.path().to_owned(), blob })
+        })
+    }
+
+    /// The content of a small file; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be read, has more than `max` bytes, or is a blob with another content than its name says. A file of
+    /// the snapshot's own may hold anything that is JSON: its owner may have edited it.
+    pub(super) fn read_small(&self, name: &str, found: &FoundFile, max: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let path = found.path();
+        let Some(bytes) = read_bounded(path, max)? else { return Ok(None) };
+        let is_edited = || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+        if matches!(found, FoundFile::Own(_)) && is_edited() {
+            return Ok(Some(bytes));
+        }
+        let Some(expected) = self.expected(name, found) else { return Ok(Some(bytes)) };
+        let mut hasher = BlobHasher::new(expected.kind(), bytes.len() as u64);
+        hasher.update(&bytes);
+        let found = hasher.finish();
+        if found == expected.as_str() {
+            return Ok(Some(bytes));
+        }
+        Err(SnapshotError::Damaged { path: path.to_owned(), expected, found })
+    }
+
+    /// Where the file of that name is, or would be.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
-        let path = self.root.join(name);
-        match self.listed.as_ref().and_then(|(store, listing)| Some(store.blob(&listing.get(name)?.blob))) {
-            Some(blob) if !path.exists() && blob.exists() => blob,
-            _ => path,
-        }
+        self.find(name).map_or_else(|| self.root.join(name), |found| found.path().to_owned())
     }
 }
 
@@ -113,10 +181,4 @@ pub(super) fn glob_set(patterns: &[String]) -> Result<Option<GlobSet>, SnapshotE
         builder.add(Glob::new(folder.as_deref().unwrap_or(pattern)).map_err(bad(pattern))?);
     }
     builder.build().map(Some).map_err(bad("all of them"))
-}
-
-/// Whether there is no such file, whatever the system calls that: a name that is longer than the file system allows, or
-/// below a file, is not there either.
-pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory)
 }

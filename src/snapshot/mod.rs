@@ -33,11 +33,11 @@ pub use self::{
     fetch::{DownloadEvent, Extent, FetchError, FetchReport, Fetcher, Want},
     files::Files,
     remote::{Remote, RemoteComponent, RemoteError},
-    verify::{Finding, HashCandidate, Scope, Verdict, VerifyError, verify},
+    verify::{Finding, HashCandidate, HashCheck, OwnFiles, Scope, Verdict, VerifyError, verify},
 };
 use crate::{
     disk,
-    hub::{RepoStore, blob_name},
+    hub::{FoundFile, RepoStore, is_absent},
     resolve::{Choice, ResolvedModel},
     turn::in_turn,
 };
@@ -77,6 +77,8 @@ pub struct ShardFile {
     pub identity: FileIdentity,
     /// What its content is known by.
     pub content: ContentKey,
+    /// The blob that it should be; `None` outside of a cache, and where neither link nor listing says so.
+    pub expected: Option<BlobName>,
 }
 
 /// The files that a component is made of.
@@ -112,6 +114,16 @@ pub enum SnapshotError {
     TooManyDocuments {
         /// The directory.
         path: PathBuf,
+    },
+    /// A small file that is not what its name, or the commit's listing, says.
+    #[error("`{}` is damaged: its hash is {found}, expected {expected}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// By its name or the listing.
+        expected: BlobName,
+        /// By its content.
+        found: String,
     },
     /// A config of megabytes.
     #[error("`{}` has {found} bytes, at most {max} are read", path.display())]
@@ -191,6 +203,11 @@ impl Explain for SnapshotError {
             Self::TooManyFiles { path } | Self::TooManyComponents { path } | Self::TooManyDocuments { path } => {
                 of_path(Reason::NotAModel, path, "name the model's own directory")
             }
+            Self::Damaged { path, .. } => of_path(
+                Reason::Corrupt,
+                path,
+                "it is fetched again when the hub may be asked; if it happens again, look at the disk",
+            ),
             Self::TooLarge { path, .. } => {
                 of_path(Reason::InvalidConfig, path, "the file is damaged or was swapped: fetch it again")
             }
@@ -251,7 +268,11 @@ impl Snapshot {
         let mut missing_documents = Vec::new();
         let mut bytes_total = 0;
         for name in files.names().iter().filter(|name| family::is_document(name)) {
-            match read_bounded(&files.path(name), family::CONFIG_BYTES_MAX)? {
+            let found = match files.find_any(name) {
+                Some(found) => files.read_small(name, &found, family::CONFIG_BYTES_MAX)?,
+                None => None,
+            };
+            match found {
                 Some(bytes) => {
                     bytes_total += bytes.len();
                     if bytes_total > DOCUMENTS_BYTES_MAX {
@@ -435,7 +456,7 @@ impl Snapshot {
         for name in names {
             match self.shard_file(&name)? {
                 Some(shard) => shards.push(shard),
-                None => missing.push(name),
+                None => missing.push(self.named_as_missing(&name)),
             }
         }
         if !missing.is_empty() {
@@ -458,12 +479,11 @@ impl Snapshot {
             WeightFiles::Files(names) => return Ok((None, names)),
             WeightFiles::Index(name) => name,
         };
-        let path = self.files.path(&name);
-        if !path.exists() {
-            let component = site.name.clone();
-            return Err(SnapshotError::Incomplete { component, missing: vec![name], total: 1 });
-        }
-        let index = read_index(&path, &site.folder)?;
+        let Some(found) = self.files.find(&name) else {
+            let (component, missing) = (site.name.clone(), vec![self.named_as_missing(&name)]);
+            return Err(SnapshotError::Incomplete { component, missing, total: 1 });
+        };
+        let index = self.read_index(&name, &found, &site.folder)?;
         let names = index.shards().into_iter().map(str::to_owned).collect();
         Ok((Some(index), names))
     }
@@ -471,41 +491,71 @@ impl Snapshot {
     /// All files that are on this machine, to be verified.
     #[must_use]
     pub fn candidates(&self) -> Vec<HashCandidate> {
-        let candidate = |name: &String| {
-            let path = self.files.path(name);
-            let blob = path.exists().then(|| self.blob_of(name, &path))?;
-            Some(HashCandidate { name: name.clone(), path, blob: blob.as_deref().and_then(BlobName::parse) })
-        };
-        self.files.names().iter().filter_map(candidate).collect()
+        self.files.candidates().collect()
     }
 
-    /// The name of the blob that `path` is: the link says so, or the listing, for a blob that nothing links to yet.
-    fn blob_of(&self, name: &str, path: &Path) -> Option<String> {
-        let unlinked = || self.files.in_listing(name).filter(|_| path != self.files.root().join(name));
-        blob_name(path).or_else(|| unlinked().map(|listed| listed.blob.to_string()))
+    /// A missing file as errors name it, with the reason where something is in its place.
+    fn named_as_missing(&self, name: &str) -> String {
+        let found = fs::metadata(self.files.root().join(name)).ok();
+        match found.zip(self.files.in_listing(name)) {
+            Some((found, listed)) if found.len() != listed.bytes => {
+                format!("{name} (damaged: {} bytes are here, {} belong to the commit)", found.len(), listed.bytes)
+            }
+            _ => name.to_owned(),
+        }
+    }
+
+    fn read_index(&self, name: &str, found: &FoundFile, folder: &str) -> Result<Index, SnapshotError> {
+        let path = found.path();
+        let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        in_turn(length, || {
+            let bytes = self.files.read_small(name, found, INDEX_BYTES_MAX)?;
+            let bytes = bytes
+                .ok_or_else(|| SnapshotError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })?;
+            Index::parse(&bytes, folder).map_err(|source| SnapshotError::Index { path: path.to_owned(), source })
+        })
     }
 
     fn shard_file(&self, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
-        let path = self.files.path(name);
+        let found = self.files.find(name);
+        let path = found.as_ref().map_or_else(|| self.files.root().join(name), |found| found.path().to_owned());
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
-            Err(error) if files::is_absent(&error) => return Ok(None),
+            Err(error) if is_absent(&error) => return Ok(None),
             Err(source) => return Err(SnapshotError::Io { path, source }),
         };
+        let Some(found) = found else { return Ok(None) };
         let identity = FileIdentity::of(&metadata);
-        let content = self.blob_of(name, &path).map_or_else(|| file_key(&identity), ContentKey::Blob);
-        Ok(Some(ShardFile { name: name.to_owned(), path, identity, content }))
+        let expected = self.files.expected(name, &found);
+        let content = match (&found, &expected) {
+            (FoundFile::Blob(_), Some(blob)) => ContentKey::Blob(blob.to_string()),
+            // Nobody vouches for what a user put there.
+            _ => file_key(&identity),
+        };
+        Ok(Some(ShardFile { name: name.to_owned(), path, identity, content, expected }))
     }
 }
 
+/// The small files that say what `model` is, and the file at `named`, to be verified. Reads no content, so it works for a
+/// model that cannot be used.
+///
+/// # Errors
+/// When the model's directory cannot be listed.
+pub fn small_candidates(
+    model: &ResolvedModel,
+    choice: &Choice,
+    named: Option<&Path>,
+) -> Result<Vec<HashCandidate>, SnapshotError> {
+    let is_small = |name: &str| family::is_document(name) || name.ends_with(".index.json");
+    let files = Files::on_disk(model, choice)?;
+    Ok(files.candidates().filter(|candidate| is_small(&candidate.name) || Some(&*candidate.path) == named).collect())
+}
+
 impl ShardFile {
-    /// The name of its blob, when its content is known by one.
+    /// The blob that it should be.
     #[must_use]
     pub fn blob(&self) -> Option<BlobName> {
-        match &self.content {
-            ContentKey::Blob(name) => BlobName::parse(name),
-            ContentKey::File(..) => None,
-        }
+        self.expected.clone()
     }
 
     /// The file, to be compared with its hash.
@@ -513,15 +563,6 @@ impl ShardFile {
     pub fn candidate(&self) -> HashCandidate {
         HashCandidate { name: self.name.clone(), path: self.path.clone(), blob: self.blob() }
     }
-}
-
-fn read_index(path: &Path, folder: &str) -> Result<Index, SnapshotError> {
-    let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
-    in_turn(length, || {
-        let bytes = read_bounded(path, INDEX_BYTES_MAX)?
-            .ok_or_else(|| SnapshotError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })?;
-        Index::parse(&bytes, folder).map_err(|source| SnapshotError::Index { path: path.to_owned(), source })
-    })
 }
 
 /// Content of a regular file; `None` when there is none of that name.

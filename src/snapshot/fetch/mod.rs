@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod partial;
+mod publish;
 mod space;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -148,7 +149,7 @@ impl Fetcher {
         want: Want,
         mut progress: impl FnMut(&Step, usize),
     ) -> Result<Arc<FetchReport>, FetchError> {
-        let store = RepoStore::new(&address.cache, &address.repo);
+        let store = RepoStore::new(&address.cache, &address.repo).with_links(self.hub.settings().links);
         let (repo, revision) = (address.repo.clone(), address.revision.clone());
         let key = SetKey { store, repo, revision, commit: pin.commit.clone(), want };
         for _ in 0..ATTEMPTS {
@@ -347,9 +348,9 @@ impl Set {
 
     /// Brings all of `files` here, and returns how many bytes came over the network.
     async fn download(&self, files: &Files, context: &WorkContext<SetWork>) -> Result<u64, FetchError> {
-        let store = self.key.store.clone();
+        let (store, commit) = (self.key.store.clone(), self.key.commit.clone());
         let (sizes, floor) = (files.clone(), self.fetcher.floor);
-        let missing = blocking(move || space::missing(&store, &sizes, floor)).await?;
+        let missing = blocking(move || space::missing(&store, &commit, &sizes, floor)).await?;
         if missing.is_empty() {
             return Ok(0);
         }
@@ -408,17 +409,10 @@ impl Set {
 
     /// Makes the set visible: listing, links, and last the ref.
     async fn publish(&self, listing: &Arc<Listing>, files: &Files) -> Result<(), FetchError> {
-        let SetKey { store, commit, revision, .. } = self.key.clone();
-        let (listing, files) = (Arc::clone(listing), files.clone());
-        blocking(move || {
-            let at = || FetchError::io(store.snapshot(&commit));
-            store.keep_listing(&commit, &listing).map_err(at())?;
-            for (path, listed) in &files {
-                store.link(&commit, path, &listed.blob).map_err(at())?;
-            }
-            store.point(&revision, &commit).map_err(at())
-        })
-        .await
+        let (key, listing, files) = (self.key.clone(), Arc::clone(listing), files.clone());
+        let attestations = Arc::clone(&self.fetcher.attestations);
+        blocking(move || publish::publish(&key.store, &key.commit, &key.revision, &listing, &files, &attestations))
+            .await
     }
 }
 

@@ -1,22 +1,24 @@
-//! What is still to come, and whether there is room for it. Asked before the first byte.
+//! Which files are still to come, and whether there is room for them. Asked before the first byte.
 
 use std::{collections::BTreeMap, fs};
 
-use weightsd_core::listing::Listed;
+use weightsd_core::{listing::Listed, spec::Commit};
 
 use super::FetchError;
 use crate::{disk::free_bytes, hub::RepoStore};
 
-/// The files of which no blob of the right length is there.
+/// The files that are not on this machine: neither as a blob of the right length nor as a file of the snapshot's own.
+///
+/// # Errors
+/// When the disk has no room for them.
 pub(super) fn missing(
     store: &RepoStore,
+    commit: &Commit,
     files: &BTreeMap<String, Listed>,
     floor: u64,
 ) -> Result<BTreeMap<String, Listed>, FetchError> {
-    let is_there = |listed: &Listed| {
-        fs::metadata(store.blob(&listed.blob)).is_ok_and(|found| found.is_file() && found.len() == listed.bytes)
-    };
-    let missing: BTreeMap<_, _> = files.clone().into_iter().filter(|(_, listed)| !is_there(listed)).collect();
+    let is_absent = |path: &str, listed: &Listed| store.locate(commit, path, listed).is_none();
+    let missing: BTreeMap<_, _> = files.clone().into_iter().filter(|(path, listed)| is_absent(path, listed)).collect();
     let begun = |listed: &Listed| fs::metadata(store.partial(&listed.blob)).map_or(0, |found| found.len());
     let mut blobs: BTreeMap<_, u64> = BTreeMap::new();
     for listed in missing.values() {
@@ -40,9 +42,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_needs_no_room() {
+    fn present_files_need_no_room() {
         let cache = tempfile::tempdir().unwrap();
         let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap());
+        let commit = Commit::parse(&"c".repeat(40)).unwrap();
         let mut listing = Listing::default();
         let sha = |digit: &str| digit.repeat(40);
         let page = serde_json::json!([
@@ -51,16 +54,20 @@ mod tests {
         ]);
         listing.add_page(page.to_string().as_bytes()).unwrap();
         let mut files: BTreeMap<_, _> = listing.iter().map(|(path, file)| (path.to_owned(), file.clone())).collect();
-        let error = missing(&store, &files, 0).unwrap_err();
+        let error = missing(&store, &commit, &files, 0).unwrap_err();
         assert!(matches!(error, FetchError::NoSpace { needed, .. } if needed == u64::MAX / 2 + 4), "{error}");
         files.remove("y");
-        assert_eq!(missing(&store, &files, 0).unwrap().len(), 1);
-        assert!(matches!(missing(&store, &files, u64::MAX), Err(FetchError::NoSpace { .. })));
+        assert_eq!(missing(&store, &commit, &files, 0).unwrap().len(), 1);
+        assert!(matches!(missing(&store, &commit, &files, u64::MAX), Err(FetchError::NoSpace { .. })));
         let blob = store.blob(&files["x"].blob);
         fs::create_dir_all(blob.parent().unwrap()).unwrap();
         fs::write(&blob, "four").unwrap();
-        assert!(missing(&store, &files, u64::MAX).unwrap().is_empty());
+        assert!(missing(&store, &commit, &files, u64::MAX).unwrap().is_empty());
         fs::write(&blob, "five5").unwrap();
-        assert_eq!(missing(&store, &files, 0).unwrap().len(), 1, "another length is another file");
+        assert_eq!(missing(&store, &commit, &files, 0).unwrap().len(), 1, "another length is another file");
+        let own = store.snapshot(&commit).join("x");
+        fs::create_dir_all(own.parent().unwrap()).unwrap();
+        fs::write(own, "edited").unwrap();
+        assert!(missing(&store, &commit, &files, 0).unwrap().is_empty(), "a file of the snapshot's own is a file");
     }
 }
