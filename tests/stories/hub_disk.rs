@@ -63,9 +63,9 @@ mod full {
         let kept = partials(&home, REPO).remove(0).metadata().unwrap().len();
         assert!(kept >= 900_000 && kept < LENGTH as u64, "{kept}");
         // It is full already when the next one asks.
-        let before = hub.bytes_sent(Side::Cdn);
+        let asked = hub.seen(&On::cdn("")).len();
         let again = load(&client, &home, "model").await.unwrap_err();
-        assert_eq!((again.reason(), hub.bytes_sent(Side::Cdn)), (Some(ErrorReason::NoSpace), before), "{again}");
+        assert_eq!((again.reason(), hub.seen(&On::cdn("")).len()), (Some(ErrorReason::NoSpace), asked), "{again}");
 
         fs::remove_file(ballast).unwrap();
         slow.remove();
