@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 use weightsd_client::{Client, ConnectOptions};
-use weightsd_fixtures::{Checkpoint, Contents, Dims};
+use weightsd_samples::{Checkpoint, Contents, Dims};
 
 use self::client::{Acquire, Report};
 use super::{

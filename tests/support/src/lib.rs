@@ -1,57 +1,8 @@
-//! Writes Z-Image checkpoints of any size, as diffusers directories and as Hugging Face caches.
-//!
-//! Names and shapes come from the catalogue of `weightsd-core`; configs, indexes, shards and bytes are this crate's
-//! own, so that the two check each other. A checkpoint is a value that can be damaged before it is written:
-//!
-//! ```
-//! use weightsd_fixtures::{Checkpoint, Contents, Dims};
-//!
-//! let mut checkpoint = Checkpoint::new(&Dims::tiny(), Contents::Random { seed: 7 })?;
-//! checkpoint.component_mut("vae").remove("decoder.conv_in.bias").rename("encoder.conv_in.bias", "encoder.conv_in.b");
-//! assert_eq!(checkpoint.component("vae").tensors().len(), 243);
-//! # Ok::<(), weightsd_fixtures::FixtureError>(())
-//! ```
-//!
-//! [`hub`] serves such a checkpoint over HTTP as Hugging Face does, with a switch for every fault.
-//!
-//! Two files on the road of the data: `checkpoint` holds what is wanted, `plan` says which bytes go where, `directory`
-//! and `hub_cache` write them.
-//!
-//! The same tensors can be written as other programs lay them out: as one file for all components or for one, under
-//! the original code's names with fused attention ([`Checkpoint::write_single_file`]), and with packed layers
-//! ([`Checkpoint::quantise`]). Their renames are this crate's own too.
+//! What tests need: made-up checkpoints, which are [`weightsd_samples`]'s, and a [`hub`] that serves them over HTTP as
+//! Hugging Face does, with a switch for every fault.
 
 #![forbid(unsafe_code)]
 
-mod checkpoint;
-mod component;
-mod configs;
-mod control;
-pub mod damage;
-mod dims;
-mod directory;
-mod error;
-mod fill;
 pub mod hub;
-mod hub_cache;
-mod other_layout;
-mod plan;
-mod python_json;
-mod quantised;
-mod shards;
-mod shared_store;
-mod single_file;
-mod stream;
-mod written;
 
-pub use checkpoint::Checkpoint;
-pub use component::{Component, Tensor};
-pub use control::ControlVersion;
-pub use dims::{Dims, PerComponent};
-pub use error::FixtureError;
-pub use fill::Contents;
-pub use hub_cache::{CacheForm, HubFile, HubFixture, repo_folder};
-pub use quantised::Quantisation;
-pub use safetensors::Dtype;
-pub use single_file::{FilePart, Names};
-pub use written::{Placed, Written, WrittenFile};
+pub use weightsd_samples::*;

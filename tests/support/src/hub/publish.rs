@@ -11,10 +11,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::shelf::{Commit, Content, Large, Published};
-use crate::{
-    FixtureError, HubFixture,
-    hub_cache::{commit_id, git_blob_hash},
-};
+use crate::{FixtureError, HubFixture, commit_id, git_blob_hash};
 
 /// From this size on files are large, whatever their name (the Hub's own limit for git).
 const LARGE_FROM: u64 = 10 << 20;

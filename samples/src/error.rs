@@ -31,7 +31,7 @@ pub enum FixtureError {
 
 impl FixtureError {
     /// For `map_err`: adds what was tried, and on what.
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 }

@@ -169,7 +169,9 @@ fn download(plan: &FilePlan, contents: Contents, partial: &Path) -> Result<Strin
     })
 }
 
-pub(crate) fn git_blob_hash(bytes: &[u8]) -> String {
+/// The name that git gives these bytes.
+#[must_use]
+pub fn git_blob_hash(bytes: &[u8]) -> String {
     let mut sha1 = Sha1::new();
     sha1.update(format!("blob {}\0", bytes.len()));
     sha1.update(bytes);
@@ -177,7 +179,7 @@ pub(crate) fn git_blob_hash(bytes: &[u8]) -> String {
 }
 
 /// A commit's name, from the etags and paths of its files.
-pub(crate) fn commit_id<'a>(repo: &str, files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+pub fn commit_id<'a>(repo: &str, files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut sha1 = Sha1::new();
     sha1.update(format!("{repo}\n"));
     for (etag, path) in files {
