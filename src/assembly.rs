@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use weightsd_core::{
     assemble::{self, AssembleError, Assembled, Inputs, Raw, declaration},
     explain::{Explain, Explanation, Reason},
-    family::{ComponentSite, ConfigError, Description, Family, ModelFacts, Named},
+    family::{ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, Named},
     parts::Located,
     table::Table,
     tool::Tool,
@@ -85,7 +85,9 @@ impl Recipe {
         spec: &str,
         base: Option<&Snapshot>,
     ) -> Result<Self, RecipeError> {
-        let (family, located) = (snapshot.family, snapshot.located().cloned());
+        let (family, located) = (snapshot.family_of(site), snapshot.located().cloned());
+        // A base model says what the components of its family are; of others it knows nothing.
+        let base = base.filter(|_| site.membership == Membership::Member);
         let model = family.name(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
         let description = match base {
             Some(base) if base.family.id() != family.id() => {

@@ -191,7 +191,7 @@ pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result
         subject.overlay.as_ref().map(|overlay| overlay_files(overlay, &choice(&request.overlay))).transpose()?;
     let files = snapshot.component(&request.component)?;
     let recipe = Recipe::new(&snapshot, &files.site, &request.selector.spec, base.as_ref())?;
-    let conversion = request.treatment.of(snapshot.family, &request.component, request.layout);
+    let conversion = request.treatment.of(recipe.family, &request.component, request.layout);
     // Structures of words and numbers: there is nothing in them that JSON cannot say.
     let mut computed = serde_json::to_vec(&conversion).unwrap_or_default();
     computed.extend_from_slice(format!("\nmlx {MLX_VERSION}\n").as_bytes());
@@ -208,7 +208,7 @@ pub fn prepare(request: &Request, subject: &Subject, pool: &ShardPool) -> Result
     let added = adapters.iter().flat_map(|adapter| &adapter.files.shards).map(|file| shard("adapter ", file));
     let shards: Vec<_> = own.chain(others).chain(added).collect();
     let id = ComponentId::of(&IdentityInputs {
-        family: snapshot.family.id(),
+        family: recipe.family.id(),
         component: &request.component,
         layout: request.layout,
         report_only: request.policy == AuditPolicy::ReportOnly,

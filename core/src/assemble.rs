@@ -10,7 +10,7 @@ use crate::{
     layers::layers,
     parts::{Located, PartProblem, locate},
     quantisation::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST},
-    rewrite::{Canonical, Overlay, OverlayError, RewriteError, canonical, overlay},
+    rewrite::{Canonical, Overlay, OverlayError, RewriteError, Rules, canonical, overlay},
     table::{Sourced, Table},
     tool::Tool,
 };
@@ -184,7 +184,9 @@ impl Raw {
         family: &dyn Family,
         tool: Tool,
     ) -> Result<Self, RewriteError> {
-        let mut rules = family.rules(component, tool);
+        // Tensors that nobody checks keep their names: a rule of the family would be a guess.
+        let is_unchecked = description.is_some_and(|description| description.unchecked.is_some());
+        let mut rules = if is_unchecked { Rules::NONE } else { family.rules(component, tool) };
         // The config's count wins over what the names seem to say: a file may lack a block.
         rules.count = description.and_then(|description| description.rules.count).or(rules.count);
         let canonical = canonical(tensors, &rules)?;
@@ -265,6 +267,10 @@ pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
             return Err(InferError::Unknown { problem: "the family does not know the model".to_owned() }.into());
         }
     };
+    remarks.extend(family.refine(component, &mut description, &table));
+    if let Some(reason) = &description.unchecked {
+        remarks.push(format!("the tensors are not checked, since {reason}"));
+    }
     let mut summary = None;
     if let Some(other) = other {
         check_width(&description, &other.canonical.table)?;

@@ -1,6 +1,6 @@
 //! Control ("Fun") checkpoints for a transformer.
 
-use weightsd_core::family::ComponentSite;
+use weightsd_core::family::{ComponentSite, Membership};
 
 use crate::{Checkpoint, Component, Dtype, Tensor};
 
@@ -59,6 +59,7 @@ impl Checkpoint {
             folder: "controlnet".to_owned(),
             stem: "diffusion_pytorch_model".to_owned(),
             config: None,
+            membership: Membership::Member,
         };
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         self.components.push(Component { site, tensors, shard_bytes_max: u64::MAX, metadata });

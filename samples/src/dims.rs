@@ -1,6 +1,6 @@
 //! How large a checkpoint is.
 
-use weightsd_core::family::z_image::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use weightsd_core::family::z_image::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig, known};
 
 use crate::Dtype;
 
@@ -38,53 +38,9 @@ impl Dims {
     #[must_use]
     pub fn true_size() -> Self {
         Self {
-            transformer: TransformerConfig {
-                all_patch_size: vec![2],
-                all_f_patch_size: vec![1],
-                in_channels: 16,
-                dim: 3840,
-                n_layers: 30,
-                n_refiner_layers: 2,
-                n_heads: 30,
-                n_kv_heads: 30,
-                norm_eps: 1e-5,
-                qk_norm: true,
-                cap_feat_dim: 2560,
-                siglip_feat_dim: None,
-                rope_theta: 256.0,
-                t_scale: 1000.0,
-                axes_dims: [32, 48, 48],
-                axes_lens: [1536, 512, 512],
-            },
-            text_encoder: TextEncoderConfig {
-                attention_bias: false,
-                head_dim: 128,
-                hidden_size: 2560,
-                intermediate_size: 9728,
-                max_position_embeddings: 40960,
-                num_attention_heads: 32,
-                num_hidden_layers: 36,
-                num_key_value_heads: 8,
-                rms_norm_eps: 1e-6,
-                rope_theta: 1_000_000.0,
-                vocab_size: 151_936,
-                tie_word_embeddings: true,
-                dtype: Some("bfloat16".to_owned()),
-            },
-            vae: VaeConfig {
-                block_out_channels: vec![128, 256, 512, 512],
-                in_channels: 3,
-                out_channels: 3,
-                latent_channels: 16,
-                layers_per_block: 2,
-                mid_block_add_attention: true,
-                norm_num_groups: 32,
-                sample_size: 1024,
-                scaling_factor: 0.3611,
-                shift_factor: Some(0.1159),
-                use_quant_conv: false,
-                use_post_quant_conv: false,
-            },
+            transformer: known::transformer(),
+            text_encoder: known::text_encoder(),
+            vae: known::vae(),
             scheduler: SchedulerConfig {
                 num_train_timesteps: 1000,
                 shift: 3.0,

@@ -296,11 +296,17 @@ impl Snapshot {
 
     fn recognise(&mut self) -> Result<(), SnapshotError> {
         self.family = family::detect(&self.facts);
-        self.sites = self.family.components(&self.facts);
+        self.sites = family::components(self.family, &self.facts);
         if self.sites.len() > COMPONENTS_MAX {
             return Err(SnapshotError::TooManyComponents { path: self.model.path.clone() });
         }
         Ok(())
+    }
+
+    /// The family that describes the component at `site`.
+    #[must_use]
+    pub fn family_of(&self, site: &ComponentSite) -> &'static dyn Family {
+        family::of_site(self.family, site)
     }
 
     /// Where the components are, present or not.
@@ -343,7 +349,7 @@ impl Snapshot {
     #[must_use]
     pub fn file(&self, shard: ShardFile) -> ComponentFiles {
         let stem = shard.name.trim_end_matches(".safetensors").to_owned();
-        let site = ComponentSite { name: stem.clone(), folder: String::new(), stem, config: None };
+        let site = ComponentSite::of_file(&stem, &stem);
         ComponentFiles { site, index: None, dependencies: vec![shard.path.clone()], shards: vec![shard] }
     }
 
@@ -387,12 +393,7 @@ impl Snapshot {
     /// Takes `file` for the whole model: its parts are components of `family`.
     pub fn adopt(&mut self, file: &str, family: &'static dyn Family, located: Located) {
         let stem = file.trim_end_matches(".safetensors").to_owned();
-        let site = |part: &FilePart| ComponentSite {
-            name: part.component.to_owned(),
-            folder: String::new(),
-            stem: stem.clone(),
-            config: None,
-        };
+        let site = |part: &FilePart| ComponentSite::of_file(part.component, &stem);
         self.family = family;
         self.sites = located.parts.iter().map(site).collect();
         self.single = Some((file.to_owned(), located));

@@ -280,3 +280,38 @@ async fn a_known_model_has_its_preset() {
         assert_eq!(model.client.resolve(asked).await.unwrap().known.unwrap().name, name);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_that_a_family_has_no_name_for_are_components_too() {
+    let model = Model::of(&tiny(1)).await;
+    let folder = model.home.path().join("model");
+    fs::create_dir(folder.join("controlnet")).unwrap();
+    let weights = "diffusion_pytorch_model.safetensors";
+    fs::copy(folder.join("vae").join(weights), folder.join("controlnet").join(weights)).unwrap();
+    fs::write(folder.join("controlnet/config.json"), r#"{"_class_name": "SomeControlNet"}"#).unwrap();
+    let resolved = model.resolve().await;
+    let names: Vec<_> = resolved.components.iter().map(|component| component.name.as_str()).collect();
+    assert_eq!(
+        (resolved.family.as_str(), names),
+        ("z-image", vec!["transformer", "text_encoder", "vae", "controlnet"])
+    );
+    let added = model.load("controlnet").await.unwrap();
+    assert_eq!(added.info().family, "generic");
+    let [added, vae] = [added, model.load("vae").await.unwrap()];
+    let name = "decoder.conv_in.weight";
+    assert_eq!(added.tensor(name).unwrap().bytes(), vae.tensor(name).unwrap().bytes());
+    assert!(added.config_json().contains("SomeControlNet"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_of_another_class_is_lent_unchecked_and_the_report_says_why() {
+    let model = Model::of(&tiny(1)).await;
+    let config = model.home.path().join("model/vae/config.json");
+    let written = fs::read_to_string(&config).unwrap();
+    fs::write(&config, written.replace("\"AutoencoderKL\"", "\"AutoencoderTiny\"")).unwrap();
+    let report = model.audit("vae").await;
+    assert_eq!((report.expected, report.clean), (0, true), "{report:?}");
+    let said = report.remarks.join("; ");
+    assert!(said.contains("not checked") && said.contains("AutoencoderTiny"), "{said}");
+    assert!(model.load("vae").await.is_ok());
+}

@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, read_config};
-use crate::naming::Naming;
-use crate::rewrite::Rules;
+use super::{ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, read_json};
+use crate::select::is_weights;
 
 /// See the module.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ impl Family for Generic {
         let folders: BTreeSet<&str> = facts
             .files
             .iter()
-            .filter(|path| path.ends_with(".safetensors") || path.ends_with(crate::select::INDEX_SUFFIX))
+            .filter(|path| is_weights(path))
             .map(|path| path.rsplit_once('/').map_or("", |(folder, _)| folder))
             .collect();
         folders
@@ -36,14 +35,15 @@ impl Family for Generic {
                     folder: folder.to_owned(),
                     stem: stem(facts, folder).to_owned(),
                     config: facts.documents.contains_key(&config).then_some(config),
+                    membership: Membership::Member,
                 }
             })
             .collect()
     }
 
     fn describe(&self, site: &ComponentSite, facts: &ModelFacts) -> Result<Description, ConfigError> {
-        let config = site.config.as_deref().map_or(Ok(serde_json::Value::Null), |path| read_config(facts, path))?;
-        Ok(Description { config, catalogue: None, naming: Naming::NONE, rules: Rules::NONE, borrowed: Vec::new() })
+        let config = site.config.as_deref().map(|path| read_json(facts, path)).transpose()?;
+        Ok(Description::uncatalogued(config.map_or(serde_json::Value::Null, serde_json::Value::Object), None))
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
@@ -62,6 +62,33 @@ fn stem(facts: &ModelFacts, folder: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_family_hides_no_folder_that_it_has_no_name_for() {
+        let pipeline =
+            ["vae/diffusion_pytorch_model.safetensors", "controlnet/diffusion_pytorch_model.fp16.safetensors"];
+        let index = br#"{"_class_name":"ZImagePipeline"}"#.to_vec();
+        let facts = ModelFacts {
+            files: pipeline.map(str::to_owned).to_vec(),
+            documents: [("model_index.json".to_owned(), index)].into(),
+        };
+        let family = crate::family::detect(&facts);
+        let sites = crate::family::components(family, &facts);
+        let names: Vec<_> = sites.iter().map(|site| (site.name.as_str(), site.membership)).collect();
+        let [known, stranger] = [Membership::Member, Membership::Stranger];
+        assert_eq!(names, [("transformer", known), ("text_encoder", known), ("vae", known), ("controlnet", stranger)]);
+        let of = |at: usize| crate::family::of_site(family, &sites[at]).id();
+        assert_eq!((of(2), of(3)), ("z-image", "generic"));
+
+        let embedder = ["model.safetensors", "2_Dense/model.safetensors", "model/model.safetensors"];
+        let config = br#"{"model_type":"qwen3"}"#.to_vec();
+        let facts = ModelFacts {
+            files: embedder.map(str::to_owned).to_vec(),
+            documents: [("config.json".to_owned(), config)].into(),
+        };
+        let sites = crate::family::components(crate::family::detect(&facts), &facts);
+        assert_eq!(sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>(), ["model", "2_Dense", "./model"]);
+    }
 
     #[test]
     fn each_folder_with_weights_is_a_component() {

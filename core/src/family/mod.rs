@@ -27,7 +27,7 @@ use crate::{
     adapter::{ADAPTER_CONFIG, Targets},
     catalogue::Catalogue,
     derive::Float,
-    json::parse_object,
+    json::{from_object, parse_object},
     naming::Naming,
     parts::{self, Located, PartSign, SharedPrefixes},
     quantisation::{CONTROLNET_MANIFEST, MANIFEST},
@@ -76,6 +76,28 @@ pub struct ComponentSite {
     pub stem: String,
     /// Path of its config, when it has one.
     pub config: Option<String>,
+    /// Whether the model's family knows the component.
+    pub membership: Membership,
+}
+
+impl ComponentSite {
+    /// A component that is in weight files in the root, called `stem`, and has no config.
+    #[must_use]
+    pub fn of_file(name: &str, stem: &str) -> Self {
+        let (name, stem) = (name.to_owned(), stem.to_owned());
+        Self { name, folder: String::new(), stem, config: None, membership: Membership::Member }
+    }
+}
+
+/// Whether the family of a model knows one of its components.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// It does.
+    #[default]
+    Member,
+    /// The folder holds weights that the family has no name for, such as a `controlnet/` that somebody added to a
+    /// pipeline. The generic family describes it.
+    Stranger,
 }
 
 /// What a component is, read from its config.
@@ -85,12 +107,24 @@ pub struct Description {
     pub config: serde_json::Value,
     /// The tensors it must have; `None` when the family takes what is there.
     pub catalogue: Option<Catalogue>,
+    /// Why there is no catalogue, where the family has one for components of this name.
+    pub unchecked: Option<String>,
     /// Module names.
     pub naming: Naming,
     /// From other layouts' names to the catalogue's.
     pub rules: Rules,
     /// Names of tensors of another component that the model takes by reference.
     pub borrowed: Vec<String>,
+}
+
+impl Description {
+    /// A component whose tensors are taken as they are: of no known kind, or of a kind that its family cannot check,
+    /// for the reason `unchecked`.
+    #[must_use]
+    pub fn uncatalogued(config: serde_json::Value, unchecked: Option<String>) -> Self {
+        let (naming, rules) = (Naming::NONE, Rules::NONE);
+        Self { config, catalogue: None, unchecked, naming, rules, borrowed: Vec::new() }
+    }
 }
 
 /// Why a config is not its family's.
@@ -176,6 +210,12 @@ pub trait Family: Send + Sync + std::fmt::Debug {
         !layer.contains("embed") && !layer.contains("norm")
     }
 
+    /// Corrects a description by what the tensors, under the catalogue's names, show beyond the config. Says what it
+    /// corrected.
+    fn refine(&self, _component: &str, _description: &mut Description, _table: &Table) -> Option<String> {
+        None
+    }
+
     /// Names the published model that this is. `spec` is an id or a path, as the user wrote it.
     fn name(&self, _spec: Option<&str>, _facts: &ModelFacts) -> Option<Named> {
         None
@@ -213,6 +253,35 @@ pub fn detect(facts: &ModelFacts) -> &'static dyn Family {
     FAMILIES.into_iter().find(|family| family.detects(facts)).unwrap_or(&generic::Generic)
 }
 
+/// All components of a model: those of its family, and after them the folders with weights that the family has no name
+/// for.
+#[must_use]
+pub fn components(family: &dyn Family, facts: &ModelFacts) -> Vec<ComponentSite> {
+    let mut sites = family.components(facts);
+    if family.id() == GENERIC {
+        return sites;
+    }
+    for mut site in generic::Generic.components(facts) {
+        if sites.iter().any(|known| known.folder == site.folder) {
+            continue;
+        }
+        if sites.iter().any(|known| known.name == site.name) {
+            site.name = format!("./{}", site.name);
+        }
+        sites.push(ComponentSite { membership: Membership::Stranger, ..site });
+    }
+    sites
+}
+
+/// The family that describes the component at `site` of a model of `family`.
+#[must_use]
+pub fn of_site(family: &'static dyn Family, site: &ComponentSite) -> &'static dyn Family {
+    match site.membership {
+        Membership::Member => family,
+        Membership::Stranger => &generic::Generic,
+    }
+}
+
 /// Checks that every number is between 1 and its limit, so that no config can ask for a catalogue of billions.
 fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
     match values.iter().find(|(_, value, max)| *value == 0 || value > max) {
@@ -221,8 +290,16 @@ fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
     }
 }
 
-/// Parses a config file of the model.
-fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
+/// Parses a JSON file of the model, as it is written.
+fn read_json(facts: &ModelFacts, path: &str) -> Result<serde_json::Map<String, serde_json::Value>, ConfigError> {
     let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
     parse_object(bytes).map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })
+}
+
+/// Parses a config file of the model into its type. The libraries that write configs write `null` for what is not set,
+/// so a key that is `null` counts as absent.
+fn read_config<T: serde::de::DeserializeOwned>(facts: &ModelFacts, path: &str) -> Result<T, ConfigError> {
+    let mut written = read_json(facts, path)?;
+    written.retain(|_, value| !value.is_null());
+    from_object(written).map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })
 }

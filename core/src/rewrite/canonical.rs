@@ -72,6 +72,7 @@ pub fn canonical<'a>(
             Some(Applied::Dropped) => dropped.push(tensor.info.name.to_string()),
             Some(Applied::Renamed(name)) => out.push(renamed(tensor, name)),
             Some(Applied::Squeezed(name)) => out.push(squeezed(tensor, name)),
+            Some(Applied::Row(name)) => out.push(row(tensor, name)),
             Some(Applied::FromOrder(name, axes)) => out.push(from_order(tensor, name, axes)),
             Some(Applied::Split(into)) => match split(tensor, &into) {
                 Some(parts) => out.extend(parts),
@@ -106,6 +107,7 @@ fn counted<'a>(set: &Ruleset, names: impl Iterator<Item = &'a str> + Clone) -> u
 enum Applied {
     Renamed(String),
     Squeezed(String),
+    Row(String),
     FromOrder(String, Axes),
     Split(Vec<(String, u64)>),
     Dropped,
@@ -118,6 +120,7 @@ fn applied(rule: &Rule, name: &str, count: u64) -> Option<Applied> {
     Some(match rule.action {
         Action::Rename(to) | Action::Alias(to) => Applied::Renamed(fill(to)?),
         Action::Squeeze(to) => Applied::Squeezed(fill(to)?),
+        Action::Row(to) => Applied::Row(fill(to)?),
         Action::FromOrder(to, axes) => Applied::FromOrder(fill(to)?, axes),
         Action::SplitRows(into) => {
             Applied::Split(into.iter().map(|&(to, share)| Some((fill(to)?, share))).collect::<Option<_>>()?)
@@ -143,6 +146,13 @@ fn squeezed(tensor: &Sourced, name: String) -> Sourced {
         _ => return renamed(tensor, name),
     };
     derived(tensor, name, shape, tensor.info.range.clone(), Operation::Reshaped)
+}
+
+fn row(tensor: &Sourced, name: String) -> Sourced {
+    match *tensor.info.shape.as_slice() {
+        [length] => derived(tensor, name, vec![1, length], tensor.info.range.clone(), Operation::Reshaped),
+        _ => renamed(tensor, name),
+    }
 }
 
 fn from_order(tensor: &Sourced, name: String, axes: Axes) -> Sourced {

@@ -23,6 +23,8 @@ pub enum Action {
     Alias(&'static str),
     /// Another name, and a kernel of 1x1 becomes a matrix: `[o, i, 1, 1]` or `[o, 1, 1, i]` to `[o, i]`.
     Squeeze(&'static str),
+    /// Another name, and a vector becomes a matrix of one row: `[n]` to `[1, n]`. The way back is not taken.
+    Row(&'static str),
     /// Another name, and the kernel lies in MLX's order. It is described in the checkpoint's order, like any other. The
     /// way back is not taken.
     FromOrder(&'static str, Axes),
@@ -58,6 +60,12 @@ impl Rule {
     #[must_use]
     pub const fn squeeze(from: &'static str, to: &'static str) -> Self {
         Self { from, action: Action::Squeeze(to) }
+    }
+
+    /// A new name, and a matrix of one row in place of a vector.
+    #[must_use]
+    pub const fn row(from: &'static str, to: &'static str) -> Self {
+        Self { from, action: Action::Row(to) }
     }
 
     /// A new name for a kernel whose dimensions lie in the order `axes`.
@@ -143,7 +151,7 @@ impl Rules {
                         Some(Source { name: back(to)?, rows: Some((begin, share, all)) })
                     })?
                 }
-                Action::Drop | Action::Alias(_) | Action::FromOrder(..) => return None,
+                Action::Drop | Action::Alias(_) | Action::Row(_) | Action::FromOrder(..) => return None,
             };
             (source.name != name).then_some(source)
         })

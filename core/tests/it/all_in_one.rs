@@ -330,6 +330,8 @@ fn smaller_models_describe_themselves_where_they_can() {
     (model.transformer.n_layers, model.transformer.cap_feat_dim) = (3, 64);
     (model.text_encoder.hidden_size, model.text_encoder.num_hidden_layers) = (64, 3);
     model.vae.block_out_channels = vec![4, 8];
+    model.vae.down_block_types = Some(vec!["DownEncoderBlock2D".to_owned(); 2]);
+    model.vae.up_block_types = Some(vec!["UpDecoderBlock2D".to_owned(); 2]);
     model.vae.layers_per_block = 1;
     for component in COMPONENTS {
         let assembled = open(&all_in_one(&model), component, "").unwrap();
@@ -356,4 +358,33 @@ fn smaller_models_describe_themselves_where_they_can() {
         declaration: None,
     };
     assert!(assemble(inputs).unwrap().report.is_clean());
+}
+
+/// Files that were a GGUF once: the tokens have lost their first dimension, and no byte.
+#[test]
+fn flat_tokens_are_rows() {
+    let model = Model::real();
+    let description = model.describe("transformer");
+    let mut file = backwards(&entries(&model.catalogue("transformer"), Dtype::F16), &description.rules);
+    for (_, _, shape) in file.iter_mut().filter(|(name, _, _)| name.ends_with("_pad_token")) {
+        assert_eq!(shape.remove(0), 1);
+    }
+    let table = table(&file);
+    let located = locate(&table);
+    let raw = Raw::of_part(&table, &located, "transformer", None, &ZImage).unwrap();
+    let model = ZImage.name(None, &ModelFacts::default());
+    let inputs = Inputs {
+        component: "transformer",
+        family: &ZImage,
+        description: None,
+        model,
+        raw,
+        other: None,
+        declaration: None,
+    };
+    let assembled = assemble(inputs).unwrap();
+    assert!(assembled.report.is_clean(), "{}", assembled.report.summary());
+    let token = assembled.table.get("x_pad_token").unwrap();
+    assert_eq!(token.info.shape, [1, 3840]);
+    assert_eq!(token.info.range, table.get("x_pad_token").unwrap().info.range, "nothing to compute");
 }

@@ -6,7 +6,7 @@ use weightsd_core::{
     catalogue::Catalogue,
     family::{
         Description, Family, ModelFacts,
-        z_image::{TextEncoderConfig, TransformerConfig, VaeConfig, ZImage},
+        z_image::{TextEncoderConfig, TransformerConfig, VaeConfig, ZImage, known},
     },
     header::{Dtype, Header, TensorInfo, byte_length},
     rewrite::Rules,
@@ -29,21 +29,7 @@ pub(crate) const COMPONENTS: [&str; 3] = ["transformer", "text_encoder", "vae"];
 impl Model {
     /// `Tongyi-MAI/Z-Image`.
     pub(crate) fn real() -> Self {
-        let transformer = serde_json::json!({"in_channels": 16, "dim": 3840, "n_layers": 30, "n_refiner_layers": 2,
-            "n_heads": 30, "n_kv_heads": 30, "norm_eps": 1e-5, "qk_norm": true, "cap_feat_dim": 2560,
-            "rope_theta": 256.0, "t_scale": 1000.0, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512]});
-        let text_encoder = serde_json::json!({"head_dim": 128, "hidden_size": 2560, "intermediate_size": 9728,
-            "max_position_embeddings": 40960, "num_attention_heads": 32, "num_hidden_layers": 36,
-            "num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_theta": 1000000, "vocab_size": 151936, "dtype": "bfloat16"});
-        let vae = serde_json::json!({"block_out_channels": [128, 256, 512, 512], "in_channels": 3, "out_channels": 3,
-            "latent_channels": 16, "layers_per_block": 2, "mid_block_add_attention": true, "norm_num_groups": 32,
-            "sample_size": 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": false,
-            "use_post_quant_conv": false});
-        Self {
-            transformer: serde_json::from_value(transformer).unwrap(),
-            text_encoder: serde_json::from_value(text_encoder).unwrap(),
-            vae: serde_json::from_value(vae).unwrap(),
-        }
+        Self { transformer: known::transformer(), text_encoder: known::text_encoder(), vae: known::vae() }
     }
 
     pub(crate) fn facts(&self) -> ModelFacts {

@@ -96,7 +96,7 @@ fn incomplete_configs_are_errors_that_name_the_key() {
 #[test]
 fn images_are_scaled_by_blocks() {
     let mut vae = Model::real().vae;
-    assert_eq!((vae.scale_factor(), vae.image_multiple()), (8, 16));
+    assert_eq!((vae.scale_factor(), vae.picture_multiple()), (8, 16));
     for (blocks, factor) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
         vae.block_out_channels = vec![32; blocks];
         assert_eq!(vae.scale_factor(), factor);

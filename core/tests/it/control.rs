@@ -147,3 +147,24 @@ fn what_it_borrows_is_said() {
     }
     assert!(!report.borrowed.iter().any(|name| name.starts_with("layers.") || name.starts_with("all_final_layer.")));
 }
+
+/// As ComfyUI names them: attention fused, as in the transformer's original names.
+#[test]
+fn control_files_under_the_original_names_are_the_same_models() {
+    for (refiners, layers, in_dim, version) in [(Some(true), 15, 33, "2.1"), (Some(true), 3, 33, "2.1-lite")] {
+        let published = control(3840, layers, refiners, in_dim);
+        let original = |(name, dtype, shape): &Entry| {
+            let name = name.replace("attention.to_out.0.", "attention.out.").replace("to_q.", "qkv.");
+            let name = name.replace("norm_q.", "q_norm.").replace("norm_k.", "k_norm.");
+            let mut shape = shape.clone();
+            shape[0] *= if name.contains(".qkv.") { 3 } else { 1 };
+            (!name.contains("to_k.") && !name.contains("to_v.")).then_some((name, *dtype, shape))
+        };
+        let fused: Vec<Entry> = published.iter().filter_map(original).collect();
+        assert!(fused.len() < published.len());
+        let [published, fused] = [open(&published).unwrap(), open(&fused).unwrap()];
+        assert!(fused.report.is_clean(), "{}", fused.report.summary());
+        assert_eq!((fused.report.matched, fused.report.extra.len()), (published.report.matched, 0));
+        assert!(fused.report.remarks.contains(&format!("control version {version}")), "{:?}", fused.report.remarks);
+    }
+}

@@ -39,6 +39,7 @@ prop_compose! {
         (text.num_key_value_heads, text.attention_bias, text.head_dim) = (kv, bias, 2);
         let vae = &mut model.vae;
         vae.block_out_channels = widths;
+        (vae.down_block_types, vae.up_block_types) = (None, None);
         (vae.latent_channels, vae.layers_per_block, vae.mid_block_add_attention) = (latent, per_block, attention);
         (vae.use_quant_conv, vae.use_post_quant_conv) = (quant, !quant);
         model

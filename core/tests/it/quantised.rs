@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
     axes::Axes,
-    family::{ComponentSite, Family, ModelFacts, detect, is_document, z_image::ZImage},
+    family::{ComponentSite, Family, Membership, ModelFacts, detect, is_document, z_image::ZImage},
     header::Dtype,
     place::{Layout, Making, place},
     quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PackedRole, Scheme},
@@ -259,6 +259,7 @@ fn declarations_are_found_where_the_tools_put_them() {
         folder: folder.into(),
         stem: "model".into(),
         config: Some(if folder.is_empty() { "config.json".into() } else { format!("{folder}/config.json") }),
+        membership: Membership::Member,
     };
     let facts = |path: &str, json: &str| ModelFacts {
         files: Vec::new(),

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::architecture::{Architecture, Biases};
+use super::architecture::{Architecture, Biases, FeedForwardBiases};
 use crate::family::within;
 
 /// Widths above this are refused.
@@ -12,7 +12,7 @@ const LAYERS_MAX: u64 = 1024;
 /// Vocabularies above this are refused.
 const VOCABULARY_MAX: u64 = 1 << 32;
 
-/// As written. Unknown keys are ignored.
+/// As written. Keys that no architecture reads for its tensors are ignored.
 #[derive(Debug, Deserialize)]
 pub(super) struct LanguageConfig {
     hidden_size: u64,
@@ -81,9 +81,13 @@ impl LanguageConfig {
             head,
             queries: heads * head,
             keys: key_heads * head,
-            has_input_bias: self.attention_bias || architecture.biases == Biases::OnInputs,
+            has_input_bias: match architecture.biases {
+                Biases::None => false,
+                Biases::AsConfigured => self.attention_bias,
+                Biases::OnInputs => true,
+            },
             has_output_bias: self.attention_bias && architecture.biases == Biases::AsConfigured,
-            has_mlp_bias: self.mlp_bias,
+            has_mlp_bias: self.mlp_bias && architecture.feed_forward == FeedForwardBiases::AsConfigured,
             is_tied: self.tie_word_embeddings.unwrap_or(architecture.is_tied),
         })
     }

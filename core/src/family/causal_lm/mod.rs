@@ -6,24 +6,29 @@ mod config;
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use self::{architecture::Architecture, config::LanguageConfig};
-use super::{ComponentSite, ConfigError, Description, Family, ModelFacts, language_adapter, read_config};
+use super::{
+    ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, language_adapter, read_config, read_json,
+};
 use crate::{
     adapter::Targets,
     catalogue::{Builder, Catalogue},
-    naming::Naming,
     pattern::Pattern,
     rewrite::{Rule, Rules, Ruleset},
+    shown::shown,
+    table::Table,
     tool::Tool,
 };
 
 /// The config of a model.
 const CONFIG: &str = "config.json";
 
-/// Tensors that some writers save and no module has: the head of a model whose head is its embedding, and tables of the
-/// rotary embedding.
-const TIED: [Pattern; 2] = [Pattern("lm_head.weight"), Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
-const UNTIED: [Pattern; 1] = [Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
+/// Tensors that some writers save and no module has: the head of a model whose head is its embedding or that has none,
+/// and tables of the rotary embedding.
+const WITHOUT_HEAD: [Pattern; 2] = [Pattern(HEAD), Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
+const WITH_HEAD: [Pattern; 1] = [Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
 
 /// Embedding models are saved without the language model around them, and keep its config.
 static BARE: Ruleset = Ruleset {
@@ -55,18 +60,38 @@ impl Family for CausalLm {
             folder: String::new(),
             stem: "model".to_owned(),
             config: Some(CONFIG.to_owned()),
+            membership: Membership::Member,
         }]
     }
 
     fn describe(&self, site: &ComponentSite, facts: &ModelFacts) -> Result<Description, ConfigError> {
         let path = site.config.as_deref().unwrap_or(CONFIG);
         let impossible = |problem| ConfigError::Impossible { path: path.to_owned(), problem };
-        let written: serde_json::Value = read_config(facts, path)?;
+        let written = read_json(facts, path)?;
         let architecture = architecture(facts).ok_or_else(|| impossible("`model_type` is not known".to_owned()))?;
+        let head = match Head::of(&written, architecture) {
+            Ok(head) => head,
+            Err(reason) => {
+                return Ok(Description::uncatalogued(written.into(), Some(format!("`{path}`: {reason}"))));
+            }
+        };
         let config: LanguageConfig = read_config(facts, path)?;
-        let catalogue = catalogue(&config.dimensions(architecture).map_err(impossible)?, architecture);
-        let (naming, rules) = (Naming::NONE, self.rules(&site.name, Tool::Unknown));
-        Ok(Description { config: written, catalogue: Some(catalogue), naming, rules, borrowed: Vec::new() })
+        let dimensions = config.dimensions(architecture).map_err(impossible)?;
+        let catalogue = Some(catalogue(&dimensions, architecture, head));
+        let rules = self.rules(&site.name, Tool::Unknown);
+        Ok(Description { catalogue, rules, ..Description::uncatalogued(written.into(), None) })
+    }
+
+    /// Embedding models keep the config of the language model that they were, and are saved without its head: their
+    /// names say so, since the module around them is gone too.
+    fn refine(&self, _: &str, description: &mut Description, table: &Table) -> Option<String> {
+        let is_bare =
+            table.get("model.embed_tokens.weight").is_some_and(|found| found.source_name() == "embed_tokens.weight");
+        let catalogue = description
+            .catalogue
+            .take_if(|catalogue| is_bare && catalogue.contains(HEAD) && table.get(HEAD).is_none())?;
+        description.catalogue = Some(catalogue.only(|expected| expected.name != HEAD));
+        Some(format!("the names are those of a model saved without its head, so no `{HEAD}` is expected"))
     }
 
     fn rules(&self, _: &str, _: Tool) -> Rules {
@@ -83,24 +108,58 @@ impl Family for CausalLm {
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
-        let config = read_config(facts, CONFIG).ok();
-        config.map(|config| ("model".to_owned(), config)).into_iter().collect()
+        let config = read_json(facts, CONFIG).ok();
+        config.map(|config| ("model".to_owned(), config.into())).into_iter().collect()
     }
 }
 
-/// The architecture that the config names, when it is one of those and has a head for text.
+/// The head of a language model.
+const HEAD: &str = "lm_head.weight";
+
+/// Whether a model is saved with a head for text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    ForText,
+    None,
+}
+
+impl Head {
+    /// By the class that the config names; else why the tensors of that class are not known.
+    fn of(written: &serde_json::Map<String, Value>, architecture: &Architecture) -> Result<Self, String> {
+        if written.get("auto_map").is_some_and(|code| !code.is_null()) {
+            return Err("`auto_map` names code of the repository's own, which may have other tensors".to_owned());
+        }
+        let classes: Vec<&str> = written
+            .get("architectures")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let Architecture { with_head, bare, .. } = architecture;
+        match classes.as_slice() {
+            [] => Ok(Self::ForText),
+            classes if classes.contains(with_head) => Ok(Self::ForText),
+            classes if classes.contains(bare) => Ok(Self::None),
+            [first, ..] => Err(format!("`architectures` has \"{}\", expected {with_head} or {bare}", shown(first))),
+        }
+    }
+}
+
+/// The architecture that the config names, when it is one of those, with a head for text or none.
 fn architecture(facts: &ModelFacts) -> Option<&'static Architecture> {
-    let config: serde_json::Value = read_config(facts, CONFIG).ok()?;
-    let has_text_head = |class: &serde_json::Value| class.as_str().is_some_and(|class| class.ends_with("ForCausalLM"));
+    let config: Value = read_json(facts, CONFIG).ok()?.into();
+    let is_text =
+        |class: &Value| class.as_str().is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("Model"));
     let classes = config["architectures"].as_array();
-    if !classes.is_none_or(|classes| classes.iter().any(has_text_head)) {
+    if !classes.is_none_or(|classes| classes.is_empty() || classes.iter().any(is_text)) {
         return None;
     }
     let model_type = config["model_type"].as_str()?;
     architecture::ALL.iter().find(|architecture| architecture.model_type == model_type)
 }
 
-fn catalogue(config: &config::Dimensions, architecture: &Architecture) -> Catalogue {
+fn catalogue(config: &config::Dimensions, architecture: &Architecture, head: Head) -> Catalogue {
     let mut tensors = Builder::default();
     let hidden = config.hidden;
     let project = |tensors: &mut Builder, name: &str, output, input, has_bias| {
@@ -130,15 +189,16 @@ fn catalogue(config: &config::Dimensions, architecture: &Architecture) -> Catalo
         }
     }
     tensors.norm("model.norm", hidden);
-    if !config.is_tied {
+    let has_head = !config.is_tied && head == Head::ForText;
+    if has_head {
         tensors.linear("lm_head", config.vocabulary, hidden);
     }
-    tensors.finish().tolerating(if config.is_tied { &TIED } else { &UNTIED })
+    tensors.finish().tolerating(if has_head { &WITH_HEAD } else { &WITHOUT_HEAD })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::family::detect;
@@ -253,6 +313,15 @@ mod tests {
         assert!(has("qwen2", json!({}), "self_attn.q_proj.bias") && !has("qwen2", json!({}), "self_attn.o_proj.bias"));
         assert!(has("llama", json!({"attention_bias": true}), "self_attn.o_proj.bias"));
         assert!(has("llama", json!({"mlp_bias": true}), "mlp.up_proj.bias"));
+        for architecture in architecture::ALL.iter().filter(|architecture| architecture.model_type != "llama") {
+            let both = json!({"attention_bias": true, "mlp_bias": true, "head_dim": 16});
+            assert!(!has(architecture.model_type, both, "mlp.up_proj.bias"), "{architecture:?}");
+        }
+        for (model_type, is_read) in [("mistral", false), ("qwen2", false), ("qwen3", true), ("gemma2", true)] {
+            let asked = json!({"attention_bias": true, "head_dim": 16});
+            assert_eq!(has(model_type, asked, "self_attn.o_proj.bias"), is_read, "{model_type}");
+        }
+        assert!(!has("mistral", json!({"attention_bias": true}), "self_attn.q_proj.bias"));
         assert!(
             !has("llama", json!({}), "self_attn.q_norm.weight") && has("qwen3", json!({}), "self_attn.q_norm.weight")
         );
@@ -280,6 +349,64 @@ mod tests {
             let error = describe(&config("llama", &rest)).unwrap_err().to_string();
             assert!(error.contains(word), "{error} should name {word}");
         }
+    }
+
+    #[test]
+    fn keys_that_are_null_have_their_defaults() {
+        let nulls = json!({"num_key_value_heads": null, "head_dim": null, "attention_bias": null, "mlp_bias": null,
+            "tie_word_embeddings": null, "architectures": null, "auto_map": null});
+        let found = describe(&config("llama", &nulls)).unwrap();
+        let mut plain = config("llama", &json!({}));
+        plain.as_object_mut().unwrap().remove("num_key_value_heads");
+        assert_eq!(found.tensors(), describe(&plain).unwrap().tensors());
+        let error = describe(&config("llama", &json!({"hidden_size": null}))).unwrap_err().to_string();
+        assert!(error.contains("missing field `hidden_size`"), "{error}");
+    }
+
+    fn unchecked(config: &Value) -> String {
+        let facts = facts(config);
+        let found = CausalLm.describe(&CausalLm.components(&facts).remove(0), &facts).unwrap();
+        assert!(found.catalogue.is_none() && found.rules == Rules::NONE);
+        found.unchecked.unwrap()
+    }
+
+    #[test]
+    fn what_other_code_reads_makes_no_catalogue_and_says_why() {
+        let class = unchecked(&config("llama", &json!({"architectures": ["LlamaSwiftKVForCausalLM"]})));
+        assert!(class.contains("config.json") && class.contains("LlamaSwiftKVForCausalLM"), "{class}");
+        let code = unchecked(&config("llama", &json!({"auto_map": {"AutoModelForCausalLM": "x--modeling.X"}})));
+        assert!(code.contains("auto_map"), "{code}");
+    }
+
+    /// As Qwen3-Embedding-8B is: the config of the language model, untied, and the names of the model inside it.
+    #[test]
+    fn a_head_is_not_expected_of_what_is_saved_without_one() {
+        let by_class = describe(&config("qwen3", &json!({"architectures": ["Qwen3Model"]}))).unwrap();
+        assert!(!by_class.contains(HEAD) && by_class.tolerates(HEAD));
+
+        let facts = facts(&config("qwen3", &json!({"architectures": ["Qwen3ForCausalLM"]})));
+        let refined = |names: &[&str]| {
+            let mut description = CausalLm.describe(&CausalLm.components(&facts).remove(0), &facts).unwrap();
+            let tensors = names.iter().map(|&name| crate::header::TensorInfo {
+                name: name.into(),
+                dtype: crate::header::Dtype::BF16,
+                shape: vec![50, 64],
+                range: 8..8 + 6400,
+            });
+            let mut tensors: Vec<_> = tensors.collect();
+            tensors.sort_by(|a, b| a.name.cmp(&b.name));
+            let header = crate::header::Header { data_start: 8, file_length: 6408, tensors, metadata: BTreeMap::new() };
+            let table =
+                Table::merge(vec![crate::table::Shard { source: crate::source::SourceId(0), name: "x", header }])
+                    .unwrap();
+            let raw = table.tensors().iter().map(|tensor| (&*tensor.info.name, tensor));
+            let table = crate::rewrite::canonical(raw, &description.rules).unwrap().table;
+            let said = CausalLm.refine("model", &mut description, &table);
+            (description.catalogue.unwrap().contains(HEAD), said.is_some())
+        };
+        assert_eq!(refined(&["embed_tokens.weight"]), (false, true));
+        assert_eq!(refined(&["embed_tokens.weight", "lm_head.weight"]), (true, false));
+        assert_eq!(refined(&["model.embed_tokens.weight"]), (true, false));
     }
 
     #[test]

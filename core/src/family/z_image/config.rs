@@ -51,24 +51,36 @@ fn default_frame_patch_sizes() -> Vec<u64> {
     vec![1]
 }
 
-/// `vae/config.json` (diffusers' `AutoencoderKL`).
+/// `vae/config.json` (diffusers' `AutoencoderKL`). Keys that older versions did not write have diffusers' defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VaeConfig {
+    /// Kind of each encoder block, by class; all of the plain kind where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_block_types: Option<Vec<String>>,
+    /// Kind of each decoder block, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_block_types: Option<Vec<String>>,
+    /// The activation; none that diffusers has holds tensors.
+    #[serde(default = "silu")]
+    pub act_fn: String,
     /// Channels of each block.
     pub block_out_channels: Vec<u64>,
-    /// Image channels read.
+    /// Channels of a picture that is read.
     pub in_channels: u64,
-    /// Image channels written.
+    /// Channels of a picture that is written.
     pub out_channels: u64,
     /// Latent channels.
     pub latent_channels: u64,
     /// Residual layers of an encoder block; a decoder block has one more.
     pub layers_per_block: u64,
-    /// Whether the middle block attends.
+    /// Whether the middle block attends; diffusers' default is yes.
+    #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
-    /// Groups of the group norms.
+    /// Groups of the group norms; diffusers' default is 32.
+    #[serde(default = "thirty_two")]
     pub norm_num_groups: u64,
-    /// Side of the training images.
+    /// Side of the training pictures; diffusers' default is 32.
+    #[serde(default = "thirty_two")]
     pub sample_size: u64,
     /// Factor of the latents.
     pub scaling_factor: f64,
@@ -87,19 +99,27 @@ fn yes() -> bool {
     true
 }
 
+fn thirty_two() -> u64 {
+    32
+}
+
+fn silu() -> String {
+    "silu".to_owned()
+}
+
 /// Latents are cut into patches of this many on a side.
 const LATENT_PATCH: u64 = 2;
 
 impl VaeConfig {
-    /// Pixels on a side of an image for each latent: every block but the last halves the size.
+    /// Pixels on a side of a picture for each latent: every block but the last halves the size.
     #[must_use]
     pub fn scale_factor(&self) -> u64 {
         1 << self.block_out_channels.len().saturating_sub(1).min(63)
     }
 
-    /// The sides of an image are multiples of this.
+    /// The sides of a picture are multiples of this.
     #[must_use]
-    pub fn image_multiple(&self) -> u64 {
+    pub fn picture_multiple(&self) -> u64 {
         self.scale_factor().saturating_mul(LATENT_PATCH)
     }
 }
@@ -111,7 +131,7 @@ pub struct SchedulerConfig {
     pub num_train_timesteps: u64,
     /// Shift of the time steps: 3 for Turbo, 6 for the base model.
     pub shift: f64,
-    /// Whether the shift follows the image's size.
+    /// Whether the shift follows the picture's size.
     pub use_dynamic_shifting: bool,
     /// Shift at `base_image_seq_len`, when dynamic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,10 +139,10 @@ pub struct SchedulerConfig {
     /// Shift at `max_image_seq_len`, when dynamic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_shift: Option<f64>,
-    /// Smallest image, in tokens.
+    /// Smallest picture, in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_image_seq_len: Option<u64>,
-    /// Largest image, in tokens.
+    /// Largest picture, in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_image_seq_len: Option<u64>,
 }

@@ -6,20 +6,30 @@ use crate::{
     rewrite::{Rule, Ruleset},
 };
 
+/// Fused attention of a block, of the transformer or of a control model. Equal thirds: a config is refused when keys
+/// have other heads than queries.
+const QKV: Rule = Rule::split_rows(
+    "*.#.attention.qkv.*",
+    &[("*.#.attention.to_q.*", 1), ("*.#.attention.to_k.*", 1), ("*.#.attention.to_v.*", 1)],
+);
+const OUT: Rule = Rule::rename("*.#.attention.out.*", "*.#.attention.to_out.0.*");
+const Q_NORM: Rule = Rule::rename("*.#.attention.q_norm.*", "*.#.attention.norm_q.*");
+const K_NORM: Rule = Rule::rename("*.#.attention.k_norm.*", "*.#.attention.norm_k.*");
+
 /// Original names, with fused attention. mflux's own names come last; they have no way back.
 pub(super) static TRANSFORMER: Ruleset = Ruleset {
     strip: &["model.diffusion_model.", "diffusion_model.", "transformer.", "model.model.", "model.", "net."],
     rules: &[
         Rule::rename("x_embedder.*", "all_x_embedder.2-1.*"),
         Rule::rename("final_layer.**", "all_final_layer.2-1.**"),
-        // Equal thirds: the config is refused when keys have other heads than queries.
-        Rule::split_rows(
-            "*.#.attention.qkv.*",
-            &[("*.#.attention.to_q.*", 1), ("*.#.attention.to_k.*", 1), ("*.#.attention.to_v.*", 1)],
-        ),
-        Rule::rename("*.#.attention.out.*", "*.#.attention.to_out.0.*"),
-        Rule::rename("*.#.attention.q_norm.*", "*.#.attention.norm_q.*"),
-        Rule::rename("*.#.attention.k_norm.*", "*.#.attention.norm_k.*"),
+        QKV,
+        OUT,
+        Q_NORM,
+        K_NORM,
+        // Files that were a GGUF once have lost the first dimension of their tokens.
+        Rule::row("x_pad_token", "x_pad_token"),
+        Rule::row("cap_pad_token", "cap_pad_token"),
+        Rule::row("siglip_pad_token", "siglip_pad_token"),
         // Some conversions carry the norm of a language model; this one has no affine parameters.
         Rule::drop("norm_final.weight"),
         Rule::alias("t_embedder.linear1.*", "t_embedder.mlp.0.*"),
@@ -54,9 +64,19 @@ pub(super) static VAE: Ruleset = Ruleset {
         Rule::rename("*.norm_out.*", "*.conv_norm_out.*"),
         Rule::rename("encoder.down.#.block.#.nin_shortcut.*", "encoder.down_blocks.#.resnets.#.conv_shortcut.*"),
         Rule::rename("encoder.down.#.block.#.**", "encoder.down_blocks.#.resnets.#.**"),
+        Rule::squeeze("encoder.down.#.attn.#.q.*", "encoder.down_blocks.#.attentions.#.to_q.*"),
+        Rule::squeeze("encoder.down.#.attn.#.k.*", "encoder.down_blocks.#.attentions.#.to_k.*"),
+        Rule::squeeze("encoder.down.#.attn.#.v.*", "encoder.down_blocks.#.attentions.#.to_v.*"),
+        Rule::squeeze("encoder.down.#.attn.#.proj_out.*", "encoder.down_blocks.#.attentions.#.to_out.0.*"),
+        Rule::rename("encoder.down.#.attn.#.norm.*", "encoder.down_blocks.#.attentions.#.group_norm.*"),
         Rule::rename("encoder.down.#.downsample.**", "encoder.down_blocks.#.downsamplers.0.**"),
         Rule::rename("decoder.up.~.block.#.nin_shortcut.*", "decoder.up_blocks.#.resnets.#.conv_shortcut.*"),
         Rule::rename("decoder.up.~.block.#.**", "decoder.up_blocks.#.resnets.#.**"),
+        Rule::squeeze("decoder.up.~.attn.#.q.*", "decoder.up_blocks.#.attentions.#.to_q.*"),
+        Rule::squeeze("decoder.up.~.attn.#.k.*", "decoder.up_blocks.#.attentions.#.to_k.*"),
+        Rule::squeeze("decoder.up.~.attn.#.v.*", "decoder.up_blocks.#.attentions.#.to_v.*"),
+        Rule::squeeze("decoder.up.~.attn.#.proj_out.*", "decoder.up_blocks.#.attentions.#.to_out.0.*"),
+        Rule::rename("decoder.up.~.attn.#.norm.*", "decoder.up_blocks.#.attentions.#.group_norm.*"),
         Rule::rename("decoder.up.~.upsample.**", "decoder.up_blocks.#.upsamplers.0.**"),
         // Attention as older diffusers named it, and as some converters left it: right names, and still kernels.
         Rule::squeeze("*.mid_block.attentions.0.query.*", "*.mid_block.attentions.0.to_q.*"),
@@ -67,6 +87,10 @@ pub(super) static VAE: Ruleset = Ruleset {
         Rule::squeeze("*.mid_block.attentions.0.to_k.*", "*.mid_block.attentions.0.to_k.*"),
         Rule::squeeze("*.mid_block.attentions.0.to_v.*", "*.mid_block.attentions.0.to_v.*"),
         Rule::squeeze("*.mid_block.attentions.0.to_out.0.*", "*.mid_block.attentions.0.to_out.0.*"),
+        Rule::squeeze("*.*.#.attentions.#.query.*", "*.*.#.attentions.#.to_q.*"),
+        Rule::squeeze("*.*.#.attentions.#.key.*", "*.*.#.attentions.#.to_k.*"),
+        Rule::squeeze("*.*.#.attentions.#.value.*", "*.*.#.attentions.#.to_v.*"),
+        Rule::squeeze("*.*.#.attentions.#.proj_attn.*", "*.*.#.attentions.#.to_out.0.*"),
     ],
     // A file that lacks the decoder's last block still has the encoder's.
     counted: &["encoder.down.#.**"],
@@ -93,10 +117,15 @@ pub(super) static VAE_MFLUX: Ruleset = Ruleset {
     counted: &[],
 };
 
-/// Control checkpoints have one layout; some of them count the modulation's module from its activation.
+/// Control checkpoints, as published or with the transformer's original names for their blocks. Some of them count the
+/// modulation's module from its activation.
 pub(super) static CONTROLNET: Ruleset = Ruleset {
     strip: &["model.diffusion_model.", "diffusion_model.", "controlnet."],
     rules: &[
+        QKV,
+        OUT,
+        Q_NORM,
+        K_NORM,
         Rule::alias("control_layers.#.adaLN_modulation.1.*", "control_layers.#.adaLN_modulation.0.*"),
         Rule::alias("control_noise_refiner.#.adaLN_modulation.1.*", "control_noise_refiner.#.adaLN_modulation.0.*"),
     ],

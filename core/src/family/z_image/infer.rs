@@ -48,6 +48,7 @@ pub(super) fn infer(component: &str, table: &Table, model: Named) -> Result<Infe
             let description = Description {
                 config: to_json(&config),
                 catalogue: Some(config.catalogue()),
+                unchecked: None,
                 naming: Naming::NONE,
                 rules: super::rules(component, None),
                 borrowed: config.borrowed(),
@@ -66,8 +67,8 @@ fn finish(
     assumptions: Vec<Assumption>,
 ) -> Result<Inferred, InferError> {
     config.check().map_err(|problem| InferError::Unknown { problem })?;
-    let catalogue = Some(config.catalogue());
-    let description = Description { config: to_json(config), catalogue, naming, rules, borrowed: Vec::new() };
+    let described = Description::uncatalogued(to_json(config), None);
+    let description = Description { catalogue: Some(config.catalogue()), naming, rules, ..described };
     Ok(Inferred { description, assumptions, remarks: Vec::new() })
 }
 
@@ -78,7 +79,7 @@ fn assumed(what: &str, value: impl ToString, why: &str) -> Assumption {
 fn transformer(shapes: &Shapes<'_>, model: Named) -> Result<Inferred, InferError> {
     let true_one = known::transformer();
     let dim = shapes.rows(
-        &["layers.0.attention_norm1.weight", "layers.0.ffn_norm1.weight", "cap_embedder.1.bias", "x_pad_token"],
+        &["layers.0.attention_norm1.weight", "layers.0.ffn_norm1.weight", "cap_embedder.1.bias"],
         "the transformer's width",
     )?;
     let cap_feat_dim = shapes.rows(&["cap_embedder.0.weight"], "the width of the text encoder's states")?;
@@ -193,7 +194,14 @@ fn vae(shapes: &Shapes<'_>) -> Result<Inferred, InferError> {
             shapes.rows(&[&name], "the blocks' widths")
         };
         let resnets = shapes.count("decoder.up_blocks.0.resnets.#.**");
+        let types = |side: &str, [plain, attending]: [&str; 2]| {
+            let attends = |block| shapes.has(&format!("{side}.{block}.attentions.0.group_norm.weight"));
+            let name = |block| if attends(block) { attending } else { plain };
+            Some((0..blocks).map(|block| name(block).to_owned()).collect())
+        };
         VaeConfig {
+            down_block_types: types("encoder.down_blocks", super::vae::DOWN),
+            up_block_types: types("decoder.up_blocks", super::vae::UP),
             block_out_channels: (0..blocks).rev().map(width).collect::<Result<_, _>>()?,
             in_channels: true_one.in_channels,
             out_channels: shapes.rows(&["decoder.conv_out.bias"], "the image channels")?,

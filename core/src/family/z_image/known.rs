@@ -83,7 +83,8 @@ fn by_words(name: &str) -> Option<&'static KnownModel> {
 }
 
 /// The transformer's config, of both models.
-pub(super) fn transformer() -> TransformerConfig {
+#[must_use]
+pub fn transformer() -> TransformerConfig {
     TransformerConfig {
         all_patch_size: vec![2],
         all_f_patch_size: vec![1],
@@ -105,7 +106,8 @@ pub(super) fn transformer() -> TransformerConfig {
 }
 
 /// The text encoder's config: Qwen3-4B.
-pub(super) fn text_encoder() -> TextEncoderConfig {
+#[must_use]
+pub fn text_encoder() -> TextEncoderConfig {
     TextEncoderConfig {
         attention_bias: false,
         head_dim: 128,
@@ -124,8 +126,12 @@ pub(super) fn text_encoder() -> TextEncoderConfig {
 }
 
 /// The autoencoder's config: FLUX.1's.
-pub(super) fn vae() -> VaeConfig {
+#[must_use]
+pub fn vae() -> VaeConfig {
     VaeConfig {
+        down_block_types: Some(vec!["DownEncoderBlock2D".to_owned(); 4]),
+        up_block_types: Some(vec!["UpDecoderBlock2D".to_owned(); 4]),
+        act_fn: "silu".to_owned(),
         block_out_channels: vec![128, 256, 512, 512],
         in_channels: 3,
         out_channels: 3,

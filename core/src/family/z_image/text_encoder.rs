@@ -1,9 +1,17 @@
 //! The text encoder's tensors (transformers' `Qwen3Model`, without a head: it is tied to the embedding).
 
-use super::{Blueprint, LAYERS_MAX, TextEncoderConfig, WIDTH_MAX, within};
-use crate::catalogue::{Builder, Catalogue};
+use super::{Blueprint, Class, LAYERS_MAX, TextEncoderConfig, WIDTH_MAX, within};
+use crate::{
+    catalogue::{Builder, Catalogue},
+    pattern::Pattern,
+};
+
+/// A model that was saved with its head has one that the pipeline does not use.
+const HEAD: [Pattern; 1] = [Pattern("lm_head.weight")];
 
 impl Blueprint for TextEncoderConfig {
+    const CLASS: Class = Class { key: "model_type", name: "qwen3" };
+
     fn check(&self) -> Result<(), String> {
         within(&[
             ("head_dim", self.head_dim, WIDTH_MAX),
@@ -47,6 +55,6 @@ impl Blueprint for TextEncoderConfig {
             tensors.norm(&format!("{base}.post_attention_layernorm"), hidden);
         }
         tensors.norm("model.norm", hidden);
-        tensors.finish()
+        tensors.finish().tolerating(&HEAD)
     }
 }

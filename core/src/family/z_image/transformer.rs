@@ -1,6 +1,6 @@
 //! The transformer's tensors (diffusers' `ZImageTransformer2DModel`).
 
-use super::{Blueprint, LAYERS_MAX, TransformerConfig, WIDTH_MAX, within};
+use super::{Blueprint, Class, LAYERS_MAX, TransformerConfig, WIDTH_MAX, within};
 use crate::catalogue::{Builder, Catalogue};
 
 /// Most patch sizes; real models have one.
@@ -15,6 +15,8 @@ const MODULATION_INPUT_MAX: u64 = 256;
 const MODULATION_CHUNKS: u64 = 4;
 
 impl Blueprint for TransformerConfig {
+    const CLASS: Class = Class { key: "_class_name", name: "ZImageTransformer2DModel" };
+
     fn check(&self) -> Result<(), String> {
         within(&[
             ("in_channels", self.in_channels, WIDTH_MAX),

@@ -1,14 +1,40 @@
 //! The autoencoder's tensors (diffusers' `AutoencoderKL`).
 
-use super::{Blueprint, VaeConfig, WIDTH_MAX, within};
-use crate::catalogue::{Builder, Catalogue};
+use super::{Blueprint, Class, VaeConfig, WIDTH_MAX, within};
+use crate::{
+    catalogue::{Builder, Catalogue},
+    shown::shown,
+};
 
 /// Most residual layers of a block; real models have two.
 const LAYERS_PER_BLOCK_MAX: u64 = 64;
 /// Most blocks; real models have four.
 const BLOCKS_MAX: u64 = 16;
 
+/// A block of residual layers, and the same with attention after each layer, as diffusers names them.
+pub(super) const DOWN: [&str; 2] = ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"];
+pub(super) const UP: [&str; 2] = ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"];
+
+/// Whether the layers of a block attend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attention {
+    None,
+    EachLayer,
+}
+
+/// The kind of a block, `None` for one that is not known; a block that no type is given for is a plain one.
+fn attention(types: Option<&[String]>, block: usize, [plain, attending]: [&str; 2]) -> Option<Attention> {
+    let Some(name) = types.and_then(|types| types.get(block)) else { return Some(Attention::None) };
+    match name.strip_prefix("UNetRes").unwrap_or(name) {
+        name if name == plain => Some(Attention::None),
+        name if name == attending => Some(Attention::EachLayer),
+        _ => None,
+    }
+}
+
 impl Blueprint for VaeConfig {
+    const CLASS: Class = Class { key: "_class_name", name: "AutoencoderKL" };
+
     fn check(&self) -> Result<(), String> {
         within(&[
             ("block_out_channels (entries)", self.block_out_channels.len() as u64, BLOCKS_MAX),
@@ -17,7 +43,26 @@ impl Blueprint for VaeConfig {
             ("latent_channels", self.latent_channels, WIDTH_MAX),
             ("layers_per_block", self.layers_per_block, LAYERS_PER_BLOCK_MAX),
         ])?;
+        let blocks = self.block_out_channels.len();
+        for (key, types) in [("down_block_types", &self.down_block_types), ("up_block_types", &self.up_block_types)] {
+            if let Some(types) = types.as_ref().filter(|types| types.len() != blocks) {
+                let found = types.len();
+                return Err(format!(
+                    "`{key}` has {found} entries and `block_out_channels` has {blocks}, expected equal"
+                ));
+            }
+        }
         self.block_out_channels.iter().try_for_each(|&width| within(&[("block_out_channels", width, WIDTH_MAX)]))
+    }
+
+    fn unread(&self) -> Option<String> {
+        let sides = [("down_block_types", &self.down_block_types, DOWN), ("up_block_types", &self.up_block_types, UP)];
+        sides.into_iter().find_map(|(key, types, known)| {
+            let types = types.as_deref()?;
+            let other = (0..types.len()).find(|&block| attention(Some(types), block, known).is_none())?;
+            let [plain, attending] = known;
+            Some(format!("`{key}` has \"{}\", and known are {plain} and {attending}", shown(&types[other])))
+        })
     }
 
     fn blocks_from_the_end(&self) -> Option<u64> {
@@ -34,7 +79,8 @@ impl Blueprint for VaeConfig {
         let mut input = first;
         for (block, &output) in widths.iter().enumerate() {
             let base = format!("encoder.down_blocks.{block}");
-            stage(&mut tensors, &base, self.layers_per_block, input, output);
+            let attention = attention(self.down_block_types.as_deref(), block, DOWN).unwrap_or(Attention::None);
+            stage(&mut tensors, &base, self.layers_per_block, [input, output], attention);
             if block + 1 < widths.len() {
                 tensors.conv(&format!("{base}.downsamplers.0.conv"), output, output, 3);
             }
@@ -49,7 +95,8 @@ impl Blueprint for VaeConfig {
         let mut input = last;
         for (block, &output) in widths.iter().rev().enumerate() {
             let base = format!("decoder.up_blocks.{block}");
-            stage(&mut tensors, &base, self.layers_per_block + 1, input, output);
+            let attention = attention(self.up_block_types.as_deref(), block, UP).unwrap_or(Attention::None);
+            stage(&mut tensors, &base, self.layers_per_block + 1, [input, output], attention);
             if block + 1 < widths.len() {
                 tensors.conv(&format!("{base}.upsamplers.0.conv"), output, output, 3);
             }
@@ -72,21 +119,27 @@ impl VaeConfig {
     fn middle(&self, tensors: &mut Builder, base: &str, width: u64) {
         residual(tensors, &format!("{base}.resnets.0"), width, width);
         if self.mid_block_add_attention {
-            let attention = format!("{base}.attentions.0");
-            tensors.norm_with_bias(&format!("{attention}.group_norm"), width);
-            for projection in ["to_q", "to_k", "to_v", "to_out.0"] {
-                tensors.linear_with_bias(&format!("{attention}.{projection}"), width, width);
-            }
+            attend(tensors, &format!("{base}.attentions.0"), width);
         }
         residual(tensors, &format!("{base}.resnets.1"), width, width);
     }
 }
 
-/// The residual layers of a block; the first one changes the width.
-fn stage(tensors: &mut Builder, base: &str, layers: u64, input: u64, output: u64) {
+/// The residual layers of a block; the first one changes the width from `input` to `output`.
+fn stage(tensors: &mut Builder, base: &str, layers: u64, [input, output]: [u64; 2], attention: Attention) {
     for layer in 0..layers {
         let input = if layer == 0 { input } else { output };
         residual(tensors, &format!("{base}.resnets.{layer}"), input, output);
+        if attention == Attention::EachLayer {
+            attend(tensors, &format!("{base}.attentions.{layer}"), output);
+        }
+    }
+}
+
+fn attend(tensors: &mut Builder, base: &str, width: u64) {
+    tensors.norm_with_bias(&format!("{base}.group_norm"), width);
+    for projection in ["to_q", "to_k", "to_v", "to_out.0"] {
+        tensors.linear_with_bias(&format!("{base}.{projection}"), width, width);
     }
 }
 
