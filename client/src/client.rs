@@ -16,16 +16,17 @@ use weightsd_proto::{
         AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
         GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, ModelSelector, Progress,
         PullReport, PullRequest, ResolveRequest, ResolveResponse, VerifyReport, VerifyRequest, WatchEventsRequest,
-        WatchEventsResponse, pull_response, verify_response, weights_service_client::WeightsServiceClient,
+        WatchEventsResponse, pull_response, verify_response,
     },
 };
 
 use crate::{
-    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError, connect, deadline::Deadline,
-    handoff::HandoffClient, load,
+    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError,
+    connect::{self, Service},
+    deadline::Deadline,
+    handoff::HandoffClient,
+    load,
 };
-
-pub(crate) type Service = WeightsServiceClient<Channel>;
 
 /// The most that one message may take. The daemon keeps its own below a mebibyte, except for lists of everything.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -77,7 +78,7 @@ impl Client {
         request: LoadRequest,
         on_progress: impl FnMut(&Progress),
     ) -> Result<Component, ClientError> {
-        load::load(self, request, on_progress).await
+        load::load(self.service(), &self.handoff, request, on_progress).await
     }
 
     /// How the daemon is.
@@ -161,12 +162,8 @@ impl Client {
         Ok(Events { stream, _service: self.service() })
     }
 
-    pub(crate) fn service(&self) -> Service {
+    fn service(&self) -> Service {
         self.service.clone()
-    }
-
-    pub(crate) fn handoff(&self) -> &HandoffClient {
-        &self.handoff
     }
 
     async fn call<T>(

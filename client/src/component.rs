@@ -5,7 +5,7 @@ use weightsd_proto::v1::{
     self, AuditReport, LoadComponentResponse, Notice, ResolvedModel, load_component_response::Event,
 };
 
-use crate::{Tensor, Tensors, Tree, UnflattenError, client::Service};
+use crate::{Tensor, Tensors, Tree, UnflattenError, connect::Service};
 
 /// A component, mapped and leased. Dropping it ends the lease; [`Tensors`] taken from it stay readable.
 #[must_use = "dropping a component ends its lease"]

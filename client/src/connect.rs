@@ -8,7 +8,12 @@ use std::{
 
 use thiserror::Error;
 use tokio::{net::UnixStream, time::sleep};
+use tonic::transport::Channel;
 use weightsd_core::places::{self, Platform, SocketPathTooLong};
+use weightsd_proto::v1::weights_service_client::WeightsServiceClient;
+
+/// The daemon's service over a connection that is made when it is needed.
+pub(crate) type Service = WeightsServiceClient<Channel>;
 
 /// Where the daemon is, and how long to wait for its answers.
 #[derive(Debug, Clone)]

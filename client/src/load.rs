@@ -6,22 +6,23 @@ use weightsd_proto::v1::{self, LoadComponentResponse, Progress};
 use weightsd_segment::View;
 
 use crate::{
-    Client, ClientError, Component, Handoff, LoadRequest, ProtocolError, Tensors,
+    ClientError, Component, Handoff, LoadRequest, ProtocolError, Tensors,
     assembly::{Assembled, Assembly},
+    connect::Service,
     deadline::Deadline,
     handoff::HandoffClient,
     table::{self, Part},
 };
 
-/// Loads and maps a component; see [`Client::load`].
+/// Loads a component and maps its files.
 pub(crate) async fn load(
-    client: &Client,
+    mut service: Service,
+    handoff: &HandoffClient,
     request: LoadRequest,
     mut on_progress: impl FnMut(&Progress),
 ) -> Result<Component, ClientError> {
     let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
-    let mut service = client.service();
     let mut assembly = Assembly::default();
     let call = async {
         let call = service.load_component(request.message).await;
@@ -36,7 +37,7 @@ pub(crate) async fn load(
     let ticket = ticket(component, request.handoff)?;
     let files = format!("receiving the files of {}", component.name);
     let rest = read(&mut stream, &mut assembly, &operation, patience, Assembly::is_complete, &mut on_progress);
-    let mapped = Deadline::after(patience).bound(&files, map(client.handoff(), ticket, &parts));
+    let mapped = Deadline::after(patience).bound(&files, map(handoff, ticket, &parts));
     let (views, ()) = tokio::try_join!(mapped, rest)?;
 
     let Assembled { component, tensors, notices } = assembly.finish()?;

@@ -67,12 +67,6 @@ impl Tensors {
     pub fn unflatten(&self) -> Result<Tree<Tensor<'_>>, UnflattenError> {
         tree::unflatten(self.iter().map(|tensor| (tensor.name(), tensor)))
     }
-
-    /// The tensors as arrays of MLX over the same pages; see [`Arrays`](crate::Arrays).
-    #[cfg(feature = "mlx")]
-    pub fn arrays(&self) -> Result<crate::Arrays, crate::ArraysError> {
-        crate::Arrays::new(self.clone())
-    }
 }
 
 impl Inner {

@@ -6,7 +6,9 @@ use weightsd_core::family::{Family, ModelFacts, z_image::ZImage};
 
 use crate::{
     CacheForm, Component, Contents, Dims, FixtureError, HubFixture, PerComponent, Written, configs, directory,
-    fill::Filler, hub_cache, plan,
+    fill::Filler,
+    hub_cache,
+    plan::{self, FilePlan},
 };
 
 /// Components and small files of a model, in memory as names and shapes only.
@@ -109,7 +111,7 @@ impl Checkpoint {
     /// # Errors
     /// [`FixtureError::Io`].
     pub fn write_directory(&self, root: impl AsRef<Path>) -> Result<Written, FixtureError> {
-        directory::write(&plan::files(self), self.contents, root.as_ref())
+        directory::write(&self.file_plans(), self.contents, root.as_ref())
     }
 
     /// Writes a snapshot into a Hugging Face cache, as [`CacheForm::Links`].
@@ -141,7 +143,11 @@ impl Checkpoint {
         repo: &str,
         revision: &str,
     ) -> Result<HubFixture, FixtureError> {
-        hub_cache::write(plan::files(self), self.contents, form, cache_root.as_ref(), repo, revision)
+        hub_cache::write(self.file_plans(), self.contents, form, cache_root.as_ref(), repo, revision)
+    }
+
+    fn file_plans(&self) -> Vec<FilePlan> {
+        plan::files(&self.documents, &self.components)
     }
 
     #[track_caller]

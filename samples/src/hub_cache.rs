@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Contents, FixtureError, Written,
+    folders::{create_dir, create_parent, link_unless_there},
     plan::{Body, FilePlan},
     shared_store, stream,
 };
@@ -194,21 +194,6 @@ fn move_unless_there(partial: &Path, target: &Path) -> Result<(), FixtureError> 
         return fs::remove_file(partial).map_err(FixtureError::io("remove", partial));
     }
     fs::rename(partial, target).map_err(FixtureError::io("write", target))
-}
-
-pub(crate) fn link_unless_there(to: &str, link: &Path) -> Result<(), FixtureError> {
-    if link.symlink_metadata().is_ok() {
-        return Ok(());
-    }
-    symlink(to, link).map_err(FixtureError::io("link", link))
-}
-
-fn create_parent(path: &Path) -> Result<(), FixtureError> {
-    path.parent().map_or(Ok(()), create_dir)
-}
-
-pub(crate) fn create_dir(path: &Path) -> Result<(), FixtureError> {
-    fs::create_dir_all(path).map_err(FixtureError::io("create", path))
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ mod dims;
 mod directory;
 mod error;
 mod fill;
+mod folders;
 mod hub_cache;
 mod other_layout;
 mod plan;

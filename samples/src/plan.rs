@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use serde_json::{Value, json};
 use weightsd_core::select::INDEX_SUFFIX;
 
-use crate::{Checkpoint, Component, Tensor, python_json::dumps, shards};
+use crate::{Component, Tensor, python_json::dumps, shards};
 
 /// A file to be written.
 #[derive(Debug)]
@@ -60,10 +60,10 @@ impl FilePlan {
 }
 
 /// All files of a checkpoint: small ones by path, then weights in loading order.
-pub(crate) fn files(checkpoint: &Checkpoint) -> Vec<FilePlan> {
-    let mut documents = checkpoint.documents.clone();
+pub(crate) fn files(documents: &BTreeMap<String, Vec<u8>>, components: &[Component]) -> Vec<FilePlan> {
+    let mut documents = documents.clone();
     let mut weights = Vec::new();
-    for component in &checkpoint.components {
+    for component in components {
         let site = &component.site;
         let files = weight_files(component);
         if files.len() > 1 {
@@ -141,12 +141,15 @@ fn index(files: &[(String, Weights)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Contents, Dims};
+    use crate::{Checkpoint, Contents, Dims};
 
     #[test]
     fn true_size_files_have_their_published_lengths() {
         let checkpoint = Checkpoint::new(&Dims::true_size(), Contents::Sparse).unwrap();
-        let lengths: Vec<_> = files(&checkpoint).into_iter().map(|file| (file.bytes(), file.path)).collect();
+        let lengths: Vec<_> = files(&checkpoint.documents, &checkpoint.components)
+            .into_iter()
+            .map(|file| (file.bytes(), file.path))
+            .collect();
         let published: [(u64, &str); 9] = [
             (32_819, "text_encoder/model.safetensors.index.json"),
             (48_969, "transformer/diffusion_pytorch_model.safetensors.index.json"),

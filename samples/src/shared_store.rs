@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     FixtureError,
-    hub_cache::{create_dir, link_unless_there},
+    folders::{create_dir, link_unless_there},
 };
 
 /// Makes room for a blob, links the repository's blob to it, and returns its place.

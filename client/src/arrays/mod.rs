@@ -66,6 +66,16 @@ enum Made {
     Copied(Array, CopyReason),
 }
 
+impl Tensors {
+    /// The tensors as arrays of MLX over the same pages; see [`Arrays`].
+    ///
+    /// # Errors
+    /// When a segment cannot become memory of MLX, or MLX has no such array.
+    pub fn arrays(&self) -> Result<Arrays, ArraysError> {
+        Arrays::new(self.clone())
+    }
+}
+
 impl Arrays {
     pub(crate) fn new(tensors: Tensors) -> Result<Arrays, ArraysError> {
         let segments = adopt(&tensors)?;

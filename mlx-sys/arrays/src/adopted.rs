@@ -12,8 +12,8 @@ use weightsd_core::header::Dtype;
 use weightsd_segment::View;
 
 use crate::{
-    ArrayError,
     dtype::Form,
+    error::{ArrayError, NotAdopted},
     windows::{Window, windows},
 };
 
@@ -42,20 +42,6 @@ pub struct Adopted {
 struct Held {
     bytes: Range<u64>,
     base: Array,
-}
-
-/// Why no array can lie in the shared pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum NotAdopted {
-    /// The backend has no arrays over foreign memory.
-    #[error("MLX's backend keeps arrays in memory of its own")]
-    Backend,
-    /// The array's pages are longer than the longest buffer of the GPU.
-    #[error("its pages are longer than the longest buffer of the GPU")]
-    TooLong,
-    /// The GPU's driver does not take the array's pages.
-    #[error("the GPU's driver does not take its pages")]
-    Refused,
 }
 
 /// References of adopted memory whose [`Adopted`] is gone and whose arrays may not be.

@@ -4,8 +4,6 @@ use mlx_sys::LoadError;
 use thiserror::Error;
 use weightsd_core::header::Dtype;
 
-use crate::NotAdopted;
-
 /// Bytes cannot be an array.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -43,6 +41,20 @@ pub enum ArrayError {
     /// MLX's words.
     #[error("MLX: {0}")]
     Mlx(String),
+}
+
+/// Why no array can lie in the shared pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Error)]
+pub enum NotAdopted {
+    /// The backend has no arrays over foreign memory.
+    #[error("MLX's backend keeps arrays in memory of its own")]
+    Backend,
+    /// The array's pages are longer than the longest buffer of the GPU.
+    #[error("its pages are longer than the longest buffer of the GPU")]
+    TooLong,
+    /// The GPU's driver does not take the array's pages.
+    #[error("the GPU's driver does not take its pages")]
+    Refused,
 }
 
 impl From<mlx_rs::error::Exception> for ArrayError {

@@ -19,9 +19,9 @@ pub use mlx_rs;
 pub use mlx_sys::{LoadError, REMEDY, find};
 
 pub use self::{
-    adopted::{Adopted, NotAdopted, release_unused},
+    adopted::{Adopted, release_unused},
     dtype::dtype,
-    error::ArrayError,
+    error::{ArrayError, NotAdopted},
     memory::{bytes, copied, filled},
     quantisation::{dequantise, quantise},
 };

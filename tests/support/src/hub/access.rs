@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    doors::Door,
+    door::Door,
     refusal::{OrRefusal, Refusal},
     request::Request,
     shelf::{Commit, Repository, Shelf},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     access::Asker,
     api, content,
-    doors::Door,
+    door::Door,
     fault::Fault,
     faults::Faults,
     log::Entry,

@@ -5,7 +5,7 @@ use std::{io, net::TcpStream, sync::Arc};
 use super::{
     answer::answer,
     control,
-    doors::Door,
+    door::Door,
     request::Reader,
     state::State,
     wire::{self, Conduct, Delivery, Then},

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    doors::Door,
+    door::Door,
     fault::Fault,
     log::Entry,
     on::{On, Side},

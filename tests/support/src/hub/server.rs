@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    doors::{self, Doors},
+    doors::Doors,
     fault::Fault,
     on::{On, Side},
-    publish,
+    ports, publish,
     rules::Rule,
     seen::Seen,
     shelf::{Commit, Repository},
@@ -35,7 +35,7 @@ impl Hub {
     /// # Errors
     /// When there are no ports or threads to be had.
     pub fn start() -> io::Result<Self> {
-        let (ports, listeners) = doors::claim()?;
+        let (ports, listeners) = ports::claim()?;
         let state = Arc::new(State::new(ports));
         state.connections.open();
         let doors = Doors::open(&state, listeners)?;
@@ -204,7 +204,7 @@ impl Hub {
         }
         let start = Instant::now();
         let listeners = loop {
-            match doors::reclaim(self.state.ports) {
+            match ports::reclaim(self.state.ports) {
                 Ok(listeners) => break listeners,
                 Err(error) if start.elapsed() > PORTS_COME_BACK => return Err(error),
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{connections::Connections, doors::Ports, log::Log, rules::Rules, shelf::Shelf};
+use super::{connections::Connections, log::Log, ports::Ports, rules::Rules, shelf::Shelf};
 
 #[derive(Debug)]
 pub(super) struct State {
