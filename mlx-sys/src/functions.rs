@@ -4,7 +4,7 @@
 ///
 /// - The literal is the calling convention of the Rust functions: `"C"` for those that mlx-rs uses as pointers to C
 ///   functions, `"C-unwind"` for all others, so that they can panic where the library is absent.
-/// - The two names are those of the field of [`Functions`](crate::library::Functions) that holds their addresses, and of
+/// - The two names are those of the field of [`Functions`](crate::Functions) that holds their addresses, and of
 ///   its type.
 macro_rules! functions {
     ($convention:literal $field:ident: $table:ident {
@@ -34,7 +34,7 @@ macro_rules! functions {
             /// When MLX cannot be loaded: see [`load`](crate::load).
             #[inline]
             pub unsafe extern $convention fn $name($($argument: $type),*) $(-> $result)? {
-                let function = crate::library::functions().$field.$name;
+                let function = crate::loaded_functions().$field.$name;
                 // SAFETY: the caller keeps the promises that the C function demands.
                 unsafe { function($($argument),*) }
             }

@@ -1,18 +1,14 @@
-//! The library that has MLX's C API in it. No program is linked with it: it is opened on first use, so that only the
-//! processes that compute carry MLX, and a program runs where there is none.
+//! The file of the library that has MLX's C API in it: where it lies, and how it is opened and asked.
 
 use std::{
     env,
     error::Error as _,
     ffi::{CStr, c_char},
     path::{Path, PathBuf},
-    sync::OnceLock,
 };
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use thiserror::Error;
-
-use crate::{bindings, ext, half};
 
 /// The version of MLX that the library stands on.
 pub const MLX_VERSION: &str = env!("MLX_SYS_MLX_VERSION");
@@ -24,7 +20,7 @@ const INSTALLED: &str = "../lib/weightsd";
 /// The library's file.
 const FILE: &str = if cfg!(target_vendor = "apple") { "libmlxc.dylib" } else { "libmlxc.so" };
 /// What the library must say of itself: everything that decides what its functions take.
-const BUILD: &str = env!("MLX_SYS_BUILD");
+pub(crate) const BUILD: &str = env!("MLX_SYS_BUILD");
 /// The folder in which this build made the library; empty when it made none.
 const BUILT: &str = env!("MLX_SYS_BUILT");
 
@@ -84,12 +80,12 @@ pub const REMEDY: &str = "build weightsd again (`cargo build` fetches MLX, unles
 
 /// An open library.
 pub(crate) struct File {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     library: Library,
 }
 
 impl File {
-    fn open(path: &Path) -> Result<Self, LoadError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
         // All that the library needs is looked up now: a function that MLX lacks would end the process when it is
         // called, much later.
         // SAFETY: what runs is the code that starts MLX, which expects nothing of us.
@@ -118,7 +114,7 @@ impl File {
     }
 
     /// The words that a function without arguments returns. `None` without such a function.
-    fn words(&self, name: &str) -> Option<String> {
+    pub(crate) fn words(&self, name: &str) -> Option<String> {
         // SAFETY: functions of these two names are the shim's, and they return constants.
         let words = unsafe { self.function::<unsafe extern "C" fn() -> *const c_char>(name).ok()?() };
         // SAFETY: as above.
@@ -126,51 +122,7 @@ impl File {
     }
 }
 
-/// The addresses of all functions.
-pub(crate) struct Functions {
-    pub(crate) declared: bindings::Declared,
-    pub(crate) pointers: bindings::Pointers,
-    pub(crate) halves: half::Halves,
-    pub(crate) extensions: ext::Extensions,
-    /// Last, and never closed: threads of MLX may run in it until the process ends.
-    file: File,
-}
-
-impl Functions {
-    fn load(path: &Path) -> Result<Self, LoadError> {
-        let file = File::open(path)?;
-        let found = file.words("mlx_ext_build\0");
-        if found.as_deref() != Some(BUILD) {
-            return Err(LoadError::Foreign { path: path.to_owned(), found });
-        }
-        // MLX's own words, in case that its library was replaced.
-        let found = file.words("mlx_ext_version\0").unwrap_or_default();
-        if found != MLX_VERSION {
-            return Err(LoadError::Version { path: path.to_owned(), found });
-        }
-        Ok(Self {
-            declared: bindings::Declared::find(&file)?,
-            pointers: bindings::Pointers::find(&file)?,
-            halves: half::Halves::find(&file)?,
-            extensions: ext::Extensions::find(&file)?,
-            file,
-        })
-    }
-}
-
-static LOADED: OnceLock<Result<Functions, LoadError>> = OnceLock::new();
-
-/// Loads MLX into this process, where it stays; says from which file. Whoever calls any other function of this crate
-/// without having called this one has it called then.
-///
-/// # Errors
-/// When there is no library, when it or something that it needs cannot be loaded, or when it is not the one of this
-/// build. Asking again gives the same answer.
-pub fn load() -> Result<&'static Path, &'static LoadError> {
-    loaded().as_ref().map(|functions| functions.file.path.as_path())
-}
-
-/// The file that [`load`] would load. Only looks whether it is there.
+/// The file that [`load`](crate::load) would load. Only looks whether it is there.
 ///
 /// # Errors
 /// [`LoadError::Missing`].
@@ -189,77 +141,5 @@ pub fn find() -> Result<PathBuf, LoadError> {
     match looked.iter().find(|path| path.exists()) {
         Some(path) => Ok(path.clone()),
         None => Err(LoadError::Missing { looked }),
-    }
-}
-
-fn loaded() -> &'static Result<Functions, LoadError> {
-    LOADED.get_or_init(|| Functions::load(&find()?))
-}
-
-/// For the functions of this crate.
-#[inline]
-pub(crate) fn functions() -> &'static Functions {
-    match LOADED.get() {
-        Some(Ok(functions)) => functions,
-        _ => load_or_panic(),
-    }
-}
-
-#[cold]
-fn load_or_panic() -> &'static Functions {
-    match loaded() {
-        Ok(functions) => functions,
-        Err(error) => panic!("{error}: {REMEDY}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, process::Command};
-
-    use super::*;
-
-    /// What is wrong with a library that is made of this C program.
-    fn problem(program: &str) -> Option<LoadError> {
-        let folder = tempfile::tempdir().unwrap();
-        let (source, library) = (folder.path().join("library.c"), folder.path().join(FILE));
-        fs::write(&source, program).unwrap();
-        let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
-        assert!(made.success());
-        Functions::load(&library).err()
-    }
-
-    fn says(build: &str, version: &str) -> String {
-        format!(
-            "const char *mlx_ext_build(void) {{ return \"{build}\"; }}\n\
-             const char *mlx_ext_version(void) {{ return \"{version}\"; }}\n"
-        )
-    }
-
-    #[test]
-    fn the_library_of_another_build_is_refused() {
-        assert!(matches!(problem(""), Some(LoadError::Foreign { found: None, .. })));
-        let other = problem(&says("another", MLX_VERSION));
-        assert!(matches!(other, Some(LoadError::Foreign { found: Some(found), .. }) if found == "another"));
-    }
-
-    #[test]
-    fn another_version_of_mlx_is_refused() {
-        let other = problem(&says(BUILD, "0.1.0")).unwrap();
-        assert!(other.to_string().ends_with(&format!("stands on MLX 0.1.0, expected {MLX_VERSION}")), "{other}");
-    }
-
-    #[test]
-    fn the_function_that_is_missing_is_named() {
-        let incomplete = problem(&says(BUILD, MLX_VERSION));
-        assert!(matches!(incomplete, Some(LoadError::Incomplete { function, .. }) if function.starts_with("mlx_")));
-    }
-
-    #[test]
-    fn what_is_no_library_is_refused_by_its_name() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "no library").unwrap();
-        let error = Functions::load(file.path()).err().unwrap();
-        assert!(error.to_string().contains(&*file.path().to_string_lossy()), "{error}");
     }
 }
