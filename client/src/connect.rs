@@ -1,5 +1,4 @@
 use std::{
-    env,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,6 +13,7 @@ use weightsd_proto::v1::weights_service_client::WeightsServiceClient;
 
 /// The daemon's service over a connection that is made when it is needed.
 pub(crate) type Service = WeightsServiceClient<Channel>;
+use weightsd_segment::environment;
 
 /// Where the daemon is, and how long to wait for its answers.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Default for ConnectOptions {
     /// The socket that [`places::socket`] finds in this process's environment, and five seconds.
     fn default() -> ConnectOptions {
         let uid = rustix::process::geteuid().as_raw();
-        let socket = places::socket(&|name| env::var(name).ok(), uid, Platform::current());
+        let socket = places::socket(&environment::variable, uid, Platform::current());
         ConnectOptions { socket, deadline: Duration::from_secs(5) }
     }
 }

@@ -9,6 +9,7 @@ use weightsd_proto::v1::{
     Adapter, AuditPolicy, FloatType, Hold, Layout, LoadComponentRequest, MergedLayers, ModelSelector, Quantisation,
     Verification,
 };
+use weightsd_segment::environment;
 
 /// The longest time that google.protobuf.Duration allows: ten thousand years.
 const LONGEST: Duration = Duration::from_secs(315_576_000_000);
@@ -205,7 +206,7 @@ impl LoadRequest {
 /// A model selector with what the daemon cannot see of this process: current directory, Hugging Face cache if one is
 /// named, and whether the environment forbids asking the hub.
 pub fn selector(spec: impl Into<String>) -> ModelSelector {
-    let env = |name: &str| env::var(name).ok();
+    let env = environment::variable;
     let named = places::hub_cache_is_named(&env).then(|| places::hub_cache(&env)).flatten();
     ModelSelector {
         spec: spec.into(),

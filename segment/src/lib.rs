@@ -9,6 +9,7 @@ pub mod accounting;
 pub mod activation;
 pub mod advice;
 pub mod descriptors;
+pub mod environment;
 mod identity;
 mod locality;
 mod mapping;

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use weightsd_client::{Quantisation, QuantisationMode};
 use weightsd_core::quantisation::Mode;
 
-use crate::{daemon::ConfigFile, derive};
+use crate::{daemon::Settings, derive};
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
@@ -87,7 +87,7 @@ pub(super) struct Serve {
     #[arg(long, env = "WEIGHTSD_CONFIG", value_name = "PATH")]
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) settings: ConfigFile,
+    pub(super) settings: Settings,
     /// Fail unless launchd or systemd hands over a socket
     #[arg(long)]
     pub(super) activated: bool,

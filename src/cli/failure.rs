@@ -10,7 +10,7 @@ use weightsd_core::explain::{Explain, Explanation, Reason, Tier, sentence};
 
 use super::audit;
 use crate::{
-    daemon::{BindError, ConfigFileError},
+    daemon::{BindError, SettingsError},
     pipeline::LoadError,
 };
 
@@ -82,5 +82,5 @@ fn local(error: &anyhow::Error) -> Option<&dyn Explain> {
         .map(|error| error as &dyn Explain)
         .or_else(|| error.downcast_ref::<UsageError>().map(|error| error as &dyn Explain))
         .or_else(|| error.downcast_ref::<BindError>().map(|error| error as &dyn Explain))
-        .or_else(|| error.downcast_ref::<ConfigFileError>().map(|error| error as &dyn Explain))
+        .or_else(|| error.downcast_ref::<SettingsError>().map(|error| error as &dyn Explain))
 }

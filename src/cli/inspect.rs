@@ -7,6 +7,7 @@ use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use weightsd_core::{family, places, source::Sources};
+use weightsd_segment::environment::variable;
 
 use super::{args::Inspect, output::Format};
 use crate::{
@@ -18,7 +19,6 @@ use crate::{
 };
 
 pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode> {
-    let variable = |name: &str| env::var(name).ok();
     let places = Places { home: variable("HOME").map(PathBuf::from), hub_cache: places::hub_cache(&variable) };
     let asked = Selector {
         spec: command.model.model.clone(),

@@ -4,6 +4,7 @@ use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use weightsd_core::places::{self, Platform};
+use weightsd_segment::environment::variable;
 
 use super::{
     args::{Install, InstallPlatform},
@@ -27,7 +28,7 @@ pub(super) fn run(command: &Install) -> anyhow::Result<ExitCode> {
         Some(InstallPlatform::Macos) => Platform::MacOs,
         None => Platform::current(),
     };
-    let home = PathBuf::from(env::var_os("HOME").context("HOME is not set")?);
+    let home = PathBuf::from(variable("HOME").context("this user has no home directory")?);
     let program = env::current_exe().context("the path of this program")?;
     let program = program.to_str().context("the path of this program is not UTF-8")?;
     let units = match platform {

@@ -10,16 +10,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::args::Serve;
-use crate::daemon::{self, BindError, BoundListener, ConfigFile};
+use crate::daemon::{self, BindError, BoundListener, Settings};
 
 /// Exit code after a second signal: the shell's for SIGINT.
 const IMPATIENT: i32 = 130;
 
 pub(super) fn run(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     start_log();
-    let file = ConfigFile::load(command.config.as_deref())?;
-    let flags = ConfigFile { socket, ..command.settings };
-    let config = flags.or(file).complete();
+    let file = Settings::load(command.config.as_deref())?;
+    let flags = Settings { socket, ..command.settings };
+    let config = flags.or(file).complete()?;
     // Before there are threads: taking over a socket changes the environment.
     let inherited = match BoundListener::inherit() {
         Err(BindError::NothingInherited) if !command.activated => None,

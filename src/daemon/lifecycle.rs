@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     cache::{Cache, EventKind},
+    derive::Images,
     service,
     tasks::Tasks,
 };
@@ -32,6 +33,8 @@ const BACKLOG: usize = 16;
 /// How long a connection on which nothing runs any more may take to close. Clients whose runtime is not running at the
 /// moment never do.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How long the start waits for the folder of derived images.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
 /// What the watchdog allows beyond the grace period.
 const WATCHDOG_SLACK: Duration = Duration::from_secs(2);
 
@@ -56,20 +59,22 @@ pub enum RunError {
 pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
     let tasks = Tasks::default();
-    let grace = config.grace;
-    let cache = Cache::new(config.cache, tasks.clone());
+    let (grace, connections_max) = (config.grace, config.connections);
+    config.log();
+    let cache = Cache::new(config.build(), tasks.clone());
+    sweep(Arc::clone(&cache.config().images)).await;
     let connections = Arc::new(AtomicUsize::new(0));
     let context = service::Context {
         cache: Arc::clone(&cache),
         socket: bound.path.clone(),
         started: SystemTime::now(),
         connections: Arc::clone(&connections),
-        connections_max: config.connections,
+        connections_max,
         token: Arc::default(),
     };
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    tasks.spawn("accept", accept::accept(listener, Arc::clone(&cache), connections, config.connections, sender));
+    tasks.spawn("accept", accept::accept(listener, Arc::clone(&cache), connections, connections_max, sender));
     let incoming =
         ReceiverStream::new(receiver).map(|(stream, counted)| Ok::<_, io::Error>(Grpc { stream, _counted: counted }));
     let server = router.serve_with_incoming_shutdown(incoming, tasks.stopping().clone().cancelled_owned());
@@ -104,6 +109,14 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Deletes what a daemon that was killed left half-written. A folder on a disk that does not answer holds up nothing.
+async fn sweep(images: Arc<Images>) {
+    let work = tokio::task::spawn_blocking(move || images.sweep());
+    if tokio::time::timeout(SWEEP_PATIENCE, work).await.is_err() {
+        tracing::warn!("the folder of derived images does not answer yet");
+    }
 }
 
 /// A connection that counts while it lives, and knows its peer.

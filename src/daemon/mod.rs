@@ -4,10 +4,12 @@ mod accept;
 mod config;
 mod lifecycle;
 mod listener;
+mod settings;
 mod watchdog;
 
 pub use self::{
-    config::{Config, ConfigFile, ConfigFileError},
+    config::Config,
     lifecycle::{RunError, run},
     listener::{BindError, BoundListener},
+    settings::{Row, Settings, SettingsError},
 };

@@ -168,19 +168,22 @@ impl Locked {
 }
 
 impl Images {
-    /// The images in `folder`, which need not exist. What somebody left half-written is deleted.
+    /// The images in `folder`, which need not exist. Looks at nothing yet.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
-        let images = Self { folder, count: AtomicU64::new(0), placing: Mutex::new(()) };
-        for path in [PARTIAL, PARTIAL_PROVENANCE].into_iter().flat_map(|ending| images.files(ending)) {
+        Self { folder, count: AtomicU64::new(0), placing: Mutex::new(()) }
+    }
+
+    /// Deletes what somebody left half-written. Blocks.
+    pub fn sweep(&self) {
+        for path in [PARTIAL, PARTIAL_PROVENANCE].into_iter().flat_map(|ending| self.files(ending)) {
             let is_left = File::open(&path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
             if is_left {
                 tracing::info!(path = %path.display(), "a half-written image is deleted");
                 let _ = fs::remove_file(path);
             }
         }
-        images.sweep_notes();
-        images
+        self.sweep_notes();
     }
 
     /// Deletes notes without an image, which a daemon left that was killed between the two. Young ones may be those of
@@ -476,7 +479,7 @@ mod tests {
         for path in &left {
             fs::write(path, "x").unwrap();
         }
-        drop(Images::new(Some(folder.path().to_owned())));
+        Images::new(Some(folder.path().to_owned())).sweep();
         assert!(written.path().exists(), "somebody writes it");
         assert!(!left.iter().any(|path| path.exists()));
         images.publish(written).unwrap();

@@ -84,14 +84,23 @@ impl From<HubError> for NoAnswer {
     }
 }
 
+/// Reads the address of a hub.
+///
+/// # Errors
+/// When it is no address of the web, with what is wrong with it.
+pub fn check_endpoint(text: &str) -> Result<Url, String> {
+    const EXPECTED: &str = "expected an address such as `https://huggingface.co`";
+    let endpoint = Url::parse(text).map_err(|error| format!("`{text}` is no address ({error}), {EXPECTED}"))?;
+    match matches!(endpoint.scheme(), "http" | "https") && endpoint.has_host() {
+        true => Ok(endpoint),
+        false => Err(format!("`{text}` is no address of the web, {EXPECTED}")),
+    }
+}
+
 impl Http {
     pub(super) fn new(settings: &HubSettings) -> Result<Self, HubError> {
         let unusable = |problem: String| HubError::Unusable { problem };
-        let endpoint = Url::parse(&settings.endpoint)
-            .map_err(|error| unusable(format!("`{}` is no address: {error}", settings.endpoint)))?;
-        if !matches!(endpoint.scheme(), "http" | "https") || !endpoint.has_host() {
-            return Err(unusable(format!("`{endpoint}` is no http address")));
-        }
+        let endpoint = check_endpoint(&settings.endpoint).map_err(unusable)?;
         let client = Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(settings.connect_deadline)

@@ -35,6 +35,7 @@ use weightsd_core::{
 pub(crate) use self::store::{create_parent, is_absent};
 pub use self::{
     error::HubError,
+    http::check_endpoint,
     http::{Answer, ByteRange},
     retry::Backoff,
     store::{Blob, BlobLock, FoundFile, Linked, Links, RepoStore, blob_name},

@@ -34,8 +34,10 @@ async fn a_handed_down_socket_is_served_and_left_in_place() {
     let home = Home::new();
     home.tiny(REPO);
     let listener = UnixListener::bind(home.socket()).unwrap();
-    // The first client is there before the daemon.
-    let client = connect(&home.socket()).await;
+    // The first client is there before the daemon, and waits for its answer.
+    let socket = home.socket();
+    let mut waiting = Some(tokio::spawn(async move { connect(&socket).await }));
+    let mut clients = Vec::new();
     for _ in 0..2 {
         let mut command = Command::new("sh");
         command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve --activated"#, PROGRAM]);
@@ -43,7 +45,10 @@ async fn a_handed_down_socket_is_served_and_left_in_place() {
         let parent_fd = listener.as_fd().try_clone_to_owned().unwrap();
         command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
         let daemon = home.start(command);
-        serve_and_end(&home, client.clone(), daemon).await;
+        if let Some(waiting) = waiting.take() {
+            clients.push(waiting.await.unwrap());
+        }
+        serve_and_end(&home, clients[0].clone(), daemon).await;
     }
 }
 

@@ -14,7 +14,7 @@ use weightsd_core::handoff::{MAGIC, Request, Status};
 
 use crate::{
     client_process::{ClientProcess, Job},
-    harness::{Home, connect, events, leases, until},
+    harness::{Home, connect, events, eventually, leases, until},
     raw,
 };
 
@@ -171,4 +171,72 @@ async fn a_thousand_short_connections_leave_nothing_behind() {
     until("all connections have ended", alone).await;
     assert_eq!(descriptors(&daemon), before);
     assert_eq!(events(&client, EventKind::Refused).await, []);
+}
+
+/// Variables of one try, and the words that the refusal must have.
+type Bad<'a> = (&'a str, std::ffi::OsString, &'a [&'a str]);
+
+#[test]
+fn a_bad_setting_is_found_at_the_start_and_named() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let home = Home::new();
+    let file = home.path().join("bad.toml");
+    std::fs::write(&file, "keep_alive = \"1h\"\nhub_endpoint = \"huggingface.co\"\n").unwrap();
+    let cases: [Bad<'_>; 6] = [
+        ("HF_ENDPOINT", "huggingface.co".into(), &["HF_ENDPOINT", "`huggingface.co`", "https://"]),
+        ("HF_ENDPOINT", "localhost:8080".into(), &["HF_ENDPOINT", "localhost:8080"]),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem".into(), &["SSL_CERT_FILE", "/nowhere/ca.pem"]),
+        ("HF_HUB_CACHE", std::ffi::OsString::from_vec(b"/caf\xe9".to_vec()), &["HF_HUB_CACHE", "UTF-8"]),
+        ("WEIGHTSD_CONFIG", file.clone().into(), &["bad.toml", "hub_endpoint", "https://"]),
+        ("WEIGHTSD_CONFIG", "/nowhere.toml".into(), &["/nowhere.toml", "--config"]),
+    ];
+    for (name, value, words) in cases {
+        let output = home.command().arg("serve").env(name, &value).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{name}={value:?}: {text}");
+        for word in words.iter().chain(&["hint: "]) {
+            assert!(text.contains(word), "{name}={value:?} does not say {word}: {text}");
+        }
+        assert!(!home.socket().exists(), "{name}: it was found before anybody could connect");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_settings_in_force_are_logged_and_the_token_is_not() {
+    let home = Home::new();
+    let mut command = home.command();
+    command.args(["serve", "--keep-alive", "7min", "--connections", "99"]).env("HF_TOKEN", "hf_sEcReT");
+    let daemon = home.start(command);
+    eventually("the daemon listens", || UnixStream::connect(daemon.socket()).is_ok());
+    let status = daemon.client().await.status().await.unwrap();
+    assert!(status.has_hub_token);
+    let log = home.log();
+    let line = log.lines().find(|line| line.contains("settings: ")).unwrap();
+    for word in ["keep_alive=\"7m\"", "connections=\"99\"", "offline=\"true\"", "grace=\"5s\"", "hub_cache="] {
+        assert!(line.contains(word), "{word} is not in {line}");
+    }
+    assert!(!log.contains("sEcReT"), "{log}");
+}
+
+#[test]
+fn a_daemon_that_is_refused_touches_nothing_of_the_other() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    let images = home.path().join(".cache/weightsd/images");
+    std::fs::create_dir_all(&images).unwrap();
+    let half = images.join("x-1-0.partial");
+    std::fs::write(&half, "x").unwrap();
+    assert!(!home.command().arg("serve").output().unwrap().status.success());
+    assert!(half.exists(), "the second daemon swept before it had the socket");
+    daemon.terminate();
+    let _again = home.daemon();
+    eventually("what is half-written is swept", || !half.exists());
+}
+
+#[test]
+fn without_a_home_the_user_database_tells_it() {
+    let home = Home::new();
+    let output = home.command().args(["install", "--dry-run"]).env_remove("HOME").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("# /"), "{text}");
 }

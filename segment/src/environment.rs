@@ -1,0 +1,19 @@
+//! The variables of this process, as every part of weightsd reads them.
+
+use std::env;
+
+/// The value of a variable; `None` when it is unset or not UTF-8. A process without `HOME`, such as one that an init
+/// system starts, has the home that the system's user database names.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    match name {
+        "HOME" => dirs::home_dir()?.into_os_string().into_string().ok(),
+        _ => env::var(name).ok(),
+    }
+}
+
+/// The first of `names` that is set to something other than UTF-8, and so is as good as unset.
+#[must_use]
+pub fn not_utf8<'a>(names: &[&'a str]) -> Option<&'a str> {
+    names.iter().copied().find(|name| env::var_os(name).is_some_and(|value| value.to_str().is_none()))
+}

@@ -1,0 +1,182 @@
+//! Kinds of values that settings have: how each is written, read, and shown. One way of reading serves the command line
+//! and the configuration file.
+
+use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use clap::builder::ValueRange;
+use serde::{
+    Deserializer,
+    de::{self, Visitor},
+};
+
+use crate::hub;
+
+/// Longest duration. Sums of durations must not overflow, and a century is for ever.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// See the module.
+pub(super) trait Kind: Sized {
+    /// What stands for a value in help texts.
+    const PLACEHOLDER: &'static str;
+    /// How many words the value takes on the command line.
+    const WORDS: std::ops::RangeInclusive<usize> = 1..=1;
+
+    /// Reads what somebody wrote.
+    ///
+    /// # Errors
+    /// When it is not of this kind, with what was expected.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// As [`Self::parse`], from a configuration file, which is read in another directory than it was written for.
+    ///
+    /// # Errors
+    /// When it is not of this kind, or means something else in each directory.
+    fn parse_in_file(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+
+    /// As it may be written. Shows no secrets.
+    fn show(&self) -> String;
+}
+
+/// The number of words for clap.
+pub(super) fn words<T: Kind>() -> ValueRange {
+    T::WORDS.into()
+}
+
+impl Kind for Duration {
+    const PLACEHOLDER: &'static str = "TIME";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let duration = humantime::parse_duration(text).map_err(|error| format!("{error}; write it like `1h 30min`"))?;
+        match duration <= DURATION_MAX {
+            true => Ok(duration),
+            false => Err(format!("longer than {}", humantime::format_duration(DURATION_MAX))),
+        }
+    }
+
+    fn show(&self) -> String {
+        humantime::format_duration(*self).to_string()
+    }
+}
+
+impl Kind for ByteSize {
+    const PLACEHOLDER: &'static str = "SIZE";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("{error}; write it like `20GB`"))
+    }
+
+    fn show(&self) -> String {
+        humansize::format_size(self.as_u64(), humansize::DECIMAL.space_after_value(false))
+    }
+}
+
+impl Kind for PathBuf {
+    const PLACEHOLDER: &'static str = "PATH";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        std::path::absolute(text).map_err(|error| error.to_string())
+    }
+
+    fn parse_in_file(text: &str) -> Result<Self, String> {
+        match PathBuf::from(text) {
+            path if path.is_absolute() => Ok(path),
+            _ => {
+                Err(format!("`{text}` is a relative path, and the daemon has no directory of yours: write it in full"))
+            }
+        }
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Kind for usize {
+    const PLACEHOLDER: &'static str = "N";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("`{text}`: {error}"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for NonZeroUsize {
+    const PLACEHOLDER: &'static str = "N";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("`{text}`: {error}"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for bool {
+    const PLACEHOLDER: &'static str = "BOOL";
+    /// `--offline` alone means yes.
+    const WORDS: std::ops::RangeInclusive<usize> = 0..=1;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("`{text}` is neither `true` nor `false`"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// The address of a hub, without a final `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(pub String);
+
+impl Kind for Endpoint {
+    const PLACEHOLDER: &'static str = "URL";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        hub::check_endpoint(text)?;
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// Reads a value of a configuration file, where numbers and truth values need no quotes.
+pub(super) fn from_file<'de, D: Deserializer<'de>, T: Kind>(deserializer: D) -> Result<Option<T>, D::Error> {
+    struct Text;
+
+    impl Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text, a number or a truth value")
+        }
+
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<String, E> {
+            Ok(value.to_owned())
+        }
+
+        fn visit_i64<E: de::Error>(self, value: i64) -> Result<String, E> {
+            Ok(value.to_string())
+        }
+
+        fn visit_u64<E: de::Error>(self, value: u64) -> Result<String, E> {
+            Ok(value.to_string())
+        }
+
+        fn visit_bool<E: de::Error>(self, value: bool) -> Result<String, E> {
+            Ok(value.to_string())
+        }
+    }
+
+    let text = deserializer.deserialize_any(Text)?;
+    T::parse_in_file(&text).map(Some).map_err(de::Error::custom)
+}
