@@ -16,6 +16,7 @@ pub mod header;
 pub mod hub_env;
 pub mod identity;
 pub mod index;
+pub mod ingredients;
 mod json;
 pub mod layers;
 pub mod listing;
