@@ -185,15 +185,22 @@ pub(crate) fn image(component: &Component) -> Option<v1::DerivedImage> {
     })
 }
 
+/// Whether a loaded component lies in an image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loaded {
+    Yes,
+    No,
+}
+
 /// An image on the disk.
-pub(crate) fn stored(stored: &Stored, loaded: bool) -> v1::DerivedImage {
+pub(crate) fn stored(stored: &Stored, loaded: Loaded) -> v1::DerivedImage {
     v1::DerivedImage {
         path: path(&stored.path),
         bytes: stored.bytes,
         component_id: stored.id.to_string(),
         made: Some(stored.made.into()),
         used: Some(stored.used.into()),
-        loaded,
+        loaded: loaded == Loaded::Yes,
         ..provenance(stored.provenance.as_ref())
     }
 }

@@ -166,3 +166,11 @@ impl Builder {
         Catalogue::new(self.tensors)
     }
 }
+/// What is done with a component that does not match its catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditPolicy {
+    /// It is refused.
+    Strict,
+    /// It is lent all the same.
+    ReportOnly,
+}

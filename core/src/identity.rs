@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
-use crate::place::Layout;
+use crate::{catalogue::AuditPolicy, place::Layout};
 
 /// Counts up when the meaning of a component changes without any of its inputs changing.
 const FORMAT_VERSION: u64 = 3;
@@ -31,8 +31,8 @@ pub struct IdentityInputs<'a> {
     pub component: &'a str,
     /// Layout of the tensors.
     pub layout: Layout,
-    /// Whether a failed audit was let pass; such a component is never given to a strict caller.
-    pub report_only: bool,
+    /// What a failed audit does. A component that was lent in spite of one is never given to a strict caller.
+    pub policy: AuditPolicy,
     /// Bytes of the config, empty when there is none.
     pub config: &'a [u8],
     /// What is to be computed, and by which MLX; see [`crate::derive`].
@@ -54,7 +54,7 @@ impl ComponentId {
         field(inputs.family.as_bytes());
         field(inputs.component.as_bytes());
         field(inputs.layout.name().as_bytes());
-        field(&[u8::from(inputs.report_only)]);
+        field(&[u8::from(inputs.policy == AuditPolicy::ReportOnly)]);
         field(inputs.config);
         field(inputs.conversion);
         for (path, content) in inputs.shards {
@@ -104,7 +104,7 @@ mod tests {
             family: "f",
             component: "c",
             layout: Layout::Mlx,
-            report_only: false,
+            policy: AuditPolicy::Strict,
             config: b"{}",
             conversion: b"BF16",
             shards: &shards,
@@ -114,7 +114,7 @@ mod tests {
             IdentityInputs { family: "fc", component: "", ..base.clone() },
             IdentityInputs { component: "d", ..base.clone() },
             IdentityInputs { layout: Layout::Source, ..base.clone() },
-            IdentityInputs { report_only: true, ..base.clone() },
+            IdentityInputs { policy: AuditPolicy::ReportOnly, ..base.clone() },
             IdentityInputs { config: b"", ..base.clone() },
             IdentityInputs { conversion: b"F16", ..base.clone() },
             IdentityInputs { shards: &other, ..base.clone() },

@@ -38,8 +38,8 @@ pub enum Role {
     Base,
     /// The file that is laid over.
     Overlay,
-    /// An adapter.
-    Adapter,
+    /// The adapter of that position.
+    Adapter(usize),
 }
 
 impl Scale {
@@ -78,11 +78,21 @@ impl<T> Ingredients<T> {
 
     /// All ingredients with their roles: own, base, overlay, adapters.
     pub fn iter(&self) -> impl Iterator<Item = (Role, &T)> {
-        let adapters = self.adapters.iter().map(|adapter| (Role::Adapter, &adapter.it));
+        let adapters = self.adapters.iter().enumerate().map(|(number, adapter)| (Role::Adapter(number), &adapter.it));
         std::iter::once((Role::Own, &self.own))
             .chain(self.base.iter().map(|it| (Role::Base, it)))
             .chain(self.overlay.iter().map(|it| (Role::Overlay, it)))
             .chain(adapters)
+    }
+
+    /// The ingredient of that role.
+    pub fn get(&self, role: Role) -> Option<&T> {
+        match role {
+            Role::Own => Some(&self.own),
+            Role::Base => self.base.as_ref(),
+            Role::Overlay => self.overlay.as_ref(),
+            Role::Adapter(number) => self.adapters.get(number).map(|adapter| &adapter.it),
+        }
     }
 
     /// The same ingredients, borrowed.
@@ -100,8 +110,8 @@ impl<T> Ingredients<T> {
         let own = next(Role::Own, self.own);
         let base = self.base.map(|it| next(Role::Base, it));
         let overlay = self.overlay.map(|it| next(Role::Overlay, it));
-        let adapter = |Adapter { it, scale }| Adapter { it: next(Role::Adapter, it), scale };
-        Ingredients { own, base, overlay, adapters: self.adapters.into_iter().map(adapter).collect() }
+        let adapter = |(number, Adapter { it, scale })| Adapter { it: next(Role::Adapter(number), it), scale };
+        Ingredients { own, base, overlay, adapters: self.adapters.into_iter().enumerate().map(adapter).collect() }
     }
 
     /// Like [`Self::map`], up to the first error.
@@ -112,8 +122,8 @@ impl<T> Ingredients<T> {
         let own = next(Role::Own, self.own)?;
         let base = self.base.map(|it| next(Role::Base, it)).transpose()?;
         let overlay = self.overlay.map(|it| next(Role::Overlay, it)).transpose()?;
-        let adapter = |Adapter { it, scale }| Ok(Adapter { it: next(Role::Adapter, it)?, scale });
-        let adapters = self.adapters.into_iter().map(adapter).collect::<Result<_, E>>()?;
+        let adapter = |(number, Adapter { it, scale })| Ok(Adapter { it: next(Role::Adapter(number), it)?, scale });
+        let adapters = self.adapters.into_iter().enumerate().map(adapter).collect::<Result<_, E>>()?;
         Ok(Ingredients { own, base, overlay, adapters })
     }
 }
@@ -155,11 +165,12 @@ mod tests {
 
     #[test]
     fn every_stage_sees_all_ingredients_in_one_order() {
-        let roles = [Role::Own, Role::Base, Role::Overlay, Role::Adapter, Role::Adapter];
+        let roles = [Role::Own, Role::Base, Role::Overlay, Role::Adapter(0), Role::Adapter(1)];
         assert_eq!(all().iter().collect::<Vec<_>>(), roles.into_iter().zip(&[1, 2, 3, 4, 5]).collect::<Vec<_>>());
         let doubled = all().try_map(|role, it| Ok::<_, ()>((role, 2 * it))).unwrap();
         let seen: Vec<_> = doubled.iter().map(|(role, &(told, it))| (role == told, it)).collect();
         assert_eq!(seen, [2, 4, 6, 8, 10].map(|it| (true, it)));
+        assert!(roles.iter().zip(&[1, 2, 3, 4, 5]).all(|(&role, it)| all().get(role) == Some(it)));
         assert_eq!(doubled.adapters[1].scale.get(), -1.0);
         assert_eq!(all().as_ref().map(|_, it| *it), all());
         assert_eq!(Ingredients::only(1).iter().count(), 1);

@@ -53,12 +53,21 @@ pub enum Wish {
 }
 
 /// What happens to a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes.
+    Dropped,
+    /// It stays.
+    Kept,
+}
+
+/// What happens to a component, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// Which.
     pub id: ComponentId,
-    /// Whether it is dropped.
-    pub evict: bool,
+    /// What happens.
+    pub fate: Fate,
     /// Why.
     pub reason: String,
 }
@@ -66,22 +75,23 @@ pub struct Decision {
 /// Decides about every component that `wish` concerns. A leased component is never dropped.
 #[must_use]
 pub fn decide(facts: &[Facts], wish: Wish, now: Instant) -> Vec<Decision> {
-    facts
-        .iter()
-        .filter(|fact| match wish {
-            Wish::Expired | Wish::All => true,
-            Wish::One(id) => fact.id == id,
-        })
-        .map(|fact| {
-            let (evict, reason) = match (fact.expires(), wish) {
-                (None, _) => (false, format!("held by {} lease(s)", fact.leases)),
-                (Some(at), Wish::Expired) if at > now => (false, "still within its keep-alive".to_owned()),
-                (Some(_), Wish::Expired) => (true, "idle beyond its keep-alive".to_owned()),
-                (Some(_), Wish::All | Wish::One(_)) => (true, "asked for, and nobody holds it".to_owned()),
-            };
-            Decision { id: fact.id, evict, reason }
-        })
-        .collect()
+    let is_concerned = |fact: &&Facts| match wish {
+        Wish::Expired | Wish::All => true,
+        Wish::One(id) => fact.id == id,
+    };
+    facts.iter().filter(is_concerned).map(|fact| decide_one(fact, wish, now)).collect()
+}
+
+/// Decides about one component that `wish` concerns.
+#[must_use]
+pub fn decide_one(fact: &Facts, wish: Wish, now: Instant) -> Decision {
+    let (fate, reason) = match (fact.expires(), wish) {
+        (None, _) => (Fate::Kept, format!("held by {} lease(s)", fact.leases)),
+        (Some(at), Wish::Expired) if at > now => (Fate::Kept, "still within its keep-alive".to_owned()),
+        (Some(_), Wish::Expired) => (Fate::Dropped, "idle beyond its keep-alive".to_owned()),
+        (Some(_), Wish::All | Wish::One(_)) => (Fate::Dropped, "asked for, and nobody holds it".to_owned()),
+    };
+    Decision { id: fact.id, fate, reason }
 }
 
 /// When [`Wish::Expired`] next has something to drop.
@@ -93,14 +103,14 @@ pub fn next_expiry(facts: &[Facts]) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{identity::IdentityInputs, place::Layout};
+    use crate::{catalogue::AuditPolicy, identity::IdentityInputs, place::Layout};
 
     fn id(component: &str) -> ComponentId {
         ComponentId::of(&IdentityInputs {
             family: "",
             component,
             layout: Layout::Source,
-            report_only: false,
+            policy: AuditPolicy::Strict,
             config: b"",
             conversion: b"",
             shards: &[],
@@ -113,7 +123,9 @@ mod tests {
         let minute = Duration::from_secs(60);
         let fact = |name, leases, warm| Facts { id: id(name), leases, warm_until: start + warm };
         let facts = [fact("held", 1, Duration::ZERO), fact("warm", 0, minute), fact("cold", 0, Duration::ZERO)];
-        let evicted = |wish, now| -> Vec<bool> { decide(&facts, wish, now).iter().map(|d| d.evict).collect() };
+        let evicted = |wish, now| -> Vec<bool> {
+            decide(&facts, wish, now).iter().map(|decision| decision.fate == Fate::Dropped).collect()
+        };
         assert_eq!(evicted(Wish::Expired, start), [false, false, true]);
         assert_eq!(evicted(Wish::Expired, start + minute), [false, true, true]);
         assert_eq!(evicted(Wish::All, start), [false, true, true]);

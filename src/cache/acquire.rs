@@ -1,111 +1,50 @@
-//! From a request to a lease: recalled, warm, or brought here, opened and kept.
+//! From a request to a lease: recalled, kept already, or loaded.
 
 use std::{sync::Arc, time::Instant};
 
-use super::{ATTEMPTS, AcquireError, Acquired, Cache, Holder, Lease, is_abandoned};
+use super::{ATTEMPTS, Acquired, Cache, Holder, Lease};
 use crate::{
     component::Component,
-    hub::HubError,
-    pipeline::{self, LoadError, Needed, Pinned, Prepared, Request, Subject, Verification},
-    progress::Step,
-    resolve::{Address, ModelKind, ResolvedModel, Selector},
-    snapshot::{Extent, FetchReport, Remote, Want},
+    pipeline::{self, AcquireError, Desk, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools, Verification},
+    resolve::{Address, ModelKind, Network, ResolvedModel, Selector},
 };
 
 impl Cache {
-    /// Loads the component that `request` means, or joins whoever loads it, and leases it to `holder`. `progress` is
-    /// called with each step and the number of requests that wait for it.
+    /// Leases the component that `request` means to `holder`, and loads it first where it is not kept. `progress` is told
+    /// each step and the number of requests that wait for it.
     ///
     /// # Errors
-    /// [`AcquireError`].
+    /// When the load fails or takes too long, and when the daemon stops.
     pub async fn acquire(
         self: &Arc<Self>,
         request: Request,
         holder: Holder,
-        mut progress: impl FnMut(&Step, usize) + Send,
+        progress: impl Fn(&crate::progress::Step, usize) + Send + Sync,
     ) -> Result<Acquired, AcquireError> {
-        let started = Instant::now();
-        let work = async {
-            let mut mended = false;
-            for _ in 0..ATTEMPTS {
-                match self.try_acquire(&request, &holder, started, &mut progress).await {
-                    Err(AcquireError::Load(error)) if is_abandoned(&error) => {}
-                    // What was set aside is missing now, so the next attempt fetches it. Once: a file that is damaged
-                    // again as it comes is the fault of a disk or of another program.
-                    Err(AcquireError::Load(error)) if !mended && self.is_mended(&request, &error).await => {
-                        mended = true;
-                    }
-                    result => return result,
-                }
-            }
-            Err(AcquireError::Died { operation: "the load" })
-        };
+        let counter = Counter { cache: self, request: &request, holder, started: Instant::now(), progress: &progress };
         tokio::select! {
-            result = work => result,
-            () = self.tasks.stopping().cancelled() => Err(AcquireError::Stopping),
+            result = counter.serve() => result,
+            () = self.daemon().stopping().cancelled() => Err(AcquireError::Stopping),
         }
     }
 
-    async fn try_acquire(
-        self: &Arc<Self>,
-        request: &Request,
-        holder: &Holder,
-        started: Instant,
-        progress: &mut (impl FnMut(&Step, usize) + Send),
-    ) -> Result<Acquired, AcquireError> {
-        let acquired = |lease: Lease, model, warm| {
-            let leases = lease.entry().usage().holders.len();
-            Acquired { lease, model, warm, leases, resolve: started.elapsed() }
-        };
-        // A few `stat` calls on local disks: waking another thread for them would take longer than they do.
-        let recalled = self.recalls.get(request, |id| self.intact(id));
-        if let Some((id, model)) = recalled
-            && self.is_current(&model, request.selector.offline).await
-            && let Some(lease) = self.lease_loaded(id, holder)
-        {
-            return Ok(acquired(lease, model, true));
+    /// Whether what the revisions of `models` meant is still known to be what they mean.
+    async fn are_current(&self, models: &[Arc<ResolvedModel>], network: Network) -> bool {
+        for model in models {
+            if !self.is_current(model, network).await {
+                return false;
+            }
         }
-        let subject = self.subject(request, progress).await?;
-        let prepared = self.prepared(request, &subject, progress).await?;
-        let (id, model) = (prepared.id, Arc::clone(&prepared.model));
-        if self.intact(id)
-            && let Some(lease) = self.lease_loaded(id, holder)
-            && self.is_as_wanted(request, lease.component(), progress).await?
-        {
-            return Ok(acquired(lease, model, true));
-        }
-        let component = self.fly(prepared, &request.selector.spec, progress).await?;
-        Ok(acquired(self.lease_or_insert(component, holder), model, false))
+        true
     }
 
-    /// Whether a loaded component may be lent for `request`. One of the same content can lie over other files than those
-    /// that were looked at for this request; if they turn out to be bad, it is dropped.
-    async fn is_as_wanted(
-        self: &Arc<Self>,
-        request: &Request,
-        component: &Arc<Component>,
-        progress: &mut (impl FnMut(&Step, usize) + Send),
-    ) -> Result<bool, AcquireError> {
-        if request.verification == Verification::Afterwards {
-            return Ok(true);
-        }
-        let (model, candidates) = (Arc::clone(&component.model), component.candidates());
-        match self.verified(component.id, model, candidates, self.own_files(&request.selector), progress).await {
-            Ok(()) => Ok(true),
-            Err(AcquireError::Load(error)) if matches!(*error, LoadError::Corrupt { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether what a revision meant is still known to be what it means.
-    async fn is_current(&self, model: &ResolvedModel, offline: bool) -> bool {
-        let hub = &self.config.hub;
+    async fn is_current(&self, model: &ResolvedModel, network: Network) -> bool {
+        let hub = &self.tools.hub;
         match &model.kind {
             ModelKind::Hub { repo, revision, commit, .. } if revision.as_commit().is_none() => {
                 // Whether the hub was asked is part of the answer.
                 let was_asked = model.warning.is_none();
-                offline
-                    || hub.settings().offline
+                !self.tools.may_ask(network)
                     || (!was_asked && hub.was_absent().is_some())
                     || (was_asked && hub.known_commit(repo, revision).await.as_ref() == Some(commit))
             }
@@ -113,192 +52,104 @@ impl Cache {
         }
     }
 
-    /// What `selector` names, and the commit it means.
-    ///
-    /// # Errors
-    /// [`AcquireError`].
-    pub async fn pinned(self: &Arc<Self>, selector: &Selector) -> Result<Pinned, AcquireError> {
-        let (cache, asked) = (Arc::clone(self), selector.clone());
-        let work = self.stage("finding the model", move || pipeline::address(&asked, &cache.config.places));
-        let (address, known) = self.in_time("finding the model", work).await??;
-        let pin = pipeline::pin(&address, known, selector.offline, &self.config.hub).await?;
-        Ok(Pinned { address: Arc::new(address), pin })
-    }
-
-    /// What `request` names, looked up; of the models beside its own, what is needed is on this machine.
-    async fn subject(
-        self: &Arc<Self>,
-        request: &Request,
-        progress: &mut (impl FnMut(&Step, usize) + Send),
-    ) -> Result<Subject, AcquireError> {
-        let model = self.pinned(&request.selector).await?;
-        let base = match &request.base {
-            Some(base) => Some(self.brought(base, Needed::Documents, progress).await?),
-            None => None,
-        };
-        let overlay = match &request.overlay {
-            Some(overlay) => Some(self.brought(overlay, Needed::RootWeights, progress).await?),
-            None => None,
-        };
-        let mut adapters = Vec::with_capacity(request.adapters.len());
-        for adapter in &request.adapters {
-            adapters.push(self.brought(&adapter.selector, Needed::Adapter, progress).await?);
-        }
-        Ok(Subject { model, base, overlay, adapters })
-    }
-
-    /// What `selector` names, with what is needed of it on this machine.
-    ///
-    /// # Errors
-    /// [`AcquireError`].
-    pub(crate) async fn brought(
-        self: &Arc<Self>,
-        selector: &Selector,
-        needed: Needed,
-        progress: &mut (impl FnMut(&Step, usize) + Send),
-    ) -> Result<Pinned, AcquireError> {
-        let pinned = self.pinned(selector).await?;
-        let (asked, choice) = (pinned.clone(), selector.choice.clone());
-        let work = self.stage("finding the model", move || pipeline::has(&asked, &choice, needed));
-        let is_fetchable = pinned.pin.is_some() && !self.is_offline(selector);
-        match self.in_time("finding the model", work).await? {
-            Ok(true) => {}
-            Ok(false) if !is_fetchable => {}
-            Err(error) if !error.is_missing() || !is_fetchable => return Err(error.into()),
-            Ok(false) | Err(_) => {
-                let want = Want {
-                    components: Vec::new(),
-                    extent: match needed {
-                        Needed::Documents => Extent::Documents,
-                        Needed::RootWeights | Needed::Adapter => Extent::Components,
-                    },
-                    choice: selector.choice.clone(),
-                };
-                pipeline::fetch(&pinned, want, &self.fetcher, |step, sharers| progress(step, sharers)).await?;
-            }
-        }
-        Ok(pinned)
-    }
-
-    /// The component that `request` means, everything it needs being on this machine, verified if that is wanted.
-    async fn prepared(
-        self: &Arc<Self>,
-        request: &Request,
-        subject: &Subject,
-        progress: &mut (impl FnMut(&Step, usize) + Send),
-    ) -> Result<Prepared, AcquireError> {
-        let mut fetched = self.is_offline(&request.selector);
-        let want = || Want {
-            components: vec![request.component.clone()],
-            extent: Extent::Components,
-            choice: request.selector.choice.clone(),
-        };
-        loop {
-            let is_fetchable = !fetched && subject.model.pin.is_some();
-            let prepared = match self.prepare(request, subject).await? {
-                Ok(prepared) if prepared.is_provisional() && is_fetchable => None,
-                Ok(prepared) => Some(prepared),
-                Err(error) if error.is_missing() && is_fetchable => None,
-                Err(error) => return Err(error.into()),
-            };
-            let Some(prepared) = prepared else {
-                fetched = true;
-                let progress = |step: &Step, sharers| progress(step, sharers);
-                pipeline::fetch(&subject.model, want(), &self.fetcher, progress).await?;
-                continue;
-            };
-            if request.verification == Verification::Afterwards {
-                return Ok(prepared);
-            }
-            let (id, model, candidates) = (prepared.id, Arc::clone(&prepared.model), prepared.candidates());
-            self.verified(id, model, candidates, self.own_files(&request.selector), progress).await?;
-            return Ok(prepared);
-        }
-    }
-
-    pub(super) fn is_offline(&self, selector: &Selector) -> bool {
-        selector.offline || self.config.hub.settings().offline
-    }
-
-    async fn prepare(
-        self: &Arc<Self>,
-        request: &Request,
-        subject: &Subject,
-    ) -> Result<Result<Prepared, LoadError>, AcquireError> {
-        let (cache, asked, subject) = (Arc::clone(self), request.clone(), subject.clone());
-        let work = self.stage("finding the model", move || -> Result<_, LoadError> {
-            let begun = std::time::SystemTime::now();
-            let prepared = pipeline::prepare(&asked, &subject, &cache.pool)?;
-            pipeline::note(&subject.model);
-            // Whoever wants it verified first must not be lent it because somebody else asked before.
-            if !prepared.is_provisional() && asked.verification == Verification::Afterwards {
-                cache.recalls.remember(asked, &prepared, begun);
-            }
-            if !cache.intact(prepared.id) {
-                cache.look_again(&prepared);
-            }
-            Ok(prepared)
-        });
-        self.in_time("finding the model", work).await
-    }
-
     /// Forgets what the revision of `selector` means, so that the hub is asked anew.
     ///
     /// # Errors
-    /// [`AcquireError`].
-    pub async fn look_up_again(self: &Arc<Self>, selector: &Selector) -> Result<(), AcquireError> {
-        let (cache, asked) = (Arc::clone(self), selector.clone());
-        let work = self.stage("finding the model", move || pipeline::address(&asked, &cache.config.places));
-        if let (Address::Hub(address), _) = work.await?? {
-            self.config.hub.forget(&address.repo, &address.revision).await;
+    /// When the selector names nothing.
+    pub async fn look_up_again(&self, selector: &Selector) -> Result<(), AcquireError> {
+        let asked = selector.clone();
+        let look = move |tools: &Tools| pipeline::pinned_here(&asked, &tools.places);
+        let Pinned { address, .. } = self.tools.stage("finding the model", look).await??;
+        if let Address::Hub(address) = &*address {
+            self.tools.hub.forget(&address.repo, &address.revision).await;
         }
         Ok(())
     }
+}
 
-    /// A hub model where it is; `None` for a path, and for what the cache alone may answer.
-    ///
-    /// # Errors
-    /// [`AcquireError`].
-    pub async fn look(self: &Arc<Self>, selector: &Selector, pinned: &Pinned) -> Result<Option<Remote>, AcquireError> {
-        let hub = &self.config.hub;
-        let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
-        if self.is_offline(selector) {
-            return Ok(None);
+/// One request, and where it meets others.
+struct Counter<'a> {
+    cache: &'a Arc<Cache>,
+    request: &'a Request,
+    holder: Holder,
+    started: Instant,
+    progress: Progress<'a>,
+}
+
+impl Counter<'_> {
+    async fn serve(&self) -> Result<Acquired, AcquireError> {
+        let mut mended = false;
+        for _ in 0..ATTEMPTS {
+            if let Some(recalled) = self.recall().await {
+                return Ok(recalled);
+            }
+            match pipeline::load(self.request, self, self.progress).await {
+                Err(error) if error.is_abandoned() => {}
+                // What was set aside is missing now, so the next attempt fetches it. Once: a file that is damaged again as
+                // it comes is the fault of a disk or of another program.
+                Err(AcquireError::Load(error)) if !mended && self.cache.is_mended(self.request, &error).await => {
+                    mended = true;
+                }
+                result => return result,
+            }
         }
-        let remote = Remote::look(&self.fetcher, hub, address, pin, &selector.choice).await;
-        Ok(Some(remote.map_err(LoadError::from)?))
+        Err(AcquireError::Died { operation: "the load" })
     }
 
-    /// Downloads what `want` needs of a hub model, and verifies what was here before.
-    ///
-    /// # Errors
-    /// [`AcquireError`].
-    pub async fn pull(
-        self: &Arc<Self>,
-        selector: &Selector,
-        want: Want,
-        progress: impl FnMut(&Step, usize) + Send,
-    ) -> Result<(Pinned, Option<Arc<FetchReport>>), AcquireError> {
-        if self.is_offline(selector) {
-            return Err(LoadError::from(HubError::forbidden(
-                format!("the files of `{}`", selector.spec),
-                selector.offline,
-            ))
-            .into());
-        }
-        let pinned = self.pinned(selector).await?;
-        let report = pipeline::fetch(&pinned, want, &self.fetcher, progress).await?;
-        Ok((pinned, report))
+    async fn recall(&self) -> Option<Acquired> {
+        // A few `stat` calls on local disks: waking another thread for them would take longer than they do.
+        let recalled = self.cache.recalls.get(self.request, |id| self.cache.intact(id))?;
+        let is_current = self.cache.are_current(&recalled.models, self.request.models.own.network).await;
+        let lease = if is_current { self.cache.lease_loaded(recalled.id, &self.holder) } else { None };
+        lease.map(|lease| self.acquired(lease, Arc::clone(&recalled.models[0]), true))
     }
 
-    /// Waits for `work`, for as long as a load may take.
-    pub(crate) async fn in_time<T>(
-        &self,
-        operation: &'static str,
-        work: impl Future<Output = Result<T, AcquireError>>,
-    ) -> Result<T, AcquireError> {
-        let limit = self.config.load_deadline;
-        let late = AcquireError::Deadline { operation, limit };
-        tokio::time::timeout(limit, work).await.unwrap_or(Err(late))
+    fn acquired(&self, lease: Lease, model: Arc<ResolvedModel>, warm: bool) -> Acquired {
+        let leases = lease.entry().usage().holders.len();
+        Acquired { lease, model, warm, leases, resolve: self.started.elapsed() }
+    }
+
+    /// Whether a component that is kept may be lent. One of the same content can lie over other files than those that were
+    /// looked at for this request; if they turn out to be damaged, it is dropped.
+    async fn is_as_wanted(&self, component: &Arc<Component>) -> Result<bool, AcquireError> {
+        if self.request.verification == Verification::Afterwards {
+            return Ok(true);
+        }
+        let own = self.cache.own_files(&self.request.models.own);
+        match self.cache.verified(component.id, &component.model, component.candidates(), own, self.progress).await {
+            Ok(()) => Ok(true),
+            Err(AcquireError::Load(error)) if matches!(*error, LoadError::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Desk for Counter<'_> {
+    type Lent = Acquired;
+
+    fn tools(&self) -> &Arc<Tools> {
+        &self.cache.tools
+    }
+
+    async fn verify(&self, prepared: &Prepared) -> Result<(), AcquireError> {
+        let own = self.cache.own_files(&self.request.models.own);
+        self.cache.verified(prepared.id, prepared.model(), prepared.candidates(), own, self.progress).await
+    }
+
+    async fn share<W, F>(&self, prepared: Prepared, work: W) -> Result<Acquired, AcquireError>
+    where
+        W: FnOnce(Prepared, Shared) -> F + Send + 'static,
+        F: Future<Output = Result<Component, AcquireError>> + Send + 'static,
+    {
+        let (id, model) = (prepared.id, Arc::clone(prepared.model()));
+        let (prepared, kept) = self.cache.looked_up(prepared).await?;
+        if kept
+            && let Some(lease) = self.cache.lease_loaded(id, &self.holder)
+            && self.is_as_wanted(lease.component()).await?
+        {
+            return Ok(self.acquired(lease, model, true));
+        }
+        let component = self.cache.load(prepared, work, self.progress).await?;
+        Ok(self.acquired(self.cache.lease_or_insert(component, &self.holder), model, false))
     }
 }

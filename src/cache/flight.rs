@@ -1,22 +1,26 @@
 //! Loads that are under way: one for everyone who asks for the same component at the same time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use weightsd_core::identity::ComponentId;
 
-use super::{AcquireError, Cache, EventKind};
+use super::Cache;
 use crate::{
     checkpoint::CheckpointError,
     component::Component,
+    events::EventKind,
     flight::{Joined, Work, WorkContext},
-    pipeline::{self, LoadError, Prepared},
+    pipeline::{AcquireError, LoadError, Prepared, Progress, Shared, blocking},
     progress::{Step, Watcher},
 };
 
-/// A flight as a list shows it.
+/// A load under way, as a list shows it.
 #[derive(Debug, Clone)]
 pub struct FlightReport {
     /// The component's name.
@@ -29,11 +33,11 @@ pub struct FlightReport {
     pub sharers: usize,
 }
 
-/// What travels: a component.
+/// The loading of a component.
 #[derive(Debug, Clone)]
-pub(super) struct LoadWork;
+pub(super) struct Load;
 
-impl Work for LoadWork {
+impl Work for Load {
     type Key = ComponentId;
     type Step = Named;
     type Output = Arc<Component>;
@@ -44,118 +48,117 @@ impl Work for LoadWork {
     }
 }
 
-/// A step, and whose it is.
+/// What is loaded, as people call it.
+#[derive(Debug, Default)]
+struct Title {
+    component: String,
+    spec: String,
+}
+
+/// A step, and of which load.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Named {
-    name: Arc<(String, String)>,
+    title: Arc<Title>,
     step: Step,
 }
 
 impl Cache {
-    /// Joins the flight for `prepared`, or starts it, and waits for the component.
-    pub(super) async fn fly(
+    /// Joins the load of `prepared`, or begins it with `work`, and waits for the component.
+    pub(super) async fn load<W, F>(
         self: &Arc<Self>,
         prepared: Prepared,
-        spec: &str,
-        progress: &mut (impl FnMut(&Step, usize) + Send),
-    ) -> Result<Arc<Component>, AcquireError> {
+        work: W,
+        progress: Progress<'_>,
+    ) -> Result<Arc<Component>, AcquireError>
+    where
+        W: FnOnce(Prepared, Shared) -> F + Send + 'static,
+        F: Future<Output = Result<Component, AcquireError>> + Send + 'static,
+    {
         let id = prepared.id;
-        // A flight that landed since this request looked has left its component.
-        let arrived = || self.components.get(&id).map(|entry| Arc::clone(&entry.component));
-        let waiter = match self.flights.join(id, arrived) {
+        // A load that ended since this request looked has left its component.
+        let finished = || self.components.get(&id).map(|entry| Arc::clone(&entry.component));
+        let waiter = match self.flights.join(id, finished) {
             Joined::Done(component) => return Ok(component),
             Joined::Waiting(waiter) => waiter,
             Joined::First(waiter, leader) => {
-                let name = Arc::new((prepared.component().to_owned(), spec.to_owned()));
-                let (cache, context) = (Arc::clone(self), Arc::new(leader.context()));
-                self.tasks.spawn("load", leader.run(async move { cache.load(prepared, name, context).await }));
+                let spec = prepared.request.models.own.spec.clone();
+                let title = Arc::new(Title { component: prepared.component().to_owned(), spec });
+                let reporter =
+                    Arc::new(Reporter { title, context: leader.context(), abandoned: AtomicBool::new(false) });
+                let (cache, room) = (Arc::clone(self), Arc::clone(self));
+                let make_room = Arc::new(move |folder: &Path, bytes| room.make_room(folder, bytes));
+                let shared = Shared { watcher: Arc::clone(&reporter) as _, make_room };
+                let loading = work(prepared, shared);
+                let work = async move { cache.see_through(id, loading, &reporter).await };
+                self.daemon().tasks().spawn("load", leader.run(work));
                 waiter
             }
         };
         waiter.wait(|named, sharers| progress(&named.step, sharers)).await
     }
 
-    async fn load(
+    /// Waits for a load unless it is abandoned, keeps what comes out, and says how it ended.
+    async fn see_through(
         self: &Arc<Self>,
-        prepared: Prepared,
-        name: Arc<(String, String)>,
-        context: Arc<WorkContext<LoadWork>>,
+        id: ComponentId,
+        loading: impl Future<Output = Result<Component, AcquireError>>,
+        reporter: &Reporter,
     ) -> Result<Arc<Component>, AcquireError> {
-        let id = prepared.id;
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let reporter = Arc::new(Reporter {
-            name: Arc::clone(&name),
-            context: Arc::clone(&context),
-            abandoned: Arc::clone(&abandoned),
-        });
         reporter.step(&Step::default());
-        let work = self.open_and_lend(prepared, reporter);
-        tokio::pin!(work);
         let result = tokio::select! {
-            result = &mut work => result,
-            () = context.abandoned() => {
-                abandoned.store(true, Ordering::Relaxed);
-                // A thread that opens files finds out; what is computed is given up at once.
+            result = loading => result,
+            () = reporter.context.abandoned() => {
+                // A thread that opens files finds out; a computation is given up at once.
+                reporter.abandoned.store(true, Ordering::Relaxed);
                 Err(LoadError::from(CheckpointError::Abandoned).into())
             }
         };
-        let (component, spec) = &*name;
+        let Title { component, spec } = &*reporter.title;
         match result {
             Ok(loaded) => {
                 let message = format!("{component} of {}: {}", loaded.model, loaded.audit.summary());
-                self.events().push(EventKind::Loaded, Some(id), message);
-                let loaded = Arc::new(loaded);
-                self.insert(Arc::clone(&loaded));
-                self.verify_afterwards(&loaded);
-                Ok(loaded)
+                self.daemon().events().push(EventKind::Loaded, Some(id), message);
+                self.keep(loaded).await
             }
             Err(error) => {
                 let message = format!("{component} of {spec}: {error}");
-                self.events().push(EventKind::LoadFailed, None, message);
+                self.daemon().events().push(EventKind::LoadFailed, None, message);
                 Err(error)
             }
         }
     }
 
-    /// From the prepared to the component. Opening has a deadline; computing takes the time it takes, and is told of.
-    async fn open_and_lend(
-        self: &Arc<Self>,
-        prepared: Prepared,
-        reporter: Arc<Reporter>,
-    ) -> Result<Component, AcquireError> {
-        let (pool, watcher) = (Arc::clone(self.pool()), Arc::clone(&reporter));
-        let opening = self.stage("the load", move || pipeline::open(prepared, &pool, &*watcher));
-        let planned = self.in_time("the load", opening).await??;
-        let loaded = self.lend(planned, |step| reporter.step(step)).await?;
-        let attestations = Arc::clone(&self.config.attestations);
-        // Looked up here, where waiting is allowed: whoever asks later is answered from memory.
-        super::blocking("attestations", move || {
-            let _ = loaded.was_verified(&attestations);
-            loaded
-        })
-        .await
+    async fn keep(self: &Arc<Self>, loaded: Component) -> Result<Arc<Component>, AcquireError> {
+        let (loaded, attestations) = (Arc::new(loaded), Arc::clone(&self.tools.attestations));
+        let asked = Arc::clone(&loaded);
+        // Looked up here, where waiting is allowed: later answers come from memory.
+        let _ = blocking("attestations", move || asked.was_verified(&attestations)).await?;
+        self.insert(Arc::clone(&loaded));
+        self.verify_afterwards(&loaded);
+        Ok(loaded)
     }
 
     /// Loads that are under way.
     #[must_use]
     pub fn flights(&self) -> Vec<FlightReport> {
-        let report = |(_, named, sharers): (_, Named, _)| {
-            let (component, spec) = (*named.name).clone();
-            FlightReport { component, spec, step: named.step, sharers }
+        let report = |(_, Named { title, step }, sharers): (_, Named, _)| {
+            let (component, spec) = (title.component.clone(), title.spec.clone());
+            FlightReport { component, spec, step, sharers }
         };
         self.flights.reports().into_iter().map(report).collect()
     }
 }
 
+/// Passes steps on to everyone who waits.
 struct Reporter {
-    name: Arc<(String, String)>,
-    context: Arc<WorkContext<LoadWork>>,
-    abandoned: Arc<AtomicBool>,
+    title: Arc<Title>,
+    context: WorkContext<Load>,
+    abandoned: AtomicBool,
 }
 
 impl Watcher for Reporter {
     fn step(&self, step: &Step) {
-        self.context.report(Named { name: Arc::clone(&self.name), step: step.clone() });
+        self.context.report(Named { title: Arc::clone(&self.title), step: step.clone() });
     }
 
     fn is_abandoned(&self) -> bool {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use super::Cache;
 use crate::{
-    pipeline::{self, LoadError, Request},
+    pipeline::{self, LoadError, Request, Tools, look},
     progress::Unwatched,
     resolve::Selector,
     snapshot::{HashCandidate, OwnFiles, Scope, Verdict, small_candidates},
@@ -14,22 +14,20 @@ use crate::{
 impl Cache {
     /// What happens to a snapshot's own files that are not the commit's: without the hub nothing could take their place.
     pub(super) fn own_files(&self, selector: &Selector) -> OwnFiles {
-        if self.is_offline(selector) { OwnFiles::Leave } else { OwnFiles::SetAside }
+        if self.tools.may_ask(selector.network) { OwnFiles::SetAside } else { OwnFiles::Leave }
     }
 
     /// Whether a load that ended with `error` can go better now, because damaged files of its models were set aside.
     pub(super) async fn is_mended(self: &Arc<Self>, request: &Request, error: &LoadError) -> bool {
         if let LoadError::Corrupt { aside, .. } = error {
-            return aside.is_some() && !self.is_offline(&request.selector);
+            return aside.is_some() && self.tools.may_ask(request.models.own.network);
         }
         if !error.may_be_damage() {
             return false;
         }
-        let others = request.base.iter().chain(&request.overlay);
-        let adapters = request.adapters.iter().map(|adapter| &adapter.selector);
         let mut mended = false;
-        for selector in std::iter::once(&request.selector).chain(others).chain(adapters) {
-            mended |= !self.is_offline(selector) && self.mend(selector, error.path()).await;
+        for (_, selector) in request.models.iter() {
+            mended |= self.tools.may_ask(selector.network) && self.mend(selector, error.path()).await;
         }
         mended
     }
@@ -37,28 +35,28 @@ impl Cache {
     /// Compares the small files of a model, and the file that an error names, with their hashes. Returns whether one was
     /// set aside.
     async fn mend(self: &Arc<Self>, selector: &Selector, named: Option<&Path>) -> bool {
-        let Ok(pinned) = self.pinned(selector).await else { return false };
+        let Ok(pinned) = pipeline::pinned(selector, &self.tools).await else { return false };
         if pinned.pin.is_none() {
             return false;
         }
-        let (cache, choice, named) = (Arc::clone(self), selector.choice.clone(), named.map(Path::to_owned));
-        let work = self.stage("looking for damage", move || -> Result<_, LoadError> {
-            let model = pinned.address.on_disk(pinned.pin.as_ref())?;
-            let candidates = small_candidates(&model, &choice, named.as_deref())?;
+        let (cache, named) = (Arc::clone(self), named.map(Path::to_owned));
+        let work = move |tools: &Tools| -> Result<_, LoadError> {
+            let model = pinned.on_disk()?;
+            let candidates = small_candidates(&model, &pinned.choice, named.as_deref())?;
             let is_named = |candidate: &HashCandidate| named.as_ref() == Some(&candidate.path);
             // A user's file is set aside when it cannot be used by anybody. One that merely differs is left.
             let (unusable, others): (Vec<_>, Vec<_>) =
                 candidates.into_iter().partition(|candidate| is_named(candidate) || !is_json(&candidate.path));
             let check = |candidates: &[HashCandidate], own| {
-                let attestations = &cache.config.attestations;
-                pipeline::verify_files(&model, candidates, (Scope::Unattested, own), attestations, &Unwatched)
+                let check = (Scope::Unattested, own);
+                look::verify_files(&model, candidates, check, &tools.attestations, &Unwatched)
             };
             let mut verdicts = check(&unusable, OwnFiles::SetAside)?;
             verdicts.extend(check(&others, OwnFiles::Leave)?);
             let _ = cache.found(&model, &verdicts);
             Ok(verdicts.iter().any(Verdict::is_set_aside))
-        });
-        matches!(work.await, Ok(Ok(true)))
+        };
+        matches!(self.tools.stage("looking for damage", work).await, Ok(Ok(true)))
     }
 }
 

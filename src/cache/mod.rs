@@ -1,16 +1,15 @@
 //! What is loaded, who holds it, and how requests for one thing become one piece of work.
 //!
-//! A request goes three ways, the cheapest that works: *recall* (nothing that decided the last answer has changed, and
-//! the component is loaded), *warm* (the request was prepared anew and means a loaded component), *cold* (what is missing
-//! is downloaded, a flight loads the component, and everyone who asks meanwhile joins).
+//! A request goes one of three ways, the cheapest that works: *recall* (nothing that decided the last answer has changed,
+//! and the component is kept), *warm* (the files were listed anew, and mean a component that is kept), *cold* (the rest of
+//! [`pipeline::load`](crate::pipeline::load) runs, once for all requests that ask meanwhile).
 
 mod acquire;
-mod derive;
 mod entry;
-mod events;
 mod flight;
 mod mend;
 mod recall;
+mod room;
 mod verify;
 
 use std::{
@@ -25,35 +24,30 @@ use std::{
 
 use dashmap::{DashMap, mapref::entry::Entry as Slot};
 use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::CancellationToken;
 use weightsd_core::{
-    audit::AuditReport,
-    explain::{Explain, Explanation, Reason},
     handoff::Ticket,
     identity::ComponentId,
-    policy::{self, Decision, KeepAliveLimits, Wish},
+    policy::{self, Decision, Fate, KeepAliveLimits, Wish},
 };
 
 pub use self::{
     entry::{Change, ChangeKind, Entry, Holder, Lease, Usage},
-    events::{Event, EventKind, Events, Read},
     flight::FlightReport,
 };
-use self::{flight::LoadWork, recall::Recalls, verify::VerifyWork};
+use self::{flight::Load, recall::Recalls, verify::VerifyWork};
+pub use crate::pipeline::AcquireError;
 use crate::{
-    checkpoint::ShardPool,
     component::Component,
     derive::Images,
+    events::{EventKind, Events},
     flight::SharedWork,
+    handle::Daemon,
     hub::Hub,
-    pipeline::{LoadError, Prepared},
+    pipeline::{Prepared, Tools, Verification, blocking},
     resolve::{Places, ResolvedModel},
     snapshot::{Attestations, DownloadEvent, Fetcher},
-    tasks::Tasks,
 };
 
-/// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
-const STAGES_AT_ONCE: usize = 8;
 /// How often a request starts over when what it joined was abandoned by everyone else.
 const ATTEMPTS: usize = 3;
 
@@ -80,83 +74,20 @@ pub struct CacheConfig {
     pub image_budget: u64,
 }
 
-/// See the module.
+/// Loaded components, their leases, and the loads that are under way.
 #[derive(Debug)]
 pub struct Cache {
     config: CacheConfig,
+    tools: Arc<Tools>,
     components: DashMap<ComponentId, Arc<Entry>>,
     tickets: DashMap<Ticket, Arc<Component>>,
-    flights: Arc<SharedWork<LoadWork>>,
+    flights: Arc<SharedWork<Load>>,
     verifications: Arc<SharedWork<VerifyWork>>,
     recalls: Recalls,
-    pool: Arc<ShardPool>,
-    fetcher: Arc<Fetcher>,
-    events: Arc<Events>,
     leases: AtomicU64,
     janitor: Notify,
-    stages: Arc<Semaphore>,
     /// One component is hashed afterwards at a time.
     verifying: Semaphore,
-    /// One component is computed at a time, with all processors.
-    deriving: Semaphore,
-    tasks: Tasks,
-}
-
-/// Why a component could not be had.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AcquireError {
-    /// A stage failed.
-    #[error(transparent)]
-    Load(Arc<LoadError>),
-    /// It took too long.
-    #[error("{operation} took longer than {limit:?}")]
-    Deadline {
-        /// What took so long.
-        operation: &'static str,
-        /// What is allowed.
-        limit: Duration,
-    },
-    /// A task of the daemon died.
-    #[error("{operation} died: this is a fault of weightsd, and its log says more")]
-    Died {
-        /// Which.
-        operation: &'static str,
-    },
-    /// The daemon stops.
-    #[error("weightsd is stopping")]
-    Stopping,
-}
-
-impl Explain for AcquireError {
-    fn explain(&self) -> Explanation {
-        match self {
-            Self::Load(error) => error.explain(),
-            Self::Deadline { operation, .. } => Explanation::new(
-                Reason::Deadline,
-                *operation,
-                "the disk or network file system is slow: try again, or raise `load_deadline` in the configuration file",
-            ),
-            Self::Died { operation } => Explanation::new(Reason::Internal, *operation, "report it with the log"),
-            Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
-        }
-    }
-}
-
-impl AcquireError {
-    /// The report, when the audit refused the component.
-    #[must_use]
-    pub fn audit(&self) -> Option<&AuditReport> {
-        match self {
-            Self::Load(error) => error.audit(),
-            _ => None,
-        }
-    }
-}
-
-impl From<LoadError> for AcquireError {
-    fn from(error: LoadError) -> Self {
-        Self::Load(Arc::new(error))
-    }
 }
 
 /// A component and the right to hold it.
@@ -175,53 +106,45 @@ pub struct Acquired {
 }
 
 impl Cache {
-    /// An empty cache whose work runs in `tasks`.
+    /// An empty cache of `daemon`.
     #[must_use]
-    pub fn new(config: CacheConfig, tasks: Tasks) -> Arc<Self> {
-        let events = Arc::<Events>::default();
-        let teller = Arc::clone(&events);
-        let tell = Box::new(move |told| match told {
-            DownloadEvent::Began(message) => teller.push(EventKind::DownloadBegan, None, message),
-            DownloadEvent::Ended(message) => teller.push(EventKind::Downloaded, None, message),
-            DownloadEvent::Failed(message) => teller.push(EventKind::DownloadFailed, None, message),
-            DownloadEvent::Quarantined(message) => teller.push(EventKind::Quarantined, None, message),
-        });
+    pub fn new(config: CacheConfig, daemon: Daemon) -> Arc<Self> {
         let (hub, attestations) = (Arc::clone(&config.hub), Arc::clone(&config.attestations));
-        let fetcher = Fetcher::new(hub, attestations, config.free_space_floor, tell);
+        let tell = tell(Arc::clone(daemon.events()));
+        let fetcher = Fetcher::new(hub, attestations, config.free_space_floor, Box::new(tell));
+        let (places, attestations) = (config.places.clone(), Arc::clone(&config.attestations));
+        let images = Arc::clone(&config.images);
+        let tools = Tools::new(places, fetcher, attestations, images, config.load_deadline, daemon);
         let cache = Arc::new(Self {
             config,
+            tools: Arc::new(tools),
             components: DashMap::new(),
             tickets: DashMap::new(),
             flights: Arc::default(),
             verifications: Arc::default(),
             recalls: Recalls::default(),
-            pool: Arc::default(),
-            fetcher,
-            events,
             leases: AtomicU64::new(0),
             janitor: Notify::new(),
-            stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),
             verifying: Semaphore::new(1),
-            deriving: Semaphore::new(1),
-            tasks,
         });
         let janitor = Arc::clone(&cache);
-        cache.tasks.spawn("janitor", async move { janitor.expire().await });
+        cache.daemon().tasks().spawn("janitor", async move { janitor.expire().await });
         cache
     }
 
-    /// Runs stages of the pipeline on a thread that may block, a few at a time. A thread that hangs keeps its place
-    /// until it is done, whoever has stopped waiting for it.
-    pub(crate) async fn stage<T: Send + 'static>(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, AcquireError> {
-        let place = Arc::clone(&self.stages).acquire_owned().await.map_err(|_| AcquireError::Stopping)?;
-        blocking(operation, move || {
-            let result = work();
-            drop(place);
-            result
+    /// Remembers what a request meant, and looks whether its component is kept and its files are as they were.
+    async fn looked_up(self: &Arc<Self>, prepared: Prepared) -> Result<(Prepared, bool), AcquireError> {
+        let cache = Arc::clone(self);
+        blocking("finding the model", move || {
+            // A request that wants files verified first must not be lent what an earlier request found.
+            if !prepared.is_provisional() && prepared.request.verification == Verification::Afterwards {
+                cache.recalls.remember(&prepared);
+            }
+            let kept = cache.intact(prepared.id);
+            if !kept {
+                cache.look_again(&prepared);
+            }
+            (prepared, kept)
         })
         .await
     }
@@ -238,19 +161,19 @@ impl Cache {
         }
         let what = format!("a file of {} of {}", entry.component.name, entry.component.model);
         if entry.component.is_intact() {
-            self.events.push(EventKind::Evicted, Some(id), format!("{what} was deleted or replaced"));
+            self.daemon().events().push(EventKind::Evicted, Some(id), format!("{what} was deleted or replaced"));
         } else {
             let message = format!("{what} changed on disk");
-            self.events.push(EventKind::FileChanged, Some(id), message.clone());
+            self.daemon().events().push(EventKind::FileChanged, Some(id), message.clone());
             entry.notify(Change { kind: ChangeKind::Changed, message });
         }
         false
     }
 
-    /// Looks at the loaded components over the paths that are about to be opened. A file that was written to is known
-    /// by another id than before, so nobody who asks for it would find that out for those who hold it.
+    /// Looks at the loaded components over the paths that are about to be opened. A rewritten file gets a new component
+    /// id, so requests for the new id never notice that holders of the old one now read changed bytes.
     fn look_again(&self, prepared: &Prepared) {
-        let paths: HashSet<&Path> = prepared.shards().collect();
+        let paths: HashSet<&Path> = prepared.shards().map(|shard| shard.path.as_path()).collect();
         let lends =
             |entry: &Entry| entry.component.sources.iter().any(|source| paths.contains(source.open.file.path()));
         for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact()) {
@@ -285,7 +208,7 @@ impl Cache {
         let lease = Lease::begin(self, entry, number, holder.clone());
         self.tickets.insert(lease.ticket(), Arc::clone(&entry.component));
         let message = format!("{} ({}) holds {}", holder.name, holder.pid, entry.component.name);
-        self.events.push(EventKind::Leased, Some(entry.component.id), message);
+        self.daemon().events().push(EventKind::Leased, Some(entry.component.id), message);
         lease
     }
 
@@ -293,7 +216,7 @@ impl Cache {
     fn released(&self, entry: &Entry, ticket: Ticket, holder: &Holder) {
         self.tickets.remove(&ticket);
         let message = format!("{} ({}) let go of {}", holder.name, holder.pid, entry.component.name);
-        self.events.push(EventKind::Released, Some(entry.component.id), message);
+        self.daemon().events().push(EventKind::Released, Some(entry.component.id), message);
         self.janitor.notify_one();
     }
 
@@ -311,40 +234,22 @@ impl Cache {
         entries
     }
 
-    /// What downloads.
+    /// What the stages of a load work with.
     #[must_use]
-    pub fn fetcher(&self) -> &Arc<Fetcher> {
-        &self.fetcher
+    pub fn tools(&self) -> &Arc<Tools> {
+        &self.tools
     }
 
-    /// What happened.
+    /// The daemon whose cache it is.
     #[must_use]
-    pub fn events(&self) -> &Events {
-        &self.events
+    pub fn daemon(&self) -> &Daemon {
+        &self.tools.daemon
     }
 
     /// Limits and places in force.
     #[must_use]
     pub fn config(&self) -> &CacheConfig {
         &self.config
-    }
-
-    /// Open shards.
-    #[must_use]
-    pub fn pool(&self) -> &Arc<ShardPool> {
-        &self.pool
-    }
-
-    /// Is cancelled when the daemon stops.
-    #[must_use]
-    pub fn stopping(&self) -> &CancellationToken {
-        self.tasks.stopping()
-    }
-
-    /// Tasks of the daemon.
-    #[must_use]
-    pub fn tasks(&self) -> &Tasks {
-        &self.tasks
     }
 
     /// What the policy would do about `wish` now.
@@ -354,22 +259,33 @@ impl Cache {
         policy::decide(&facts, wish, Instant::now())
     }
 
-    /// Does what [`Self::decide`] says. A component that was leased in between stays.
+    /// Does what [`Self::decide`] says, and returns what became of it.
     pub fn evict(&self, wish: Wish) -> Vec<Decision> {
-        let mut decisions = self.decide(wish);
-        for decision in decisions.iter_mut().filter(|decision| decision.evict) {
-            let removed = self.components.remove_if(&decision.id, |_, entry| entry.usage().holders.is_empty());
-            if let Some((id, entry)) = removed {
+        let outcomes = self.decide(wish).into_iter().map(|decision| self.carry_out(decision, wish)).collect();
+        self.tools.pool.sweep();
+        outcomes
+    }
+
+    /// Drops one component, if that is still right: it may have been leased since, and released with a keep-alive.
+    fn carry_out(&self, mut decision: Decision, wish: Wish) -> Decision {
+        if decision.fate == Fate::Kept {
+            return decision;
+        }
+        let is_due = |entry: &Arc<Entry>, decision: &mut Decision| {
+            *decision = policy::decide_one(&entry.facts(), wish, Instant::now());
+            decision.fate == Fate::Dropped
+        };
+        let id = decision.id;
+        match self.components.remove_if(&id, |_, entry| is_due(entry, &mut decision)) {
+            Some((id, entry)) => {
                 let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
                 tracing::info!(%id, "{message}");
-                self.events.push(EventKind::Evicted, Some(id), message);
-            } else {
-                decision.evict = false;
-                "leased in this moment".clone_into(&mut decision.reason);
+                self.daemon().events().push(EventKind::Evicted, Some(id), message);
             }
+            // Another caller dropped it meanwhile.
+            None => decision.fate = Fate::Kept,
         }
-        self.pool.sweep();
-        decisions
+        decision
     }
 
     /// Drops what has outlived its keep-alive. Sleeps while there is nothing to wait for.
@@ -385,21 +301,18 @@ impl Cache {
             tokio::select! {
                 () = sleep => drop(self.evict(Wish::Expired)),
                 () = self.janitor.notified() => {}
-                () = self.stopping().cancelled() => return,
+                () = self.daemon().stopping().cancelled() => return,
             }
         }
     }
 }
 
-fn is_abandoned(error: &LoadError) -> bool {
-    use crate::{checkpoint::CheckpointError, snapshot::VerifyError};
-    matches!(error, LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned))
-}
-
-/// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    operation: &'static str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, AcquireError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| AcquireError::Died { operation })
+/// Writes what downloads do into the event log.
+fn tell(events: Arc<Events>) -> impl Fn(DownloadEvent) + Send + Sync {
+    move |event| match event {
+        DownloadEvent::Began(message) => events.push(EventKind::DownloadBegan, None, message),
+        DownloadEvent::Ended(message) => events.push(EventKind::Downloaded, None, message),
+        DownloadEvent::Failed(message) => events.push(EventKind::DownloadFailed, None, message),
+        DownloadEvent::Quarantined(message) => events.push(EventKind::Quarantined, None, message),
+    }
 }

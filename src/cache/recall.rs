@@ -4,12 +4,12 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use dashmap::DashMap;
+use moka::sync::Cache;
 use weightsd_core::identity::ComponentId;
 use weightsd_segment::FileIdentity;
 
@@ -18,85 +18,82 @@ use crate::{
     resolve::ResolvedModel,
 };
 
-/// Requests that are remembered; when there are more, all are forgotten.
-const KEPT: usize = 1024;
+/// Requests that are remembered.
+const KEPT: u64 = 1024;
 /// A file changed less than this before it was read may change again without its times showing it.
 const SETTLED: Duration = Duration::from_millis(100);
 
+/// What a request meant.
 #[derive(Debug)]
-struct Recall {
-    id: ComponentId,
-    model: Arc<ResolvedModel>,
+pub(super) struct Recall {
+    /// The component.
+    pub(super) id: ComponentId,
+    /// The models that it is made of, the own one first.
+    pub(super) models: Vec<Arc<ResolvedModel>>,
     dependencies: Vec<(PathBuf, FileIdentity)>,
 }
 
-/// See the module.
-#[derive(Debug, Default)]
+/// Answers to the requests that were asked last.
+#[derive(Debug)]
 pub(super) struct Recalls {
-    by_request: DashMap<Request, Recall>,
+    by_request: Cache<Request, Arc<Recall>>,
+}
+
+impl Default for Recalls {
+    fn default() -> Self {
+        Self { by_request: Cache::new(KEPT) }
+    }
 }
 
 impl Recalls {
-    /// The id and the model that `request` means, if that is still known and the component is `intact`.
-    pub(super) fn get(
+    /// What `request` means, if that is still known and the component is `intact`.
+    pub(super) fn get(&self, request: &Request, intact: impl FnOnce(ComponentId) -> bool) -> Option<Arc<Recall>> {
+        let recall = self.by_request.get(request)?;
+        let same = |(path, identity): &(PathBuf, FileIdentity)| identity_of(path).as_ref() == Some(identity);
+        if !recall.dependencies.iter().all(same) {
+            self.by_request.invalidate(request);
+            return None;
+        }
+        intact(recall.id).then_some(recall)
+    }
+
+    /// Remembers an answer. Files that were changed around the time at which they were looked at could have been read
+    /// before the change, so nothing is remembered then. Blocks.
+    pub(super) fn remember(&self, prepared: &Prepared) {
+        let models = prepared.files.iter().map(|(_, files)| Arc::clone(&files.model)).collect();
+        self.insert(&prepared.request, (prepared.id, models), prepared.dependencies(), prepared.looked);
+    }
+
+    fn insert<'a>(
         &self,
         request: &Request,
-        intact: impl FnOnce(ComponentId) -> bool,
-    ) -> Option<(ComponentId, Arc<ResolvedModel>)> {
-        let found = {
-            let recall = self.by_request.get(request)?;
-            let same = |(path, identity): &(PathBuf, FileIdentity)| identity_of(path).as_ref() == Some(identity);
-            recall.dependencies.iter().all(same).then(|| (recall.id, Arc::clone(&recall.model)))
-        };
-        if found.is_none() {
-            self.by_request.remove(request);
-        }
-        found.filter(|&(id, _)| intact(id))
-    }
-
-    /// Remembers an answer that was found by looking at `dependencies` after `begun`. Files that were changed around that
-    /// time could have been read before the change, so nothing is remembered then.
-    pub(super) fn remember(&self, request: Request, prepared: &Prepared, begun: SystemTime) {
-        self.insert(request, prepared.id, Arc::clone(&prepared.model), &prepared.dependencies, begun);
-    }
-
-    fn insert(
-        &self,
-        request: Request,
-        id: ComponentId,
-        model: Arc<ResolvedModel>,
-        dependencies: &[PathBuf],
-        begun: SystemTime,
+        (id, models): (ComponentId, Vec<Arc<ResolvedModel>>),
+        dependencies: impl Iterator<Item = &'a Path>,
+        looked: SystemTime,
     ) {
-        if !dependencies.iter().all(|path| weightsd_segment::is_local(path)) {
-            return;
-        }
-        let settled = begun.checked_sub(SETTLED).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let settled = looked.checked_sub(SETTLED).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let Some(settled) = settled.and_then(|time| i64::try_from(time.as_nanos()).ok()) else { return };
-        let found =
-            dependencies.iter().map(|path| Some((path.clone(), identity_of(path)?))).collect::<Option<Vec<_>>>();
-        let Some(dependencies) = found.filter(|found| found.iter().all(|(_, identity)| identity.changed_ns < settled))
-        else {
-            return;
+        let settled = |path: &Path| {
+            let identity = identity_of(path).filter(|identity| identity.changed_ns < settled)?;
+            weightsd_segment::is_local(path).then(|| (path.to_owned(), identity))
         };
-        if self.by_request.len() >= KEPT {
-            self.by_request.clear();
+        if let Some(dependencies) = dependencies.map(settled).collect::<Option<Vec<_>>>() {
+            self.by_request.insert(request.clone(), Arc::new(Recall { id, models, dependencies }));
         }
-        self.by_request.insert(request, Recall { id, model, dependencies });
     }
 }
 
-fn identity_of(path: &PathBuf) -> Option<FileIdentity> {
+fn identity_of(path: &Path) -> Option<FileIdentity> {
     fs::metadata(path).ok().map(|metadata| FileIdentity::of(&metadata))
 }
 
 #[cfg(test)]
 mod tests {
-    use weightsd_core::{identity::IdentityInputs, place::Layout};
+    use weightsd_core::{catalogue::AuditPolicy, identity::IdentityInputs, ingredients::Ingredients, place::Layout};
 
     use super::*;
     use crate::{
-        pipeline::{AuditPolicy, Treatment, Verification},
+        pipeline::{Treatment, Verification},
         resolve::{ModelKind, Selector},
     };
 
@@ -109,17 +106,14 @@ mod tests {
             family: "",
             component: "",
             layout: Layout::Mlx,
-            report_only: false,
+            policy: AuditPolicy::Strict,
             config: b"",
             conversion: b"",
             shards: &[],
         });
         let request = Request {
-            selector: Selector::default(),
+            models: Ingredients::only(Selector::default()),
             component: String::new(),
-            base: None,
-            overlay: None,
-            adapters: Vec::new(),
             treatment: Treatment::default(),
             layout: Layout::Mlx,
             policy: AuditPolicy::Strict,
@@ -133,15 +127,16 @@ mod tests {
             warning: None,
         });
         let remember = || {
-            recalls.insert(request.clone(), id, Arc::clone(&model), std::slice::from_ref(&path), SystemTime::now());
+            recalls.insert(&request, (id, vec![Arc::clone(&model)]), std::iter::once(&*path), SystemTime::now());
         };
+        let recalled = |intact| recalls.get(&request, |_| intact).map(|recall| (recall.id, recall.models.clone()));
         remember();
-        assert_eq!(recalls.get(&request, |_| true), None, "the file is too young to be trusted");
+        assert_eq!(recalled(true), None, "the file is too young to be trusted");
         std::thread::sleep(2 * SETTLED);
         remember();
-        assert_eq!(recalls.get(&request, |_| true), Some((id, Arc::clone(&model))));
-        assert_eq!(recalls.get(&request, |_| false), None, "a component that is gone is not recalled");
+        assert_eq!(recalled(true), Some((id, vec![Arc::clone(&model)])));
+        assert_eq!(recalled(false), None, "a component that is gone is not recalled");
         fs::write(&path, "b").unwrap();
-        assert_eq!(recalls.get(&request, |_| true), None);
+        assert_eq!(recalled(true), None);
     }
 }

@@ -7,11 +7,12 @@ use std::{path::Path, sync::Arc, time::Duration};
 use weightsd_core::identity::ComponentId;
 use weightsd_segment::FileIdentity;
 
-use super::{AcquireError, Cache, Change, ChangeKind, Entry, EventKind};
+use super::{Cache, Change, ChangeKind, Entry};
 use crate::{
     component::Component,
+    events::EventKind,
     flight::{Joined, Work, WorkContext},
-    pipeline::{self, LoadError},
+    pipeline::{AcquireError, LoadError, Progress, blocking, look},
     progress::{Step, Watcher},
     resolve::ResolvedModel,
     snapshot::{Finding, HashCandidate, OwnFiles, Scope, Verdict},
@@ -40,32 +41,24 @@ impl Cache {
     pub(super) async fn verified(
         self: &Arc<Self>,
         id: ComponentId,
-        model: Arc<ResolvedModel>,
+        model: &Arc<ResolvedModel>,
         candidates: Vec<HashCandidate>,
         own: OwnFiles,
-        progress: &mut (impl FnMut(&Step, usize) + Send),
+        progress: Progress<'_>,
     ) -> Result<(), AcquireError> {
         let waiter = match self.verifications.join(id, || None) {
             Joined::Done(()) => return Ok(()),
             Joined::Waiting(waiter) => waiter,
             Joined::First(waiter, leader) => {
-                let (cache, watcher) = (Arc::clone(self), Reporter(leader.context()));
-                self.tasks.spawn(
-                    "verify",
-                    leader.run(async move {
-                        let operation = "the verification";
-                        let verdicts = super::blocking(operation, {
-                            let (cache, model) = (Arc::clone(&cache), Arc::clone(&model));
-                            move || {
-                                let attestations = &cache.config.attestations;
-                                let check = (Scope::Unattested, own);
-                                pipeline::verify_files(&model, &candidates, check, attestations, &watcher)
-                            }
-                        })
-                        .await??;
-                        cache.found(&model, &verdicts).map_err(AcquireError::from)
-                    }),
-                );
+                let (cache, model, watcher) = (Arc::clone(self), Arc::clone(model), Reporter(leader.context()));
+                let work = async move {
+                    let (attestations, of) = (Arc::clone(&cache.tools.attestations), Arc::clone(&model));
+                    let check =
+                        move || look::verify_files(&of, &candidates, (Scope::Unattested, own), &attestations, &watcher);
+                    let verdicts = blocking("the verification", check).await??;
+                    cache.found(&model, &verdicts).map_err(AcquireError::from)
+                };
+                self.daemon().tasks().spawn("verify", leader.run(work));
                 waiter
             }
         };
@@ -106,7 +99,7 @@ impl Cache {
             None => "was left where it is".to_owned(),
         };
         let message = format!("`{}` of {model} is not what its hash says, and {fate}", verdict.name);
-        self.events.push(EventKind::Quarantined, None, message.clone());
+        self.daemon().events().push(EventKind::Quarantined, None, message.clone());
         let inode = verdict.identity.map(|identity| (identity.device, identity.inode));
         let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
         let is_over =
@@ -117,13 +110,13 @@ impl Cache {
         }
     }
 
-    /// Has the component's files hashed in its own time, if they never were.
+    /// Hashes the files of a component in its own time, if they never were.
     pub(super) fn verify_afterwards(self: &Arc<Self>, component: &Arc<Component>) {
         if !self.config.verify_afterwards || !component.sources.iter().any(|source| source.file.blob().is_some()) {
             return;
         }
         let (cache, component) = (Arc::clone(self), Arc::clone(component));
-        self.tasks.spawn("verify afterwards", async move {
+        self.daemon().tasks().spawn("verify afterwards", async move {
             let work = async {
                 tokio::time::sleep(PATIENCE).await;
                 let Ok(_turn) = cache.verifying.acquire().await else { return };
@@ -133,20 +126,20 @@ impl Cache {
             };
             tokio::select! {
                 () = work => {}
-                () = cache.stopping().cancelled() => {}
+                () = cache.daemon().stopping().cancelled() => {}
             }
         });
     }
 
     async fn verify_now(self: &Arc<Self>, component: &Arc<Component>) {
-        let (attestations, known) = (Arc::clone(&self.config.attestations), Arc::clone(component));
-        if let Ok(Some(_)) = super::blocking("attestations", move || known.was_verified(&attestations)).await {
+        let (attestations, known) = (Arc::clone(&self.tools.attestations), Arc::clone(component));
+        if let Ok(Some(_)) = blocking("attestations", move || known.was_verified(&attestations)).await {
             return;
         }
         let (id, model) = (component.id, Arc::clone(&component.model));
         let what = format!("{} of {model}", component.name);
-        match self.verified(id, model, component.candidates(), OwnFiles::Leave, &mut |_, _| {}).await {
-            Ok(()) => self.events.push(EventKind::Verified, Some(id), what),
+        match self.verified(id, &model, component.candidates(), OwnFiles::Leave, &|_, _| {}).await {
+            Ok(()) => self.daemon().events().push(EventKind::Verified, Some(id), what),
             Err(error) => tracing::warn!(%id, %error, "{what} was not found good"),
         }
     }

@@ -44,6 +44,8 @@ pub struct Source {
 /// The opened shards of a component, each of which is one of the sources.
 #[derive(Debug)]
 pub struct Checkpoint {
+    /// The files.
+    pub files: Arc<ComponentFiles>,
     /// All their tensors.
     pub table: Table,
     /// `__metadata__` of all shards.
@@ -116,11 +118,15 @@ impl Explain for CheckpointError {
 /// # Errors
 /// [`CheckpointError`].
 pub fn open(
-    files: &ComponentFiles,
+    files: &Arc<ComponentFiles>,
     pool: &ShardPool,
     watcher: &dyn Watcher,
     sources: &mut Sources<Source>,
 ) -> Result<Checkpoint, CheckpointError> {
+    if files.shards.is_empty() {
+        let files = Arc::clone(files);
+        return Ok(Checkpoint { files, table: Table::default(), metadata: BTreeMap::new(), remarks: Vec::new() });
+    }
     let bytes_total = files.shards.iter().map(|shard| shard.identity.length).sum();
     let mut step = Step { phase: Phase::Open, files_total: files.shards.len(), bytes_total, ..Step::default() };
     let table_error = |source| CheckpointError::Table { component: files.site.name.clone(), source };
@@ -145,7 +151,7 @@ pub fn open(
     watcher.step(&step);
     let metadata = shards.iter().flat_map(|shard| shard.header.metadata.clone()).collect();
     let (table, remarks) = merge(&files.site.name, shards, files.index.as_ref())?;
-    Ok(Checkpoint { table, metadata, remarks })
+    Ok(Checkpoint { files: Arc::clone(files), table, metadata, remarks })
 }
 
 impl Checkpoint {

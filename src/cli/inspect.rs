@@ -6,16 +6,19 @@ mod tensors;
 use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use weightsd_core::{family, places, source::Sources};
+use weightsd_core::{family, ingredients::Ingredients, places, source::Sources};
 use weightsd_segment::environment::variable;
 
 use super::{args::Inspect, output::Format};
 use crate::{
     checkpoint::{self, Checkpoint, ShardPool},
-    pipeline::{self, Audited, LoadError, Others, Pinned},
+    pipeline::{
+        self, LoadError,
+        look::{self, Audited},
+    },
     progress::Unwatched,
-    resolve::{Choice, Places, Selector},
-    snapshot::{ComponentFiles, Snapshot},
+    resolve::{Choice, Network, Places, Selector},
+    snapshot::Snapshot,
 };
 
 pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode> {
@@ -26,22 +29,21 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         hub_cache: command.model.hub_cache.clone(),
         working_directory: Some(env::current_dir().context("the current directory")?),
         choice: Choice { patterns: command.model.patterns.clone(), variant: command.model.variant.clone() },
-        offline: true,
+        network: Network::Forbidden,
     };
-    let pinned = |selector: &Selector| -> Result<Pinned, LoadError> {
-        let (address, _) = pipeline::address(selector, &places)?;
-        Ok(Pinned { address: Arc::new(address), pin: None })
-    };
-    let beside = |spec: &Option<String>| {
-        let selector =
-            |spec: &String| Selector { spec: spec.clone(), revision: None, choice: Choice::default(), ..asked.clone() };
-        spec.as_ref().map(|spec| Ok::<_, LoadError>((pinned(&selector(spec))?, Choice::default()))).transpose()
-    };
-    let others = Others { base: beside(&command.beside.base)?, overlay: beside(&command.beside.overlay)? };
     let pool = ShardPool::default();
-    let base = others.base.as_ref().map(|(base, choice)| pipeline::snapshot(base, choice, &pool)).transpose()?;
-    let snapshot = pipeline::snapshot_as(&pinned(&asked)?, &asked.choice, base.as_ref(), &pool)?;
-    let looked = Looked { command, snapshot: &snapshot, base: base.as_ref(), others, pool };
+    let list = |selector: &Selector, base: Option<&Snapshot>| -> Result<Arc<Snapshot>, LoadError> {
+        Ok(Arc::new(pipeline::snapshot(&pipeline::pinned_here(selector, &places)?, base, &pool)?))
+    };
+    let beside = |spec: &String| {
+        list(&Selector { spec: spec.clone(), revision: None, choice: Choice::default(), ..asked.clone() }, None)
+    };
+    let base = command.beside.base.as_ref().map(beside).transpose()?;
+    let overlay = command.beside.overlay.as_ref().map(beside).transpose()?;
+    let own = list(&asked, base.as_deref())?;
+    let snapshots = Ingredients { own, base, overlay, adapters: Vec::new() };
+    let looked = Looked { command, snapshot: &snapshots.own, snapshots: &snapshots, pool: &pool };
+    let snapshot = looked.snapshot;
     match (&command.component, snapshot.sites()) {
         (Some(component), _) => tensors::run(&looked, component, format),
         // Of weights that nobody knows there is nothing to say but what they are.
@@ -52,23 +54,25 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
     }
 }
 
-/// A model that is looked at.
+/// A model that is looked at, with those beside it.
 struct Looked<'a> {
     command: &'a Inspect,
     snapshot: &'a Snapshot,
-    base: Option<&'a Snapshot>,
-    others: Others,
-    pool: ShardPool,
+    snapshots: &'a Ingredients<Arc<Snapshot>>,
+    pool: &'a ShardPool,
 }
 
 impl Looked<'_> {
-    fn open(&self, component: &str) -> Result<(ComponentFiles, Checkpoint), LoadError> {
-        let files = self.snapshot.component(component)?;
-        let checkpoint = checkpoint::open(&files, &self.pool, &Unwatched, &mut Sources::default())?;
-        Ok((files, checkpoint))
+    fn base(&self) -> Option<&Snapshot> {
+        self.snapshots.base.as_deref()
+    }
+
+    fn open(&self, component: &str) -> Result<Checkpoint, LoadError> {
+        let files = Arc::new(self.snapshot.component(component)?);
+        Ok(checkpoint::open(&files, self.pool, &Unwatched, &mut Sources::default())?)
     }
 
     fn audited(&self, component: &str) -> Result<Audited, LoadError> {
-        pipeline::audit_component(self.snapshot, component, &self.others, &self.pool)
+        look::audit(self.snapshots, component, self.pool)
     }
 }

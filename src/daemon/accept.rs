@@ -18,10 +18,7 @@ use tokio::{
 use weightsd_core::handoff::MAGIC;
 use weightsd_segment::descriptors;
 
-use crate::{
-    cache::{Cache, EventKind},
-    handoff,
-};
+use crate::{cache::Cache, events::EventKind, handle::Daemon, handoff};
 
 /// How long a connection may take to say its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
@@ -50,6 +47,7 @@ impl Drop for Counted {
 /// Accepts connections until the daemon stops. Those that speak HTTP/2 go to `grpc`.
 pub(super) async fn accept(
     listener: UnixListener,
+    daemon: Daemon,
     cache: Arc<Cache>,
     connections: Arc<AtomicUsize>,
     limit: usize,
@@ -66,23 +64,23 @@ pub(super) async fn accept(
                     continue;
                 }
             },
-            () = cache.stopping().cancelled() => return,
+            () = daemon.stopping().cancelled() => return,
         };
         if let Err(reason) = check_peer(&stream, uid) {
             tracing::warn!(reason, "connection refused");
-            cache.events().push(EventKind::Refused, None, reason);
+            daemon.events().push(EventKind::Refused, None, reason);
             continue;
         }
         if connections.load(Ordering::Relaxed) >= limit {
             let reason = format!("{limit} connections are open, which is the limit");
             tracing::warn!(reason, "connection refused");
-            cache.events().push(EventKind::Refused, None, reason);
+            daemon.events().push(EventKind::Refused, None, reason);
             continue;
         }
         let counted = Counted::new(&connections);
-        let (owner, grpc) = (Arc::clone(&cache), grpc.clone());
-        cache.tasks().spawn("connection", async move {
-            if let Err(error) = sort(stream, counted, &owner, grpc).await {
+        let (of, cache, grpc) = (daemon.clone(), Arc::clone(&cache), grpc.clone());
+        daemon.tasks().spawn("connection", async move {
+            if let Err(error) = sort(stream, counted, (&of, &cache), grpc).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -101,12 +99,12 @@ fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
 async fn sort(
     stream: UnixStream,
     counted: Counted,
-    cache: &Arc<Cache>,
+    (daemon, cache): (&Daemon, &Cache),
     grpc: mpsc::Sender<(UnixStream, Counted)>,
 ) -> io::Result<()> {
     let first = tokio::select! {
         first = tokio::time::timeout(FIRST_BYTE, first_byte(&stream)) => first??,
-        () = cache.stopping().cancelled() => return Ok(()),
+        () = daemon.stopping().cancelled() => return Ok(()),
     };
     match first {
         Some(HTTP2) => {
@@ -114,7 +112,7 @@ async fn sort(
             let _ = grpc.send((stream, counted)).await;
             Ok(())
         }
-        Some(MAGIC) => handoff::serve(stream, cache).await,
+        Some(MAGIC) => handoff::serve(stream, daemon, cache).await,
         Some(other) => {
             tracing::debug!("a connection begins with byte {other:#04x}, which is neither HTTP/2 nor a hand-off");
             Ok(())

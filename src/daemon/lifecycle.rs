@@ -21,12 +21,7 @@ use super::{
     accept::{self, Counted},
     watchdog,
 };
-use crate::{
-    cache::{Cache, EventKind},
-    derive::Images,
-    service,
-    tasks::Tasks,
-};
+use crate::{cache::Cache, derive::Images, events::EventKind, handle::Daemon, service};
 
 /// Connections that wait for the gRPC server to take them.
 const BACKLOG: usize = 16;
@@ -58,13 +53,15 @@ pub enum RunError {
 /// [`RunError`].
 pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
-    let tasks = Tasks::default();
+    let daemon = Daemon::default();
+    let tasks = daemon.tasks();
     let (grace, connections_max) = (config.grace, config.connections);
     config.log();
-    let cache = Cache::new(config.build(), tasks.clone());
+    let cache = Cache::new(config.build(), daemon.clone());
     sweep(Arc::clone(&cache.config().images)).await;
     let connections = Arc::new(AtomicUsize::new(0));
     let context = service::Context {
+        daemon: daemon.clone(),
         cache: Arc::clone(&cache),
         socket: bound.path.clone(),
         started: SystemTime::now(),
@@ -74,7 +71,7 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
     };
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    tasks.spawn("accept", accept::accept(listener, Arc::clone(&cache), connections, connections_max, sender));
+    tasks.spawn("accept", accept::accept(listener, daemon.clone(), cache, connections, connections_max, sender));
     let incoming =
         ReceiverStream::new(receiver).map(|(stream, counted)| Ok::<_, io::Error>(Grpc { stream, _counted: counted }));
     let server = router.serve_with_incoming_shutdown(incoming, tasks.stopping().clone().cancelled_owned());
@@ -87,7 +84,7 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
     }
     tracing::info!(?grace, "stopping");
     watchdog::arm(grace + WATCHDOG_SLACK);
-    cache.events().push(EventKind::ShuttingDown, None, "the daemon was told to stop".to_owned());
+    daemon.events().push(EventKind::ShuttingDown, None, "the daemon was told to stop".to_owned());
     service::not_serving(&health).await;
     tasks.stop();
     let drained = async {

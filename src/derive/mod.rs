@@ -6,6 +6,7 @@
 
 mod arithmetic;
 mod images;
+mod make;
 mod order;
 mod process;
 pub mod worker;
@@ -13,6 +14,7 @@ pub mod worker;
 pub(crate) use self::process::{PULSE, compute, look_for_mlx};
 pub use self::{
     images::{Image, ImageError, Images, Partial, Provenance, Stored},
+    make::{MakeRoom, Maker, Wanted},
     order::{FailureKind, Order, OrderedFile},
     process::DeriveFailure,
 };

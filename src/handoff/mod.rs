@@ -3,7 +3,6 @@
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd},
-    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tokio::{
 use weightsd_core::handoff::{self, HandoffError, REQUEST_LEN, Reply, Request, Status};
 use weightsd_segment::descriptors;
 
-use crate::{cache::Cache, component::Component};
+use crate::{cache::Cache, component::Component, handle::Daemon};
 
 /// How long a peer may take for the rest of a request it began, and for each acknowledgement. Between requests a
 /// connection may be silent for as long as it likes.
@@ -24,11 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Whatever the connection fails with; nobody else is concerned.
-pub async fn serve(mut stream: UnixStream, cache: &Arc<Cache>) -> io::Result<()> {
+pub async fn serve(mut stream: UnixStream, daemon: &Daemon, cache: &Cache) -> io::Result<()> {
     loop {
         let request = tokio::select! {
             request = read_request(&mut stream) => request?,
-            () = cache.stopping().cancelled() => {
+            () = daemon.stopping().cancelled() => {
                 return reply(&mut stream, Status::ShuttingDown, 0).await;
             }
         };

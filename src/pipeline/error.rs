@@ -1,6 +1,10 @@
 //! Why the pipeline failed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use weightsd_core::{
     adapter::{AdapterConfigError, AdapterRefused},
@@ -202,6 +206,70 @@ impl LoadError {
             Self::Checkpoint(CheckpointError::Header { path, .. }) => Some(path),
             _ => None,
         }
+    }
+}
+
+/// Why a component could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AcquireError {
+    /// A stage failed.
+    #[error(transparent)]
+    Load(Arc<LoadError>),
+    /// It took too long.
+    #[error("{operation} took longer than {limit:?}")]
+    Deadline {
+        /// What took so long.
+        operation: &'static str,
+        /// What is allowed.
+        limit: Duration,
+    },
+    /// A task of the daemon died.
+    #[error("{operation} died: this is a fault of weightsd, and its log says more")]
+    Died {
+        /// Which.
+        operation: &'static str,
+    },
+    /// The daemon stops.
+    #[error("weightsd is stopping")]
+    Stopping,
+}
+
+impl Explain for AcquireError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Load(error) => error.explain(),
+            Self::Deadline { operation, .. } => Explanation::new(
+                Reason::Deadline,
+                *operation,
+                "the disk or network file system is slow: try again, or raise `load_deadline` in the configuration file",
+            ),
+            Self::Died { operation } => Explanation::new(Reason::Internal, *operation, "report it with the log"),
+            Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
+        }
+    }
+}
+
+impl From<LoadError> for AcquireError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Arc::new(error))
+    }
+}
+
+impl AcquireError {
+    /// The report, when the audit refused the component.
+    #[must_use]
+    pub fn audit(&self) -> Option<&AuditReport> {
+        match self {
+            Self::Load(error) => error.audit(),
+            _ => None,
+        }
+    }
+
+    /// Whether the work was given up because nobody waited for it.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        let Self::Load(error) = self else { return false };
+        matches!(**error, LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned))
     }
 }
 

@@ -1,31 +1,24 @@
 //! What is asked of the pipeline.
 
-use std::{
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use weightsd_core::{
+    catalogue::AuditPolicy,
     derive::{Conversion, Float, Fused, Packing},
     family::Family,
+    ingredients::Ingredients,
     place::Layout,
 };
 
-use crate::resolve::{Address, Choice, Pin, Selector};
+use crate::resolve::{Address, Choice, Network, Pin, Selector};
 
-/// What is asked for.
+/// A component as it is asked for. Nothing was looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Request {
-    /// The model.
-    pub selector: Selector,
+    /// The models that it is made of.
+    pub models: Ingredients<Selector>,
     /// The component's name.
     pub component: String,
-    /// The model whose configs are taken, where the model has none.
-    pub base: Option<Selector>,
-    /// A file whose tensors take the place of some of the component's.
-    pub overlay: Option<Selector>,
-    /// What is added to its weights, in this order.
-    pub adapters: Vec<Adapter>,
     /// The layout.
     pub layout: Layout,
     /// What is to be computed.
@@ -34,30 +27,6 @@ pub struct Request {
     pub policy: AuditPolicy,
     /// When the content is compared with its hashes.
     pub verification: Verification,
-}
-
-/// An adapter, and how much of it is wanted.
-#[derive(Debug, Clone)]
-pub struct Adapter {
-    /// Where it is.
-    pub selector: Selector,
-    /// 1 for all of it.
-    pub scale: f64,
-}
-
-impl PartialEq for Adapter {
-    fn eq(&self, other: &Self) -> bool {
-        self.selector == other.selector && self.scale.to_bits() == other.scale.to_bits()
-    }
-}
-
-impl Eq for Adapter {}
-
-impl Hash for Adapter {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.selector.hash(state);
-        self.scale.to_bits().hash(state);
-    }
 }
 
 /// In which dtype floats are wanted.
@@ -72,7 +41,7 @@ pub enum FloatWish {
     All(Float),
 }
 
-/// What is to be computed, before it is known of which family the model is.
+/// What is to be computed, as it is asked for: the family of the model is not known yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Treatment {
     /// The dtype of floats.
@@ -105,53 +74,15 @@ pub enum Verification {
     Before,
 }
 
-/// What is done with a component that does not match its catalogue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AuditPolicy {
-    /// It is refused.
-    Strict,
-    /// It is lent all the same.
-    ReportOnly,
-}
-
-/// A name that was looked up: what it names, and the commit it means.
+/// A selector that was looked up: its address, and the commit that the address means now.
 #[derive(Debug, Clone)]
 pub struct Pinned {
-    /// What it names.
+    /// What the selector names.
     pub address: Arc<Address>,
-    /// The commit.
+    /// The commit; `None` for a path, and for a revision that only the hub could tell.
     pub pin: Option<Pin>,
-}
-
-/// What a request names, looked up.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// The model.
-    pub model: Pinned,
-    /// The model whose configs are taken.
-    pub base: Option<Pinned>,
-    /// The file that is laid over it.
-    pub overlay: Option<Pinned>,
-    /// What is added to its weights.
-    pub adapters: Vec<Pinned>,
-}
-
-/// What is needed of a model beside the one that is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needed {
-    /// Its configs.
-    Documents,
-    /// The weights in its root.
-    RootWeights,
-    /// The one file of an adapter.
-    Adapter,
-}
-
-/// What is taken from elsewhere for an audit.
-#[derive(Debug, Clone, Default)]
-pub struct Others {
-    /// The model whose configs are taken.
-    pub base: Option<(Pinned, Choice)>,
-    /// The file that is laid over the component.
-    pub overlay: Option<(Pinned, Choice)>,
+    /// Which of several sets of weights is meant.
+    pub choice: Choice,
+    /// Whether the hub may be asked for what is missing.
+    pub network: Network,
 }

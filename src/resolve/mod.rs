@@ -30,8 +30,18 @@ pub struct Selector {
     pub working_directory: Option<PathBuf>,
     /// Which of the model's weights are meant.
     pub choice: Choice,
-    /// Whether the hub must not be asked.
-    pub offline: bool,
+    /// Whether the hub may be asked.
+    pub network: Network,
+}
+
+/// Whether the hub may be asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// For what is not known here, or not here.
+    #[default]
+    Allowed,
+    /// Only the cache may answer.
+    Forbidden,
 }
 
 /// Which of a model's weights are meant, where there are several.

@@ -1,14 +1,15 @@
 //! `WatchEvents`: a position in the ring that follows it.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use weightsd_proto::v1::{self, WatchEventsRequest, WatchEventsResponse};
 
 use super::Context;
-use crate::cache::{Cache, Event, EventKind};
+use crate::{
+    events::{Event, EventKind},
+    handle::Daemon,
+};
 
 /// The stream of events.
 pub(super) type EventStream = ReceiverStream<Result<WatchEventsResponse, Status>>;
@@ -18,27 +19,36 @@ const QUEUE: usize = 16;
 
 pub(super) fn watch(context: &Context, request: &WatchEventsRequest) -> EventStream {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let cache = Arc::clone(&context.cache);
-    let (position, past_only) = (request.from_sequence, request.past_only);
-    context.cache.tasks().spawn("watch", async move {
+    let (daemon, position) = (context.daemon.clone(), request.from_sequence);
+    let until = if request.past_only { Until::Now } else { Until::Stopped };
+    context.daemon.tasks().spawn("watch", async move {
         tokio::select! {
-            () = follow(&cache, position, past_only, &sender) => {}
+            () = follow(&daemon, position, until, &sender) => {}
             () = sender.closed() => {}
         }
     });
     ReceiverStream::new(receiver)
 }
 
+/// How long events are followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// To the latest one.
+    Now,
+    /// Until the daemon stops.
+    Stopped,
+}
+
 async fn follow(
-    cache: &Cache,
+    daemon: &Daemon,
     mut position: u64,
-    past_only: bool,
+    until: Until,
     sender: &mpsc::Sender<Result<WatchEventsResponse, Status>>,
 ) {
-    let mut latest = cache.events().latest();
+    let mut latest = daemon.events().latest();
     loop {
         latest.mark_unchanged();
-        let mut read = cache.events().read(position);
+        let mut read = daemon.events().read(position);
         for event in read.events {
             position = event.sequence + 1;
             let skipped = std::mem::take(&mut read.skipped);
@@ -46,14 +56,14 @@ async fn follow(
                 return;
             }
         }
-        if past_only {
+        if until == Until::Now {
             return;
         }
         tokio::select! {
             // In this order, so that the event of the shutdown is sent before the end.
             biased;
             changed = latest.changed() => if changed.is_err() { return },
-            () = cache.stopping().cancelled() => return,
+            () = daemon.stopping().cancelled() => return,
         }
     }
 }

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 
 use weightsd_core::{
     explain::{Explanation, Reason},
-    policy::Wish,
+    policy::{Fate, Wish},
 };
 use weightsd_proto::v1::{DerivedImage, EvictOutcome, EvictRequest, EvictResponse};
 
-use super::{Context, Failure, convert, status};
+use super::{
+    Context, Failure,
+    convert::{self, Loaded},
+    status,
+};
 use crate::cache::Cache;
 
 pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictResponse, Failure> {
@@ -23,7 +27,7 @@ pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictRe
         return Err(Failure::invalid("images", "goes without an id", hint));
     }
     let decisions = if request.dry_run { cache.decide(wish) } else { cache.evict(wish) };
-    if let (Wish::One(id), Some(decision)) = (wish, decisions.first().filter(|decision| !decision.evict)) {
+    if let (Wish::One(id), Some(decision)) = (wish, decisions.first().filter(|decision| decision.fate == Fate::Kept)) {
         let message = format!("component {id} is not dropped: {}", decision.reason);
         let hint = "`weightsd ls` shows who holds it; it can be dropped when they have let go";
         return Err(Failure::new(message, Explanation::new(Reason::InUse, id.to_string(), hint)));
@@ -33,22 +37,34 @@ pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictRe
         EvictOutcome {
             id: decision.id.to_string(),
             name: component.map(|component| component.name.clone()).unwrap_or_default(),
-            evicted: decision.evict,
+            evicted: decision.fate == Fate::Dropped,
             reason: decision.reason,
             tensor_bytes: component.map(|component| component.tensor_bytes()).unwrap_or_default(),
         }
     };
     let outcomes = decisions.into_iter().map(outcome).collect();
-    let images = if request.images { delete_images(cache, request.dry_run)? } else { Vec::new() };
+    let images = if request.images {
+        delete_images(cache, if request.dry_run { Doing::Telling } else { Doing::Deleting })?
+    } else {
+        Vec::new()
+    };
     Ok(EvictResponse { outcomes, images })
 }
 
+/// Whether images are deleted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Deleting,
+    /// They are only listed.
+    Telling,
+}
+
 /// Deletes the images that no loaded component lies in, or only lists them.
-fn delete_images(cache: &Cache, dry_run: bool) -> Result<Vec<DerivedImage>, Failure> {
+fn delete_images(cache: &Cache, doing: Doing) -> Result<Vec<DerivedImage>, Failure> {
     let mut gone = Vec::new();
     for stored in cache.config().images.list() {
         // What is warm and held by nobody has just been dropped, or would be.
-        let deleted = if dry_run {
+        let deleted = if doing == Doing::Telling {
             !cache.is_held(stored.id)
         } else {
             cache.delete_image(stored.id, "asked for, and nobody holds it").map_err(|error| {
@@ -57,7 +73,7 @@ fn delete_images(cache: &Cache, dry_run: bool) -> Result<Vec<DerivedImage>, Fail
             })?
         };
         if deleted {
-            gone.push(convert::stored(&stored, false));
+            gone.push(convert::stored(&stored, Loaded::No));
         }
     }
     Ok(gone)

@@ -3,28 +3,35 @@
 
 use std::{error::Error, sync::Arc};
 
-use weightsd_core::{explain::sentence, listing::Listed};
+use weightsd_core::{
+    explain::sentence,
+    ingredients::{Ingredients, Role},
+    listing::Listed,
+};
 use weightsd_proto::v1::{
     AuditRequest, AuditResponse, ComponentFiles, ModelConfig, ModelFile, ResolveRequest, ResolveResponse,
 };
 
 use super::{Context, Failure, convert, request};
 use crate::{
-    cache::{AcquireError, Cache},
-    pipeline::{self, Audited, LoadError, Needed, Others, Pinned},
-    resolve::{Choice, Selector},
+    pipeline::{
+        self, AcquireError, LoadError, Pinned, Tools,
+        look::{self, Audited},
+    },
+    resolve::Selector,
     snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
 
 pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Result<ResolveResponse, Failure> {
     let selector = request::selector(request.model)?;
     // A shutdown waits for the answer.
-    let _token = context.cache.tasks().token();
+    let _token = context.daemon.tasks().token();
+    let tools = context.cache.tools();
     let spec = selector.spec.clone();
-    let model = Whereabouts::find(&context.cache, selector, None).await.map_err(|error| Failure::from(&error))?;
+    let model = Whereabouts::find(tools, selector, &Beside::default()).await.map_err(|error| Failure::from(&error))?;
     let mut components = Vec::new();
     for site in model.snapshot().sites() {
-        components.push(model.component(&context.cache, &site.name).await);
+        components.push(model.component(tools, &site.name).await);
     }
     let snapshot = model.snapshot();
     let configs = snapshot.family.configs(&snapshot.facts);
@@ -43,16 +50,16 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     let mut names = request::components(request.components)?;
     let base = request.base.map(|base| request::selector(Some(base))).transpose()?;
     let overlay = request.overlay.map(|overlay| request::selector(Some(overlay))).transpose()?;
-    let _token = context.cache.tasks().token();
-    let others = others(&context.cache, base, overlay).await.map_err(|error| Failure::from(&error))?;
-    let base = others.base.clone();
-    let model = Whereabouts::find(&context.cache, selector, base).await.map_err(|error| Failure::from(&error))?;
+    let _token = context.daemon.tasks().token();
+    let tools = context.cache.tools();
+    let beside = Beside::bring(base, overlay, tools).await.map_err(|error| Failure::from(&error))?;
+    let model = Whereabouts::find(tools, selector, &beside).await.map_err(|error| Failure::from(&error))?;
     if names.is_empty() {
         names = model.snapshot().sites().iter().map(|site| site.name.clone()).collect();
     }
     let mut reports = Vec::new();
     for name in &names {
-        reports.push(model.audit(&context.cache, name, &others).await.map_err(|error| Failure::from(&error))?);
+        reports.push(model.audit(tools, name, &beside).await.map_err(|error| Failure::from(&error))?);
     }
     Ok(AuditResponse {
         model: Some(convert::model(&model.snapshot().model)),
@@ -61,50 +68,51 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     })
 }
 
-/// The models beside the one that is audited, looked up.
-async fn others(cache: &Arc<Cache>, base: Option<Selector>, overlay: Option<Selector>) -> Result<Others, AcquireError> {
-    let mut others = Others::default();
-    for (selector, needed, found) in
-        [(base, Needed::Documents, &mut others.base), (overlay, Needed::RootWeights, &mut others.overlay)]
-    {
-        if let Some(selector) = selector {
-            let pinned = cache.brought(&selector, needed, &mut |_, _| {}).await?;
-            *found = Some((pinned, selector.choice));
+/// The models beside the one that is audited.
+#[derive(Clone, Default)]
+struct Beside {
+    base: Option<Arc<Snapshot>>,
+    overlay: Option<Arc<Snapshot>>,
+}
+
+impl Beside {
+    async fn bring(
+        base: Option<Selector>,
+        overlay: Option<Selector>,
+        tools: &Arc<Tools>,
+    ) -> Result<Self, AcquireError> {
+        let mut beside = Self::default();
+        for (role, selector, found) in
+            [(Role::Base, base, &mut beside.base), (Role::Overlay, overlay, &mut beside.overlay)]
+        {
+            if let Some(selector) = selector {
+                *found = Some(look::bring(role, &pipeline::pinned(&selector, tools).await?, tools).await?);
+            }
         }
+        Ok(beside)
     }
-    Ok(others)
 }
 
 /// Where a model is.
 enum Whereabouts {
     /// On this machine, as far as its listing and small files go. Some of its weights may not be.
-    Here { snapshot: Arc<Snapshot>, selector: Selector, pinned: Pinned },
+    Here { snapshot: Arc<Snapshot>, pinned: Pinned },
     /// On the hub.
     There(Remote),
 }
 
 impl Whereabouts {
-    async fn find(
-        cache: &Arc<Cache>,
-        selector: Selector,
-        base: Option<(Pinned, Choice)>,
-    ) -> Result<Self, AcquireError> {
-        let pinned = cache.pinned(&selector).await?;
-        let here = {
-            let (asked, choice, worker) = (pinned.clone(), selector.choice.clone(), Arc::clone(cache));
-            let list = move || {
-                let base = base.map(|(base, choice)| pipeline::snapshot(&base, &choice, worker.pool())).transpose()?;
-                pipeline::snapshot_as(&asked, &choice, base.as_ref(), worker.pool())
-            };
-            cache.in_time("resolving", cache.stage("resolving", list)).await?
-        };
-        match here {
+    async fn find(tools: &Arc<Tools>, selector: Selector, beside: &Beside) -> Result<Self, AcquireError> {
+        let pinned = pipeline::pinned(&selector, tools).await?;
+        let (asked, base) = (pinned.clone(), beside.base.clone());
+        let list = move |tools: &Tools| pipeline::snapshot(&asked, base.as_deref(), &tools.pool);
+        match tools.stage("resolving", list).await? {
             Ok(snapshot) if snapshot.missing_documents.is_empty() && !snapshot.sites().is_empty() => {
-                Ok(Self::Here { snapshot: Arc::new(snapshot), selector, pinned })
+                Ok(Self::Here { snapshot: Arc::new(snapshot), pinned })
             }
-            here => match (cache.look(&selector, &pinned).await?, here) {
+            here => match (look::remote(&pinned, tools).await?, here) {
                 (Some(remote), _) => Ok(Self::There(remote)),
-                (None, Ok(snapshot)) => Ok(Self::Here { snapshot: Arc::new(snapshot), selector, pinned }),
+                (None, Ok(snapshot)) => Ok(Self::Here { snapshot: Arc::new(snapshot), pinned }),
                 (None, Err(error)) => Err(error.into()),
             },
         }
@@ -118,9 +126,9 @@ impl Whereabouts {
     }
 
     /// The files of a component, or what stands in the way of opening it.
-    async fn component(&self, cache: &Arc<Cache>, name: &str) -> ComponentFiles {
+    async fn component(&self, tools: &Arc<Tools>, name: &str) -> ComponentFiles {
         let (snapshot, asked) = (Arc::clone(self.snapshot()), name.to_owned());
-        let here = cache.stage("resolving", move || snapshot.component(&asked).map_err(LoadError::from)).await;
+        let here = tools.stage("resolving", move |_| snapshot.component(&asked).map_err(LoadError::from)).await;
         let part = self.snapshot().located().and_then(|located| located.part(name));
         let prefix = part.map(|part| part.prefix.clone());
         let name = name.to_owned();
@@ -134,7 +142,7 @@ impl Whereabouts {
             },
             (Ok(Err(error)), Self::Here { snapshot, .. }) => {
                 if error.is_missing()
-                    && let Some(remote) = self.elsewhere(cache).await
+                    && let Some(remote) = self.elsewhere(tools).await
                     && let Ok(component) = remote.component(&name).await
                 {
                     return component_there(name, &remote, &component);
@@ -156,26 +164,25 @@ impl Whereabouts {
     }
 
     /// The hub's side of a model that is here in part, when the hub was there a moment ago.
-    async fn elsewhere(&self, cache: &Arc<Cache>) -> Option<Remote> {
-        let Self::Here { selector, pinned, .. } = self else { return None };
-        let was_there = cache.config().hub.was_absent().is_none();
-        if was_there { cache.look(selector, pinned).await.ok().flatten() } else { None }
+    async fn elsewhere(&self, tools: &Tools) -> Option<Remote> {
+        let Self::Here { pinned, .. } = self else { return None };
+        let was_there = tools.hub.was_absent().is_none();
+        if was_there { look::remote(pinned, tools).await.ok().flatten() } else { None }
     }
 
-    async fn audit(&self, cache: &Arc<Cache>, name: &str, others: &Others) -> Result<Audited, AcquireError> {
-        let (snapshot, asked, worker) = (Arc::clone(self.snapshot()), name.to_owned(), Arc::clone(cache));
-        let others = others.clone();
-        let work =
-            cache.stage("the audit", move || pipeline::audit_component(&snapshot, &asked, &others, worker.pool()));
-        let error = match cache.in_time("the audit", work).await? {
+    async fn audit(&self, tools: &Arc<Tools>, name: &str, beside: &Beside) -> Result<Audited, AcquireError> {
+        let (own, asked, Beside { base, overlay }) = (Arc::clone(self.snapshot()), name.to_owned(), beside.clone());
+        let snapshots = Ingredients { own, base, overlay, adapters: Vec::new() };
+        let audit = move |tools: &Tools| look::audit(&snapshots, &asked, &tools.pool);
+        let error = match tools.stage("the audit", audit).await? {
             Ok(report) => return Ok(report),
             Err(error) if error.is_missing() => error,
             Err(error) => return Err(error.into()),
         };
         match self {
-            Self::There(remote) => Ok(pipeline::audit_remote(remote, name).await?),
-            Self::Here { selector, pinned, .. } => match cache.look(selector, pinned).await? {
-                Some(remote) => Ok(pipeline::audit_remote(&remote, name).await?),
+            Self::There(remote) => Ok(look::audit_remote(remote, name).await?),
+            Self::Here { pinned, .. } => match look::remote(pinned, tools).await? {
+                Some(remote) => Ok(look::audit_remote(&remote, name).await?),
                 None => Err(error.into()),
             },
         }

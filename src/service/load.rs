@@ -42,7 +42,7 @@ pub(super) fn load_component(
     let asked = request::load(request)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let cache = Arc::clone(&context.cache);
-    context.cache.tasks().spawn("lease", async move { serve(&cache, asked, pid, sender).await });
+    context.daemon.tasks().spawn("lease", async move { serve(&cache, asked, pid, sender).await });
     Ok(ReceiverStream::new(receiver))
 }
 
@@ -88,7 +88,7 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, sender: &Sender) {
     tokio::select! {
         () = sender.closed() => {}
         () = tell_change => {}
-        () = cache.stopping().cancelled() => {
+        () = cache.daemon().stopping().cancelled() => {
             let message = "weightsd is stopping; what is mapped stays readable".to_owned();
             let kind = v1::NoticeKind::ShuttingDown.into();
             let _ = sender.try_send(Ok(Event::Notice(v1::Notice { kind, message }).into()));

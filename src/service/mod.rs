@@ -31,7 +31,7 @@ use weightsd_proto::{
 
 use self::failure::Failure;
 pub use self::token_probe::TokenProbe;
-use crate::{cache::Cache, messages as convert};
+use crate::{cache::Cache, handle::Daemon, messages as convert};
 
 /// Largest request that is read, in bytes: a request is a few strings.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -41,6 +41,8 @@ const STREAMS_MAX: u32 = 256;
 /// What the service works with.
 #[derive(Debug, Clone)]
 pub struct Context {
+    /// The daemon that serves.
+    pub daemon: Daemon,
     /// The cache.
     pub cache: Arc<Cache>,
     /// The socket.

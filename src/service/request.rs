@@ -3,7 +3,9 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::{
+    catalogue::AuditPolicy,
     derive::{Float, Fused, Packing, Selection},
+    ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
     quantisation::{Mode, Scheme},
 };
@@ -11,8 +13,8 @@ use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
 
 use super::Failure;
 use crate::{
-    pipeline::{Adapter, AuditPolicy, FloatWish, Request, Treatment, Verification},
-    resolve::{Choice, Selector},
+    pipeline::{FloatWish, Request, Treatment, Verification},
+    resolve::{Choice, Network, Selector},
 };
 
 /// Longest name of a component.
@@ -87,11 +89,13 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
     let client_name: String = request.client_name.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
     Ok(LoadRequest {
         request: Request {
-            selector: selector(request.model)?,
+            models: Ingredients {
+                own: selector(request.model)?,
+                base: request.base.map(|base| selector(Some(base))).transpose()?,
+                overlay: request.overlay.map(|overlay| selector(Some(overlay))).transpose()?,
+                adapters: adapters(request.adapters)?,
+            },
             component: component(request.component)?,
-            base: request.base.map(|base| selector(Some(base))).transpose()?,
-            overlay: request.overlay.map(|overlay| selector(Some(overlay))).transpose()?,
-            adapters: adapters(request.adapters)?,
             layout,
             treatment: Treatment { float, packing, fused },
             policy,
@@ -124,18 +128,18 @@ fn packing(asked: v1::Quantisation) -> Result<Packing, Failure> {
     Ok(Packing::Quantised(scheme, selection))
 }
 
-fn adapters(asked: Vec<v1::Adapter>) -> Result<Vec<Adapter>, Failure> {
+fn adapters(asked: Vec<v1::Adapter>) -> Result<Vec<Adapter<Selector>>, Failure> {
     if asked.len() > ADAPTERS_MAX {
         let problem = format!("has {} entries, at most {ADAPTERS_MAX} are added", asked.len());
         return Err(Failure::invalid("adapters", &problem, "merge some of them before"));
     }
     let adapter = |adapter: v1::Adapter| {
         let scale = adapter.scale.unwrap_or(1.0);
-        if !scale.is_finite() || scale == 0.0 {
+        let scale = Scale::new(scale).ok_or_else(|| {
             let problem = format!("has the scale {scale}");
-            return Err(Failure::invalid("adapters", &problem, "give a number other than 0, or leave the adapter out"));
-        }
-        Ok(Adapter { selector: selector(adapter.model)?, scale })
+            Failure::invalid("adapters", &problem, "give a number other than 0, or leave the adapter out")
+        })?;
+        Ok(Adapter { it: selector(adapter.model)?, scale })
     };
     asked.into_iter().map(adapter).collect()
 }
@@ -169,7 +173,7 @@ pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure
         hub_cache: path("model.hub_cache", model.hub_cache)?,
         working_directory: path("model.working_directory", model.working_directory)?,
         choice: choice(model.patterns, model.variant)?,
-        offline: model.offline,
+        network: if model.offline { Network::Forbidden } else { Network::Allowed },
     })
 }
 

@@ -8,6 +8,7 @@ use std::{
 use weightsd_core::{
     explain::{Explanation, Reason},
     header::HEADER_BYTES_MAX,
+    identity::ComponentId,
 };
 use weightsd_proto::v1::{
     GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits, ListComponentsRequest,
@@ -15,8 +16,14 @@ use weightsd_proto::v1::{
 };
 use weightsd_segment::MemoryUse;
 
-use super::{Context, Failure, convert};
-use crate::cache::{Cache, Entry, blocking};
+use super::{
+    Context, Failure,
+    convert::{self, Loaded},
+};
+use crate::{
+    cache::{Cache, Entry},
+    pipeline::blocking,
+};
 
 /// Digits of an id that name it.
 const ID_DIGITS_MIN: usize = 8;
@@ -34,7 +41,7 @@ pub(super) async fn list_components(
         let cache = Arc::clone(&context.cache);
         let list = move || {
             let stored = cache.config().images.list();
-            stored.iter().map(|stored| convert::stored(stored, cache.is_loaded(stored.id))).collect()
+            stored.iter().map(|stored| convert::stored(stored, loaded(&cache, stored.id))).collect()
         };
         blocking("listing images", list).await.map_err(|error| Failure::from(&error))?
     } else {
@@ -82,6 +89,10 @@ pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
             Err(Failure::new(message, Explanation::new(Reason::NotLoaded, digits, "`weightsd ls` lists the ids")))
         }
     }
+}
+
+fn loaded(cache: &Cache, id: ComponentId) -> Loaded {
+    if cache.is_loaded(id) { Loaded::Yes } else { Loaded::No }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,7 +164,7 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
         tensor_bytes: entries.iter().map(|entry| entry.component.tensor_bytes()).sum(),
         memory_bytes: MemoryUse::of_self().map(|memory| memory.resident).unwrap_or_default(),
         loads: cache.flights().into_iter().map(load).collect(),
-        downloads: cache.fetcher().reports().into_iter().map(download).collect(),
+        downloads: cache.tools().fetcher.reports().into_iter().map(download).collect(),
         hub_endpoint: config.hub.settings().endpoint.clone(),
         offline: config.hub.settings().offline,
         protocol: weightsd_proto::PROTOCOL,

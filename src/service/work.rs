@@ -19,11 +19,11 @@ use weightsd_proto::v1::{
 
 use super::{Context, Failure, convert, request};
 use crate::{
-    cache::{AcquireError, Cache, blocking},
+    cache::{AcquireError, Cache},
     hub::HubError,
-    pipeline::{self, LoadError, Pinned},
+    pipeline::{self, LoadError, Tools, blocking, look},
     progress::{Step, Watcher},
-    resolve::{Address, Selector},
+    resolve::{Address, Network, ResolvedModel, Selector},
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
 };
 
@@ -84,8 +84,8 @@ where
     let cache = Arc::clone(&context.cache);
     let teller = sender.clone();
     let progress: Progress = Arc::new(move |step, sharers| drop(teller.try_send(Ok(message(step, sharers)))));
-    context.cache.tasks().spawn("work", async move {
-        let stopping = cache.stopping().clone();
+    context.daemon.tasks().spawn("work", async move {
+        let stopping = cache.daemon().stopping().clone();
         let result = tokio::select! {
             result = work(cache, progress) => result,
             () = sender.closed() => return,
@@ -103,13 +103,20 @@ async fn pull_and_verify(
     progress: Progress,
 ) -> Result<PullReport, AcquireError> {
     let started = Instant::now();
+    if !cache.tools().may_ask(selector.network) {
+        let by_request = selector.network == Network::Forbidden;
+        return Err(
+            LoadError::from(HubError::forbidden(format!("the files of `{}`", selector.spec), by_request)).into()
+        );
+    }
     // What a branch means is asked anew: whoever pulls wants the newest.
     cache.look_up_again(selector).await?;
     let mut fetched = 0;
     let mut repaired = false;
     loop {
-        let pulled = cache.pull(selector, want.clone(), |step, sharers| progress(step, sharers)).await?;
-        let (Address::Hub(address), Some(pin), Some(report)) = (&*pulled.0.address, &pulled.0.pin, pulled.1) else {
+        let pinned = pipeline::pinned(selector, cache.tools()).await?;
+        let report = pipeline::fetch(&pinned, want.clone(), cache.tools(), &*progress).await?;
+        let (Address::Hub(address), Some(pin), Some(report)) = (&*pinned.address, &pinned.pin, report) else {
             return Err(LoadError::from(HubError::NotAHubId { spec: selector.spec.clone() }).into());
         };
         fetched += report.bytes_fetched;
@@ -132,12 +139,7 @@ async fn pull_and_verify(
     }
 }
 
-fn pull_report(
-    model: &crate::resolve::ResolvedModel,
-    report: &FetchReport,
-    bytes_fetched: u64,
-    started: Instant,
-) -> PullReport {
+fn pull_report(model: &ResolvedModel, report: &FetchReport, bytes_fetched: u64, started: Instant) -> PullReport {
     PullReport {
         model: Some(convert::model(model)),
         files: report.files.iter().map(|(path, listed)| convert::listed_file(path, listed, true)).collect(),
@@ -154,16 +156,11 @@ async fn verify_all(
     progress: Progress,
 ) -> Result<VerifyReport, AcquireError> {
     let started = Instant::now();
-    let worker = Arc::clone(cache);
-    let (model, candidates) = cache
-        .stage("finding the model", move || -> Result<_, LoadError> {
-            let (address, _) = pipeline::address(&selector, &worker.config().places)?;
-            let pinned = Pinned { address: Arc::new(address), pin: None };
-            let snapshot = pipeline::snapshot(&pinned, &selector.choice, worker.pool())?;
-            let candidates = pipeline::candidates_of(&snapshot, &components)?;
-            Ok((Arc::new(snapshot.model), candidates))
-        })
-        .await??;
+    let list = move |tools: &Tools| -> Result<_, LoadError> {
+        let snapshot = pipeline::snapshot(&pipeline::pinned_here(&selector, &tools.places)?, None, &tools.pool)?;
+        Ok((Arc::clone(&snapshot.model), look::candidates(&snapshot, &components)?))
+    };
+    let (model, candidates) = cache.tools().stage("finding the model", list).await??;
     let mut verdicts = find(cache, &model, candidates, (Scope::All, OwnFiles::Leave), &progress).await?;
     let _ = cache.found(&model, &verdicts);
     let is_bad = |verdict: &Verdict| verdict.finding.is_other() || verdict.finding == Finding::Missing;
@@ -178,17 +175,17 @@ async fn verify_all(
 
 async fn find(
     cache: &Arc<Cache>,
-    model: &Arc<crate::resolve::ResolvedModel>,
+    model: &Arc<ResolvedModel>,
     candidates: Vec<HashCandidate>,
     check: (Scope, OwnFiles),
     progress: &Progress,
 ) -> Result<Vec<Verdict>, AcquireError> {
     let stop = Arc::new(AtomicBool::new(false));
     let reporter = Reporter { progress: Arc::clone(progress), stop: Arc::clone(&stop) };
-    let (model, attestations) = (Arc::clone(model), Arc::clone(&cache.config().attestations));
+    let (model, attestations) = (Arc::clone(model), Arc::clone(&cache.tools().attestations));
     // The thread learns of it when this future is dropped.
     let _stops = StopsOnDrop(stop);
-    let work = move || pipeline::verify_files(&model, &candidates, check, &attestations, &reporter);
+    let work = move || look::verify_files(&model, &candidates, check, &attestations, &reporter);
     Ok(blocking("the verification", work).await??)
 }
 

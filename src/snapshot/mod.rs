@@ -51,7 +51,7 @@ const DOCUMENTS_BYTES_MAX: usize = 4_000_000;
 #[derive(Debug)]
 pub struct Snapshot {
     /// The model.
-    pub model: ResolvedModel,
+    pub model: Arc<ResolvedModel>,
     /// Listing and small JSON files.
     pub facts: ModelFacts,
     /// The family that recognises it.
@@ -81,15 +81,28 @@ pub struct ShardFile {
     pub expected: Option<BlobName>,
 }
 
+/// A small file beside weights, with its content.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Path on disk.
+    pub path: PathBuf,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
 /// The files that a component is made of.
 #[derive(Debug)]
 pub struct ComponentFiles {
+    /// The model whose files they are.
+    pub model: Arc<ResolvedModel>,
     /// Where the family says they are.
     pub site: ComponentSite,
     /// The index, when there is one.
     pub index: Option<Index>,
     /// Weight files, in shard order.
     pub shards: Vec<ShardFile>,
+    /// The file beside an adapter's weights that says how strong it is.
+    pub config: Option<Document>,
     /// Files whose state decided the answer.
     pub dependencies: Vec<PathBuf>,
 }
@@ -288,8 +301,16 @@ impl Snapshot {
         let facts = ModelFacts { files: files.names().to_vec(), documents };
         let family = family::detect(&facts);
         let choice = choice.clone();
-        let mut snapshot =
-            Self { model, facts, family, files, missing_documents, sites: Vec::new(), choice, single: None };
+        let mut snapshot = Self {
+            model: Arc::new(model),
+            facts,
+            family,
+            files,
+            missing_documents,
+            sites: Vec::new(),
+            choice,
+            single: None,
+        };
         snapshot.recognise()?;
         Ok(snapshot)
     }
@@ -350,7 +371,20 @@ impl Snapshot {
     pub fn file(&self, shard: ShardFile) -> ComponentFiles {
         let stem = shard.name.trim_end_matches(".safetensors").to_owned();
         let site = ComponentSite::of_file(&stem, &stem);
-        ComponentFiles { site, index: None, dependencies: vec![shard.path.clone()], shards: vec![shard] }
+        let mut dependencies = self.model.dependencies.clone();
+        dependencies.push(shard.path.clone());
+        let model = Arc::clone(&self.model);
+        ComponentFiles { model, site, index: None, shards: vec![shard], config: None, dependencies }
+    }
+
+    /// What a model gives that lends only its small files.
+    #[must_use]
+    pub fn without_weights(&self) -> ComponentFiles {
+        let mut dependencies = self.model.dependencies.clone();
+        dependencies.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
+        let site = ComponentSite::of_file(&self.model.to_string(), "");
+        let model = Arc::clone(&self.model);
+        ComponentFiles { model, site, index: None, shards: Vec::new(), config: None, dependencies }
     }
 
     /// The only weight file, wherever it is: an adapter's. Several are refused, since no size tells which is wanted.
@@ -441,7 +475,8 @@ impl Snapshot {
     /// [`SnapshotError`].
     pub fn component(&self, name: &str) -> Result<ComponentFiles, SnapshotError> {
         let site = self.site(name)?;
-        let mut dependencies = vec![self.folder(site)];
+        let mut dependencies = self.model.dependencies.clone();
+        dependencies.push(self.folder(site));
         dependencies.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
         let selection = match &self.single {
             Some((file, _)) => WeightFiles::Files(vec![file.clone()]),
@@ -464,7 +499,8 @@ impl Snapshot {
             return Err(SnapshotError::Incomplete { component: site.name.clone(), missing, total });
         }
         dependencies.extend(shards.iter().map(|shard| shard.path.clone()));
-        Ok(ComponentFiles { site: site.clone(), index, shards, dependencies })
+        let model = Arc::clone(&self.model);
+        Ok(ComponentFiles { model, site: site.clone(), index, shards, config: None, dependencies })
     }
 
     /// The names of the weight files that `selection` means, with the index that says so.

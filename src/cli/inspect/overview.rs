@@ -37,7 +37,7 @@ struct Row {
 pub(super) fn run(looked: &Looked<'_>, format: Format) -> anyhow::Result<ExitCode> {
     let snapshot = looked.snapshot;
     let rows: Vec<Row> = snapshot.sites().iter().map(|site| Row::of(looked, site)).collect();
-    let known = snapshot.family.name(Some(&looked.command.model.model), &looked.base.unwrap_or(snapshot).facts);
+    let known = snapshot.family.name(Some(&looked.command.model.model), &looked.base().unwrap_or(snapshot).facts);
     let known = known.as_ref().map(messages::known);
     let inspection = snapshot.located().map(messages::inspection);
     if format == Format::Json {
@@ -86,16 +86,16 @@ impl Row {
         };
         // What lies in the files is known although it may not fit together.
         match (looked.open(&site.name), part) {
-            (Ok((files, _)), Some(part)) => {
-                row.files = files.shards.len();
+            (Ok(checkpoint), Some(part)) => {
+                row.files = checkpoint.files.shards.len();
                 (row.tensors, row.bytes, row.dtypes) = (part.tensors, part.bytes, totals(&part.dtypes));
             }
-            (Ok((files, checkpoint)), None) => {
+            (Ok(checkpoint), None) => {
                 let mut dtypes: BTreeMap<String, DtypeTotal> = BTreeMap::new();
                 for tensor in checkpoint.table.tensors() {
                     dtypes.entry(tensor.info.dtype.to_string()).or_default().tensors += 1;
                 }
-                row.files = files.shards.len();
+                row.files = checkpoint.files.shards.len();
                 (row.tensors, row.bytes) = (checkpoint.table.tensors().len(), checkpoint.table.tensor_bytes());
                 row.dtypes = totals(&dtypes);
             }

@@ -15,7 +15,7 @@ use super::{
     super::output::{self, Format, bytes, numbers, print, wrapped},
     Looked,
 };
-use crate::{checkpoint::Checkpoint, pipeline::LoadError};
+use crate::pipeline::LoadError;
 
 /// Tensors that are listed where not all are.
 const LISTED_MAX: usize = 30;
@@ -38,8 +38,8 @@ pub(super) fn run(looked: &Looked<'_>, component: &str, format: Format) -> anyho
             listing.print(command.full, &notes.chain(assumptions).collect::<Vec<_>>(), format)
         }
         Err(error) => {
-            let (files, checkpoint): (_, Checkpoint) = looked.open(component)?;
-            let files: Sources<String> = files.shards.into_iter().map(|shard| shard.name).collect();
+            let checkpoint = looked.open(component)?;
+            let files: Sources<String> = checkpoint.files.shards.iter().map(|shard| shard.name.clone()).collect();
             let listing = Listing { component, table: &checkpoint.table, files: &files, pattern, prefix: None };
             listing.print(command.full, &[as_they_are(&error)], format)
         }

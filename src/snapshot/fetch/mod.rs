@@ -138,6 +138,12 @@ impl Fetcher {
         Arc::new(Self { hub, attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
     }
 
+    /// The hub that it downloads from.
+    #[must_use]
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
     /// Downloads what is missing of `want`, or joins whoever does.
     ///
     /// # Errors

@@ -1,0 +1,86 @@
+//! Room on the disk for images: which go so that another one fits, and which must stay.
+
+use std::path::Path;
+
+use weightsd_core::{
+    budget::{self, ImageFacts, Room},
+    identity::ComponentId,
+};
+
+use super::Cache;
+use crate::{
+    derive::{DeriveFailure, ImageError, Stored},
+    disk::free_bytes,
+    events::EventKind,
+};
+
+impl Cache {
+    /// Deletes images so that one of `needed` bytes fits into `folder`.
+    ///
+    /// # Errors
+    /// When there is no room without images that somebody holds.
+    pub(super) fn make_room(&self, folder: &Path, needed: u64) -> Result<(), DeriveFailure> {
+        let images = &self.config.images;
+        let fact = |stored: &Stored| ImageFacts {
+            id: stored.id,
+            bytes: stored.bytes,
+            used: stored.used,
+            is_held: self.is_held(stored.id),
+        };
+        let facts: Vec<_> = images.list().iter().map(fact).collect();
+        let room = Room {
+            budget: self.config.image_budget,
+            writing: images.partial_bytes(),
+            free: free_bytes(folder).unwrap_or(u64::MAX),
+            floor: self.config.free_space_floor,
+        };
+        let removals = budget::make_room(&facts, needed, room)?;
+        for removal in removals {
+            self.delete_image(removal.id, &removal.reason)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes an image, unless somebody holds a component in it. A component that nobody holds goes with it.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn delete_image(&self, id: ComponentId, reason: &str) -> Result<bool, ImageError> {
+        self.components.remove_if(&id, |_, entry| entry.usage().holders.is_empty());
+        if self.components.contains_key(&id) {
+            return Ok(false);
+        }
+        let provenance = self.config.images.provenance(id);
+        self.config.images.delete(id)?;
+        let what = provenance
+            .map_or_else(|| "an image of which nobody knows what it was made from".to_owned(), |it| it.to_string());
+        let message = format!("{what}: {reason}");
+        tracing::info!(%id, "image deleted: {message}");
+        self.daemon().events().push(EventKind::ImageDeleted, Some(id), message);
+        Ok(true)
+    }
+
+    /// Deletes images that were made from a blob which is not what its name says. Whoever holds one was told.
+    pub(super) fn forget_images_of(&self, blob: &str) {
+        let is_of = |stored: &Stored| {
+            stored.provenance.as_ref().is_some_and(|provenance| provenance.sources.iter().any(|source| source == blob))
+        };
+        for stored in self.config.images.list().iter().filter(|stored| is_of(stored)) {
+            if let Err(error) = self.delete_image(stored.id, "it was made from a file that is damaged") {
+                tracing::warn!(id = %stored.id, %error, "an image of damaged weights is still there");
+            }
+        }
+    }
+
+    /// Whether somebody holds the component of that id.
+    #[must_use]
+    pub fn is_held(&self, id: ComponentId) -> bool {
+        self.components.get(&id).is_some_and(|entry| !entry.usage().holders.is_empty())
+    }
+
+    /// Whether a component that is loaded lies in the image of that id.
+    #[must_use]
+    pub fn is_loaded(&self, id: ComponentId) -> bool {
+        self.components.contains_key(&id)
+    }
+}

@@ -1,0 +1,165 @@
+//! From a plan to its image: found on the disk, or computed, one at a time, with all processors.
+
+use std::{path::Path, path::PathBuf, sync::Arc, time::Duration, time::Instant};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
+use weightsd_core::{derive::Derivation, identity::ComponentId};
+
+use super::{DeriveFailure, Image, Images, Order, OrderedFile, PULSE, Partial, Provenance, compute, look_for_mlx};
+use crate::{
+    events::EventKind,
+    handle::Daemon,
+    pace::Pace,
+    progress::{Phase, Step, Watcher},
+};
+
+/// An image that is wanted.
+pub struct Wanted {
+    /// The component it is for.
+    pub id: ComponentId,
+    /// What is computed, and the file that it makes.
+    pub derivation: Derivation,
+    /// What it is made from, in words.
+    pub provenance: Provenance,
+    /// The files that are read, in the order of their numbers.
+    pub files: Vec<OrderedFile>,
+    /// Names the first of those files that is not as it was when it was opened.
+    pub changed: Box<dyn Fn() -> Option<PathBuf> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wanted").field("id", &self.id).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Makes room for a file of so many bytes in a folder.
+pub type MakeRoom = Arc<dyn Fn(&Path, u64) -> Result<(), DeriveFailure> + Send + Sync>;
+
+/// Finds images and makes them.
+#[derive(Debug)]
+pub struct Maker {
+    images: Arc<Images>,
+    turn: Semaphore,
+    daemon: Daemon,
+}
+
+impl Maker {
+    /// Keeps what it makes in `images`.
+    #[must_use]
+    pub fn new(images: Arc<Images>, daemon: Daemon) -> Self {
+        Self { images, turn: Semaphore::new(1), daemon }
+    }
+
+    /// The image, and how long it took to compute it: no time, if it was there.
+    ///
+    /// # Errors
+    /// When there is no room for it, the computation fails, or the daemon stops.
+    pub async fn image(
+        &self,
+        wanted: &Arc<Wanted>,
+        watcher: &dyn Watcher,
+        make_room: &MakeRoom,
+    ) -> Result<(Image, Duration), DeriveFailure> {
+        let started = Instant::now();
+        if let Some(image) = self.find(wanted).await? {
+            return Ok((image, Duration::ZERO));
+        }
+        let _turn = self.turn(watcher).await?;
+        // Another name of the same content, or another daemon, may have made it meanwhile.
+        if let Some(image) = self.find(wanted).await? {
+            return Ok((image, Duration::ZERO));
+        }
+        let partial = self.begin(wanted, make_room).await?;
+        tokio::select! {
+            // First, so that a daemon that stops starts no process any more.
+            biased;
+            () = self.daemon.stopping().cancelled() => return Err(DeriveFailure::Stopping),
+            result = wanted.compute(&partial, watcher) => result?,
+        }
+        let image = self.publish(wanted, partial).await?;
+        let took = started.elapsed();
+        let message = format!("{} in {took:.1?}", image.provenance);
+        self.daemon.events().push(EventKind::Derived, Some(wanted.id), message);
+        Ok((image, took))
+    }
+
+    async fn find(&self, wanted: &Arc<Wanted>) -> Result<Option<Image>, DeriveFailure> {
+        let (images, wanted) = (Arc::clone(&self.images), Arc::clone(wanted));
+        blocking(move || images.open(wanted.id, &wanted.derivation.image)).await
+    }
+
+    /// Waits for the turn to compute, and says so now and then: clients give up on a daemon that says nothing.
+    async fn turn(&self, watcher: &dyn Watcher) -> Result<SemaphorePermit<'_>, DeriveFailure> {
+        let turn = self.turn.acquire();
+        tokio::pin!(turn);
+        loop {
+            watcher.step(&Step { phase: Phase::Derive, ..Step::default() });
+            tokio::select! {
+                biased;
+                () = self.daemon.stopping().cancelled() => return Err(DeriveFailure::Stopping),
+                turn = timeout(PULSE, &mut turn) => if let Ok(turn) = turn {
+                    return turn.map_err(|_| DeriveFailure::Stopping);
+                },
+            }
+        }
+    }
+
+    async fn begin(&self, wanted: &Arc<Wanted>, make_room: &MakeRoom) -> Result<Partial, DeriveFailure> {
+        let (images, wanted, make_room) = (Arc::clone(&self.images), Arc::clone(wanted), Arc::clone(make_room));
+        blocking(move || {
+            // Before others are deleted for its sake.
+            look_for_mlx()?;
+            let length = wanted.derivation.image.length;
+            images.begin(wanted.id, length, &wanted.provenance, |folder| make_room(folder, length))
+        })
+        .await?
+    }
+
+    async fn publish(&self, wanted: &Arc<Wanted>, partial: Partial) -> Result<Image, DeriveFailure> {
+        let (images, wanted) = (Arc::clone(&self.images), Arc::clone(wanted));
+        blocking(move || {
+            // The process read by path the files that are held open here.
+            if let Some(path) = (wanted.changed)() {
+                return Err(DeriveFailure::Changed { path });
+            }
+            images.publish(partial)?;
+            Ok(Image::published(&images, wanted.id, &wanted.derivation.image)?)
+        })
+        .await?
+    }
+}
+
+impl Wanted {
+    /// Computes it into `partial`, in a process of its own.
+    async fn compute(&self, partial: &Partial, watcher: &dyn Watcher) -> Result<(), DeriveFailure> {
+        let order = Order {
+            files: self.files.clone(),
+            image: partial.path().to_owned(),
+            head: self.derivation.image.head.clone(),
+            jobs: self.derivation.jobs.clone(),
+        };
+        let total = self.derivation.input_bytes();
+        let mut pace = Pace::default();
+        compute(&order, |bytes, tensor| {
+            pace.add(bytes);
+            watcher.step(&Step {
+                phase: Phase::Derive,
+                file: tensor.to_owned(),
+                bytes_done: bytes,
+                bytes_total: total,
+                bytes_per_second: pace.bytes_per_second(),
+                remaining: pace.remaining(total.saturating_sub(bytes)),
+                ..Step::default()
+            });
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DeriveFailure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| DeriveFailure::Died { how: error.to_string() })
+}

@@ -1,0 +1,156 @@
+//! From commits to files: which files each ingredient has, and the download of those that are missing.
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use weightsd_core::{
+    family,
+    ingredients::{Adapter, Ingredients, Role},
+    table::Table,
+};
+
+use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Request, Tools, adapters};
+use crate::{
+    assembly::Recipe,
+    checkpoint::ShardPool,
+    resolve::Address,
+    snapshot::{ComponentFiles, Extent, FetchReport, Snapshot, Want},
+};
+
+/// Lists the files that `request` is made of, and fetches those that are missing.
+pub(super) async fn list_and_fetch(
+    request: &Request,
+    pinned: &Ingredients<Pinned>,
+    tools: &Arc<Tools>,
+    progress: Progress<'_>,
+) -> Result<Prepared, AcquireError> {
+    let started = Instant::now();
+    let mut fetched = BTreeSet::new();
+    loop {
+        let (asked, models) = (request.clone(), pinned.clone());
+        let listed = tools.stage(FINDING, move |tools| list(asked, &models, started, &tools.pool)).await?;
+        let missing = match &listed {
+            Ok(prepared) => prepared.provisional.clone(),
+            Err(unlisted) if unlisted.error.is_missing() => vec![unlisted.role],
+            Err(_) => Vec::new(),
+        };
+        let fetchable =
+            |role: &Role| pinned.get(*role).filter(|pinned| pinned.is_fetchable(tools)).map(|it| (*role, it));
+        // Each once: what the hub cannot bring stays missing.
+        match missing.iter().filter_map(fetchable).find(|(role, _)| fetched.insert(*role)) {
+            Some((role, pinned)) => drop(fetch(pinned, want(role, &request.component, pinned), tools, progress).await?),
+            None => return listed.map_err(|unlisted| unlisted.error.into()),
+        }
+    }
+}
+
+/// What is fetched of an ingredient.
+pub(super) fn want(role: Role, component: &str, pinned: &Pinned) -> Want {
+    let (components, extent) = match role {
+        Role::Own => (vec![component.to_owned()], Extent::Components),
+        Role::Base => (Vec::new(), Extent::Documents),
+        Role::Overlay | Role::Adapter(_) => (Vec::new(), Extent::Components),
+    };
+    Want { components, extent, choice: pinned.choice.clone() }
+}
+
+/// Brings what is missing of a hub model; `None` for a model that has no commit.
+///
+/// # Errors
+/// When the download fails.
+pub async fn fetch(
+    pinned: &Pinned,
+    want: Want,
+    tools: &Tools,
+    progress: Progress<'_>,
+) -> Result<Option<Arc<FetchReport>>, LoadError> {
+    let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
+    Ok(Some(tools.fetcher.fetch(address, pin, want, |step, waiters| progress(step, waiters)).await?))
+}
+
+/// Why the files of an ingredient are not known.
+struct Unlisted {
+    role: Role,
+    error: LoadError,
+}
+
+fn of(role: Role) -> impl FnOnce(LoadError) -> Unlisted {
+    move |error| Unlisted { role, error }
+}
+
+/// Lists the files of all ingredients, as far as they are on this machine. Blocks.
+fn list(
+    request: Request,
+    pinned: &Ingredients<Pinned>,
+    started: Instant,
+    pool: &ShardPool,
+) -> Result<Prepared, Unlisted> {
+    let looked = std::time::SystemTime::now();
+    let snapshots = snapshots(pinned, pool)?;
+    let files = |role, snapshot| component_files(role, snapshot, &request.component).map(Arc::new).map_err(of(role));
+    let files = snapshots.as_ref().try_map(files)?;
+    let (own, base) = (&snapshots.own, snapshots.base.as_ref());
+    let spec = &request.models.own.spec;
+    let recipe = Recipe::new(own, &files.own.site, spec, base).map_err(|error| of(Role::Own)(error.into()))?;
+    let is_provisional = |(_, snapshot): &(Role, &Snapshot)| !snapshot.missing_documents.is_empty();
+    let provisional = snapshots.iter().filter(is_provisional).map(|(role, _)| role).collect();
+    pinned.iter().for_each(|(_, pinned)| pinned.note());
+    Ok(Prepared::new(request, files, recipe, provisional, (started, looked)))
+}
+
+/// The snapshots of all ingredients.
+fn snapshots(pinned: &Ingredients<Pinned>, pool: &ShardPool) -> Result<Ingredients<Snapshot>, Unlisted> {
+    // The base first: it decides how the files of the others are read.
+    let base = pinned.base.as_ref().map(|it| snapshot(it, None, pool)).transpose().map_err(of(Role::Base))?;
+    let listed = |pinned: &Pinned| Ok(Snapshot::list(pinned.on_disk()?, &pinned.choice)?);
+    let overlay = pinned.overlay.as_ref().map(listed).transpose().map_err(of(Role::Overlay))?;
+    let adapter = |(number, adapter): (usize, &Adapter<Pinned>)| {
+        let it = listed(&adapter.it).map_err(of(Role::Adapter(number)))?;
+        Ok(Adapter { it, scale: adapter.scale })
+    };
+    let adapters = pinned.adapters.iter().enumerate().map(adapter).collect::<Result<_, Unlisted>>()?;
+    let own = snapshot(&pinned.own, base.as_ref(), pool).map_err(of(Role::Own))?;
+    Ok(Ingredients { own, base, overlay, adapters })
+}
+
+/// Lists the files of a model, as far as they are on this machine. Of a model that is one file the header is read, since
+/// nothing else says what it holds: a file without a config has the components of `base`, where one is given. Blocks.
+///
+/// # Errors
+/// When the model is not here, or its small files cannot be used.
+pub fn snapshot(pinned: &Pinned, base: Option<&Snapshot>, pool: &ShardPool) -> Result<Snapshot, LoadError> {
+    let mut snapshot = Snapshot::list(pinned.on_disk()?, &pinned.choice)?;
+    if let Some(file) = snapshot.bare_file()? {
+        let shard = pool.get_or_open(&file)?;
+        let table = Table::of_file(shard.header.clone());
+        let of_base = |base: &Snapshot| Some((base.family, family::locate_as(&table, base.family)?));
+        if let Some((family, located)) = base.and_then(of_base).or_else(|| family::locate(&table)) {
+            snapshot.adopt(&file.name, family, located);
+        }
+    }
+    Ok(snapshot)
+}
+
+/// The files that an ingredient gives to a component: of a base no weights.
+pub(super) fn component_files(role: Role, snapshot: &Snapshot, component: &str) -> Result<ComponentFiles, LoadError> {
+    match role {
+        Role::Own => Ok(snapshot.component(component)?),
+        Role::Base => Ok(snapshot.without_weights()),
+        Role::Overlay => match snapshot.bare_file()? {
+            Some(file) => Ok(snapshot.file(file)),
+            None => Ok(snapshot.component(&snapshot.root_site()?.name)?),
+        },
+        Role::Adapter(_) => adapters::files(snapshot),
+    }
+}
+
+impl Pinned {
+    /// Whether something that is missing can be fetched.
+    pub(super) fn is_fetchable(&self, tools: &Tools) -> bool {
+        self.pin.is_some() && tools.may_ask(self.network)
+    }
+
+    /// The model on this machine. Blocks.
+    pub(crate) fn on_disk(&self) -> Result<crate::resolve::ResolvedModel, LoadError> {
+        Ok(self.address.on_disk(self.pin.as_ref())?)
+    }
+}

@@ -1,0 +1,133 @@
+//! The same stages for what is only looked at: audits of components here and on the hub, and files to be verified. Nothing
+//! is lent or kept.
+
+use std::sync::Arc;
+
+use weightsd_core::{
+    assemble::Assembled,
+    ingredients::{Ingredients, Role},
+    source::Sources,
+    table::Shard,
+};
+
+use super::{AcquireError, FINDING, LoadError, Pinned, Tools, find, plan};
+use crate::{
+    assembly::{Recipe, Tensors},
+    checkpoint::{self, Checkpoint, ShardPool, Source},
+    progress::{Unwatched, Watcher},
+    resolve::{Address, ResolvedModel},
+    snapshot::{Attestations, HashCandidate, HashCheck, OwnFiles, Remote, Scope, ShardFile, Snapshot, Verdict, verify},
+};
+
+/// A component that was put together to be looked at.
+#[derive(Debug)]
+pub struct Audited {
+    /// The component.
+    pub assembled: Assembled,
+    /// Names of the files that it was read from.
+    pub files: Sources<String>,
+}
+
+/// Audits a component of `snapshots` from its headers. Blocks.
+///
+/// # Errors
+/// When files are missing or cannot be used. A component that does not match its catalogue is no error.
+pub fn audit(snapshots: &Ingredients<Arc<Snapshot>>, component: &str, pool: &ShardPool) -> Result<Audited, LoadError> {
+    let files = snapshots.as_ref().try_map(|role, it| find::component_files(role, it, component).map(Arc::new))?;
+    let (own, base) = (&snapshots.own, snapshots.base.as_deref());
+    let recipe = Recipe::new(own, &files.own.site, &own.model.to_string(), base)?;
+    let plan::Opened { checkpoints, sources, .. } = plan::open(&files, pool, &Unwatched)?;
+    let overlay = checkpoints.overlay.as_ref().map(Checkpoint::tensors);
+    let assembled = plan::put_together(&recipe, &own.model, checkpoints.own.tensors(), overlay)?;
+    let is_own = |source: &Source| files.own.shards.iter().any(|shard| shard.path == source.file.path);
+    let name = |source: &Source| match is_own(source) {
+        true => source.file.name.clone(),
+        false => source.file.path.display().to_string(),
+    };
+    Ok(Audited { assembled, files: sources.iter().map(name).collect() })
+}
+
+/// Audits a component where it is on the hub, from its headers alone.
+///
+/// # Errors
+/// When headers do not come or cannot be used.
+pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, LoadError> {
+    let found = remote.component(component).await?;
+    let headers = remote.headers(&found).await?;
+    let snapshot = &remote.snapshot;
+    let metadata = headers.iter().flat_map(|(_, header)| header.metadata.clone()).collect();
+    let mut names = Sources::default();
+    let mut shards = Vec::with_capacity(headers.len());
+    for (name, header) in &headers {
+        shards.push(Shard { source: names.add(name.clone()), name, header: header.clone() });
+    }
+    let (table, remarks) = checkpoint::merge(component, shards, found.index.as_ref())?;
+    let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
+    let own = Tensors { table: &table, metadata: &metadata, remarks };
+    Ok(Audited { assembled: plan::put_together(&recipe, &snapshot.model, own, None)?, files: names })
+}
+
+/// Looks at a hub model where it is; `None` for a path, and where the hub must not be asked.
+///
+/// # Errors
+/// When the hub's answers cannot be used.
+pub async fn remote(pinned: &Pinned, tools: &Tools) -> Result<Option<Remote>, AcquireError> {
+    let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
+    if !tools.may_ask(pinned.network) {
+        return Ok(None);
+    }
+    let remote = Remote::look(&tools.fetcher, &tools.hub, address, pin, &pinned.choice).await;
+    Ok(Some(remote.map_err(LoadError::from)?))
+}
+
+/// Compares files of a model with their hashes, and moves damaged ones aside. Blocks.
+///
+/// # Errors
+/// When a file cannot be read or moved, changes meanwhile, or nobody waits any more.
+pub fn verify_files(
+    model: &ResolvedModel,
+    candidates: &[HashCandidate],
+    (scope, own): (Scope, OwnFiles),
+    attestations: &Attestations,
+    watcher: &dyn Watcher,
+) -> Result<Vec<Verdict>, LoadError> {
+    let store = model.store();
+    Ok(verify(candidates, HashCheck { store: store.as_ref(), attestations, scope, own }, watcher)?)
+}
+
+/// The files of `components`, or all files of the model that are on this machine, to be verified. Blocks.
+///
+/// # Errors
+/// When a component is not here as a whole.
+pub fn candidates(snapshot: &Snapshot, components: &[String]) -> Result<Vec<HashCandidate>, LoadError> {
+    if components.is_empty() {
+        return Ok(snapshot.candidates());
+    }
+    let of = |name: &String| -> Result<Vec<HashCandidate>, LoadError> {
+        Ok(snapshot.component(name)?.shards.iter().map(ShardFile::candidate).collect())
+    };
+    Ok(components.iter().map(of).collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// Lists what is laid beside a model for an audit, and fetches what is missing of it.
+///
+/// # Errors
+/// When it is not here and cannot be fetched.
+pub async fn bring(role: Role, pinned: &Pinned, tools: &Arc<Tools>) -> Result<Arc<Snapshot>, AcquireError> {
+    let mut may_fetch = pinned.is_fetchable(tools);
+    loop {
+        let asked = pinned.clone();
+        let list = move |tools: &Tools| -> Result<_, LoadError> {
+            let snapshot = find::snapshot(&asked, None, &tools.pool)?;
+            find::component_files(role, &snapshot, "")?;
+            Ok(snapshot)
+        };
+        match tools.stage(FINDING, list).await? {
+            Ok(snapshot) if !may_fetch || snapshot.missing_documents.is_empty() => return Ok(Arc::new(snapshot)),
+            Err(error) if !may_fetch || !error.is_missing() => return Err(error.into()),
+            Ok(_) | Err(_) => {}
+        }
+        may_fetch = false;
+        find::fetch(pinned, find::want(role, "", pinned), tools, &|_, _| {}).await?;
+    }
+}

@@ -1,0 +1,155 @@
+//! From files to a plan: tensors get their catalogue names and are audited, each gets its place, and a tensor that no file
+//! has as it is wanted becomes a job.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use weightsd_core::{
+    assemble::Assembled,
+    audit::AuditReport,
+    catalogue::AuditPolicy,
+    derive::{self, Delta, Derivation, MLX_VERSION, Setting},
+    ingredients::Ingredients,
+    place::{self, At, Placed},
+    source::Sources,
+};
+
+use super::{LoadError, Prepared, adapters};
+use crate::{
+    assembly::{Recipe, Tensors},
+    checkpoint::{self, Checkpoint, ShardPool, Source},
+    component::{Adapted, Timings},
+    derive::{OrderedFile, Wanted},
+    progress::{Phase, Step, Watcher},
+    resolve::ResolvedModel,
+    snapshot::ComponentFiles,
+};
+
+/// The checkpoints of all ingredients, and the files that they lie in.
+pub(super) struct Opened {
+    pub(super) checkpoints: Ingredients<Checkpoint>,
+    pub(super) sources: Sources<Source>,
+    took: Duration,
+    since: Instant,
+}
+
+/// An opened component: which tensors are lent from where, and what is computed first.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) sources: Sources<Source>,
+    pub(super) assembled: Assembled,
+    pub(super) tensors: Vec<Placed<At>>,
+    pub(super) adapters: Vec<Adapted>,
+    /// The image that has to be there before anything is lent.
+    pub(super) image: Option<Arc<Wanted>>,
+    pub(super) timings: Timings,
+}
+
+/// Opens the files of all ingredients.
+pub(super) fn open(
+    files: &Ingredients<Arc<ComponentFiles>>,
+    pool: &ShardPool,
+    watcher: &dyn Watcher,
+) -> Result<Opened, LoadError> {
+    let began = Instant::now();
+    let mut sources = Sources::default();
+    let checkpoints = files.as_ref().try_map(|_, files| checkpoint::open(files, pool, watcher, &mut sources))?;
+    watcher.step(&Step { phase: Phase::Audit, ..Step::default() });
+    Ok(Opened { checkpoints, sources, took: began.elapsed(), since: Instant::now() })
+}
+
+/// Puts the component together under the names of its catalogue, and compares it with that catalogue.
+pub(super) fn assemble(prepared: &Prepared, opened: &Opened) -> Result<Assembled, LoadError> {
+    let Ingredients { own, overlay, .. } = &opened.checkpoints;
+    put_together(&prepared.recipe, prepared.model(), own.tensors(), overlay.as_ref().map(Checkpoint::tensors))
+}
+
+/// Like [`assemble`], of tensors wherever they come from.
+pub(super) fn put_together(
+    recipe: &Recipe,
+    model: &ResolvedModel,
+    own: Tensors<'_>,
+    overlay: Option<Tensors<'_>>,
+) -> Result<Assembled, LoadError> {
+    recipe.assemble(own, overlay).map_err(|source| LoadError::Assemble {
+        component: recipe.site.name.clone(),
+        model: model.to_string(),
+        source: Box::new(source),
+    })
+}
+
+/// Refuses a component that does not match its catalogue, unless the caller wants it all the same.
+pub(super) fn audit(report: &AuditReport, policy: AuditPolicy) -> Result<(), LoadError> {
+    match policy {
+        AuditPolicy::Strict if !report.is_clean() => Err(LoadError::Audit(Box::new(report.clone()))),
+        AuditPolicy::Strict | AuditPolicy::ReportOnly => Ok(()),
+    }
+}
+
+/// Decides names and positions of the lent tensors, as far as no computation changes them.
+pub(super) fn place(prepared: &Prepared, assembled: &Assembled) -> Result<Vec<Placed>, LoadError> {
+    let description = &assembled.description;
+    let (catalogue, layout) = (description.catalogue.as_ref(), prepared.request.layout);
+    Ok(place::place(&assembled.table, catalogue, &description.naming, layout)?)
+}
+
+/// Plans what is computed: the conversion, and what adapters add.
+pub(super) fn plan(
+    prepared: &Prepared,
+    opened: Opened,
+    mut assembled: Assembled,
+    placed: Vec<Placed>,
+) -> Result<Plan, LoadError> {
+    let Opened { checkpoints, sources, took, since } = opened;
+    let mut deltas: BTreeMap<String, Vec<Delta>> = BTreeMap::new();
+    let mut adapted = Vec::new();
+    for adapter in &checkpoints.adapters {
+        let planned = adapters::plan(adapter, prepared, &assembled)?;
+        for (layer, delta) in planned.deltas {
+            deltas.entry(layer).or_default().push(delta);
+        }
+        adapted.push(Adapted { scale: adapter.scale.get(), report: planned.report });
+    }
+    let (family, component) = (prepared.recipe.family, prepared.component());
+    let quantises = |layer: &str| family.quantises(component, layer);
+    let setting = Setting { quantises: &quantises, deltas, metadata: metadata(prepared) };
+    let derived = derive::plan(placed, &prepared.conversion, setting)
+        .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
+    assembled.report.remarks.extend(derived.remarks);
+    let image = derived.derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
+    let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
+    Ok(Plan { sources, assembled, tensors: derived.tensors, adapters: adapted, image, timings })
+}
+
+fn wanted(prepared: &Prepared, sources: &Sources<Source>, derivation: Derivation) -> Wanted {
+    let file = |source: &Source| {
+        let file = &source.open.file;
+        OrderedFile { path: file.path().to_owned(), identity: file.identity().into() }
+    };
+    let held: Vec<_> = sources.iter().map(|source| Arc::clone(&source.open)).collect();
+    Wanted {
+        id: prepared.id,
+        derivation,
+        provenance: prepared.provenance(),
+        files: sources.iter().map(file).collect(),
+        changed: Box::new(move || {
+            held.iter().find(|open| !open.file.is_unchanged()).map(|open| open.file.path().to_owned())
+        }),
+    }
+}
+
+/// What an image says of itself: nothing that depends on the name by which the model was asked for.
+fn metadata(prepared: &Prepared) -> BTreeMap<String, String> {
+    [
+        ("format", "mlx".to_owned()),
+        ("weightsd.id", prepared.id.to_string()),
+        ("weightsd.component", prepared.component().to_owned()),
+        ("weightsd.conversion", prepared.conversion_in_words()),
+        ("weightsd.mlx", MLX_VERSION.to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}

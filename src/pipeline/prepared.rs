@@ -1,0 +1,151 @@
+//! What the cheap half of a load finds out: which component is meant, and which files it is made of.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use weightsd_core::{
+    derive::{Conversion, MLX_VERSION},
+    identity::{ComponentId, ContentKey, IdentityInputs},
+    ingredients::{Ingredients, Role},
+};
+
+use super::Request;
+use crate::{
+    assembly::Recipe,
+    derive::Provenance,
+    resolve::ResolvedModel,
+    snapshot::{ComponentFiles, HashCandidate, ShardFile},
+};
+
+/// A resolved request: which component is meant, and which files it is made of. All of them are here. No weight file has
+/// been opened for it yet.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Identity of the component.
+    pub id: ComponentId,
+    /// What was asked for.
+    pub request: Request,
+    /// The files of each ingredient; of a base no weights.
+    pub files: Ingredients<Arc<ComponentFiles>>,
+    /// When the last look at the files began.
+    pub looked: SystemTime,
+    pub(super) recipe: Recipe,
+    pub(super) conversion: Conversion,
+    /// When the load began.
+    pub(super) started: Instant,
+    /// How long this half took.
+    pub(super) took: Duration,
+    /// Ingredients whose commit has small files that are not here. The answer may be another one once they come.
+    pub(super) provisional: Vec<Role>,
+}
+
+impl Prepared {
+    pub(super) fn new(
+        request: Request,
+        files: Ingredients<Arc<ComponentFiles>>,
+        recipe: Recipe,
+        provisional: Vec<Role>,
+        (started, looked): (Instant, SystemTime),
+    ) -> Self {
+        let conversion = request.treatment.of(recipe.family, &request.component, request.layout);
+        let id = identity(&request, &files, &recipe, &conversion);
+        Self { id, request, files, looked, recipe, conversion, started, took: started.elapsed(), provisional }
+    }
+
+    /// The component's name.
+    #[must_use]
+    pub fn component(&self) -> &str {
+        &self.request.component
+    }
+
+    /// The model whose component it is.
+    #[must_use]
+    pub fn model(&self) -> &Arc<ResolvedModel> {
+        &self.files.own.model
+    }
+
+    /// Whether small files are missing, so that the answer may be another one when they come.
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        !self.provisional.is_empty()
+    }
+
+    /// The weight files of all ingredients, in the order in which they are opened.
+    pub fn shards(&self) -> impl Iterator<Item = &ShardFile> {
+        self.files.iter().flat_map(|(_, files)| &files.shards)
+    }
+
+    /// The weight files, to be compared with their hashes.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<HashCandidate> {
+        self.shards().map(ShardFile::candidate).collect()
+    }
+
+    /// The paths that the answer rests on.
+    pub fn dependencies(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().flat_map(|(_, files)| files.dependencies.iter().map(PathBuf::as_path))
+    }
+
+    /// What an image of the component is made from, in words.
+    pub(super) fn provenance(&self) -> Provenance {
+        let laid_over = |(role, files): (Role, &Arc<ComponentFiles>)| match role {
+            Role::Own | Role::Base => Vec::new(),
+            Role::Overlay | Role::Adapter(_) => {
+                files.shards.iter().map(|shard| format!(" + {}", shard.path.display())).collect()
+            }
+        };
+        let source =
+            |shard: &ShardFile| shard.blob().map_or_else(|| shard.path.display().to_string(), |blob| blob.to_string());
+        Provenance {
+            component: self.component().to_owned(),
+            made_from: std::iter::once(self.model().to_string()).chain(self.files.iter().flat_map(laid_over)).collect(),
+            conversion: self.conversion_in_words(),
+            sources: self.shards().map(source).collect(),
+        }
+    }
+
+    /// What is done to the tensors, in words.
+    pub(super) fn conversion_in_words(&self) -> String {
+        let layout = format!("layout {}", self.request.layout.name());
+        let conversion = Some(self.conversion.summary()).filter(|summary| !summary.is_empty());
+        let adapters = self.files.adapters.iter();
+        let adapters = adapters.map(|adapter| format!("{} x {}", adapter.it.site.name, adapter.scale.get()));
+        std::iter::once(layout).chain(conversion).chain(adapters).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn identity(
+    request: &Request,
+    files: &Ingredients<Arc<ComponentFiles>>,
+    recipe: &Recipe,
+    conversion: &Conversion,
+) -> ComponentId {
+    let mut computed = serde_json::to_vec(conversion).expect("names and numbers have a form in JSON");
+    computed.extend_from_slice(format!("\nmlx {MLX_VERSION}\n").as_bytes());
+    for adapter in &files.adapters {
+        let config = adapter.it.config.as_ref().map(|config| config.bytes.as_slice()).unwrap_or_default();
+        computed.extend_from_slice(format!("adapter {} {}\n", adapter.scale.get().to_bits(), config.len()).as_bytes());
+        computed.extend_from_slice(config);
+    }
+    let named = |(role, files): (Role, &Arc<ComponentFiles>)| -> Vec<(String, ContentKey)> {
+        let prefix = match role {
+            Role::Own | Role::Base => "",
+            Role::Overlay => "overlay ",
+            Role::Adapter(_) => "adapter ",
+        };
+        files.shards.iter().map(|shard| (format!("{prefix}{}", shard.name), shard.content.clone())).collect()
+    };
+    let shards: Vec<_> = files.iter().flat_map(named).collect();
+    ComponentId::of(&IdentityInputs {
+        family: recipe.family.id(),
+        component: &request.component,
+        layout: request.layout,
+        policy: request.policy,
+        config: &recipe.fingerprint(),
+        conversion: &computed,
+        shards: &shards,
+    })
+}

@@ -1,0 +1,106 @@
+//! What the stages of a load work with: the hub, files that are open, images, and threads that may block.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use super::AcquireError;
+use crate::{
+    checkpoint::ShardPool,
+    derive::{Images, Maker},
+    handle::Daemon,
+    hub::Hub,
+    resolve::{Network, Places},
+    snapshot::{Attestations, Fetcher},
+};
+
+/// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
+const STAGES_AT_ONCE: usize = 8;
+
+/// What the stages of a load work with.
+#[derive(Debug)]
+pub struct Tools {
+    /// Where relative paths and hub ids are looked up, unless a selector says otherwise.
+    pub places: Places,
+    /// The hub.
+    pub hub: Arc<Hub>,
+    /// Downloads.
+    pub fetcher: Arc<Fetcher>,
+    /// What was hashed and found good.
+    pub attestations: Arc<Attestations>,
+    /// Weight files that are open.
+    pub pool: ShardPool,
+    /// What makes images.
+    pub maker: Maker,
+    /// The daemon that runs it all.
+    pub daemon: Daemon,
+    deadline: Duration,
+    stages: Arc<Semaphore>,
+}
+
+impl Tools {
+    /// `deadline` is how long one stage may take.
+    #[must_use]
+    pub fn new(
+        places: Places,
+        fetcher: Arc<Fetcher>,
+        attestations: Arc<Attestations>,
+        images: Arc<Images>,
+        deadline: Duration,
+        daemon: Daemon,
+    ) -> Self {
+        Self {
+            places,
+            hub: Arc::clone(fetcher.hub()),
+            fetcher,
+            attestations,
+            pool: ShardPool::default(),
+            maker: Maker::new(images, daemon.clone()),
+            daemon,
+            deadline,
+            stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),
+        }
+    }
+
+    /// Runs a stage on a thread that may block, a few at a time. A thread that hangs keeps its place until it is done,
+    /// also when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// When it takes longer than a load may take, or panics.
+    pub async fn stage<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, AcquireError> {
+        let in_turn = async {
+            let place = Arc::clone(&self.stages).acquire_owned().await.map_err(|_| AcquireError::Stopping)?;
+            let tools = Arc::clone(self);
+            blocking(operation, move || {
+                let result = work(&tools);
+                drop(place);
+                result
+            })
+            .await
+        };
+        let limit = self.deadline;
+        let late = AcquireError::Deadline { operation, limit };
+        tokio::time::timeout(limit, in_turn).await.unwrap_or(Err(late))
+    }
+
+    /// Whether the hub may be asked, by the caller's wish and the daemon's settings.
+    #[must_use]
+    pub fn may_ask(&self, network: Network) -> bool {
+        network == Network::Allowed && !self.hub.settings().offline
+    }
+}
+
+/// Runs `work` on a thread that may block.
+///
+/// # Errors
+/// When it panics.
+pub(crate) async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AcquireError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| AcquireError::Died { operation })
+}
