@@ -1,8 +1,8 @@
-//! The stage that computes. What a plan says has to be computed ([`weightsd_core::derive`]) is computed by MLX in a
-//! process of its own ([`worker`]), which streams it into a file ([`Images`]), and is there for whoever asks again.
+//! The stage that computes: MLX carries out what a plan says ([`weightsd_core::derive`]), and the result is an image on
+//! the disk ([`Images`]) for everyone who asks again.
 //!
-//! The process is this program once more. MLX ends a process when it runs out of memory or meets a fault in one of its
-//! threads, and keeps memory it once had; neither must be the daemon's lot.
+//! MLX runs in a process of its own ([`worker`]), which is this program once more. It ends its process when it runs out of
+//! memory or meets a fault in one of its threads, and it keeps memory that it once had; the daemon must do neither.
 
 mod arithmetic;
 mod images;

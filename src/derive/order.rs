@@ -1,4 +1,4 @@
-//! What the daemon and the process that computes say to each other: one order, then reports, each a line of JSON.
+//! The messages between the daemon and the worker: one order in, then reports out, each a line of JSON.
 
 use std::path::PathBuf;
 
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 use weightsd_core::derive::Job;
 use weightsd_segment::FileIdentity;
 
-/// A file that is read.
+/// An input of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderedFile {
-    /// Where it is.
+    /// An absolute path.
     pub path: PathBuf,
-    /// What it must be.
+    /// The state in which the file was planned; the worker refuses any other.
     pub identity: Identity,
 }
 
-/// A [`FileIdentity`] that can be written down.
+/// A [`FileIdentity`] in a form that serialises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity(u64, u64, u64, i64, i64);
 
@@ -26,51 +26,51 @@ impl From<&FileIdentity> for Identity {
     }
 }
 
-/// What is to be computed, from what, and where it goes.
+/// What the worker computes, from which files, and where it writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {
-    /// The files that slices count in.
+    /// The inputs. Slices name them by their place in this list.
     pub files: Vec<OrderedFile>,
-    /// The file that is written. It is there already, and has its length.
+    /// The partial image. It exists, and it has its final length.
     pub image: PathBuf,
-    /// Its beginning.
+    /// The first bytes of the image: its safetensors header.
     pub head: Vec<u8>,
-    /// The computations.
+    /// The computations, in any order.
     pub jobs: Vec<Job>,
 }
 
-/// What kind of failure it is.
+/// Why the worker gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
-    /// A file is not the one that was ordered.
+    /// An input is not in the state that was ordered.
     Changed,
     /// The disk is full.
     NoSpace,
     /// A file cannot be read or written.
     Io,
-    /// MLX is not here, or not the one that this program was built with.
+    /// MLX is missing, or it is not the one that this program was built with.
     NoMlx,
-    /// MLX does not do it, or does something else than was planned.
+    /// MLX failed, or made something else than was planned.
     Mlx,
 }
 
-/// How it goes.
+/// A line of the worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Report {
-    /// So many input bytes are done with; the last one was of this tensor.
+pub(super) enum WorkerReport {
+    /// Progress.
     Done {
-        /// Bytes.
+        /// Input bytes that are done.
         bytes: u64,
-        /// A tensor of the image.
+        /// The tensor that was finished last.
         tensor: String,
     },
-    /// The whole image is written and on the disk.
+    /// The whole image is on the disk.
     Finished,
-    /// It is given up.
+    /// The worker gives up.
     Failed {
-        /// Of which kind.
+        /// Why, for programs.
         kind: FailureKind,
-        /// What happened.
+        /// Why, in words.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The daemon's side of the process that computes.
+//! The daemon's side of the worker: starts it, gives it an order, follows its reports.
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
@@ -12,52 +12,52 @@ use weightsd_core::{
     explain::{Explain, Explanation, Reason},
 };
 
-use super::{FailureKind, ImageError, Order, images::NO_ROOM, order::Report, worker::COMMAND};
+use super::{FailureKind, ImageError, Order, images::NO_ROOM, order::WorkerReport, worker::COMMAND};
 
-/// How long the process may say nothing: the largest product on the slowest machine, or the wait for a slow disk.
+/// How long the worker may be silent: enough for the largest product on a slow machine, and for a slow disk.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
-/// How often it is told how far the work is, where nothing moves.
+/// How often progress is repeated while nothing moves.
 pub(crate) const PULSE: Duration = Duration::from_secs(5);
 
 /// Why an image was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum DeriveFailure {
-    /// There is no room for it.
+    /// The disk or the budget has no room for the image.
     #[error("there is no room for the derived image")]
     NoRoom(#[from] NoRoom),
-    /// It cannot be placed.
+    /// The image cannot be written or published.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// MLX is not here.
+    /// MLX is missing.
     #[error(transparent)]
     NoMlx(#[from] weightsd_arrays::LoadError),
-    /// The process cannot be started.
+    /// The worker cannot be started.
     #[error("the process that computes cannot be started")]
     Start(#[source] std::io::Error),
-    /// The process failed, and says why.
+    /// The worker gave up and said why.
     #[error("{message}")]
     Failed {
-        /// What kind of failure it is.
+        /// Why, for programs.
         kind: FailureKind,
-        /// What happened.
+        /// Why, in words.
         message: String,
     },
-    /// The process ended without a word.
+    /// The worker ended without a result.
     #[error("the process that computes ended without a result ({how})")]
     Died {
-        /// How.
+        /// Its exit status, or the line that could not be read.
         how: String,
     },
-    /// The daemon stops.
+    /// The daemon is stopping.
     #[error("weightsd is stopping")]
     Stopping,
-    /// The process hangs.
+    /// The worker hangs.
     #[error("the process that computes said nothing for {SILENCE_MAX:?}")]
     Silent,
-    /// A file that was read is not what it was.
+    /// An input changed while it was read.
     #[error("`{}` changed while it was being read", path.display())]
     Changed {
-        /// The file.
+        /// The input.
         path: PathBuf,
     },
 }
@@ -117,26 +117,32 @@ pub(crate) fn look_for_mlx() -> Result<(), DeriveFailure> {
     Ok(weightsd_arrays::find().map(drop)?)
 }
 
-/// This program, as it was when it was started: it may have been replaced since.
+/// The program of this process, even when its file was replaced since it was started.
 fn this_program() -> std::io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if running.exists() { Ok(running) } else { std::env::current_exe() }
 }
 
-/// Has `order` carried out. `progress` is called with the input bytes that are done with and a tensor, now and then. The
-/// process ends when the future is dropped.
+/// Lets a worker carry out `order`. Calls `progress` with the input bytes that are done and the last tensor, at least every
+/// [`PULSE`]. Dropping the future ends the worker.
+///
+/// # Errors
+/// When the worker cannot be started, gives up, ends early, or is silent for [`SILENCE_MAX`].
 pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) -> Result<(), DeriveFailure> {
     let program = this_program().map_err(DeriveFailure::Start)?;
     let mut command = Command::new(program);
     command.arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+    // On some of Apple's processors MLX multiplies F32 with 11 bits of precision unless told otherwise. Results are shared
+    // and kept, so they do not depend on that.
+    command.env("MLX_ENABLE_TF32", "0");
     let mut child = command.spawn().map_err(DeriveFailure::Start)?;
     let missing = || DeriveFailure::Start(std::io::ErrorKind::BrokenPipe.into());
-    // Kept open: its end tells the process that nobody wants the result any more.
+    // Kept open: its end tells the worker that nobody wants the result any more.
     let mut input = child.stdin.take().ok_or_else(missing)?;
     let mut output = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
     let mut line = serde_json::to_vec(order).map_err(|error| DeriveFailure::Start(error.into()))?;
     line.push(b'\n');
-    // A process that died before it read all of it is found out below.
+    // A worker that died before it read the whole order is noticed below.
     let _ = input.write_all(&line).await;
     let _ = input.flush().await;
     let (mut done, mut last) = (0, String::new());
@@ -153,17 +159,17 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
             return Err(DeriveFailure::Died { how });
         };
         match serde_json::from_str(&line) {
-            Ok(Report::Done { bytes, tensor }) => {
+            Ok(WorkerReport::Done { bytes, tensor }) => {
                 (done, last) = (bytes, tensor);
                 progress(done, &last);
             }
-            Ok(Report::Finished) => {
-                // Before its input ends: it would take that for the end of the daemon, and delete the image, which has to
-                // be there to be published.
+            Ok(WorkerReport::Finished) => {
+                // Ends the worker before its input ends: it would take that for the end of the daemon and delete the
+                // image, which is about to be published.
                 let _ = child.kill().await;
                 return Ok(());
             }
-            Ok(Report::Failed { kind, message }) => return Err(DeriveFailure::Failed { kind, message }),
+            Ok(WorkerReport::Failed { kind, message }) => return Err(DeriveFailure::Failed { kind, message }),
             Err(error) => return Err(DeriveFailure::Died { how: format!("it said {line:?}: {error}") }),
         }
     }

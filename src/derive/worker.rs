@@ -1,9 +1,8 @@
-//! The process that computes: reads an order from standard input, streams an image to the disk, and reports on standard
-//! output. Ends with the daemon, whose end of standard input closes then.
+//! The worker: reads an order from standard input, streams an image to the disk, and reports on standard output. It ends
+//! with the daemon, whose end of standard input closes then.
 //!
-//! Memory is bounded: tensors of which the rows are independent are cut into pieces, and pieces under way together have a
-//! budget. Several threads read, compute and write, each a piece from beginning to end, so that the disk and all
-//! processors are busy at once.
+//! Memory is bounded: tensors whose rows are independent are cut into pieces, and the pieces in progress share a budget.
+//! Several threads each read, compute and write one piece at a time, which keeps the disk and all processors busy.
 
 use std::{
     fs::{self, File},
@@ -26,64 +25,64 @@ use weightsd_segment::{PinnedFile, advice};
 
 use super::{
     arithmetic,
-    order::{FailureKind, Order, Report},
+    order::{FailureKind, Order, WorkerReport},
 };
 use crate::disk;
 
-/// The hidden command of this program that is this process.
+/// The hidden command that runs the worker.
 pub const COMMAND: &str = "derive-worker";
-/// Input bytes of a piece, about: large enough that nothing but the work counts, small enough for caches of processors to
-/// be of some use.
+/// Input bytes of a piece, about: large enough that starting one costs nothing beside the work, small enough that caches
+/// of processors help.
 const PIECE_BYTES: u64 = 16 << 20;
-/// Bytes that pieces under way may take together, by estimate. One piece is always under way, whatever it takes.
+/// Bytes that the pieces in progress may take together, by estimate. One piece may always run, however large it is.
 const BUDGET_BYTES: u64 = 384 << 20;
-/// Bytes of freed memory that MLX keeps for the next piece.
+/// Bytes of freed memory that MLX may keep for the next piece.
 const KEPT_BYTES: usize = 128 << 20;
 /// Threads beyond one for each processor: while some wait for the disk, others compute.
 const WAITERS: usize = 2;
-/// How often it is told how far the work is.
+/// The shortest time between two reports of progress.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Runs the process.
+/// Runs the worker.
 #[must_use]
 pub fn main() -> ExitCode {
     match run() {
-        Ok(()) => report(&Report::Finished),
-        Err(Failure { kind, message }) => report(&Report::Failed { kind, message }),
+        Ok(()) => report(&WorkerReport::Finished),
+        Err(WorkerFailure { kind, message }) => report(&WorkerReport::Failed { kind, message }),
     }
     ExitCode::SUCCESS
 }
 
-/// Why nothing came out.
+/// Why the worker gives up.
 #[derive(Debug)]
-struct Failure {
+struct WorkerFailure {
     kind: FailureKind,
     message: String,
 }
 
-impl From<ArrayError> for Failure {
+impl From<ArrayError> for WorkerFailure {
     fn from(error: ArrayError) -> Self {
         let kind = if matches!(error, ArrayError::Unavailable(_)) { FailureKind::NoMlx } else { FailureKind::Mlx };
         Self { kind, message: error.to_string() }
     }
 }
 
-impl Failure {
+impl WorkerFailure {
     fn io(doing: &str, error: &io::Error) -> Self {
         let kind = if disk::is_full(error) { FailureKind::NoSpace } else { FailureKind::Io };
         Self { kind, message: format!("{doing}: {error}") }
     }
 }
 
-fn report(report: &Report) {
+fn report(report: &WorkerReport) {
     let mut out = io::stdout().lock();
-    // Where nobody listens any more, the process is about to end.
+    // A write fails when the daemon is gone, and then this process is about to end.
     let _ = serde_json::to_writer(&mut out, report).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"));
     let _ = out.flush();
 }
 
-fn run() -> Result<(), Failure> {
-    let malformed = |problem: String| Failure { kind: FailureKind::Io, message: format!("the order: {problem}") };
+fn run() -> Result<(), WorkerFailure> {
+    let malformed = |problem: String| WorkerFailure { kind: FailureKind::Io, message: format!("the order: {problem}") };
     let mut line = Vec::new();
     io::stdin().lock().read_until(b'\n', &mut line).map_err(|error| malformed(error.to_string()))?;
     let order: Order = serde_json::from_slice(&line).map_err(|error| malformed(error.to_string()))?;
@@ -93,15 +92,17 @@ fn run() -> Result<(), Failure> {
     let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let shown = order.image.display();
     let image = File::options().write(true).open(&order.image);
-    let image = image.map_err(|error| Failure::io(&format!("cannot write `{shown}`"), &error))?;
-    image.write_all_at(&order.head, 0).map_err(|error| Failure::io(&format!("cannot write `{shown}`"), &error))?;
+    let image = image.map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))?;
+    image
+        .write_all_at(&order.head, 0)
+        .map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))?;
     mlx_rs::memory::set_cache_limit(KEPT_BYTES).map_err(ArrayError::from)?;
-    let work = Work::new(&order.jobs, &files, &image);
-    work.all()?;
-    image.sync_all().map_err(|error| Failure::io(&format!("cannot write `{shown}`"), &error))
+    let work = ImageWork::new(&order.jobs, &files, &image);
+    work.run()?;
+    image.sync_all().map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))
 }
 
-/// Ends the process when standard input does: whoever gave the order is gone, and nobody wants the image.
+/// Ends the process when standard input ends: the daemon is gone, and nobody wants the image.
 fn end_with_the_daemon(order: &Order) {
     let image = order.image.clone();
     thread::spawn(move || {
@@ -111,16 +112,16 @@ fn end_with_the_daemon(order: &Order) {
     });
 }
 
-fn open(ordered: &super::OrderedFile) -> Result<Source, Failure> {
+fn open(ordered: &super::OrderedFile) -> Result<OpenInput, WorkerFailure> {
     let shown = ordered.path.display();
     let file = PinnedFile::open(&ordered.path);
-    let file = file.map_err(|error| Failure::io(&format!("cannot read `{shown}`"), &error))?;
+    let file = file.map_err(|error| WorkerFailure::io(&format!("cannot read `{shown}`"), &error))?;
     if super::order::Identity::from(file.identity()) != ordered.identity {
         let message = format!("`{shown}` changed before it was read");
-        return Err(Failure { kind: FailureKind::Changed, message });
+        return Err(WorkerFailure { kind: FailureKind::Changed, message });
     }
     let is_passing = file.resident_bytes().is_ok_and(|resident| resident < file.identity().length / 2);
-    Ok(Source { file, is_passing })
+    Ok(OpenInput { file, is_passing })
 }
 
 /// A job, or some rows of it.
@@ -128,29 +129,29 @@ fn open(ordered: &super::OrderedFile) -> Result<Source, Failure> {
 struct Piece<'a> {
     job: &'a Job,
     rows: Option<Range<u64>>,
-    /// Bytes that are read of its input.
+    /// Bytes of the input that are read.
     input: u64,
-    /// Bytes that it takes while it is under way, about.
+    /// Estimated bytes of memory while it is in progress.
     cost: u64,
 }
 
-/// Whether rows of a product can be computed apart from the others. On the CPU each row is summed up by itself, in one
-/// order, and `tests/python/test_derive_adapters.py` holds the pieces to the whole. Nobody says so of graphics processors,
-/// which choose their ways by the size of the whole.
+/// Whether rows of a product may be computed apart from the others. The CPU sums each row by itself, in one order, and
+/// `tests/python/test_derive_adapters.py` compares the pieces with the whole. Graphics processors promise no such thing:
+/// they choose a kernel by the size of the whole.
 fn products_are_cut() -> bool {
     mlx_rs::Device::default().get_type().is_ok_and(|kind| matches!(kind, mlx_rs::DeviceType::Cpu))
 }
 
 /// The pieces of a job.
 fn pieces(job: &Job) -> Vec<Piece<'_>> {
-    // Of nothing comes nothing; MLX does not quantise matrices without rows.
+    // MLX does not quantise matrices without rows, and there is nothing to write.
     if job.outputs.iter().all(|output| output.range.is_empty()) {
         return Vec::new();
     }
     let input = job.input_bytes();
     let is_cut = products_are_cut() && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
     let elements = job.input.elements();
-    // With deltas: the weight, the sum and the product in F32, and the result.
+    // With deltas there are the weight, the result, and the sum and the product in F32.
     let cost = if job.deltas.is_empty() { 4 * input } else { input + 16 * elements };
     if (!job.deltas.is_empty() && !is_cut) || !job.keeps_rows() {
         return vec![Piece { job, rows: None, input, cost }];
@@ -170,17 +171,18 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// A file that is read.
-struct Source {
+/// An input, opened and checked.
+struct OpenInput {
     file: PinnedFile,
-    /// Whether most of it was not in memory before: what is read of it should not drive out what is written, which is
-    /// wanted next.
+    /// Whether most of it was not in the page cache before. Its pages are dropped after reading, so that they do not
+    /// displace the image, which is wanted next.
     is_passing: bool,
 }
 
-struct Work<'a> {
+/// One order, shared by all threads.
+struct ImageWork<'a> {
     pieces: Vec<Piece<'a>>,
-    files: &'a [Source],
+    files: &'a [OpenInput],
     image: &'a File,
     next: AtomicUsize,
     done: AtomicU64,
@@ -190,8 +192,8 @@ struct Work<'a> {
     budget: Budget,
 }
 
-impl<'a> Work<'a> {
-    fn new(jobs: &'a [Job], files: &'a [Source], image: &'a File) -> Self {
+impl<'a> ImageWork<'a> {
+    fn new(jobs: &'a [Job], files: &'a [OpenInput], image: &'a File) -> Self {
         Self {
             pieces: jobs.iter().flat_map(pieces).collect(),
             files,
@@ -205,27 +207,27 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Does all pieces. The first failure ends the others early.
-    fn all(&self) -> Result<(), Failure> {
+    /// Computes all pieces. The first failure ends the others early.
+    fn run(&self) -> Result<(), WorkerFailure> {
         let threads = thread::available_parallelism().map_or(1, NonZero::get) + WAITERS;
         thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.some())).collect();
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.run_thread())).collect();
             let mut result = Ok(());
             for thread in threads {
-                let died = || Failure { kind: FailureKind::Mlx, message: "a thread died".to_owned() };
+                let died = || WorkerFailure { kind: FailureKind::Mlx, message: "a thread died".to_owned() };
                 result = result.and(thread.join().unwrap_or_else(|_| Err(died())));
             }
             result
         })
     }
 
-    fn some(&self) -> Result<(), Failure> {
+    fn run_thread(&self) -> Result<(), WorkerFailure> {
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let _share = self.budget.take(piece.cost);
             if self.failed.load(Ordering::Relaxed) {
                 break;
             }
-            if let Err(failure) = self.one(piece) {
+            if let Err(failure) = self.compute(piece) {
                 self.failed.store(true, Ordering::Relaxed);
                 return Err(failure);
             }
@@ -234,29 +236,29 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn one(&self, piece: &Piece<'_>) -> Result<(), Failure> {
-        let reader = Reader { files: self.files, rows: piece.rows.clone() };
+    fn compute(&self, piece: &Piece<'_>) -> Result<(), WorkerFailure> {
+        let reader = PieceReader { files: self.files, rows: piece.rows.clone() };
         let arrays = arithmetic::outputs(piece.job, &reader)?;
         let outputs = &piece.job.outputs;
-        let fits = |(output, array): (&Output, &mlx_rs::Array)| {
+        let is_as_planned = |(output, array): (&Output, &mlx_rs::Array)| {
             arithmetic::is(array, output.dtype) && shape(output, piece.rows.as_ref()) == array.shape()
         };
-        if arrays.len() != outputs.len() || !outputs.iter().zip(&arrays).all(fits) {
+        if arrays.len() != outputs.len() || !outputs.iter().zip(&arrays).all(is_as_planned) {
             let found: Vec<_> = arrays.iter().map(|array| (array.dtype(), array.shape())).collect();
             let message = format!("MLX made {found:?}, expected {outputs:?}");
-            return Err(Failure { kind: FailureKind::Mlx, message });
+            return Err(WorkerFailure { kind: FailureKind::Mlx, message });
         }
         for (output, array) in outputs.iter().zip(&arrays) {
             let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes(&output.range, &output.shape));
             let (bytes, start) = (bytes(array)?, output.range.start + first);
             self.write(bytes, start)
-                .map_err(|error| Failure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
+                .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
         }
         Ok(())
     }
 
-    /// The system lets one at a time write to a file, and has the others turn in a circle until they may; here they
-    /// sleep, and leave the processor to those who compute.
+    /// Writes under a lock: the kernel serialises writes to one inode and makes the other writers spin; a lock lets them
+    /// sleep and leaves the processors to those who compute.
     fn write(&self, bytes: &[u8], start: u64) -> io::Result<()> {
         let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.image.write_all_at(bytes, start)?;
@@ -273,11 +275,11 @@ impl<'a> Work<'a> {
         }
         *told = Instant::now();
         let tensor = piece.job.outputs.first().map(|output| output.name.clone()).unwrap_or_default();
-        report(&Report::Done { bytes, tensor });
+        report(&WorkerReport::Done { bytes, tensor });
     }
 }
 
-/// The shape that these rows of an output have, in MLX's numbers.
+/// The shape of these rows of an output, in MLX's type.
 fn shape(output: &Output, rows: Option<&Range<u64>>) -> Vec<i32> {
     let mut shape = output.shape.clone();
     if let (Some(rows), Some(first)) = (rows, shape.first_mut()) {
@@ -291,15 +293,17 @@ fn row_bytes(range: &Range<u64>, shape: &[u64]) -> u64 {
     (range.end - range.start) / rows
 }
 
-struct Reader<'a> {
-    files: &'a [Source],
+/// Reads the rows of one piece.
+struct PieceReader<'a> {
+    files: &'a [OpenInput],
     rows: Option<Range<u64>>,
 }
 
-impl Reader<'_> {
-    fn read(&self, slice: &Slice, offset: u64, shape: &[u64]) -> Result<mlx_rs::Array, Failure> {
-        let absent = || Failure { kind: FailureKind::Io, message: format!("the order has no file {}", slice.source.0) };
-        let Source { file, is_passing } = self.files.get(slice.source.index()).ok_or_else(absent)?;
+impl PieceReader<'_> {
+    fn read(&self, slice: &Slice, offset: u64, shape: &[u64]) -> Result<mlx_rs::Array, WorkerFailure> {
+        let absent =
+            || WorkerFailure { kind: FailureKind::Io, message: format!("the order has no file {}", slice.source.0) };
+        let OpenInput { file, is_passing } = self.files.get(slice.source.index()).ok_or_else(absent)?;
         filled(slice.dtype, shape, |memory| {
             let read = file.read_exact_at(memory, offset);
             if *is_passing {
@@ -309,23 +313,23 @@ impl Reader<'_> {
                 let shown = file.path().display();
                 match error.kind() {
                     io::ErrorKind::UnexpectedEof => {
-                        Failure { kind: FailureKind::Changed, message: format!("`{shown}` became shorter") }
+                        WorkerFailure { kind: FailureKind::Changed, message: format!("`{shown}` became shorter") }
                     }
-                    _ => Failure::io(&format!("cannot read `{shown}`"), &error),
+                    _ => WorkerFailure::io(&format!("cannot read `{shown}`"), &error),
                 }
             })
         })
     }
 }
 
-impl arithmetic::Read for Reader<'_> {
-    type Error = Failure;
+impl arithmetic::Read for PieceReader<'_> {
+    type Error = WorkerFailure;
 
-    fn whole(&self, slice: &Slice) -> Result<mlx_rs::Array, Failure> {
+    fn whole(&self, slice: &Slice) -> Result<mlx_rs::Array, WorkerFailure> {
         self.read(slice, slice.range.start, &slice.shape)
     }
 
-    fn rows(&self, slice: &Slice) -> Result<mlx_rs::Array, Failure> {
+    fn rows(&self, slice: &Slice) -> Result<mlx_rs::Array, WorkerFailure> {
         let Some(rows) = &self.rows else { return self.whole(slice) };
         let offset = slice.range.start + rows.start * row_bytes(&slice.range, &slice.shape);
         let mut shape = slice.shape.clone();
@@ -343,26 +347,27 @@ impl arithmetic::Read for Reader<'_> {
     }
 }
 
-/// Bytes that are taken by pieces under way.
+/// The memory of pieces in progress.
 #[derive(Debug, Default)]
 struct Budget {
     taken: Mutex<u64>,
     returned: Condvar,
 }
 
-/// A part of the budget, given back when it is dropped.
+/// A part of the budget. Dropping it gives it back.
+#[must_use]
 struct Share<'a> {
     budget: &'a Budget,
     bytes: u64,
 }
 
 impl Budget {
-    /// Waits until there are so many bytes; for more than there ever are, until nobody has any.
+    /// Blocks until `bytes` of the budget are free. A request above the whole budget waits until it is alone.
     fn take(&self, bytes: u64) -> Share<'_> {
         let bytes = bytes.min(BUDGET_BYTES);
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |taken: &mut u64| *taken + bytes > BUDGET_BYTES;
-        let mut taken = self.returned.wait_while(taken, fits).unwrap_or_else(PoisonError::into_inner);
+        let exceeds_budget = |taken: &mut u64| *taken + bytes > BUDGET_BYTES;
+        let mut taken = self.returned.wait_while(taken, exceeds_budget).unwrap_or_else(PoisonError::into_inner);
         *taken += bytes;
         Share { budget: self, bytes }
     }
