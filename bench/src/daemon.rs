@@ -1,6 +1,12 @@
 //! The daemon by itself: how soon it is ready, what it costs when nobody wants anything.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use weightsd_segment::MemoryUse;
 
@@ -29,6 +35,14 @@ pub(crate) fn run(program: &Path, count: usize) -> anyhow::Result<()> {
         millis(starts.percentile(100))
     );
     let (server, _) = Server::start(program, &folder)?;
+    let statuses = (0..count).map(|_| status(program, &server)).collect::<anyhow::Result<Vec<_>>>()?;
+    let statuses = Samples::from(statuses);
+    println!(
+        "| `weightsd status`, from its start to its end, ms | {} | {} | {} |",
+        millis(statuses.p50()),
+        millis(statuses.percentile(90)),
+        millis(statuses.percentile(100))
+    );
     thread::sleep(Duration::from_secs(1));
     let memory = MemoryUse::of_process(server.pid())?;
     println!("\nidle: resident {:.1} MB, private {:.1} MB", megabytes(memory.resident), megabytes(memory.private));
@@ -36,6 +50,15 @@ pub(crate) fn run(program: &Path, count: usize) -> anyhow::Result<()> {
     thread::sleep(IDLE);
     println!("idle: {} context switches of all threads in {IDLE:?}", switches(server.pid())? - before);
     Ok(())
+}
+
+/// How long a call of the command line takes.
+fn status(program: &Path, server: &Server) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let mut command = Command::new(program);
+    let status = command.arg("--socket").arg(server.options().socket).arg("status").stdout(Stdio::null()).status()?;
+    anyhow::ensure!(status.success(), "`weightsd status` ended with {status}");
+    Ok(began.elapsed())
 }
 
 fn megabytes(bytes: u64) -> f64 {
