@@ -54,7 +54,7 @@ pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) 
         let opening = move |tools: &Tools| -> Result<_, LoadError> {
             let opened = plan::open(&prepared.files, &tools.pool, &*watcher)?;
             let assembled = plan::assemble(&prepared, &opened)?;
-            plan::audit(&assembled.report, prepared.request.policy)?;
+            plan::audit(&assembled.report, &prepared.request)?;
             let placed = plan::place(&prepared, &assembled)?;
             let plan = plan::plan(&prepared, opened, assembled, placed)?;
             Ok((prepared, plan))

@@ -7,7 +7,8 @@ use crate::{
     catalogue::Catalogue,
     explain::{Explain, Explanation, Reason},
     family::{Assumption, ComponentSite, ConfigError, Description, Family, InferError, ModelFacts, Named},
-    layers::layers,
+    layer_name::layer_of,
+    layers::{Layers, Sought, layers},
     parts::{Located, PartProblem, locate},
     quantisation::{CONTROLNET_MANIFEST, Declaration, DeclarationError, MANIFEST},
     rewrite::{Canonical, Overlay, OverlayError, RewriteError, Rules, canonical, overlay},
@@ -91,6 +92,8 @@ pub struct Assembled {
     pub table: Table,
     /// What the file laid over it changed.
     pub overlay: Option<OverlaySummary>,
+    /// Its quantised layers, and the tensors from which nothing is computed.
+    pub layers: Layers,
     /// What was assumed, since nothing told.
     pub assumptions: Vec<Assumption>,
     /// The audit.
@@ -281,23 +284,23 @@ pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
         remarks.push(format!("{} tensors come from the override, {kept} from the model", replaced.len() + added.len()));
         summary = Some(OverlaySummary { replaced, added, kept });
     }
-    let found = layers(component, &table, declaration, description.catalogue.as_ref());
+    let catalogue = description.catalogue.as_ref();
+    let found = layers(&Sought { component, table: &table, declaration, catalogue, naming: &description.naming });
     found.describe(&mut table);
-    if found.inferred > 0 {
-        remarks.push(format!("nothing declares how {} layers are quantised: their shapes tell", found.inferred));
-    }
+    remarks.extend(found.remarks.iter().cloned());
     description.catalogue = description.catalogue.map(|catalogue| found.quantised(&catalogue));
     let mut report = audit(component, &table, description.catalogue.as_ref(), remarks);
     report.add_damage(&unusable, &found.problems);
+    report.add_foreign(&table, &found);
     report.borrowed.clone_from(&description.borrowed);
-    Ok(Assembled { description, table, overlay: summary, assumptions, report })
+    Ok(Assembled { layers: found, description, table, overlay: summary, assumptions, report })
 }
 
 /// Refuses a file of another model's width in one sentence, where the audit would list every tensor: most of the norms
 /// have other lengths. Some have the same in all models, those of the heads.
 fn check_width(description: &Description, other: &Table) -> Result<(), AssembleError> {
     let norms = description.catalogue.iter().flat_map(Catalogue::tensors);
-    let norms = norms.filter(|expected| expected.shape.len() == 1 && expected.name.ends_with(".weight"));
+    let norms = norms.filter(|expected| expected.shape.len() == 1 && layer_of(&expected.name).is_some());
     let both = norms.filter_map(|expected| Some((expected, &other.get(&expected.name)?.info.shape)));
     let (same, different): (Vec<_>, Vec<_>) = both.partition(|(expected, found)| expected.shape == **found);
     match different.first() {

@@ -8,9 +8,9 @@ use std::{
 use crate::{
     catalogue::Catalogue,
     header::names,
-    layers::LayerProblem,
+    layers::{LayerProblem, Layers},
     origin::Operation,
-    quantisation::PackedRole,
+    quantisation::PartRole,
     rewrite::Unusable,
     source::SourceId,
     table::{DtypeTotal, Sourced, Table},
@@ -109,6 +109,8 @@ pub struct AuditReport {
     pub shapes: BTreeMap<Vec<u64>, DtypeTotal>,
     /// How the quantised layers are quantised, with the number of layers and the bytes of their tensors.
     pub schemes: BTreeMap<String, DtypeTotal>,
+    /// Those of [`Self::schemes`] that MLX does not have: modules of MLX cannot use such layers.
+    pub foreign: Vec<String>,
     /// Which file the tensors come from, by index of the shard.
     pub origins: BTreeMap<SourceId, OriginTotal>,
     /// Tensors that are there, belong to no module, and do no harm.
@@ -151,6 +153,18 @@ impl AuditReport {
         }));
     }
 
+    /// Adds the layers in formats that MLX does not have.
+    pub fn add_foreign(&mut self, table: &Table, layers: &Layers) {
+        for foreign in layers.foreign.values() {
+            let total = self.schemes.entry(foreign.format.clone()).or_default();
+            total.tensors += 1;
+            let tensors = foreign.tensors.iter().filter_map(|(name, _)| table.get(name));
+            total.bytes += tensors.map(|tensor| tensor.info.bytes()).sum::<u64>();
+        }
+        let formats: BTreeSet<&String> = layers.foreign.values().map(|foreign| &foreign.format).collect();
+        self.foreign = formats.into_iter().cloned().collect();
+    }
+
     /// The verdict in one line.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -189,7 +203,7 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
         match &tensor.packed {
             Some(packed) => {
                 let total = schemes.entry(packed.scheme.to_string()).or_default();
-                total.tensors += u32::from(packed.role == PackedRole::Weight);
+                total.tensors += u32::from(packed.role == PartRole::Weight);
                 total.bytes += tensor.info.bytes();
             }
             None => drop(plain.insert(tensor.info.dtype.to_string())),
@@ -211,6 +225,7 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
         dtypes,
         shapes,
         schemes,
+        foreign: Vec::new(),
         origins,
         tolerated: Vec::new(),
         borrowed: Vec::new(),
@@ -223,11 +238,11 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
             continue;
         };
         let mismatch = |expected_text, found| Mismatch { name: expected.name.clone(), expected: expected_text, found };
-        if found.shape != expected.shape {
+        if !expected.has_shape(&found.shape) {
             let text = |shape: &[u64]| format!("{shape:?}");
             report.wrong_shape.push(mismatch(text(&expected.shape), text(&found.shape)));
-        } else if !expected.dtypes().contains(&found.dtype) {
-            report.wrong_dtype.push(mismatch(names(expected.dtypes()), found.dtype.to_string()));
+        } else if let Some(dtypes) = expected.dtypes().filter(|dtypes| !dtypes.contains(&found.dtype)) {
+            report.wrong_dtype.push(mismatch(names(dtypes), found.dtype.to_string()));
         } else {
             report.matched += 1;
         }
@@ -248,7 +263,7 @@ mod tests {
     use super::*;
     use crate::header::Dtype;
     use crate::{
-        catalogue::{Expected, Role},
+        catalogue::{Expected, Role, Stored},
         header::{Header, TensorInfo},
     };
 
@@ -271,7 +286,7 @@ mod tests {
         #[test]
         fn exactly_what_is_wrong_is_reported(kinds in proptest::collection::vec(0u8..5, 0..40)) {
             let name = |index: usize| format!("t{index:02}");
-            let expected = |index| Expected { name: name(index), shape: vec![2, 3], role: Role::Plain, packed: None };
+            let expected = |index| Expected { name: name(index), shape: vec![2, 3], role: Role::Plain, stored: Stored::Float };
             let catalogue = Catalogue::new((0..kinds.len()).map(expected).collect());
             let mut found = Vec::new();
             let mut count = [0usize; 5];

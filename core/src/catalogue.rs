@@ -27,15 +27,41 @@ pub struct Expected {
     pub shape: Vec<u64>,
     /// What it is for.
     pub role: Role,
-    /// What it is a part of, when it belongs to a quantised layer.
-    pub packed: Option<Packed>,
+    /// How its numbers are stored.
+    pub stored: Stored,
+}
+
+/// How the numbers of an expected tensor are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// As floats.
+    Float,
+    /// As a part of a layer that MLX quantised.
+    Packed(Packed),
+    /// As a part of a layer in a format that MLX does not have.
+    Foreign,
 }
 
 impl Expected {
-    /// Dtypes that it may have on disk.
+    /// Dtypes that it may have on disk; `None` for any.
     #[must_use]
-    pub fn dtypes(&self) -> &'static [Dtype] {
-        self.packed.as_ref().map_or(&FLOATS, |packed| packed.scheme.dtypes(packed.role))
+    pub fn dtypes(&self) -> Option<&'static [Dtype]> {
+        match &self.stored {
+            Stored::Float => Some(&FLOATS),
+            Stored::Packed(packed) => Some(packed.scheme.dtypes(packed.role)),
+            Stored::Foreign => None,
+        }
+    }
+
+    /// Whether a tensor of this shape is the expected one. A part of a packed layer whose shape its scheme leaves open was
+    /// compared when the layer was found.
+    #[must_use]
+    pub fn has_shape(&self, found: &[u64]) -> bool {
+        let is_open = match &self.stored {
+            Stored::Packed(Packed { scheme, role, logical_shape }) => scheme.shape_of(*role, logical_shape).is_none(),
+            Stored::Float | Stored::Foreign => false,
+        };
+        is_open || self.shape == found
     }
 }
 
@@ -125,7 +151,12 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn plain(&mut self, name: impl Into<String>, shape: &[u64]) {
-        self.tensors.push(Expected { name: name.into(), shape: shape.to_vec(), role: Role::Plain, packed: None });
+        self.tensors.push(Expected {
+            name: name.into(),
+            shape: shape.to_vec(),
+            role: Role::Plain,
+            stored: Stored::Float,
+        });
     }
 
     /// A vector `{base}.weight`.
@@ -157,7 +188,7 @@ impl Builder {
             name: format!("{base}.weight"),
             shape,
             role: Role::Kernel(Axes::CONV2D),
-            packed: None,
+            stored: Stored::Float,
         });
         self.plain(format!("{base}.bias"), &[output]);
     }

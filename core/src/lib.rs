@@ -18,6 +18,7 @@ pub mod identity;
 pub mod index;
 pub mod ingredients;
 mod json;
+pub mod layer_name;
 pub mod layers;
 pub mod listing;
 pub mod naming;

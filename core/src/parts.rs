@@ -4,14 +4,14 @@
 //! A family gives a table of [`PartSign`]s; this engine knows no prefix. The answer depends on the names alone, never on
 //! their order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::{
-    header::Dtype,
-    header::FLOATS,
+    header::{Dtype, FLOATS},
+    layer_name::layer_of,
     pattern::Pattern,
-    table::DtypeTotal,
-    table::{Sourced, Table},
+    quantisation::{Recognised, is_file_mark, recognise, side_layer},
+    table::{DtypeTotal, Sourced, Table},
 };
 
 /// How a component is found in a file.
@@ -87,11 +87,16 @@ pub enum Limit {
         /// One of them.
         sample: String,
     },
-    /// Scales of another program's quantisation.
-    #[error("{tensors} tensors, such as `{sample}`, are scales of a quantisation that MLX does not have")]
+    /// Layers in a format that MLX does not have.
+    #[error(
+        "{layers} layers, such as `{sample}`, are quantised as {format}, which MLX does not have: they can be lent as they \
+         are stored, in layout SOURCE or with REPORT_ONLY, and not be used by a module"
+    )]
     ForeignQuantisation {
+        /// The format.
+        format: &'static str,
         /// How many.
-        tensors: usize,
+        layers: usize,
         /// One of them.
         sample: String,
     },
@@ -250,7 +255,9 @@ pub fn locate_by(table: &Table, rules: &[PartSign], shared: SharedPrefixes) -> L
 fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
     let mut unassigned = Vec::new();
     let mut unusable: BTreeMap<(&str, String), (Dtype, usize, String)> = BTreeMap::new();
-    let mut foreign: BTreeMap<&str, (usize, String)> = BTreeMap::new();
+    let quantised = recognise(table.tensors().iter().map(|tensor| (&*tensor.info.name, &tensor.info)), None);
+    let explained: HashSet<&str> =
+        quantised.values().flat_map(|layer| &layer.parts).map(|(_, info)| &*info.name).collect();
     for tensor in table.tensors() {
         let info = &tensor.info;
         let Some(component) = owner(parts, &info.name).map(|part| part.component) else {
@@ -263,13 +270,12 @@ fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
         let total = part.dtypes.entry(info.dtype.to_string()).or_default();
         total.tensors += 1;
         total.bytes += info.bytes();
-        if is_foreign_scale(&info.name) {
-            foreign.entry(component).or_insert((0, info.name.to_string())).0 += 1;
-        } else if !FLOATS.contains(&info.dtype) && !is_packed(table, &info.name) {
+        if !FLOATS.contains(&info.dtype) && !explained.contains(&*info.name) && !is_file_mark(&info.name) {
             let entry = unusable.entry((component, info.dtype.to_string()));
             entry.or_insert((info.dtype, 0, info.name.to_string())).1 += 1;
         }
     }
+    let foreign = foreign(parts, &quantised);
     for part in parts {
         let dtypes = unusable.iter().filter(|((component, _), _)| *component == part.component);
         part.limits.extend(dtypes.map(|(_, (dtype, tensors, sample))| Limit::Dtype {
@@ -277,24 +283,38 @@ fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
             tensors: *tensors,
             sample: sample.clone(),
         }));
-        part.limits.extend(
-            foreign
-                .get(part.component)
-                .map(|(tensors, sample)| Limit::ForeignQuantisation { tensors: *tensors, sample: sample.clone() }),
-        );
+        let formats = foreign.iter().filter(|((component, _), _)| *component == part.component);
+        part.limits.extend(formats.map(|((_, format), (layers, sample))| Limit::ForeignQuantisation {
+            format,
+            layers: *layers,
+            sample: sample.clone(),
+        }));
     }
     unassigned
 }
 
-/// Side tensors by which ComfyUI marks quantised layers.
-fn is_foreign_scale(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    matches!(last, "scaled_fp8" | "weight_scale" | "weight_scale_2" | "input_scale" | "scale_weight" | "comfy_quant")
+/// Number of layers in formats that MLX does not have, and the name of one, by component and format.
+fn foreign(
+    parts: &[FilePart],
+    quantised: &BTreeMap<&str, Recognised<'_>>,
+) -> BTreeMap<(&'static str, &'static str), (usize, String)> {
+    let mut foreign = BTreeMap::new();
+    for (layer, of_format) in quantised.iter().filter(|(_, layer)| layer.format.computed.is_none()) {
+        let Some((_, first)) = of_format.parts.first() else { continue };
+        if let Some(part) = owner(parts, &first.name) {
+            let entry = foreign.entry((part.component, of_format.format.name));
+            entry.or_insert((0, (*layer).to_owned())).0 += 1;
+        }
+    }
+    foreign
 }
 
-/// Whether the tensor is a part of a layer that MLX quantised.
-fn is_packed(table: &Table, name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(layer, _)| table.get(&format!("{layer}.scales")).is_some())
+/// Whether something beside a weight says that it is quantised.
+fn is_quantised(table: &Table, weight: &str) -> bool {
+    let layer = layer_of(weight);
+    layer.is_some_and(|layer| {
+        table.under(&format!("{layer}.")).iter().any(|tensor| side_layer(&tensor.info.name) == Some(layer))
+    })
 }
 
 /// The prefix under which a component lies.
@@ -309,7 +329,9 @@ fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String
         let has_shapes = |prefix: &&&str| {
             shared == SharedPrefixes::ByName
                 || rule.shared_shapes.iter().all(|(name, shape)| {
-                    table.get(&format!("{prefix}{name}")).is_some_and(|tensor| tensor.info.shape == *shape)
+                    let name = format!("{prefix}{name}");
+                    // A quantised tensor has another shape than the one that it stands for.
+                    table.get(&name).is_some_and(|tensor| tensor.info.shape == *shape || is_quantised(table, &name))
                 })
         };
         found = whole(&mut rule.shared_prefixes.iter().filter(has_shapes).map(|&prefix| prefix.to_owned()));
@@ -327,7 +349,7 @@ fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String
         return Ok(prefix);
     }
     // Of several torsos the one with the most tensors is meant.
-    let torso = own.into_iter().max_by_key(|prefix| under(table, prefix).len());
+    let torso = own.into_iter().max_by_key(|prefix| table.under(prefix).len());
     match torso.and_then(|prefix| Some((lacks(table, &prefix, rule)?, prefix))) {
         Some((sign, prefix)) => {
             let way = |way: &&[Pattern]| -> String {
@@ -344,7 +366,8 @@ fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String
 fn expand(table: &Table, prefix: &str) -> BTreeSet<String> {
     let parts: Vec<&str> = prefix.trim_end_matches('.').split('.').collect();
     let start = prefix.split('*').next().unwrap_or_default();
-    under(table, start)
+    table
+        .under(start)
         .iter()
         .filter_map(|tensor| {
             let mut found = tensor.info.name.split('.');
@@ -356,17 +379,9 @@ fn expand(table: &Table, prefix: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The tensors whose names begin so: neighbours, since the table is sorted.
-fn under<'a>(table: &'a Table, prefix: &str) -> &'a [Sourced] {
-    let tensors = table.tensors();
-    let begin = tensors.partition_point(|tensor| &*tensor.info.name < prefix);
-    let length = tensors[begin..].partition_point(|tensor| tensor.info.name.starts_with(prefix));
-    &tensors[begin..begin + length]
-}
-
 /// The first sign that is not there.
 fn lacks(table: &Table, prefix: &str, rule: &PartSign) -> Option<&'static Landmark> {
-    let tensors = under(table, prefix);
+    let tensors = table.under(prefix);
     let is_there = |pattern: &Pattern| {
         if !pattern.0.contains(['#', '*', '~']) {
             return table.get(&format!("{prefix}{}", pattern.0)).is_some();

@@ -276,7 +276,7 @@ mod tests {
             name: name.into(),
             shape: shape.into(),
             role: Role::Kernel(Axes::CONV2D),
-            packed: None,
+            stored: crate::catalogue::Stored::Float,
         };
         let shapes: [(&str, &[u64]); 3] = [("a", &[4, 3, 1, 1]), ("b", &[4, 1, 3, 3]), ("c", &[4, 2, 3, 3])];
         let table = Table::of_file(header(&shapes));

@@ -158,6 +158,14 @@ impl Table {
         }
     }
 
+    /// The tensors whose names begin so: neighbours, since the table is sorted.
+    #[must_use]
+    pub fn under(&self, prefix: &str) -> &[Sourced] {
+        let begin = self.tensors.partition_point(|tensor| &*tensor.info.name < prefix);
+        let length = self.tensors[begin..].partition_point(|tensor| tensor.info.name.starts_with(prefix));
+        &self.tensors[begin..begin + length]
+    }
+
     /// All tensors, sorted by name.
     #[must_use]
     pub fn tensors(&self) -> &[Sourced] {

@@ -217,23 +217,30 @@ extern "C" int mlx_ext_quantize(
   });
 }
 
-// MLX's dequantize; `biases` may be empty.
+// MLX's dequantize; `biases` and `global_scale` may be empty. With a global scale the result is F32.
 extern "C" int mlx_ext_dequantize(
     mlx_array* weight,
     const mlx_array packed,
     const mlx_array scales,
     const mlx_array biases,
+    const mlx_array global_scale,
     int group_size,
     int bits,
     const char* mode,
     mlx_ext_error* error) {
   return guarded(error, [&] {
-    std::optional<array> offsets;
+    std::optional<array> offsets, factor;
+    std::optional<Dtype> dtype;
     if (biases.ctx) {
       offsets = mlx_array_get_(biases);
     }
-    auto made =
-        dequantize(mlx_array_get_(packed), mlx_array_get_(scales), offsets, group_size, bits, mode);
+    if (global_scale.ctx) {
+      factor = mlx_array_get_(global_scale);
+      // Left to choose, backends differ.
+      dtype = float32;
+    }
+    auto made = dequantize(
+        mlx_array_get_(packed), mlx_array_get_(scales), offsets, group_size, bits, mode, factor, dtype);
     mlx_array_set_(*weight, std::move(made));
     return 0;
   });

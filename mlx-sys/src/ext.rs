@@ -82,6 +82,7 @@ functions! { "C-unwind" extensions: Extensions {
         packed: mlx_array,
         scales: mlx_array,
         biases: mlx_array,
+        global_scale: mlx_array,
         group_size: c_int,
         bits: c_int,
         mode: *const c_char,

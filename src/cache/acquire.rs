@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 use super::{ATTEMPTS, Acquired, Cache, Holder, Lease};
 use crate::{
     component::Component,
-    pipeline::{self, AcquireError, Desk, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools, Verification},
+    pipeline::{
+        self, AcquireError, Desk, FloatWish, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools,
+        Verification,
+    },
     resolve::{Address, ModelKind, Network, ResolvedModel, Selector},
 };
 
@@ -23,7 +26,7 @@ impl Cache {
     ) -> Result<Acquired, AcquireError> {
         let counter = Counter { cache: self, request: &request, holder, started: Instant::now(), progress: &progress };
         tokio::select! {
-            result = counter.serve() => result,
+            result = counter.serve() => result.and_then(|acquired| met(counter.request, acquired)),
             () = self.daemon().stopping().cancelled() => Err(AcquireError::Stopping),
         }
     }
@@ -64,6 +67,18 @@ impl Cache {
             self.tools.hub.forget(&address.repo, &address.revision).await;
         }
         Ok(())
+    }
+}
+
+/// Refuses a component of which some tensors do not have the dtype that the request names. A component is the same for
+/// those who named its dtype and for those who got it as the usual one, so each request is asked.
+fn met(request: &Request, acquired: Acquired) -> Result<Acquired, AcquireError> {
+    let component = acquired.lease.component();
+    match (&component.unmet, request.treatment.float) {
+        (Some(unmet), FloatWish::All(_)) => {
+            Err(LoadError::Derive { component: component.name.clone(), source: unmet.clone() }.into())
+        }
+        _ => Ok(acquired),
     }
 }
 

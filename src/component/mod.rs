@@ -10,6 +10,7 @@ use prost::bytes::Bytes;
 use weightsd_core::adapter::AdapterReport;
 use weightsd_core::{
     audit::AuditReport,
+    derive::CannotConvert,
     identity::ComponentId,
     listing::BlobName,
     place::{At, Layout, Placed},
@@ -104,6 +105,8 @@ pub struct Component {
     pub assumptions: Vec<String>,
     /// The audit.
     pub audit: AuditReport,
+    /// The dtype that was wanted and that some tensors do not have. Requests that named the dtype are refused.
+    pub unmet: Option<CannotConvert>,
     /// Where the time went.
     pub timings: Timings,
     /// The tensor table as the service sends it: made at the first request, the same for all.

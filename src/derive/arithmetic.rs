@@ -1,16 +1,17 @@
 //! What MLX computes for a job. Its results are the definition of right: `tests/python/test_derive*.py` compare them bit
 //! for bit with what Python's MLX computes from the same inputs.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use weightsd_arrays::{
-    ArrayError, bytes, dequantise, dtype,
+    ArrayError, PackedMatrix, bytes, dequantise, dtype,
     mlx_rs::{self, Array, ops::indexing::TryIndexOp as _},
     quantise,
 };
 use weightsd_core::{
     derive::{Alpha, Delta, Factor, Input, Job, Matrix, Product, Slice},
     header::Dtype,
+    quantisation::{PartRole, Scheme},
 };
 
 /// Reads the elements of a slice.
@@ -29,10 +30,7 @@ pub(super) trait Read {
 pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Error> {
     let weight = match &job.input {
         Input::Plain(slice) => read.rows(slice)?,
-        Input::Packed { weight, scales, biases, scheme } => {
-            let biases = biases.as_ref().map(|biases| read.rows(biases)).transpose()?;
-            dequantise(&read.rows(weight)?, &read.rows(scales)?, biases.as_ref(), scheme)?
-        }
+        Input::Packed { parts, scheme } => dequantised(parts, scheme, read)?,
     };
     let found = weight.dtype();
     let mut weight = weight;
@@ -58,6 +56,41 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
         bytes(output)?;
     }
     Ok(outputs)
+}
+
+/// The weight that a packed layer stands for.
+fn dequantised<R: Read>(parts: &BTreeMap<PartRole, Slice>, scheme: &Scheme, read: &R) -> Result<Array, R::Error> {
+    let part = |role: PartRole| parts.get(&role).map(|slice| read.rows(slice)).transpose();
+    let absent = |role: PartRole| ArrayError::Mlx(format!("a packed layer without {role:?}"));
+    let weight = part(PartRole::Weight)?.ok_or_else(|| absent(PartRole::Weight))?;
+    let scales = part(PartRole::Scales)?.ok_or_else(|| absent(PartRole::Scales))?;
+    let biases = part(PartRole::Biases)?;
+    let Some(global_scale) = parts.get(&PartRole::GlobalScale) else {
+        return Ok(dequantise(&PackedMatrix { weight, scales, biases, global_scale: None }, scheme)?);
+    };
+    // One number for each matrix of a stack; a single matrix has it whole, whichever rows are wanted.
+    let is_stack = weight.shape().len() > 2;
+    let global_scale =
+        mlx((if is_stack { read.rows(global_scale)? } else { read.whole(global_scale)? }).reshape(&[-1]))?;
+    let matrices = |array: &Array| -> Result<Array, ArrayError> {
+        let (rows, columns) = (array.dim(-2), array.dim(-1));
+        mlx(array.reshape(&[-1, rows, columns]))
+    };
+    let shape = weight.shape().to_vec();
+    let (weight, scales) = (matrices(&weight)?, matrices(&scales)?);
+    let one = |at: i32| -> Result<Array, ArrayError> {
+        let matrix = PackedMatrix {
+            weight: mlx(weight.try_index(at))?,
+            scales: mlx(scales.try_index(at))?,
+            biases: None,
+            global_scale: Some(mlx(global_scale.try_index(at))?),
+        };
+        dequantise(&matrix, scheme)
+    };
+    let all = (0..weight.dim(0)).map(one).collect::<Result<Vec<_>, _>>()?;
+    let stacked = mlx(mlx_rs::ops::stack(&all, 0))?;
+    let shape: Vec<i32> = shape[..shape.len() - 1].iter().copied().chain([stacked.dim(-1)]).collect();
+    Ok(mlx(stacked.reshape(&shape))?)
 }
 
 /// What is added, in F32: rows of `product * factor`.

@@ -21,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use weightsd_core::{
-    derive::image::Layout,
+    derive::image::ImagePlan,
     explain::{Explain, Explanation, Reason},
     identity::ComponentId,
 };
@@ -213,17 +213,17 @@ impl Images {
         entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new(ending))).collect()
     }
 
-    /// The image of a component, if it is there and is what `layout` says; it counts as asked for now.
+    /// The image of a component, if it is there and is what `plan` says; it counts as asked for now.
     #[must_use]
-    pub fn open(&self, id: ComponentId, layout: &Layout) -> Option<Image> {
+    pub fn open(&self, id: ComponentId, plan: &ImagePlan) -> Option<Image> {
         let file = PinnedFile::open(self.path(id, IMAGE)?).ok()?;
-        let mut head = vec![0; layout.head.len()];
+        let mut head = vec![0; plan.head.len()];
         let path = self.path(id, PROVENANCE)?;
         let note = read_note(&path);
-        let is_it = file.identity().length == layout.length
+        let is_it = file.identity().length == plan.length
             && note.as_ref().is_some_and(|note| note.modified_ns == file.identity().modified_ns)
             && file.read_exact_at(&mut head, 0).is_ok()
-            && head == layout.head;
+            && head == plan.head;
         if !is_it {
             tracing::warn!(path = %file.path().display(), "an image of another form, or one that was written to, is left aside");
             return None;
@@ -375,10 +375,10 @@ impl Image {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn published(images: &Images, id: ComponentId, layout: &Layout) -> Result<Self, ImageError> {
+    pub fn published(images: &Images, id: ComponentId, plan: &ImagePlan) -> Result<Self, ImageError> {
         let path = images.path(id, IMAGE).ok_or(ImageError::NoFolder)?;
         let gone = || ImageError::io("open", &path)(io::ErrorKind::NotFound.into());
-        images.open(id, layout).ok_or_else(gone)
+        images.open(id, plan).ok_or_else(gone)
     }
 }
 
@@ -411,8 +411,8 @@ mod tests {
         }
     }
 
-    fn layout(head: &[u8], length: u64) -> Layout {
-        Layout { head: head.to_vec(), length }
+    fn plan(head: &[u8], length: u64) -> ImagePlan {
+        ImagePlan { head: head.to_vec(), length }
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -438,11 +438,11 @@ mod tests {
         let listed = images.list();
         assert_eq!((listed.len(), listed[0].bytes, images.partial_bytes()), (1, 100, 0));
         assert_eq!((listed[0].id, listed[0].provenance.as_ref()), (id('a'), Some(&provenance())));
-        let image = images.open(id('a'), &layout(&[7; 10], 100)).unwrap();
+        let image = images.open(id('a'), &plan(&[7; 10], 100)).unwrap();
         assert_eq!((&image.provenance, image.made), (&provenance(), listed[0].made));
-        assert!(images.open(id('a'), &layout(&[8; 10], 100)).is_none(), "another head");
-        assert!(images.open(id('a'), &layout(&[7; 10], 99)).is_none(), "another length");
-        assert!(images.open(id('b'), &layout(&[7; 10], 100)).is_none());
+        assert!(images.open(id('a'), &plan(&[8; 10], 100)).is_none(), "another head");
+        assert!(images.open(id('a'), &plan(&[7; 10], 99)).is_none(), "another length");
+        assert!(images.open(id('b'), &plan(&[7; 10], 100)).is_none());
         images.delete(id('a')).unwrap();
         images.delete(id('a')).unwrap();
         assert_eq!(fs::read_dir(folder.path().join("images")).unwrap().count(), 0);
@@ -455,7 +455,7 @@ mod tests {
     fn an_image_that_somebody_wrote_to_or_knows_nothing_of_is_not_lent() {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
-        let open = || images.open(id('a'), &layout(&[0; 10], 100));
+        let open = || images.open(id('a'), &plan(&[0; 10], 100));
         let publish = || images.publish(begin(&images, id('a'), 100)).unwrap();
         publish();
         assert!(open().is_some());
@@ -498,7 +498,7 @@ mod tests {
             |digit| *PinnedFile::open(folder.path().join(format!("{}.safetensors", id(digit)))).unwrap().identity();
         let before = identity('a');
         std::thread::sleep(std::time::Duration::from_millis(20));
-        images.open(id('a'), &layout(&[], 1)).unwrap();
+        images.open(id('a'), &plan(&[], 1)).unwrap();
         assert_eq!(images.list()[0].id, id('a'), "the last used comes first");
         assert_eq!(identity('a'), before, "holders compare it");
     }

@@ -6,6 +6,7 @@ use weightsd_core::{
     adapter::{self, ADAPTER_CONFIG, AdapterConfig, AdapterInput, AdapterPlan},
     assemble::Assembled,
     ingredients::Adapter,
+    layer_name::weight_of,
 };
 
 use super::{LoadError, Prepared};
@@ -49,8 +50,8 @@ pub(super) fn plan(
     })?;
     let blocks = |list: &str| assembled.description.catalogue.as_ref().map_or(0, |catalogue| catalogue.blocks(list));
     let shape = |layer: &str| {
-        let weight = assembled.table.get(&format!("{layer}.weight"))?;
-        Some(weight.packed.as_ref().map_or(&weight.info.shape, |packed| &packed.logical_shape).clone())
+        let weight = || assembled.table.get(&weight_of(layer)).map(|weight| weight.info.shape.clone());
+        assembled.layers.logical(layer).map(<[u64]>::to_vec).or_else(weight)
     };
     let config = files.config.as_ref().map(config_of).transpose()?;
     let scale = adapter.scale.get();

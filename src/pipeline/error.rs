@@ -10,7 +10,7 @@ use weightsd_core::{
     adapter::{AdapterConfigError, AdapterRefused},
     assemble::AssembleError,
     audit::AuditReport,
-    derive::DeriveError,
+    derive::CannotConvert,
     explain::{Explain, Explanation, Reason},
     family::ConfigError,
     place::PlanError,
@@ -65,6 +65,9 @@ pub enum LoadError {
     /// The audit refused it.
     #[error("`{}` does not match its catalogue: {}", .0.component, .0.summary())]
     Audit(Box<AuditReport>),
+    /// Its layers are in a format that the modules of layout MLX do not have.
+    #[error("`{}` is quantised as {}, which MLX does not have", .0.component, .0.foreign.join(" and as "))]
+    Foreign(Box<AuditReport>),
     /// It cannot be put together.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
@@ -105,7 +108,7 @@ pub enum LoadError {
         component: String,
         /// Why not.
         #[source]
-        source: DeriveError,
+        source: CannotConvert,
     },
     /// It was not computed.
     #[error("`{component}` was not computed")]
@@ -139,6 +142,11 @@ impl Explain for LoadError {
                 let hint = "`weightsd audit` lists the names; `audit_policy = REPORT_ONLY` lends it all the same";
                 Explanation::new(Reason::AuditFailed, &report.component, hint)
             }
+            Self::Foreign(report) => {
+                let hint = "layout SOURCE (`--layout source`) lends the tensors as they are stored; so does a load that only \
+                            reports what it finds (`--report-only`)";
+                Explanation::new(Reason::AuditFailed, &report.component, hint)
+            }
             Self::Recipe(error) => error.explain(),
             Self::Assemble { component, source, .. } => Explanation { resource: component.clone(), ..source.explain() },
             Self::Plan(error) => error.explain(),
@@ -159,7 +167,7 @@ impl LoadError {
     #[must_use]
     pub fn audit(&self) -> Option<&AuditReport> {
         match self {
-            Self::Audit(report) => Some(report),
+            Self::Audit(report) | Self::Foreign(report) => Some(report),
             _ => None,
         }
     }

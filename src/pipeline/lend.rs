@@ -20,7 +20,7 @@ use crate::{
 
 /// The component, with the image that its plan asked for.
 pub(super) fn lend(prepared: &Prepared, plan: Plan, image: Option<(Image, Duration)>) -> Component {
-    let Plan { sources, assembled, tensors, adapters, mut timings, .. } = plan;
+    let Plan { sources, assembled, tensors, adapters, unmet, mut timings, .. } = plan;
     let image = image.map(|(image, took)| {
         timings.derive = took;
         Arc::new(image)
@@ -45,6 +45,7 @@ pub(super) fn lend(prepared: &Prepared, plan: Plan, image: Option<(Image, Durati
         tensors,
         assumptions: assembled.assumptions.iter().map(ToString::to_string).collect(),
         audit: assembled.report,
+        unmet,
         timings,
         encoded_pages: OnceLock::new(),
     }

@@ -11,13 +11,14 @@ use weightsd_core::{
     assemble::Assembled,
     audit::AuditReport,
     catalogue::AuditPolicy,
-    derive::{self, Delta, Derivation, MLX_VERSION, Setting},
+    derive::{self, CannotConvert, Converted, Delta, Derivation, MLX_VERSION, Rule, Setting},
+    family,
     ingredients::Ingredients,
-    place::{self, At, Placed},
+    place::{self, At, Layout, Placed},
     source::Sources,
 };
 
-use super::{LoadError, Prepared, adapters};
+use super::{LoadError, Prepared, Request, adapters};
 use crate::{
     assembly::{Recipe, Tensors},
     checkpoint::{self, Checkpoint, ShardPool, Source},
@@ -45,6 +46,8 @@ pub(super) struct Plan {
     pub(super) adapters: Vec<Adapted>,
     /// The image that has to be there before anything is lent.
     pub(super) image: Option<Arc<Wanted>>,
+    /// The dtype that was wanted and that some tensors cannot have.
+    pub(super) unmet: Option<CannotConvert>,
     pub(super) timings: Timings,
 }
 
@@ -81,9 +84,14 @@ pub(super) fn put_together(
     })
 }
 
-/// Refuses a component that does not match its catalogue, unless the caller wants it all the same.
-pub(super) fn audit(report: &AuditReport, policy: AuditPolicy) -> Result<(), LoadError> {
-    match policy {
+/// Refuses a component that does not match its catalogue, or whose layers the modules of layout MLX cannot use, unless the
+/// caller wants it all the same.
+pub(super) fn audit(report: &AuditReport, request: &Request) -> Result<(), LoadError> {
+    let for_modules = request.layout == Layout::Mlx && report.expected.is_some();
+    match request.policy {
+        AuditPolicy::Strict if for_modules && !report.foreign.is_empty() => {
+            Err(LoadError::Foreign(Box::new(report.clone())))
+        }
         AuditPolicy::Strict if !report.is_clean() => Err(LoadError::Audit(Box::new(report.clone()))),
         AuditPolicy::Strict | AuditPolicy::ReportOnly => Ok(()),
     }
@@ -115,13 +123,16 @@ pub(super) fn plan(
     }
     let (family, component) = (prepared.recipe.family, prepared.component());
     let quantises = |layer: &str| family.quantises(component, layer);
-    let setting = Setting { quantises: &quantises, deltas, metadata: metadata(prepared) };
-    let derived = derive::plan(placed, &prepared.conversion, setting)
+    let rule = if family.id() == family::GENERIC { Rule::Guess } else { Rule::Family };
+    let opaque = &assembled.layers.opaque;
+    let setting = Setting { quantises: &quantises, rule, opaque, deltas, metadata: metadata(prepared) };
+    let Converted { tensors, derivation, unmet, remarks } = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
-    assembled.report.remarks.extend(derived.remarks);
-    let image = derived.derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
+    assembled.report.remarks.extend(remarks);
+    assembled.report.remarks.extend(unmet.as_ref().map(ToString::to_string));
+    let image = derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
     let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
-    Ok(Plan { sources, assembled, tensors: derived.tensors, adapters: adapted, image, timings })
+    Ok(Plan { sources, assembled, tensors, adapters: adapted, image, unmet, timings })
 }
 
 fn wanted(prepared: &Prepared, sources: &Sources<Source>, derivation: Derivation) -> Wanted {

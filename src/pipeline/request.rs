@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weightsd_core::{
     catalogue::AuditPolicy,
-    derive::{Conversion, Float, Fused, Packing},
+    derive::{Conversion, Float, Merged, Packing},
     family::Family,
     ingredients::Ingredients,
     place::Layout,
@@ -49,7 +49,7 @@ pub struct Treatment {
     /// How weights are packed.
     pub packing: Packing,
     /// What becomes of quantised layers to which adapters add.
-    pub fused: Fused,
+    pub merged: Merged,
 }
 
 impl Treatment {
@@ -61,7 +61,7 @@ impl Treatment {
             (FloatWish::Usual, Layout::Source) | (FloatWish::AsStored, _) => None,
             (FloatWish::All(float), _) => Some(float),
         };
-        Conversion { dtype, packing: self.packing.clone(), fused: self.fused }
+        Conversion { dtype, packing: self.packing.clone(), merged: self.merged }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::{
     catalogue::AuditPolicy,
-    derive::{Float, Fused, Packing, Selection},
+    derive::{Float, LayerFilter, Merged, Packing},
     ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
     quantisation::{Mode, Scheme},
@@ -62,9 +62,9 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::FloatType::F16 => FloatWish::All(Float::F16),
         v1::FloatType::F32 => FloatWish::All(Float::F32),
     };
-    let fused = match v1::MergedLayers::try_from(request.merged_layers).map_err(|_| unknown("merged_layers"))? {
-        v1::MergedLayers::Unspecified | v1::MergedLayers::Requantised => Fused::Requantised,
-        v1::MergedLayers::Plain => Fused::Plain,
+    let merged = match v1::MergedLayers::try_from(request.merged_layers).map_err(|_| unknown("merged_layers"))? {
+        v1::MergedLayers::Unspecified | v1::MergedLayers::Requantised => Merged::Requantised,
+        v1::MergedLayers::Plain => Merged::Plain,
     };
     let packing = match (request.quantise, request.dequantise) {
         (Some(_), true) => {
@@ -97,7 +97,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
             },
             component: component(request.component)?,
             layout,
-            treatment: Treatment { float, packing, fused },
+            treatment: Treatment { float, packing, merged },
             policy,
             verification,
         },
@@ -123,8 +123,10 @@ fn packing(asked: v1::Quantisation) -> Result<Packing, Failure> {
         let hint = "leave out bits and group_size for the mode's own";
         Failure::invalid("quantise", &format!("cannot be done: {error}"), hint)
     })?;
-    let selection =
-        Selection { only: globs("quantise.only", asked.only)?, except: globs("quantise.excluding", asked.excluding)? };
+    let selection = LayerFilter {
+        only: globs("quantise.only", asked.only)?,
+        except: globs("quantise.excluding", asked.excluding)?,
+    };
     Ok(Packing::Quantised(scheme, selection))
 }
 

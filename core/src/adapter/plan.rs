@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     derive::{Alpha, Delta},
+    layer_name::layer_of,
     shown::shown,
     table::Table,
 };
@@ -157,7 +158,7 @@ fn factor(
 
 /// The name of the module in the trainer's words.
 fn module(keys: &LayerKeys) -> &str {
-    keys.base.strip_suffix(".weight").unwrap_or(&keys.base)
+    layer_of(&keys.base).unwrap_or(&keys.base)
 }
 
 /// What is noticed on the way.

@@ -1,5 +1,7 @@
 //! Which layers of a component adapters may change, under all names that trainers give them.
 
+use crate::layer_name::layer_of;
+
 /// A component's table.
 ///
 /// Dots, underscores and hyphens are the same in names of blocks and layers, and several of them are one: kohya's names
@@ -45,7 +47,7 @@ impl Targets {
     /// in a list.
     #[must_use]
     pub fn find(&self, base: &str, blocks_of: impl Fn(&str) -> u64) -> Vec<Target> {
-        let base = base.strip_suffix(".weight").unwrap_or(base);
+        let base = layer_of(base).unwrap_or(base);
         // What is a prefix may also be the beginning of a name: `transformer` of `transformer_blocks`.
         self.steps(base).find_map(|base| self.find_stripped(base, &blocks_of)).unwrap_or_default()
     }

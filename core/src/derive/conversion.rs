@@ -29,7 +29,7 @@ impl Float {
 
 /// Which layers are quantised.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Selection {
+pub struct LayerFilter {
     /// Globs over names of layers in the catalogue, such as `layers.*.feed_forward.*`; `*` crosses dots. Empty: the
     /// family's rule.
     pub only: Vec<String>,
@@ -46,12 +46,12 @@ pub enum Packing {
     /// Not at all: quantised layers are dequantised.
     Plain,
     /// Quantised so; layers that are quantised otherwise are quantised anew.
-    Quantised(Scheme, Selection),
+    Quantised(Scheme, LayerFilter),
 }
 
-/// What becomes of a quantised layer to which an adapter adds.
+/// What becomes of a quantised layer into which an adapter is merged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Fused {
+pub enum Merged {
     /// It is quantised again, as it was.
     #[default]
     Requantised,
@@ -59,15 +59,15 @@ pub enum Fused {
     Plain,
 }
 
-/// See the module.
+/// What is to be computed for a component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Conversion {
     /// The dtype of floats that are not part of a packed layer; `None`: each as it is stored.
     pub dtype: Option<Float>,
     /// How weights are packed.
     pub packing: Packing,
-    /// What becomes of quantised layers to which adapters add.
-    pub fused: Fused,
+    /// What becomes of quantised layers into which adapters are merged.
+    pub merged: Merged,
 }
 
 impl Conversion {

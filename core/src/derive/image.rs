@@ -15,7 +15,7 @@ pub const ROOM: &str = "__weightsd_room__.";
 
 /// The beginning of an image, and how long it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub struct ImagePlan {
     /// Length prefix and header, padded to a page.
     pub head: Vec<u8>,
     /// Length of the file.
@@ -24,7 +24,7 @@ pub struct Layout {
 
 /// Gives every output its range, in the order in which they are, and writes the header.
 #[must_use]
-pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>) -> Layout {
+pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>) -> ImagePlan {
     // Offsets count from the end of the header, whose length is known only when they are.
     let mut entries = serde_json::Map::new();
     entries.insert("__metadata__".to_owned(), json!(metadata));
@@ -51,7 +51,7 @@ pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>)
     }
     let mut head = (json.len() as u64).to_le_bytes().to_vec();
     head.extend_from_slice(json.as_bytes());
-    Layout { head, length: start + at }
+    ImagePlan { head, length: start + at }
 }
 
 fn entry(dtype: Dtype, shape: &[u64], place: &Range<u64>) -> serde_json::Value {
@@ -78,7 +78,7 @@ mod tests {
         ];
         let mut references: Vec<&mut Output> = outputs.iter_mut().collect();
         let metadata = BTreeMap::from([("weightsd".to_owned(), "{\"x\": 1}".to_owned())]);
-        let Layout { head, length } = lay_out(&mut references, &metadata);
+        let ImagePlan { head, length } = lay_out(&mut references, &metadata);
         assert!(length.is_multiple_of(PAGE) && (head.len() as u64).is_multiple_of(PAGE));
         let json = header_length(head[..8].try_into().unwrap(), length).unwrap();
         assert_eq!(json + 8, head.len());

@@ -1,11 +1,15 @@
 //! One tensor, or the tensors of one packed layer, to be computed.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Delta, Slice};
-use crate::{axes::Axes, header::Dtype, quantisation::Scheme};
+use crate::{
+    axes::Axes,
+    header::Dtype,
+    quantisation::{PartRole, Scheme},
+};
 
 /// What is computed from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,33 +18,32 @@ pub enum Input {
     Plain(Slice),
     /// A packed layer.
     Packed {
-        /// Its codes.
-        weight: Slice,
-        /// Its scales.
-        scales: Slice,
-        /// Its biases, in mode affine.
-        biases: Option<Slice>,
+        /// Its tensors. All parts that the scheme asks for are there.
+        parts: BTreeMap<PartRole, Slice>,
         /// How it is packed.
         scheme: Scheme,
     },
 }
 
 impl Input {
-    /// All that is read.
+    /// All slices that are read. The first has a row for each row of the weight.
     pub fn slices(&self) -> impl Iterator<Item = &Slice> {
-        let (first, scales, biases) = match self {
-            Self::Plain(slice) => (slice, None, None),
-            Self::Packed { weight, scales, biases, .. } => (weight, Some(scales), biases.as_ref()),
+        let (plain, parts) = match self {
+            Self::Plain(slice) => (Some(slice), None),
+            // Weight is the first role.
+            Self::Packed { parts, .. } => (None, Some(parts.values())),
         };
-        std::iter::once(first).chain(scales).chain(biases)
+        plain.into_iter().chain(parts.into_iter().flatten())
     }
 
-    /// How many numbers it stands for.
+    /// Number of elements of the weight that it stands for.
     #[must_use]
     pub fn elements(&self) -> u64 {
         match self {
             Self::Plain(slice) => slice.shape.iter().product(),
-            Self::Packed { weight, scheme, .. } => weight.bytes() * 8 / scheme.bits(),
+            Self::Packed { parts, scheme } => {
+                parts.get(&PartRole::Weight).map_or(0, |weight| weight.bytes() * 8 / scheme.bits())
+            }
         }
     }
 }
@@ -58,22 +61,26 @@ pub struct Output {
     pub range: Range<u64>,
 }
 
-/// What is done, in this order: the input is dequantised, if it is packed; the deltas are added, in F32; the result is
-/// cast, where there are deltas to the dtype that was there before if to no other; a kernel is reordered; the result is
-/// quantised.
+/// The computation of one tensor or packed layer. Its steps, in this order:
+///
+/// 1. A packed input is dequantised.
+/// 2. The deltas are added, in F32.
+/// 3. The sum is cast to `cast`. Without `cast` it returns to the dtype that it had before the deltas.
+/// 4. The dimensions of a kernel are reordered.
+/// 5. The result is quantised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// What is computed from.
+    /// The tensor or layer that the job starts from.
     pub input: Input,
     /// What adapters add.
     pub deltas: Vec<Delta>,
-    /// The dtype to which it is cast, where it is to be another.
+    /// The dtype to which the sum is cast; `None` when it keeps the input's.
     pub cast: Option<Dtype>,
     /// How the dimensions of a kernel are reordered: entry `d` is the dimension of the input that becomes dimension `d`.
     pub reorder: Option<Axes>,
-    /// How it is quantised.
+    /// How the result is quantised; `None` when it stays plain.
     pub quantise: Option<Scheme>,
-    /// What comes out: one tensor, or those of a packed layer in the order of [`Scheme::roles`].
+    /// One tensor, or those of a packed layer in the order of [`Scheme::parts`].
     pub outputs: Vec<Output>,
 }
 

@@ -1,17 +1,21 @@
 //! Tensors that have to be computed: what is done to which bytes, and where the results lie. Arithmetic on shapes and
 //! offsets; the arithmetic on numbers is MLX's, in the daemon's `derive` stage.
 
+mod choose;
 mod conversion;
 mod delta;
+mod error;
 pub mod image;
 mod job;
 mod plan;
+mod unit;
 
 pub use self::{
-    conversion::{Conversion, Float, Fused, Packing, Selection},
+    conversion::{Conversion, Float, LayerFilter, Merged, Packing},
     delta::{Alpha, Delta, Factor, Matrix, Product},
+    error::{CannotConvert, Wish},
     job::{Input, Job, Output},
-    plan::{Derivation, DeriveError, Derived, Setting, plan},
+    plan::{Converted, Derivation, Rule, Setting, plan},
 };
 
 use std::ops::Range;

@@ -2,124 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
-
 use super::{
-    Conversion, Delta, Fused, Input, Job, Output, Packing, Selection, Slice,
-    image::{self, Layout, ROOM},
+    CannotConvert, Conversion, Delta, Input, Job, LayerFilter, Merged, Output, Packing, Slice,
+    choose::choose,
+    error::Wish,
+    image::{self, ImagePlan, ROOM},
+    unit::{Layer, Unit, units},
 };
 use crate::{
     axes::Axes,
-    explain::{Explain, Explanation, Reason},
-    header::Dtype,
-    header::FLOATS,
+    header::{Dtype, FLOATS},
+    layer_name::layer_of,
+    layers::Opaque,
     place::{At, Making, Placed, Stored},
-    quantisation::{Mode, Packed, PackedRole, Scheme},
+    quantisation::{Packed, PartSpec, Scheme},
     shown::shown,
 };
-
-/// Names that an error shows.
-const SAMPLE: usize = 4;
-
-/// Why a conversion cannot be done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeriveError {
-    /// Not a glob.
-    #[error("the pattern {pattern:?} cannot be used: {problem}")]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A pattern that means nothing.
-    #[error("the pattern {pattern:?} matches none of the {layers} layers, such as {}", sample.join(", "))]
-    NothingMatches {
-        /// The pattern.
-        pattern: String,
-        /// Layers there are.
-        layers: usize,
-        /// Some of them.
-        sample: Vec<String>,
-    },
-    /// Nothing to quantise.
-    #[error("no layer of the component can be quantised ({scheme}): {found} matrices, and none is meant by the rule")]
-    NothingToQuantise {
-        /// What was asked for.
-        scheme: String,
-        /// Matrices there are.
-        found: usize,
-    },
-    /// A layer that a pattern names and that cannot be packed.
-    #[error("layer `{layer}` of shape {shape:?} cannot be quantised: its rows are no whole groups ({scheme})")]
-    Ragged {
-        /// The layer.
-        layer: String,
-        /// Its shape.
-        shape: Vec<u64>,
-        /// What was asked for.
-        scheme: String,
-    },
-    /// A packed layer of which something is missing.
-    #[error("the packed layer `{layer}` has no {missing}, so that nothing can be computed from it")]
-    Torn {
-        /// The layer.
-        layer: String,
-        /// What is missing.
-        missing: &'static str,
-    },
-    /// A name that an image keeps for itself.
-    #[error(
-        "tensor `{name}` would have to be computed, and names that begin with `{ROOM}` are those of room in images"
-    )]
-    ReservedName {
-        /// The name.
-        name: String,
-    },
-    /// A tensor that is there and one that is computed have one name.
-    #[error("two tensors would be called `{name}`")]
-    NameCollision {
-        /// The name.
-        name: String,
-    },
-    /// An adapter changes a layer that is not there.
-    #[error("an adapter changes layer `{layer}`, which the component does not hold")]
-    NoLayer {
-        /// The layer.
-        layer: String,
-    },
-    /// An adapter changes what are no floats.
-    #[error("an adapter changes layer `{layer}`, which is {dtype}, expected F32, F16 or BF16")]
-    NoFloats {
-        /// The layer.
-        layer: String,
-        /// What it is.
-        dtype: Dtype,
-    },
-}
-
-impl Explain for DeriveError {
-    fn explain(&self) -> Explanation {
-        let reason = match self {
-            Self::Torn { .. } => Reason::TornLayer,
-            _ => Reason::CannotConvert,
-        };
-        let hint = match self {
-            Self::Pattern { .. } | Self::NothingMatches { .. } => {
-                "patterns match names of layers without `.weight`; `weightsd inspect` lists them"
-            }
-            Self::NothingToQuantise { .. } => "name the layers: `quantise.only`, or `--only`",
-            Self::Ragged { .. } => "choose a smaller group size, or except the layer",
-            Self::ReservedName { .. } | Self::NameCollision { .. } => {
-                "ask for the weights as they are stored, or rename the tensor"
-            }
-            Self::Torn { .. } | Self::NoLayer { .. } | Self::NoFloats { .. } => {
-                "the checkpoint lacks it: `weightsd audit` says what it has"
-            }
-        };
-        Explanation::new(reason, "", hint)
-    }
-}
 
 /// What is computed, and the file that it makes.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +25,7 @@ pub struct Derivation {
     /// Computations, in the order of their inputs on disk.
     pub jobs: Vec<Job>,
     /// The file.
-    pub image: Layout,
+    pub image: ImagePlan,
 }
 
 impl Derivation {
@@ -138,61 +36,102 @@ impl Derivation {
     }
 }
 
-/// The tensors of a component, and what has to be computed for them.
+/// The tensors of a component as they are lent.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Derived {
+pub struct Converted {
     /// The tensors, sorted by name.
     pub tensors: Vec<Placed<At>>,
     /// What has to be computed; `None` when everything is lent from where it lies.
     pub derivation: Option<Derivation>,
+    /// The dtype that was wanted and that some tensors do not have, because their numbers are not known. Whoever named the
+    /// dtype is refused; where it is the family's usual one, it is a remark.
+    pub unmet: Option<CannotConvert>,
     /// What is worth knowing, and refuses nothing.
     pub remarks: Vec<String>,
 }
 
+/// Who says which layers are quantised, when a request names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// The family knows the model's layers.
+    Family,
+    /// Nothing knows them. Matrices are taken for linear layers and embeddings, which mlx-lm quantises wherever rows are
+    /// whole groups.
+    Guess,
+}
+
 /// What a plan rests on, beside the tensors and the conversion.
 pub struct Setting<'a> {
-    /// Whether the family quantises a layer of that name.
+    /// Whether a layer of that name is quantised when the request names none.
     pub quantises: &'a dyn Fn(&str) -> bool,
+    /// Who says so.
+    pub rule: Rule,
+    /// Layers and tensors from which nothing is computed.
+    pub opaque: &'a BTreeMap<String, Opaque>,
     /// What adapters add, by layer.
     pub deltas: BTreeMap<String, Vec<Delta>>,
     /// What the image says of itself.
     pub metadata: BTreeMap<String, String>,
 }
 
+/// A job, and for each of its outputs a tensor like it.
+type Planned = (Job, Vec<Placed>);
+
 /// Plans `conversion` for `placed` tensors.
 ///
 /// # Errors
-/// [`DeriveError`].
-pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Derived, DeriveError> {
-    let Setting { quantises, mut deltas, metadata } = setting;
-    let units = units(placed)?;
+/// When the conversion has no meaning for these tensors. A dtype that some of them cannot have is no error: see
+/// [`Converted::unmet`].
+pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Converted, CannotConvert> {
+    let Setting { quantises, rule, opaque, mut deltas, metadata } = setting;
+    let units = units(placed, opaque)?;
     let mut remarks = Vec::new();
     let chosen = match &conversion.packing {
-        Packing::Quantised(scheme, selection) => choose(&units, *scheme, selection, quantises)?,
+        Packing::Quantised(scheme, filter) => {
+            let chosen = choose(&units, *scheme, filter, quantises)?;
+            remarks.extend(guess(rule, filter, &chosen, &units));
+            chosen
+        }
         Packing::AsStored | Packing::Plain => BTreeSet::new(),
     };
     if conversion.packing == Packing::Plain && !units.iter().any(|unit| matches!(unit, Unit::Packed(_))) {
         remarks.push("no layer is quantised, so none was dequantised".to_owned());
     }
+    let unmet = closed(&units, conversion, &deltas)?;
+    remarks.extend(long(&units, conversion));
     let mut tensors = Vec::new();
-    let mut jobs: Vec<(Job, Vec<Placed>)> = Vec::new();
+    let mut jobs: Vec<Planned> = Vec::new();
     for unit in units {
         let added = unit.layer().and_then(|layer| deltas.remove(layer)).unwrap_or_default();
         match job(&unit, conversion, &chosen, added)? {
-            Some((job, models)) => jobs.push((job, models)),
+            Some(job) => jobs.push(job),
             None => tensors.extend(unit.into_placed().into_iter().map(|placed| placed.moved(At::Source))),
         }
     }
     if let Some(layer) = deltas.into_keys().next() {
-        return Err(DeriveError::NoLayer { layer });
+        return Err(CannotConvert::NoLayer { layer });
     }
+    let derivation = lay_out(jobs, &metadata, &mut tensors)?;
+    tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(CannotConvert::NameCollision { name: shown(&pair[0].name) });
+    }
+    Ok(Converted { tensors, derivation, unmet, remarks })
+}
+
+/// Gives the outputs of `jobs` their places in the image, and adds them to `tensors`.
+fn lay_out(
+    mut jobs: Vec<Planned>,
+    metadata: &BTreeMap<String, String>,
+    tensors: &mut Vec<Placed<At>>,
+) -> Result<Option<Derivation>, CannotConvert> {
     // In the order of their inputs, so that a disk is read and written from one end to the other.
     jobs.sort_by_key(|(job, _)| job.input.slices().next().map(|slice| (slice.source, slice.range.start)));
     let mut outputs: Vec<&mut Output> = jobs.iter_mut().flat_map(|(job, _)| &mut job.outputs).collect();
     if let Some(reserved) = outputs.iter().find(|output| output.name.starts_with(ROOM)) {
-        return Err(DeriveError::ReservedName { name: shown(&reserved.name) });
+        return Err(CannotConvert::ReservedName { name: shown(&reserved.name) });
     }
-    let layout = image::lay_out(&mut outputs, &metadata);
+    let image = image::lay_out(&mut outputs, metadata);
     for (job, models) in &mut jobs {
         for (output, mut placed) in job.outputs.iter().zip(models.drain(..)) {
             placed.name.clone_from(&output.name);
@@ -202,233 +141,169 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
             tensors.push(placed.moved(|_| At::Derived(output.range.clone())));
         }
     }
-    tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        return Err(DeriveError::NameCollision { name: shown(&pair[0].name) });
-    }
     let jobs: Vec<Job> = jobs.into_iter().map(|(job, _)| job).collect();
-    let derivation = (!jobs.is_empty()).then_some(Derivation { jobs, image: layout });
-    Ok(Derived { tensors, derivation, remarks })
+    Ok((!jobs.is_empty()).then_some(Derivation { jobs, image }))
 }
 
-/// What is computed together.
-enum Unit {
-    Plain(Placed),
-    Packed(Box<Layer>),
+/// Says on what ground layers were chosen, where it is a guess.
+fn guess(rule: Rule, filter: &LayerFilter, chosen: &BTreeSet<String>, units: &[Unit<'_>]) -> Option<String> {
+    if rule == Rule::Family || !filter.only.is_empty() {
+        return None;
+    }
+    let matrices = units.iter().filter(|unit| unit.logical().len() == 2).count();
+    Some(format!(
+        "no family knows the layers of this model: {} of {matrices} matrices were taken for linear layers and embeddings and \
+         quantised, as mlx-lm does with layers whose rows are whole groups; name layers to choose otherwise",
+        chosen.len()
+    ))
 }
 
-/// A packed layer.
-struct Layer {
-    name: String,
-    scheme: Scheme,
-    /// Dimensions of the weight that it stands for.
-    logical: Vec<u64>,
-    weight: Placed,
-    scales: Placed,
-    biases: Option<Placed>,
+/// Says which floats keep their dtype, since MLX computes with theirs on no graphics processor.
+fn long(units: &[Unit<'_>], conversion: &Conversion) -> Option<String> {
+    conversion.dtype?;
+    let mut long = units.iter().filter_map(|unit| match unit {
+        Unit::Plain(placed) if matches!(placed.dtype, Dtype::F64 | Dtype::C64) => Some(placed),
+        _ => None,
+    });
+    let first = long.next()?;
+    let count = 1 + long.count();
+    Some(format!("{count} tensors, such as `{}`, are {} and stay so", shown(&first.name), first.dtype))
 }
 
-impl Unit {
-    /// Name of the layer, when it has a weight.
-    fn layer(&self) -> Option<&str> {
-        match self {
-            Self::Plain(placed) => placed.canonical.strip_suffix(".weight"),
-            Self::Packed(layer) => Some(&layer.name),
-        }
-    }
-
-    /// Dimensions of what it stands for.
-    fn logical(&self) -> &[u64] {
-        match self {
-            Self::Plain(placed) => &placed.shape,
-            Self::Packed(layer) => &layer.logical,
-        }
-    }
-
-    fn into_placed(self) -> Vec<Placed> {
-        match self {
-            Self::Plain(placed) => vec![placed],
-            Self::Packed(layer) => [layer.weight, layer.scales].into_iter().chain(layer.biases).collect(),
-        }
-    }
-}
-
-/// The tensors of packed layers brought together.
-fn units(placed: Vec<Placed>) -> Result<Vec<Unit>, DeriveError> {
-    let mut units = Vec::new();
-    let mut layers: BTreeMap<String, BTreeMap<&'static str, Placed>> = BTreeMap::new();
-    for tensor in placed {
-        match tensor.packed.as_ref().map(|packed| packed.role) {
-            None => units.push(Unit::Plain(tensor)),
-            Some(role) => {
-                let ending = 1 + role.name().len();
-                let layer = tensor.canonical[..tensor.canonical.len() - ending].to_owned();
-                layers.entry(layer).or_default().insert(role.name(), tensor);
-            }
-        }
-    }
-    for (layer, mut parts) in layers {
-        let mut part = |role: PackedRole| parts.remove(role.name());
-        let (weight, scales, biases) = (part(PackedRole::Weight), part(PackedRole::Scales), part(PackedRole::Biases));
-        let torn = |missing| DeriveError::Torn { layer: layer.clone(), missing };
-        let weight = weight.ok_or_else(|| torn("weight"))?;
-        let scales = scales.ok_or_else(|| torn("scales"))?;
-        let Some(Packed { scheme, logical_shape: logical, .. }) = weight.packed.as_deref().cloned() else {
-            return Err(torn("declaration"));
-        };
-        if biases.is_none() && scheme.mode() == Mode::Affine {
-            return Err(torn("biases"));
-        }
-        units.push(Unit::Packed(Box::new(Layer { name: layer, scheme, logical, weight, scales, biases })));
-    }
-    Ok(units)
-}
-
-/// The layers that are to be quantised.
-fn choose(
-    units: &[Unit],
-    scheme: Scheme,
-    selection: &Selection,
-    quantises: &dyn Fn(&str) -> bool,
-) -> Result<BTreeSet<String>, DeriveError> {
-    let matrices: Vec<(&str, &[u64])> = units
+/// Refuses to compute from layers whose numbers are not known; the dtype that they cannot have is returned.
+fn closed(
+    units: &[Unit<'_>],
+    conversion: &Conversion,
+    deltas: &BTreeMap<String, Vec<Delta>>,
+) -> Result<Option<CannotConvert>, CannotConvert> {
+    let opaque: Vec<_> = units
         .iter()
-        .filter(|unit| match unit {
-            Unit::Plain(placed) => placed.shape.len() == 2 && FLOATS.contains(&placed.dtype),
-            Unit::Packed(_) => true,
+        .filter_map(|unit| match unit {
+            Unit::Opaque(unit) => Some(unit),
+            Unit::Plain(_) | Unit::Packed(_) => None,
         })
-        .filter_map(|unit| Some((unit.layer()?, unit.logical())))
         .collect();
-    let (only, except) = (globs(&selection.only, &matrices)?, globs(&selection.except, &matrices)?);
-    let mut chosen = BTreeSet::new();
-    for &(layer, shape) in &matrices {
-        let is_named = only.as_ref().is_some_and(|only| only.is_match(layer));
-        let is_meant = if only.is_some() { is_named } else { quantises(layer) };
-        if !is_meant || except.as_ref().is_some_and(|except| except.is_match(layer)) {
-            continue;
-        }
-        match scheme.shape_of(PackedRole::Weight, shape) {
-            Some(_) => drop(chosen.insert(layer.to_owned())),
-            None if is_named => {
-                let scheme = scheme.to_string();
-                return Err(DeriveError::Ragged { layer: layer.to_owned(), shape: shape.to_vec(), scheme });
-            }
-            None => {}
-        }
-    }
-    if chosen.is_empty() {
-        return Err(DeriveError::NothingToQuantise { scheme: scheme.to_string(), found: matrices.len() });
-    }
-    Ok(chosen)
-}
-
-/// The patterns, each of which must mean something; `None` when there are none.
-fn globs(patterns: &[String], matrices: &[(&str, &[u64])]) -> Result<Option<GlobSet>, DeriveError> {
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    let mut all = GlobSetBuilder::new();
-    for pattern in patterns {
-        let bad =
-            |error: globset::Error| DeriveError::Pattern { pattern: shown(pattern), problem: error.kind().to_string() };
-        let glob = Glob::new(pattern).map_err(bad)?;
-        let one = glob.compile_matcher();
-        if !matrices.iter().any(|(layer, _)| one.is_match(layer)) {
-            let sample = matrices.iter().take(SAMPLE).map(|(layer, _)| shown(layer)).collect();
-            return Err(DeriveError::NothingMatches { pattern: shown(pattern), layers: matrices.len(), sample });
-        }
-        all.add(glob);
-    }
-    let bad = |error: globset::Error| DeriveError::Pattern {
-        pattern: "all of them".into(),
-        problem: error.kind().to_string(),
+    let refusal = |wish: Wish, is_wished: &dyn Fn(&str, &[Placed]) -> bool| {
+        let mut wished = opaque.iter().filter(|unit| is_wished(unit.name, &unit.tensors));
+        let first = wished.next()?;
+        let (layer, why) = (first.name.to_owned(), first.opaque.why.clone());
+        Some(CannotConvert::Opaque { wish, count: 1 + wished.count(), layer, why })
     };
-    all.build().map(Some).map_err(bad)
+    let moved = |_: &str, tensors: &[Placed]| tensors.iter().any(|tensor| reordered(tensor).is_some());
+    let quantised =
+        |_: &str, tensors: &[Placed]| tensors.iter().any(|tensor| !matches!(tensor.dtype, Dtype::F64 | Dtype::C64));
+    let refused = refusal(Wish::Adapt, &|name, _| deltas.contains_key(name))
+        .or_else(|| (conversion.packing == Packing::Plain).then(|| refusal(Wish::Dequantise, &quantised))?)
+        .or_else(|| refusal(Wish::Reorder, &moved));
+    if let Some(refused) = refused {
+        return Err(refused);
+    }
+    // Layers that MLX packed are no floats, and keep the dtype of their scales.
+    let wanted = conversion.dtype.map(super::Float::dtype);
+    let uncast = |_: &str, tensors: &[Placed]| {
+        tensors.iter().all(|tensor| tensor.packed.is_none())
+            && tensors.iter().any(|tensor| wanted.is_some_and(|wanted| tensor.dtype != wanted))
+    };
+    Ok(refusal(Wish::Cast, &uncast))
 }
 
 /// What is to be done with a unit, and for each output a tensor like it; `None` when it is lent as it lies.
 fn job(
-    unit: &Unit,
+    unit: &Unit<'_>,
     conversion: &Conversion,
     chosen: &BTreeSet<String>,
     deltas: Vec<Delta>,
-) -> Result<Option<(Job, Vec<Placed>)>, DeriveError> {
+) -> Result<Option<Planned>, CannotConvert> {
     let asked = match &conversion.packing {
         Packing::Quantised(scheme, _) if unit.layer().is_some_and(|layer| chosen.contains(layer)) => Some(*scheme),
         _ => None,
     };
+    match unit {
+        Unit::Opaque(_) => Ok(None),
+        Unit::Plain(placed) => plain(placed, conversion, asked, deltas),
+        Unit::Packed(layer) => packed(layer, conversion, asked, deltas),
+    }
+}
+
+/// What is to be done with a plain tensor.
+fn plain(
+    placed: &Placed,
+    conversion: &Conversion,
+    asked: Option<Scheme>,
+    deltas: Vec<Delta>,
+) -> Result<Option<Planned>, CannotConvert> {
+    let is_float = FLOATS.contains(&placed.dtype);
+    if !deltas.is_empty() && !is_float {
+        let layer = layer_of(&placed.canonical).unwrap_or(&placed.canonical).to_owned();
+        return Err(CannotConvert::NoFloats { layer, dtype: placed.dtype });
+    }
+    let reorder = reordered(placed);
     let wanted = conversion.dtype.map(super::Float::dtype);
-    let (input, found, quantise, base) = match unit {
-        Unit::Plain(placed) => {
-            let is_float = FLOATS.contains(&placed.dtype);
-            if !deltas.is_empty() && !is_float {
-                let layer = unit.layer().unwrap_or(&placed.canonical).to_owned();
-                return Err(DeriveError::NoFloats { layer, dtype: placed.dtype });
-            }
-            if !is_float && placed.making == Making::AsStored {
-                return Ok(None);
-            }
-            (Input::Plain(slice(placed)), placed.dtype, asked, placed)
-        }
-        Unit::Packed(layer) => {
-            let Layer { scheme, weight, scales, biases, .. } = &**layer;
-            let quantise = match (&conversion.packing, asked) {
-                (_, Some(asked)) => Some(asked),
-                (Packing::Plain, None) => None,
-                // Fused layers are plain where that is wished.
-                (_, None) if !deltas.is_empty() && conversion.fused == Fused::Plain => None,
-                (_, None) => Some(*scheme),
-            };
-            if deltas.is_empty() && quantise == Some(*scheme) {
-                return Ok(None);
-            }
-            let found = if scheme.mode() == Mode::Affine { scales.dtype } else { Dtype::BF16 };
-            let input = Input::Packed {
-                weight: slice(weight),
-                scales: slice(scales),
-                biases: biases.as_ref().map(slice),
-                scheme: *scheme,
-            };
-            (input, found, quantise, weight)
-        }
-    };
-    // A layer that is quantised again as it was keeps the dtype of its scales.
-    let keeps = matches!(unit, Unit::Packed(layer) if quantise == Some(layer.scheme));
-    let cast = wanted.filter(|&wanted| wanted != found && !keeps && FLOATS.contains(&found));
-    let reorder = reordered(base);
-    if deltas.is_empty() && cast.is_none() && reorder.is_none() && quantise.is_none() && matches!(unit, Unit::Plain(_))
-    {
+    let cast = wanted.filter(|&wanted| wanted != placed.dtype && is_float);
+    if deltas.is_empty() && cast.is_none() && reorder.is_none() && asked.is_none() {
         return Ok(None);
     }
-    let (dtype, shape) = (cast.unwrap_or(found), unit.logical().to_vec());
-    let (outputs, models) = outputs(base, dtype, &shape, quantise);
-    Ok(Some((Job { input, deltas, cast, reorder, quantise, outputs }, models)))
+    let (outputs, models) = outputs(placed, cast.unwrap_or(placed.dtype), &placed.shape, asked);
+    Ok(Some((Job { input: Input::Plain(slice(placed)), deltas, cast, reorder, quantise: asked, outputs }, models)))
+}
+
+/// What is to be done with a packed layer.
+fn packed(
+    layer: &Layer,
+    conversion: &Conversion,
+    asked: Option<Scheme>,
+    deltas: Vec<Delta>,
+) -> Result<Option<Planned>, CannotConvert> {
+    let Some(weight) = layer.weight() else { return Ok(None) };
+    let quantise = match (&conversion.packing, asked) {
+        (_, Some(asked)) => Some(asked),
+        (Packing::Plain, None) => None,
+        (_, None) if !deltas.is_empty() && conversion.merged == Merged::Plain => None,
+        (_, None) => Some(layer.scheme),
+    };
+    let stays = match asked {
+        Some(asked) => layer.is_exactly(asked),
+        None => quantise.is_some(),
+    };
+    if deltas.is_empty() && stays {
+        return Ok(None);
+    }
+    if asked.is_none() && quantise.is_some() && !layer.is_exactly(layer.scheme) {
+        return Err(CannotConvert::GlobalScale { layer: layer.name.clone(), scheme: layer.scheme.to_string() });
+    }
+    let found = layer.scheme.dequantised(|role| layer.parts.get(&role).map(|part| part.dtype));
+    let wanted = conversion.dtype.map(super::Float::dtype);
+    // A layer that is quantised again as it was keeps the dtype of its scales.
+    let cast = wanted.filter(|&wanted| wanted != found && quantise != Some(layer.scheme));
+    let parts = layer.parts.iter().map(|(role, part)| (*role, slice(part))).collect();
+    let input = Input::Packed { parts, scheme: layer.scheme };
+    let (outputs, models) = outputs(weight, cast.unwrap_or(found), &layer.logical, quantise);
+    Ok(Some((Job { input, deltas, cast, reorder: None, quantise, outputs }, models)))
 }
 
 /// The outputs of a job, and what they are like.
-fn outputs(base: &Placed, dtype: Dtype, shape: &[u64], quantise: Option<Scheme>) -> (Vec<Output>, Vec<Placed>) {
+fn outputs(like: &Placed, dtype: Dtype, shape: &[u64], quantise: Option<Scheme>) -> (Vec<Output>, Vec<Placed>) {
     let output = |name: String, dtype, shape: Vec<u64>| Output { name, dtype, shape, range: 0..0 };
+    let layer = |name: &str| {
+        let suffix = like.packed.as_deref().and_then(|packed| packed.scheme.part(packed.role));
+        let suffix = suffix.map_or(crate::layer_name::WEIGHT, |part| part.suffix);
+        name.strip_suffix(suffix).unwrap_or(name).to_owned()
+    };
     let Some(scheme) = quantise else {
-        let model = Placed { packed: None, ..base.clone() };
-        return (vec![output(base.name.clone(), dtype, shape.to_vec())], vec![model]);
+        let model = Placed { packed: None, ..like.clone() };
+        return (vec![output(like.name.clone(), dtype, shape.to_vec())], vec![model]);
     };
-    let layer = |name: &str| name.strip_suffix(".weight").unwrap_or(name).to_owned();
-    let part = |&role: &PackedRole| {
-        let dtype = match (role, scheme.mode()) {
-            (PackedRole::Weight, _) => Dtype::U32,
-            (_, Mode::Affine) => dtype,
-            (_, Mode::Mxfp4 | Mode::Mxfp8 | Mode::Nvfp4) => Dtype::U8,
-        };
-        let packed = Packed { scheme, role, logical_shape: shape.to_vec() };
+    let part = |part: &PartSpec| {
+        let packed = Packed { scheme, role: part.role, logical_shape: shape.to_vec() };
         let model = Placed {
-            canonical: format!("{}.{}", layer(&base.canonical), role.name()).into(),
+            canonical: format!("{}{}", layer(&like.canonical), part.suffix).into(),
             packed: Some(Box::new(packed)),
-            ..base.clone()
+            ..like.clone()
         };
-        let shape = scheme.shape_of(role, shape).unwrap_or_default();
-        (output(format!("{}.{}", layer(&base.name), role.name()), dtype, shape), model)
+        let shape = scheme.shape_of(part.role, shape).unwrap_or_default();
+        (output(format!("{}{}", layer(&like.name), part.suffix), part.dtype.written(dtype), shape), model)
     };
-    scheme.roles().iter().map(part).unzip()
+    scheme.parts().map(part).unzip()
 }
 
 /// How the dimensions of a tensor have to be reordered.
@@ -452,6 +327,7 @@ mod tests {
     use super::*;
     use crate::{
         derive::{Alpha, Float, Matrix, Product},
+        quantisation::Mode,
         source::SourceId,
     };
 
@@ -470,14 +346,13 @@ mod tests {
     }
 
     fn packed(layer: &str, scheme: Scheme, logical: [u64; 2], scales: Dtype) -> Vec<Placed> {
-        let part = |&role: &PackedRole| {
-            let dtype = if role == PackedRole::Weight { Dtype::U32 } else { scales };
-            let mut tensor =
-                placed(&format!("{layer}.{}", role.name()), dtype, &scheme.shape_of(role, &logical).unwrap());
-            tensor.packed = Some(Box::new(Packed { scheme, role, logical_shape: logical.to_vec() }));
+        let part = |part: &PartSpec| {
+            let shape = scheme.shape_of(part.role, &logical).unwrap();
+            let mut tensor = placed(&format!("{layer}{}", part.suffix), part.dtype.written(scales), &shape);
+            tensor.packed = Some(Box::new(Packed { scheme, role: part.role, logical_shape: logical.to_vec() }));
             tensor
         };
-        scheme.roles().iter().map(part).collect()
+        scheme.parts().map(part).collect()
     }
 
     fn scheme(mode: Mode, bits: u64, group: u64) -> Scheme {
@@ -490,14 +365,20 @@ mod tests {
         Delta { product, scale: 1.0, alpha: Alpha::One, divisor: 1.0, rows: 0..1 }
     }
 
-    fn run(tensors: Vec<Placed>, conversion: &Conversion, deltas: &[&str]) -> Result<Derived, DeriveError> {
+    fn run(tensors: Vec<Placed>, conversion: &Conversion, deltas: &[&str]) -> Result<Converted, CannotConvert> {
         let deltas = deltas.iter().map(|&layer| (layer.to_owned(), vec![delta()])).collect();
         let quantises = |layer: &str| !layer.contains("embed");
-        plan(tensors, conversion, Setting { quantises: &quantises, deltas, metadata: BTreeMap::new() })
+        let opaque = BTreeMap::new();
+        let metadata = BTreeMap::new();
+        plan(
+            tensors,
+            conversion,
+            Setting { quantises: &quantises, rule: Rule::Family, opaque: &opaque, deltas, metadata },
+        )
     }
 
     /// Names and dtypes of what is lent, and whether it was computed.
-    fn lent(derived: &Derived) -> Vec<(&str, Dtype, bool)> {
+    fn lent(derived: &Converted) -> Vec<(&str, Dtype, bool)> {
         derived.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.dtype, tensor.at.is_derived())).collect()
     }
 
@@ -548,10 +429,10 @@ mod tests {
         };
         let conversion = |only: &[&str], except: &[&str]| {
             let list = |patterns: &[&str]| patterns.iter().map(|&pattern| pattern.to_owned()).collect();
-            let selection = Selection { only: list(only), except: list(except) };
+            let selection = LayerFilter { only: list(only), except: list(except) };
             Conversion { packing: Packing::Quantised(scheme(Mode::Affine, 4, 64), selection), ..bf16() }
         };
-        let packed = |derived: &Derived| -> Vec<String> {
+        let packed = |derived: &Converted| -> Vec<String> {
             let jobs = &derived.derivation.as_ref().unwrap().jobs;
             let of = |job: &&Job| job.quantise.is_some();
             let mut names: Vec<_> = jobs.iter().filter(of).map(|job| job.outputs[0].name.clone()).collect();
@@ -593,14 +474,14 @@ mod tests {
         let plain = run(tensors(), &conversion(Packing::Plain), &[]).unwrap();
         assert_eq!(lent(&plain), [("module.a.weight", Dtype::BF16, true)]);
         assert_eq!(plain.tensors[0].shape, [4, 64]);
-        let same = conversion(Packing::Quantised(stored, Selection::default()));
+        let same = conversion(Packing::Quantised(stored, LayerFilter::default()));
         assert_eq!(run(tensors(), &same, &[]).unwrap().derivation, None);
-        let other = conversion(Packing::Quantised(scheme(Mode::Mxfp4, 4, 32), Selection::default()));
+        let other = conversion(Packing::Quantised(scheme(Mode::Mxfp4, 4, 32), LayerFilter::default()));
         let expected = [("module.a.scales", Dtype::U8, true), ("module.a.weight", Dtype::U32, true)];
         assert_eq!(lent(&run(tensors(), &other, &[]).unwrap()), expected);
         let mut torn = tensors();
         torn.retain(|tensor| !tensor.name.ends_with("biases"));
-        assert!(matches!(run(torn, &bf16(), &[]), Err(DeriveError::Torn { missing: "biases", .. })));
+        assert!(matches!(run(torn, &bf16(), &[]), Err(CannotConvert::Torn { missing: "biases", .. })));
     }
 
     #[test]
@@ -619,23 +500,23 @@ mod tests {
         ];
         assert_eq!(lent(&again), expected);
         assert!(again.derivation.unwrap().jobs.iter().all(|job| job.deltas.len() == 1 && job.cast.is_none()));
-        let plain = Conversion { fused: Fused::Plain, ..Conversion::default() };
+        let plain = Conversion { merged: Merged::Plain, ..Conversion::default() };
         let expected = [("module.a.weight", Dtype::BF16, true), ("module.b.weight", Dtype::F32, false)];
         assert_eq!(lent(&run(tensors(), &plain, &["a"]).unwrap()), expected);
         let absent = run(tensors(), &Conversion::default(), &["c"]).unwrap_err();
-        assert_eq!(absent, DeriveError::NoLayer { layer: "c".into() });
+        assert_eq!(absent, CannotConvert::NoLayer { layer: "c".into() });
     }
 
     #[test]
     fn names_are_not_taken_twice() {
-        let quantised = Packing::Quantised(scheme(Mode::Affine, 4, 64), Selection::default());
+        let quantised = Packing::Quantised(scheme(Mode::Affine, 4, 64), LayerFilter::default());
         let conversion = Conversion { packing: quantised, ..Conversion::default() };
         let taken = vec![placed("a.weight", Dtype::F32, &[4, 64]), placed("a.biases", Dtype::F32, &[4])];
         let error = run(taken, &conversion, &[]).unwrap_err();
-        assert_eq!(error, DeriveError::NameCollision { name: "module.a.biases".into() });
+        assert_eq!(error, CannotConvert::NameCollision { name: "module.a.biases".into() });
         let mut reserved = placed("a", Dtype::F32, &[3]);
         reserved.name = format!("{ROOM}0");
         assert!(run(vec![reserved.clone()], &Conversion::default(), &[]).is_ok(), "it is lent as it is");
-        assert!(matches!(run(vec![reserved], &bf16(), &[]), Err(DeriveError::ReservedName { .. })));
+        assert!(matches!(run(vec![reserved], &bf16(), &[]), Err(CannotConvert::ReservedName { .. })));
     }
 }

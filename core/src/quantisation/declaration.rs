@@ -1,8 +1,11 @@
-//! What a checkpoint says about its quantisation, in the three conventions that are found.
+//! What a checkpoint says about its quantisation, in the conventions that are found.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 use super::{Mode, Scheme, SchemeError};
@@ -18,14 +21,54 @@ const MFLUX_GROUP_SIZE: u64 = 64;
 /// Most layers that a manifest may list.
 const LAYERS_MAX: usize = 1 << 17;
 
+/// Keys of an MLX quantisation that have a meaning here.
+const SCHEME_KEYS: [&str; 3] = ["group_size", "bits", "mode"];
+/// What mlx-lm says beside them, and no stored weight depends on: that a layer has a global scale, which the tensor beside it
+/// tells too, and that its input is quantised.
+const HARMLESS_KEYS: [&str; 2] = ["global_scale", "quantize_input"];
+/// ComfyUI's list of quantised layers, in the metadata of a safetensors file.
+const COMFY_METADATA: &str = "_quantization_metadata";
+
+/// What a declaration says about one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declared {
+    /// Nothing: the layer has no entry.
+    Silent,
+    /// It is not quantised.
+    Plain,
+    /// It is quantised so.
+    Packed(Scheme),
+}
+
+/// A format of another library, as a checkpoint declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// The library's word for it, such as `gptq`.
+    pub method: String,
+    /// Where the word stands: `` `quant_method` in `config.json` ``.
+    pub place: String,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is `{}`", self.place, self.method)
+    }
+}
+
 /// How a checkpoint is meant to be quantised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
     /// Who wrote it.
     pub tool: Tool,
-    /// For layers without an entry.
-    pub default: Scheme,
-    layers: BTreeMap<String, Option<Scheme>>,
+    /// For layers without an entry; `None` when nothing is said of MLX's formats.
+    pub default: Option<Scheme>,
+    /// What is said of formats that MLX does not have.
+    pub foreign: Option<Foreign>,
+    layers: BTreeMap<String, Declared>,
+    /// What is said and has no meaning here, by entry.
+    doubts: BTreeMap<String, String>,
+    /// The same, for all layers.
+    doubt: Option<String>,
 }
 
 /// Why a declaration cannot be used. Weights whose quantisation is in doubt are refused: read with wrong numbers they
@@ -58,6 +101,12 @@ struct WrittenManifest {
     bits: u64,
     mode: String,
     layers: Vec<WrittenLayer>,
+    #[serde(default, rename = "model_id")]
+    _model_id: IgnoredAny,
+    #[serde(default, rename = "revision")]
+    _revision: IgnoredAny,
+    #[serde(flatten)]
+    others: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -69,13 +118,29 @@ struct WrittenLayer {
     group_size: Option<u64>,
     bits: Option<u64>,
     mode: Option<String>,
+    #[serde(default, rename = "file")]
+    _file: IgnoredAny,
+    #[serde(default, rename = "quant_file")]
+    _quant_file: IgnoredAny,
+    #[serde(flatten)]
+    others: BTreeMap<String, IgnoredAny>,
+}
+
+/// `` `a`, `b` `` of keys that have no meaning here; `None` when there are none.
+fn unknown<'a>(keys: impl Iterator<Item = &'a String>) -> Option<String> {
+    let keys: Vec<String> = keys.map(|key| format!("`{}`", shown(key))).collect();
+    (!keys.is_empty()).then(|| keys.join(", "))
 }
 
 impl Declaration {
+    fn of(tool: Tool, default: Option<Scheme>, foreign: Option<Foreign>) -> Self {
+        Self { tool, default, foreign, layers: BTreeMap::new(), doubts: BTreeMap::new(), doubt: None }
+    }
+
     /// Reads a manifest.
     ///
     /// # Errors
-    /// [`DeclarationError`].
+    /// When it is not JSON of that form, lists a layer twice or with two shapes, or has numbers that MLX does not have.
     pub fn from_manifest(path: &str, json: &[u8]) -> Result<Self, DeclarationError> {
         let malformed = |problem: String| DeclarationError::Malformed { path: path.to_owned(), problem };
         let written: WrittenManifest =
@@ -84,15 +149,14 @@ impl Declaration {
             return Err(malformed(format!("it lists more than {LAYERS_MAX} layers")));
         }
         let default = scheme(path, "the default", &written.mode, Some(written.bits), Some(written.group_size))?;
-        let mut layers = BTreeMap::new();
-        for layer in written.layers {
+        let mut declaration = Self::of(Tool::ZImageSwift, Some(default), None);
+        declaration.doubt = unknown(written.others.keys()).map(|keys| format!("`{path}` has {keys}"));
+        for layer in &written.layers {
+            let name = shown(&layer.name);
             if layer.shape != [layer.out_dim, layer.in_dim] {
+                let WrittenLayer { shape, out_dim, in_dim, .. } = layer;
                 return Err(malformed(format!(
-                    "layer `{}` has shape {:?}, and its out_dim and in_dim are {} and {}",
-                    shown(&layer.name),
-                    layer.shape,
-                    layer.out_dim,
-                    layer.in_dim
+                    "layer `{name}` has shape {shape:?}, and its out_dim and in_dim are {out_dim} and {in_dim}"
                 )));
             }
             // What a layer leaves out it has from the default, unless its mode is another.
@@ -100,51 +164,100 @@ impl Declaration {
             let inherits = mode == written.mode;
             let bits = layer.bits.or(inherits.then_some(written.bits));
             let group_size = layer.group_size.or(inherits.then_some(written.group_size));
-            let scheme = scheme(path, &format!("layer `{}`", shown(&layer.name)), mode, bits, group_size)?;
-            if layers.insert(layer.name.clone(), Some(scheme)).is_some() {
-                return Err(malformed(format!("layer `{}` is listed twice", shown(&layer.name))));
+            let scheme = scheme(path, &format!("layer `{name}`"), mode, bits, group_size)?;
+            if let Some(keys) = unknown(layer.others.keys()) {
+                declaration.doubts.insert(layer.name.clone(), format!("its entry in `{path}` has {keys}"));
+            }
+            if declaration.layers.insert(layer.name.clone(), Declared::Packed(scheme)).is_some() {
+                return Err(malformed(format!("layer `{name}` is listed twice")));
             }
         }
-        Ok(Self { tool: Tool::ZImageSwift, default, layers })
+        Ok(declaration)
     }
 
-    /// Reads the `quantization` of a `config.json`; `None` when it has none.
+    /// Reads the `quantization` and `quantization_config` of a `config.json`; `None` when it has neither.
     ///
     /// # Errors
-    /// [`DeclarationError`].
+    /// When they are not of the form that mlx-lm and transformers write, have numbers that MLX does not have, or contradict
+    /// each other.
     pub fn from_config(path: &str, config: &Value) -> Result<Option<Self>, DeclarationError> {
-        let malformed =
-            |problem: &str| DeclarationError::Malformed { path: path.to_owned(), problem: problem.to_owned() };
-        let found = match (config.get("quantization"), config.get("quantization_config")) {
-            (Some(found), _) => found,
-            // Other libraries write this one key too, about kinds of quantisation that are not MLX's.
-            (None, Some(found)) if found.get("group_size").is_some() && found.get("quant_method").is_none() => found,
-            _ => return Ok(None),
-        };
-        if found.is_null() {
-            return Ok(None);
-        }
-        let entries = found.as_object().ok_or_else(|| malformed("`quantization` is not an object"))?;
-        let default = scheme_of(path, "`quantization`", entries)?;
-        let mut layers = BTreeMap::new();
-        for (layer, entry) in entries {
-            let of = format!("layer `{}`", shown(layer));
-            match entry {
-                Value::Bool(false) => drop(layers.insert(layer.clone(), None)),
-                // mlx-lm writes `true` for a layer that has the default.
-                Value::Bool(true) => drop(layers.insert(layer.clone(), Some(default))),
-                Value::Object(entry) => drop(layers.insert(layer.clone(), Some(scheme_of(path, &of, entry)?))),
-                _ => {}
+        // Models of text and images keep what concerns the text below a key of its own.
+        let places = [config, config.get("text_config").unwrap_or(&Value::Null)];
+        let find = |key: &str| places.iter().find_map(|place| place.get(key).filter(|found| !found.is_null()));
+        let (own, shared) = (find("quantization"), find("quantization_config"));
+        let method = shared.and_then(|shared| shared.get("quant_method"));
+        let foreign = method.map(|method| Foreign {
+            method: method.as_str().map_or_else(|| shown(&method.to_string()), shown),
+            place: format!("`quant_method` in `{path}`"),
+        });
+        match (own, shared, foreign) {
+            (None, None, _) => Ok(None),
+            (None, Some(_), Some(foreign)) => Ok(Some(Self::of(Tool::Unknown, None, Some(foreign)))),
+            (None, Some(shared), None) if shared.get("group_size").is_none() => {
+                let keys = unknown(shared.as_object().into_iter().flat_map(Map::keys)).unwrap_or_default();
+                let place = format!("`quantization_config` in `{path}` has {keys} and no `quant_method`, which");
+                let foreign = Foreign { method: "unknown".to_owned(), place };
+                Ok(Some(Self::of(Tool::Unknown, None, Some(foreign))))
+            }
+            (None, Some(shared), None) => Self::of_mlx_lm(path, "quantization_config", shared).map(Some),
+            (Some(own), None, _) => Self::of_mlx_lm(path, "quantization", own).map(Some),
+            // Older versions of mlx-lm left what the model that they converted said of itself.
+            (Some(own), Some(_), Some(foreign)) => {
+                Ok(Some(Self { foreign: Some(foreign), ..Self::of_mlx_lm(path, "quantization", own)? }))
+            }
+            (Some(own), Some(shared), None) => {
+                let declaration = Self::of_mlx_lm(path, "quantization", own)?;
+                if own == shared || Self::of_mlx_lm(path, "quantization_config", shared)? == declaration {
+                    return Ok(Some(declaration));
+                }
+                let problem = "`quantization` and `quantization_config` contradict each other".to_owned();
+                Err(DeclarationError::Malformed { path: path.to_owned(), problem })
             }
         }
-        Ok(Some(Self { tool: Tool::MlxLm, default, layers }))
     }
 
-    /// Reads the metadata of a safetensors file that mflux wrote; `None` when it did not, or did not quantise.
+    /// Reads what mlx-lm writes under `key`.
+    fn of_mlx_lm(path: &str, key: &str, found: &Value) -> Result<Self, DeclarationError> {
+        let entries = found.as_object().ok_or_else(|| DeclarationError::Malformed {
+            path: path.to_owned(),
+            problem: format!("`{key}` is not an object"),
+        })?;
+        let default = scheme_of(path, &format!("`{key}`"), entries)?;
+        let mut declaration = Self::of(Tool::MlxLm, Some(default), None);
+        let is_known = |key: &str| SCHEME_KEYS.contains(&key) || HARMLESS_KEYS.contains(&key);
+        let mut others = Vec::new();
+        for (name, entry) in entries {
+            let declared = match entry {
+                Value::Object(entry) => {
+                    if let Some(keys) = unknown(entry.keys().filter(|key| !is_known(key))) {
+                        declaration.doubts.insert(name.clone(), format!("its entry in `{path}` has {keys}"));
+                    }
+                    Declared::Packed(scheme_of(path, &format!("layer `{}`", shown(name)), entry)?)
+                }
+                _ if is_known(name) => continue,
+                Value::Bool(false) => Declared::Plain,
+                // mlx-lm writes `true` for a layer that has the default.
+                Value::Bool(true) => Declared::Packed(default),
+                _ => {
+                    others.push(name);
+                    continue;
+                }
+            };
+            declaration.layers.insert(name.clone(), declared);
+        }
+        declaration.doubt = unknown(others.into_iter()).map(|keys| format!("`{key}` in `{path}` has {keys}"));
+        Ok(declaration)
+    }
+
+    /// Reads the metadata of a safetensors file that mflux or ComfyUI wrote; `None` when neither did, or the file is not
+    /// quantised.
     ///
     /// # Errors
-    /// [`DeclarationError`].
+    /// When mflux's `quantization_level` is no number of bits that MLX has.
     pub fn from_metadata(path: &str, metadata: &BTreeMap<String, String>) -> Result<Option<Self>, DeclarationError> {
+        if let Some(json) = metadata.get(COMFY_METADATA) {
+            return Ok(Some(Self::of_comfy(path, json)));
+        }
         let level = match metadata.get("quantization_level").map(String::as_str) {
             None | Some("" | "None" | "null") => return Ok(None),
             Some(level) => level,
@@ -154,24 +267,43 @@ impl Declaration {
             problem: format!("`quantization_level` is {:?}, expected a number of bits", shown(level)),
         })?;
         let default = scheme(path, "`quantization_level`", Mode::Affine.name(), Some(bits), Some(MFLUX_GROUP_SIZE))?;
-        Ok(Some(Self { tool: Tool::Mflux, default, layers: BTreeMap::new() }))
+        Ok(Some(Self::of(Tool::Mflux, Some(default), None)))
     }
 
-    /// Entries for single layers, under the names of the declaration; `None` for a layer that is not quantised.
-    #[must_use]
-    pub fn entries(&self) -> &BTreeMap<String, Option<Scheme>> {
-        &self.layers
+    /// The formats that ComfyUI's metadata list.
+    fn of_comfy(path: &str, json: &str) -> Self {
+        let listed = serde_json::from_str::<Value>(json).ok().and_then(|read| {
+            let layers = read.get("layers")?.as_object()?;
+            let format = |layer: &Value| Some(shown(layer.get("format")?.as_str()?));
+            Some(layers.values().filter_map(format).collect::<BTreeSet<String>>())
+        });
+        let listed: Vec<String> = listed.into_iter().flatten().collect();
+        let method = if listed.is_empty() { "unknown".to_owned() } else { listed.join(", ") };
+        let foreign = Foreign { method, place: format!("`{COMFY_METADATA}` in {path}") };
+        Self::of(Tool::Unknown, None, Some(foreign))
     }
 
-    /// The entry of a layer of `component`, by its name with or without that of the component before it, and with
-    /// `encoder.` for `model.`, as zimage.swift calls the language model. The outer `None` is no entry.
+    /// Names of layers with an entry, as the declaration spells them.
+    pub fn listed(&self) -> impl Iterator<Item = &str> {
+        self.layers.keys().map(String::as_str)
+    }
+
+    /// What is said of a layer, and the name of its entry. `names` are those that a writer may have given to it; each may
+    /// come with that of its component before it.
     #[must_use]
-    pub fn entry(&self, component: &str, layer: &str) -> Option<Option<Scheme>> {
-        let module = layer.strip_prefix("model.").map(|rest| format!("encoder.{rest}"));
-        [Some(layer.to_owned()), module].into_iter().flatten().find_map(|name| {
-            let prefixed = self.layers.get(&format!("{component}.{name}"));
-            prefixed.or_else(|| self.layers.get(&name)).copied()
-        })
+    pub fn entry(&self, component: &str, names: &[&str]) -> (Declared, Option<&str>) {
+        let found = names.iter().find_map(|name| {
+            let prefixed = self.layers.get_key_value(&format!("{component}.{name}"));
+            prefixed.or_else(|| self.layers.get_key_value(*name))
+        });
+        found.map_or((Declared::Silent, None), |(name, declared)| (*declared, Some(name)))
+    }
+
+    /// What is said of a layer with that entry, or of all layers, and has no meaning here. Nothing may be computed from such
+    /// a layer.
+    #[must_use]
+    pub fn doubt(&self, entry: Option<&str>) -> Option<&str> {
+        entry.and_then(|entry| self.doubts.get(entry)).or(self.doubt.as_ref()).map(String::as_str)
     }
 }
 
@@ -224,6 +356,10 @@ mod tests {
         all
     }
 
+    fn entry(declaration: &Declaration, component: &str, layer: &str) -> Declared {
+        declaration.entry(component, &[layer]).0
+    }
+
     fn affine(bits: u64, group_size: u64) -> Scheme {
         Scheme::new(Mode::Affine, Some(bits), Some(group_size)).unwrap()
     }
@@ -239,19 +375,22 @@ mod tests {
             ],
         }))
         .unwrap();
-        assert_eq!(found.default, affine(8, 32));
-        assert_eq!(found.entry("transformer", "layers.0.attention.to_q"), Some(Some(affine(4, 32))));
-        assert_eq!(found.entry("controlnet", "control_layers.0.attention.to_q"), Some(Some(affine(4, 64))));
-        let q_proj = found.entry("text_encoder", "model.layers.0.self_attn.q_proj").flatten().unwrap();
-        assert_eq!((q_proj.mode(), q_proj.bits(), q_proj.group_size()), (Mode::Mxfp4, 4, 32));
-        assert_eq!(found.entry("transformer", "layers.1.attention.to_q"), None);
-        assert_eq!(found.entries().len(), 3);
+        assert_eq!(found.default, Some(affine(8, 32)));
+        assert_eq!(entry(&found, "transformer", "layers.0.attention.to_q"), Declared::Packed(affine(4, 32)));
+        assert_eq!(entry(&found, "controlnet", "control_layers.0.attention.to_q"), Declared::Packed(affine(4, 64)));
+        // zimage.swift lists layers of the language model under the names of its modules.
+        let names = ["model.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.q_proj"];
+        let mxfp4 = Scheme::new(Mode::Mxfp4, None, None).unwrap();
+        let listed = Some("text_encoder.encoder.layers.0.self_attn.q_proj");
+        assert_eq!(found.entry("text_encoder", &names), (Declared::Packed(mxfp4), listed));
+        assert_eq!(entry(&found, "transformer", "layers.1.attention.to_q"), Declared::Silent);
+        assert_eq!(found.listed().count(), 3);
     }
 
     #[test]
     fn a_damaged_manifest_is_an_error() {
         let good = json!({"group_size": 32, "bits": 8, "mode": "affine", "layers": []});
-        assert!(manifest(&good).unwrap().entries().is_empty());
+        assert!(manifest(&good).unwrap().listed().count() == 0);
         let with = |key: &str, value: Value| {
             let mut all = good.clone();
             all[key] = value;
@@ -280,28 +419,63 @@ mod tests {
     fn a_config_is_read_as_mlx_lm_writes_it() {
         let config = json!({"quantization": {"group_size": 64, "bits": 4, "lm_head": false, "model.embed_tokens": {"bits": 8, "group_size": 32}, "x": true}});
         let found = Declaration::from_config("config.json", &config).unwrap().unwrap();
-        assert_eq!((found.tool, found.default), (Tool::MlxLm, affine(4, 64)));
-        assert_eq!(found.entry("model", "lm_head"), Some(None));
-        assert_eq!(found.entry("model", "model.embed_tokens"), Some(Some(affine(8, 32))));
-        assert_eq!(found.entry("model", "x"), Some(Some(affine(4, 64))));
-        let none = [
-            json!({}),
-            json!({"quantization": null}),
-            json!({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}),
-        ];
-        for config in none {
+        assert_eq!((found.tool, found.default), (Tool::MlxLm, Some(affine(4, 64))));
+        assert_eq!(entry(&found, "model", "lm_head"), Declared::Plain);
+        assert_eq!(entry(&found, "model", "model.embed_tokens"), Declared::Packed(affine(8, 32)));
+        assert_eq!(entry(&found, "model", "x"), Declared::Packed(affine(4, 64)));
+        for config in [json!({}), json!({"quantization": null})] {
             assert_eq!(Declaration::from_config("config.json", &config), Ok(None), "{config}");
         }
         let second = json!({"quantization_config": {"group_size": 32, "bits": 8}});
-        assert_eq!(Declaration::from_config("config.json", &second).unwrap().unwrap().default, affine(8, 32));
+        assert_eq!(Declaration::from_config("config.json", &second).unwrap().unwrap().default, Some(affine(8, 32)));
         for damaged in [
             json!({"quantization": 4}),
             json!({"quantization": {"bits": "4"}}),
             json!({"quantization": {"bits": 4, "mode": 1}}),
             json!({"quantization": {"bits": 4, "a": {"bits": 1}}}),
+            json!({"quantization": {"bits": 4}, "quantization_config": {"bits": 8, "group_size": 64}}),
         ] {
             assert!(Declaration::from_config("config.json", &damaged).is_err(), "{damaged}");
         }
+    }
+
+    #[test]
+    fn methods_of_other_libraries_are_named() {
+        let read = |config: &Value| Declaration::from_config("config.json", config).unwrap().unwrap();
+        let gptq = json!({"quant_method": "gptq", "bits": 4, "group_size": 128});
+        let found = read(&json!({"quantization_config": gptq}));
+        assert_eq!((found.tool, found.default), (Tool::Unknown, None));
+        assert_eq!(found.foreign.unwrap().to_string(), "`quant_method` in `config.json` is `gptq`");
+        let nested = read(&json!({"text_config": {"quantization_config": {"quant_method": "awq"}}}));
+        assert_eq!(nested.foreign.unwrap().method, "awq");
+        // mlx-lm converted it, and left what the model said before.
+        let converted = read(&json!({"quantization": {"bits": 4}, "quantization_config": gptq}));
+        assert_eq!(converted.default, Some(affine(4, 64)));
+        assert!(converted.foreign.is_some());
+        let unnamed = read(&json!({"quantization_config": {"load_in_4bit": true}})).foreign.unwrap();
+        assert!(unnamed.place.contains("load_in_4bit"), "{unnamed}");
+        let comfy =
+            r#"{"format_version": "1.0", "layers": {"a": {"format": "nvfp4"}, "b": {"format": "float8_e4m3fn"}}}"#;
+        let metadata = BTreeMap::from([("_quantization_metadata".to_owned(), comfy.to_owned())]);
+        let found = Declaration::from_metadata("the file's metadata", &metadata).unwrap().unwrap();
+        assert_eq!(found.foreign.unwrap().method, "float8_e4m3fn, nvfp4");
+    }
+
+    #[test]
+    fn what_has_no_meaning_here_is_kept_as_a_doubt() {
+        let read = |config: Value| Declaration::from_config("config.json", &config).unwrap().unwrap();
+        let of_all = read(json!({"quantization": {"bits": 4, "zero_point": 8, "a": {"bits": 8}}}));
+        assert!(of_all.doubt(None).unwrap().contains("`zero_point`"));
+        assert!(of_all.doubt(Some("a")).unwrap().contains("`zero_point`"));
+        let of_one = read(json!({"quantization": {"bits": 4, "a": {"bits": 8, "sym": true},
+            "b": {"global_scale": true, "mode": "nvfp4"}}}));
+        assert!(of_one.doubt(Some("a")).unwrap().contains("`sym`"));
+        assert_eq!((of_one.doubt(Some("b")), of_one.doubt(None)), (None, None));
+        let of_manifest = manifest(&json!({"group_size": 32, "bits": 8, "mode": "affine", "rotation": 3, "layers": [
+            layer("a", &json!({"zeros": 1}))]}))
+        .unwrap();
+        assert!(of_manifest.doubt(Some("a")).unwrap().contains("`zeros`"));
+        assert!(of_manifest.doubt(None).unwrap().contains("`rotation`"));
     }
 
     #[test]
@@ -314,7 +488,7 @@ mod tests {
         for none in [None, Some("None"), Some("null"), Some("")] {
             assert_eq!(read(none), Ok(None));
         }
-        assert_eq!(read(Some("8")).unwrap().unwrap().default, affine(8, 64));
+        assert_eq!(read(Some("8")).unwrap().unwrap().default, Some(affine(8, 64)));
         assert!(read(Some("eight")).is_err() && read(Some("7")).is_err());
     }
 }

@@ -1,17 +1,20 @@
-//! Mode, bits and group size, and the arithmetic of packed shapes.
+//! How MLX quantises a layer: mode, bits and group size.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{header::Dtype, header::FLOATS, shown::shown};
+use super::{
+    PartRole,
+    format::{Computed, Format, Gives, Packing, PartSpec, Presence},
+    formats::FORMATS,
+};
+use crate::{
+    header::{Dtype, FLOATS},
+    shown::shown,
+};
 
-use super::PackedRole;
-
-/// Bits of a word into which codes are packed.
-const WORD_BITS: u64 = 32;
-
-/// What a code and a scale mean.
+/// A format that MLX computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Mode {
     /// Unsigned codes; `code * scale + bias`.
@@ -28,21 +31,28 @@ impl Mode {
     /// All modes.
     pub const ALL: [Self; 4] = [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4];
 
+    /// Its row in the table of formats, and what is computed with it.
+    fn row(self) -> (&'static Format, &'static Computed) {
+        let rows = FORMATS.iter().filter_map(|format| Some((format, format.computed.as_ref()?)));
+        rows.filter(|(_, computed)| computed.mode == self).next().expect("each mode has a row, says a test")
+    }
+
+    /// The tensors of a layer.
+    #[must_use]
+    pub fn format(self) -> &'static Format {
+        self.row().0
+    }
+
     /// MLX's word for it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Affine => "affine",
-            Self::Mxfp4 => "mxfp4",
-            Self::Mxfp8 => "mxfp8",
-            Self::Nvfp4 => "nvfp4",
-        }
+        self.format().name
     }
 
     /// The mode of that name.
     ///
     /// # Errors
-    /// [`SchemeError::Mode`].
+    /// When MLX has no mode of that name.
     pub fn parse(name: &str) -> Result<Self, SchemeError> {
         let found = Self::ALL.into_iter().find(|mode| mode.name() == name);
         found.ok_or_else(|| SchemeError::Mode { found: shown(name) })
@@ -51,12 +61,8 @@ impl Mode {
     /// Bits and group sizes that MLX has for it; the first of each is its default.
     #[must_use]
     pub fn supported(self) -> (&'static [u64], &'static [u64]) {
-        match self {
-            Self::Affine => (&[4, 2, 3, 5, 6, 8], &[64, 32, 128]),
-            Self::Mxfp4 => (&[4], &[32]),
-            Self::Mxfp8 => (&[8], &[32]),
-            Self::Nvfp4 => (&[4], &[16]),
-        }
+        let computed = self.row().1;
+        (computed.bits, computed.group_sizes)
     }
 }
 
@@ -105,7 +111,7 @@ impl Scheme {
     /// A scheme; what is `None` is MLX's default for the mode.
     ///
     /// # Errors
-    /// [`SchemeError`].
+    /// When the mode has no such bits or group size.
     pub fn new(mode: Mode, bits: Option<u64>, group_size: Option<u64>) -> Result<Self, SchemeError> {
         let (all_bits, all_sizes) = mode.supported();
         let (bits, group_size) = (bits.unwrap_or(all_bits[0]), group_size.unwrap_or(all_sizes[0]));
@@ -136,67 +142,88 @@ impl Scheme {
         self.group_size
     }
 
-    /// The tensors of a layer.
-    #[must_use]
-    pub fn roles(&self) -> &'static [PackedRole] {
-        match self.mode {
-            Mode::Affine => &[PackedRole::Weight, PackedRole::Scales, PackedRole::Biases],
-            Mode::Mxfp4 | Mode::Mxfp8 | Mode::Nvfp4 => &[PackedRole::Weight, PackedRole::Scales],
-        }
+    /// The tensors of a layer; some layers have [optional](Presence::Optional) ones too.
+    pub fn parts(&self) -> impl Iterator<Item = &'static PartSpec> {
+        self.mode.format().required()
     }
 
-    /// Shape on disk of a tensor of a layer whose weight has this logical shape. `None` when the weight cannot be
-    /// quantised so: it is no matrix, or its rows are no whole number of groups.
+    /// The part of that role, optional ones included.
     #[must_use]
-    pub fn shape_of(&self, role: PackedRole, logical: &[u64]) -> Option<Vec<u64>> {
-        let (&columns, rows) = logical.split_last()?;
-        if rows.is_empty() || columns == 0 || !columns.is_multiple_of(self.group_size) {
-            return None;
+    pub fn part(&self, role: PartRole) -> Option<&'static PartSpec> {
+        self.mode.format().part(role)
+    }
+
+    /// The roles of tensors that a layer may have and need not have.
+    pub fn optional(&self) -> impl Iterator<Item = &'static PartSpec> {
+        self.mode.format().parts.iter().filter(|part| part.presence == Presence::Optional)
+    }
+
+    fn packing(&self) -> Packing {
+        Packing { bits: self.bits, group_size: self.group_size }
+    }
+
+    /// Shape on disk of a part of a layer whose weight has this logical shape. `None` when the weight cannot be quantised
+    /// so (it is no matrix, or its rows are no whole number of groups), and for parts that may have several shapes.
+    #[must_use]
+    pub fn shape_of(&self, role: PartRole, logical: &[u64]) -> Option<Vec<u64>> {
+        self.part(role)?.shape.exact(logical, self.packing())
+    }
+
+    /// Whether a weight of this shape can be quantised so: it is a matrix, and its rows are whole groups.
+    #[must_use]
+    pub fn packs(&self, logical: &[u64]) -> bool {
+        self.shape_of(PartRole::Weight, logical).is_some()
+    }
+
+    /// Whether a part of this shape belongs to a layer whose weight has this logical shape.
+    #[must_use]
+    pub fn fits(&self, part: &PartSpec, found: &[u64], logical: &[u64]) -> bool {
+        match part.shape.exact(logical, self.packing()) {
+            Some(shape) => shape == found,
+            None => self.packs(logical) && part.shape.may_be(found, logical),
         }
-        let last = match role {
-            // Whole words, for all groups but 16 have 32 elements or a multiple, and 4 bits fill words by 8.
-            PackedRole::Weight => columns.checked_mul(self.bits)? / WORD_BITS,
-            PackedRole::Scales | PackedRole::Biases => columns / self.group_size,
-        };
-        Some(rows.iter().copied().chain([last]).collect())
     }
 
     /// The logical shape of a layer whose weight has this shape on disk.
     #[must_use]
     pub fn logical_shape(&self, packed: &[u64]) -> Option<Vec<u64>> {
-        let (&words, rows) = packed.split_last()?;
-        let bits = words.checked_mul(WORD_BITS)?;
-        let logical: Vec<u64> = rows.iter().copied().chain([bits / self.bits]).collect();
-        (bits.is_multiple_of(self.bits) && self.shape_of(PackedRole::Weight, &logical)? == packed).then_some(logical)
+        self.part(PartRole::Weight)?.shape.logical(packed, self.packing())
     }
 
-    /// The scheme by which a layer of this logical shape has tensors of these shapes, when there is one.
+    /// All schemes that MLX has.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Mode::ALL.into_iter().flat_map(|mode| {
+            let (all_bits, group_sizes) = mode.supported();
+            let of_bits = move |&bits: &u64| group_sizes.iter().map(move |&group_size| Self { mode, bits, group_size });
+            all_bits.iter().flat_map(of_bits)
+        })
+    }
+
+    /// The scheme by which a layer of this logical shape has these parts, when exactly one does. `found` gives dtype and
+    /// shape of the part with that role.
     #[must_use]
-    pub fn inferred(logical: &[u64], weight: &[u64], scales: &[u64], scales_dtype: Dtype) -> Option<Self> {
-        let (columns, words, groups) = (*logical.last()?, *weight.last()?, *scales.last()?);
-        let bits = words.checked_mul(WORD_BITS)?.checked_div(columns)?;
-        let group_size = columns.checked_div(groups)?;
-        let mode = match (scales_dtype, bits, group_size) {
-            (Dtype::U8 | Dtype::F8_E8M0, 4, 32) => Mode::Mxfp4,
-            (Dtype::U8 | Dtype::F8_E8M0, 8, 32) => Mode::Mxfp8,
-            (Dtype::U8 | Dtype::F8_E4M3, 4, 16) => Mode::Nvfp4,
-            (dtype, ..) if FLOATS.contains(&dtype) => Mode::Affine,
-            _ => return None,
+    pub fn inferred<'a>(logical: &[u64], found: impl Fn(PartRole) -> Option<(Dtype, &'a [u64])>) -> Option<Self> {
+        let is = |scheme: &Self, part: &PartSpec| {
+            found(part.role).is_some_and(|(dtype, shape)| part.dtype.allows(dtype) && scheme.fits(part, shape, logical))
         };
-        let scheme = Self::new(mode, Some(bits), Some(group_size)).ok()?;
-        let fits = |role, found: &[u64]| scheme.shape_of(role, logical).is_some_and(|shape| shape == found);
-        (fits(PackedRole::Weight, weight) && fits(PackedRole::Scales, scales)).then_some(scheme)
+        let mut fitting = Self::all().filter(|scheme| scheme.parts().all(|part| is(scheme, part)));
+        let first = fitting.next()?;
+        fitting.next().is_none().then_some(first)
     }
 
-    /// Dtypes that a tensor of a layer may have on disk.
+    /// Dtypes that a part may have on disk; `None` for any.
     #[must_use]
-    pub fn dtypes(&self, role: PackedRole) -> &'static [Dtype] {
-        match (role, self.mode) {
-            (PackedRole::Weight, _) => &[Dtype::U32],
-            (PackedRole::Scales | PackedRole::Biases, Mode::Affine) => &FLOATS,
-            // MLX keeps the bytes of 8-bit floats as U8; other writers name what they are.
-            (_, Mode::Mxfp4 | Mode::Mxfp8) => &[Dtype::U8, Dtype::F8_E8M0],
-            (_, Mode::Nvfp4) => &[Dtype::U8, Dtype::F8_E4M3],
+    pub fn dtypes(&self, role: PartRole) -> &'static [Dtype] {
+        self.part(role).and_then(|part| part.dtype.all()).unwrap_or(&FLOATS)
+    }
+
+    /// The dtype that MLX gives a dequantised weight: `part` gives the dtype of the part with that role.
+    #[must_use]
+    pub fn dequantised(&self, part: impl Fn(PartRole) -> Option<Dtype>) -> Dtype {
+        match self.mode.row().1.gives {
+            Gives::LikeScales => part(PartRole::Scales).unwrap_or(Dtype::F32),
+            Gives::Bf16OrF32 if part(PartRole::GlobalScale).is_some() => Dtype::F32,
+            Gives::Bf16OrF32 => Dtype::BF16,
         }
     }
 }
@@ -226,18 +253,42 @@ mod tests {
             (scheme(Mode::Nvfp4, 4, 16), [64, 48], 6, 3),
         ];
         for (scheme, logical, words, groups) in cases {
-            let weight = scheme.shape_of(PackedRole::Weight, &logical).unwrap();
-            let scales = scheme.shape_of(PackedRole::Scales, &logical).unwrap();
+            let weight = scheme.shape_of(PartRole::Weight, &logical).unwrap();
+            let scales = scheme.shape_of(PartRole::Scales, &logical).unwrap();
             assert_eq!((weight[1], scales[1]), (words, groups), "{scheme}");
             assert_eq!(scheme.logical_shape(&weight).unwrap(), logical, "{scheme}");
-            let dtype = scheme.dtypes(PackedRole::Scales)[0];
-            assert_eq!(Scheme::inferred(&logical, &weight, &scales, dtype), Some(scheme));
+            let found =
+                |role| Some((scheme.dtypes(role)[0], if role == PartRole::Weight { &*weight } else { &*scales }));
+            assert_eq!(Scheme::inferred(&logical, found), Some(scheme));
         }
         let eight = scheme(Mode::Affine, 8, 64);
-        assert_eq!(eight.shape_of(PackedRole::Weight, &[10, 96]), None, "96 is no multiple of 64");
-        assert_eq!(eight.shape_of(PackedRole::Weight, &[64]), None, "a vector is not quantised");
+        assert_eq!(eight.shape_of(PartRole::Weight, &[10, 96]), None, "96 is no multiple of 64");
+        assert_eq!(eight.shape_of(PartRole::Weight, &[64]), None, "a vector is not quantised");
         assert_eq!(scheme(Mode::Affine, 3, 32).logical_shape(&[64, 10]), None, "320 bits are no whole codes of 3");
-        assert_eq!(Scheme::inferred(&[8, 64], &[8, 16], &[9, 2], Dtype::F32), None, "rows differ");
+        let found = |role| {
+            Some(match role {
+                PartRole::Weight => (Dtype::U32, &[8_u64, 16][..]),
+                _ => (Dtype::F32, &[9, 2][..]),
+            })
+        };
+        assert_eq!(Scheme::inferred(&[8, 64], found), None, "rows differ");
+    }
+
+    #[test]
+    fn a_global_scale_is_one_number_for_each_matrix() {
+        let nvfp4 = scheme(Mode::Nvfp4, 4, 16);
+        let part = nvfp4.part(PartRole::GlobalScale).unwrap();
+        for (found, logical, fits) in [
+            (&[][..], &[8, 64][..], true),
+            (&[1], &[8, 64], true),
+            (&[8], &[8, 64], false),
+            (&[3], &[3, 8, 64], true),
+            (&[], &[3, 8, 64], false),
+        ] {
+            assert_eq!(nvfp4.fits(part, found, logical), fits, "{found:?} for {logical:?}");
+        }
+        assert_eq!(nvfp4.optional().count(), 1);
+        assert_eq!(scheme(Mode::Affine, 4, 64).optional().count(), 0);
     }
 
     #[test]

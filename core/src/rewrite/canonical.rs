@@ -1,18 +1,26 @@
 //! Rules applied to the tensors of a file.
 
-use std::ops::Range;
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 use super::{Action, Rule, Rules, Ruleset};
 use crate::{
     axes::Axes,
     header::{Dtype, TensorInfo, bit_length},
+    layer_name::{BIAS, WEIGHT, layer_of, weight_of},
     origin::{Operation, Origin},
     pattern::{Captures, Pattern},
+    quantisation::{PartRole, PartSpec, Recognised, Sharing, recognise},
     shown::shown,
     table::{Sourced, Table, Twice},
 };
 
-/// A tensor that a rule is for and cannot be applied to.
+/// Rows that lie together in the scales of formats made for tensor cores.
+const TILE_ROWS: u64 = 128;
+
+/// A tensor that a rule is for and cannot be applied to. It keeps its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {
     /// Name in the file.
@@ -32,7 +40,7 @@ pub struct Canonical {
     pub table: Table,
     /// Tensors that should have been split and cannot be: damage, which the audit reports.
     pub unusable: Vec<Unusable>,
-    /// Names in the file of tensors that are of no use.
+    /// Names in the file of tensors that no module has and that are left out.
     pub dropped: Vec<String>,
 }
 
@@ -51,10 +59,11 @@ pub enum RewriteError {
     },
 }
 
-/// Applies `rules` to `tensors`, pairs of the name without the part's prefix and the tensor itself.
+/// Applies `rules` to `tensors`, pairs of the name without the part's prefix and the tensor itself. Each tensor is in the
+/// table afterwards, or among those that were dropped.
 ///
 /// # Errors
-/// [`RewriteError`].
+/// When two tensors get the same name.
 pub fn canonical<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Sourced)>,
     rules: &Rules,
@@ -62,26 +71,37 @@ pub fn canonical<'a>(
     let tensors: Vec<(&str, &Sourced)> =
         tensors.into_iter().map(|(name, tensor)| (rules.set.stripped(name), tensor)).collect();
     let count = rules.count.unwrap_or_else(|| counted(rules.set, tensors.iter().map(|(name, _)| *name)));
+    let quantised = recognise(tensors.iter().map(|(name, tensor)| (*name, &tensor.info)), None);
+    let file = File {
+        sides: sides(&quantised),
+        quantised,
+        named: tensors.iter().map(|(name, tensor)| (*name, *tensor)).collect(),
+        rules: rules.set.rules,
+        count,
+    };
     let mut out = Vec::with_capacity(tensors.len() + tensors.len() / 4);
     let mut unusable = Vec::new();
     let mut dropped = Vec::new();
     for (name, tensor) in tensors {
-        let found = rules.set.rules.iter().find_map(|rule| applied(rule, name, count));
-        match found {
+        match file.applied(name) {
             None => out.push(renamed(tensor, name.to_owned())),
             Some(Applied::Dropped) => dropped.push(tensor.info.name.to_string()),
             Some(Applied::Renamed(name)) => out.push(renamed(tensor, name)),
             Some(Applied::Squeezed(name)) => out.push(squeezed(tensor, name)),
             Some(Applied::Row(name)) => out.push(row(tensor, name)),
             Some(Applied::FromOrder(name, axes)) => out.push(from_order(tensor, name, axes)),
-            Some(Applied::Split(into)) => match split(tensor, &into) {
-                Some(parts) => out.extend(parts),
-                None => unusable.push(Unusable {
-                    name: tensor.info.name.to_string(),
-                    found: tensor.info.shape.clone(),
-                    dtype: tensor.info.dtype,
-                    parts: into.iter().map(|(_, share)| share).sum(),
-                }),
+            Some(Applied::Split(into)) => match file.split(name, tensor, &into) {
+                Split::Parts(parts) => out.extend(parts),
+                Split::Kept => out.push(renamed(tensor, name.to_owned())),
+                Split::Impossible => {
+                    unusable.push(Unusable {
+                        name: tensor.info.name.to_string(),
+                        found: tensor.info.shape.clone(),
+                        dtype: tensor.info.dtype,
+                        parts: into.iter().map(|(_, share)| share).sum(),
+                    });
+                    out.push(renamed(tensor, name.to_owned()));
+                }
             },
         }
     }
@@ -113,20 +133,104 @@ enum Applied {
     Dropped,
 }
 
-fn applied(rule: &Rule, name: &str, count: u64) -> Option<Applied> {
-    let from = Pattern(rule.from);
-    let captures: Captures<'_> = from.matches(name)?;
-    let fill = |to: &'static str| Pattern(to).fill(&captures, from, count);
-    Some(match rule.action {
-        Action::Rename(to) | Action::Alias(to) => Applied::Renamed(fill(to)?),
-        Action::Squeeze(to) => Applied::Squeezed(fill(to)?),
-        Action::Row(to) => Applied::Row(fill(to)?),
-        Action::FromOrder(to, axes) => Applied::FromOrder(fill(to)?, axes),
-        Action::SplitRows(into) => {
-            Applied::Split(into.iter().map(|&(to, share)| Some((fill(to)?, share))).collect::<Option<_>>()?)
+/// What became of a tensor that a rule splits.
+enum Split {
+    Parts(Vec<Sourced>),
+    /// It is not what the rule is for.
+    Kept,
+    Impossible,
+}
+
+fn sides<'a>(quantised: &BTreeMap<&'a str, Recognised<'a>>) -> HashMap<String, (&'a str, &'static PartSpec)> {
+    let parts = quantised.iter().flat_map(|(layer, quantised)| {
+        let parts = quantised.parts.iter().filter(|(part, _)| part.suffix != WEIGHT);
+        parts.map(move |(part, _)| (format!("{layer}{}", part.suffix), (*layer, *part)))
+    });
+    parts.collect()
+}
+
+/// The tensors of a file, and the rules for them.
+struct File<'a> {
+    quantised: BTreeMap<&'a str, Recognised<'a>>,
+    /// Parts of quantised layers by the names of their tensors, without weights under the name of plain ones.
+    sides: HashMap<String, (&'a str, &'static PartSpec)>,
+    named: BTreeMap<&'a str, &'a Sourced>,
+    rules: &'static [Rule],
+    count: u64,
+}
+
+impl File<'_> {
+    /// What the first rule that matches makes of a name. A part of a quantised layer follows its weight.
+    fn applied(&self, name: &str) -> Option<Applied> {
+        let Some(&(layer, part)) = self.sides.get(name) else { return self.rule(name) };
+        let of_part = |weight: &str| format!("{}{}", layer_of(weight).unwrap_or(weight), part.suffix);
+        Some(match self.rule(&weight_of(layer))? {
+            Applied::Renamed(weight)
+            | Applied::Squeezed(weight)
+            | Applied::Row(weight)
+            | Applied::FromOrder(weight, _) => Applied::Renamed(of_part(&weight)),
+            Applied::Split(into) => {
+                Applied::Split(into.iter().map(|(weight, share)| (of_part(weight), *share)).collect())
+            }
+            Applied::Dropped => Applied::Dropped,
+        })
+    }
+
+    fn rule(&self, name: &str) -> Option<Applied> {
+        self.rules.iter().find_map(|rule| {
+            let from = Pattern(rule.from);
+            let captures: Captures<'_> = from.matches(name)?;
+            let fill = |to: &'static str| Pattern(to).fill(&captures, from, self.count);
+            Some(match rule.action {
+                Action::Rename(to) | Action::Alias(to) => Applied::Renamed(fill(to)?),
+                Action::Squeeze(to) => Applied::Squeezed(fill(to)?),
+                Action::Row(to) => Applied::Row(fill(to)?),
+                Action::FromOrder(to, axes) => Applied::FromOrder(fill(to)?, axes),
+                Action::SplitRows(into) => {
+                    Applied::Split(into.iter().map(|&(to, share)| Some((fill(to)?, share))).collect::<Option<_>>()?)
+                }
+                Action::Drop => Applied::Dropped,
+            })
+        })
+    }
+
+    /// The shares of a tensor of a fused layer. Rows of weight and bias are dealt out; of the other parts of a quantised
+    /// layer those that have as many rows, and the others belong to each of the layers.
+    fn split(&self, name: &str, tensor: &Sourced, into: &[(String, u64)]) -> Split {
+        let weight_or_bias = layer_of(name).or_else(|| name.strip_suffix(BIAS));
+        let side = self.sides.get(name).copied();
+        let Some(layer) = side.map(|(layer, _)| layer).or(weight_or_bias) else { return Split::Kept };
+        let part = side.map(|(_, part)| part);
+        let shares: u64 = into.iter().map(|(_, share)| share).sum();
+        if name.strip_suffix(BIAS).is_none() && !self.is_divisible(layer, shares) {
+            // Said once, of the weight.
+            return if part.is_none_or(|part| part.role == PartRole::Weight) { Split::Impossible } else { Split::Kept };
         }
-        Action::Drop => Applied::Dropped,
-    })
+        let rows = self.rows(layer);
+        let is_whole =
+            part.is_some_and(|part| part.sharing == Sharing::Whole || tensor.info.shape.first() != rows.as_ref());
+        if is_whole {
+            return Split::Parts(into.iter().map(|(name, _)| renamed(tensor, name.clone())).collect());
+        }
+        shares_of(tensor, into).map_or(Split::Impossible, Split::Parts)
+    }
+
+    /// Rows of a layer's weight.
+    fn rows(&self, layer: &str) -> Option<u64> {
+        self.named.get(&*weight_of(layer))?.info.shape.first().copied()
+    }
+
+    /// Whether a layer falls into that many equal ones: it has a weight whose rows are a multiple, and no part of it that
+    /// lies otherwise than by rows.
+    fn is_divisible(&self, layer: &str, shares: u64) -> bool {
+        let Some(rows) = self.rows(layer).filter(|rows| *rows > 0 && rows.is_multiple_of(shares)) else { return false };
+        let Some(quantised) = self.quantised.get(layer) else { return true };
+        quantised.parts.iter().all(|(part, info)| match (part.role, part.sharing) {
+            (PartRole::Weight, Sharing::Whole) => false,
+            (_, Sharing::ByTiles) => info.shape.first() != Some(&rows) || (rows / shares).is_multiple_of(TILE_ROWS),
+            _ => true,
+        })
+    }
 }
 
 fn renamed(tensor: &Sourced, name: String) -> Sourced {
@@ -171,8 +275,8 @@ fn derived(tensor: &Sourced, name: String, shape: Vec<u64>, range: Range<u64>, o
     }
 }
 
-/// The parts of a tensor by rows; `None` when its rows do not fall into the shares, or not at whole bytes.
-fn split(tensor: &Sourced, into: &[(String, u64)]) -> Option<Vec<Sourced>> {
+/// The shares of a tensor by rows; `None` when its rows do not fall into them, or not at whole bytes.
+fn shares_of(tensor: &Sourced, into: &[(String, u64)]) -> Option<Vec<Sourced>> {
     let info = &tensor.info;
     let (&rows, rest) = info.shape.split_first()?;
     let shares: u64 = into.iter().map(|(_, share)| share).sum();

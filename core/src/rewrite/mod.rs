@@ -28,7 +28,8 @@ pub enum Action {
     /// Another name, and the kernel lies in MLX's order. It is described in the checkpoint's order, like any other. The
     /// way back is not taken.
     FromOrder(&'static str, Axes),
-    /// One tensor becomes several, by its rows; each gets its share of them.
+    /// A fused layer becomes several: the rows of its weight and bias are dealt out, and with them the parts of a quantised
+    /// weight. Another tensor that the pattern matches keeps its name.
     SplitRows(&'static [(&'static str, u64)]),
     /// The tensor is of no use to anyone.
     Drop,

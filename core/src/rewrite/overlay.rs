@@ -1,11 +1,12 @@
 //! A component of which some or all tensors are taken from another file.
 
-use crate::table::Table;
+use std::collections::BTreeMap;
 
-/// Endings of the tensors that only quantised layers have.
-const PACKED_ONLY: [&str; 2] = [".scales", ".biases"];
-/// Ending of the tensor that both kinds of layer have.
-const WEIGHT: &str = ".weight";
+use crate::{
+    layer_name::layer_of,
+    quantisation::{Recognised, recognise},
+    table::Table,
+};
 
 /// A component and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,13 @@ pub enum OverlayError {
     },
 }
 
+/// Layers that have tensors beside their weights, without which the weights mean nothing.
+fn quantised(table: &Table) -> BTreeMap<&str, Recognised<'_>> {
+    let mut layers = recognise(table.tensors().iter().map(|tensor| (&*tensor.info.name, &tensor.info)), None);
+    layers.retain(|_, layer| layer.parts.len() > 1);
+    layers
+}
+
 /// Lays `other` over `base`, both under the names of the catalogue.
 ///
 /// # Errors
@@ -62,17 +70,17 @@ pub fn overlay(base: &Table, other: &Table) -> Result<Overlay, OverlayError> {
     if let (true, Some(sample)) = (replaced.is_empty() && !base.tensors().is_empty(), added.first()) {
         return Err(OverlayError::NothingReplaced { found: added.len(), sample: sample.clone() });
     }
-    let scales = |table: &Table, name: &str| {
-        name.strip_suffix(WEIGHT).is_some_and(|layer| table.get(&format!("{layer}{}", PACKED_ONLY[0])).is_some())
+    let (ours, theirs) = (quantised(base), quantised(other));
+    let differing = |here: &BTreeMap<&str, Recognised<'_>>, there: &BTreeMap<&str, Recognised<'_>>| -> Vec<&String> {
+        let differs = |layer: &str| here.contains_key(layer) && !there.contains_key(layer);
+        replaced.iter().filter(|name| layer_of(name).is_some_and(differs)).collect()
     };
-    let differing = |here: &Table, there: &Table| -> Vec<&String> {
-        replaced.iter().filter(|name| scales(here, name) && !scales(there, name)).collect()
-    };
-    let plain = differing(base, other);
+    let plain = differing(&ours, &theirs);
     if let Some(&sample) = plain.first() {
         return Err(OverlayError::PlainOverQuantised { count: plain.len(), sample: sample.clone() });
     }
-    let packed = differing(other, base);
+    let theirs = theirs.into_iter().filter(|(_, layer)| layer.format.computed.is_some()).collect();
+    let packed = differing(&theirs, &ours);
     if let Some(&sample) = packed.first() {
         return Err(OverlayError::QuantisedOverPlain { count: packed.len(), sample: sample.clone() });
     }

@@ -276,17 +276,20 @@ fn a_file_with_fp8_is_recognised_and_says_what_cannot_be_done() {
     let located = locate(&table(&file));
     assert_eq!(located.kind, FileKind::AllInOne);
     let part = located.part("text_encoder").unwrap();
-    let [Limit::Dtype { dtype: Dtype::F8_E4M3, tensors: 252, .. }, Limit::ForeignQuantisation { tensors: 1, .. }] =
-        part.limits.as_slice()
-    else {
+    let [Limit::ForeignQuantisation { format: "FP8 without a scale", layers: 252, .. }] = part.limits.as_slice() else {
         panic!("{:?}", part.limits)
     };
-    assert!(part.limits[0].to_string().contains("F8_E4M3"));
     assert!(located.part("transformer").unwrap().limits.is_empty());
     assert!(open(&file, "transformer", "").unwrap().report.is_clean());
     let report = open(&file, "text_encoder", "").unwrap().report;
-    assert_eq!((report.wrong_dtype.len(), report.is_clean()), (252, false));
-    assert!(report.remarks.iter().any(|remark| remark.contains("F8_E4M3, which MLX has no arithmetic for")));
+    assert_eq!(
+        (report.wrong_dtype.len(), report.foreign.as_slice()),
+        (0, ["FP8 without a scale".to_owned()].as_slice())
+    );
+    assert_eq!(report.schemes["FP8 without a scale"].tensors, 252);
+    let assembled = open(&file, "text_encoder", "").unwrap();
+    let opaque = &assembled.layers.opaque["model.layers.0.mlp.down_proj"];
+    assert!(opaque.why.contains("the scale is missing"), "the file is marked as scaled: {}", opaque.why);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod adapters;
 mod all_in_one;
 mod configs;
 mod control;
+mod foreign;
 mod overrides;
 mod properties;
 mod quantised;

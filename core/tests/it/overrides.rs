@@ -8,7 +8,7 @@ use weightsd_core::{
     family::z_image::ZImage,
     header::Dtype,
     place::{Layout, place},
-    quantisation::{Mode, PackedRole, Scheme},
+    quantisation::{Mode, Scheme},
     rewrite::OverlayError,
     source::SourceId,
     table::{Shard, Table},
@@ -182,11 +182,10 @@ fn plain_weights_do_not_go_over_quantised_ones() {
     let name = "layers.0.attention.to_q";
     let logical = [3840, 3840];
     let packed: Vec<Entry> = scheme
-        .roles()
-        .iter()
-        .map(|&role| {
-            let dtype = if role == PackedRole::Weight { Dtype::U32 } else { Dtype::F32 };
-            (format!("{name}.{}", role.name()), dtype, scheme.shape_of(role, &logical).unwrap())
+        .parts()
+        .map(|part| {
+            let shape = scheme.shape_of(part.role, &logical).unwrap();
+            (format!("{name}{}", part.suffix), part.dtype.written(Dtype::F32), shape)
         })
         .collect();
     let mut quantised = entries(&model.catalogue("transformer"), Dtype::BF16);

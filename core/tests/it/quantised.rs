@@ -8,7 +8,7 @@ use weightsd_core::{
     family::{ComponentSite, Family, Membership, ModelFacts, detect, is_document, z_image::ZImage},
     header::Dtype,
     place::{Layout, Making, place},
-    quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PackedRole, Scheme},
+    quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PartRole, Scheme},
     tool::Tool,
 };
 
@@ -36,10 +36,10 @@ fn packed(model: &Model, component: &str, scheme: Scheme) -> (Vec<Entry>, usize)
             continue;
         }
         layers += 1;
-        for &role in scheme.roles() {
+        for part in scheme.parts() {
             let layer = name.strip_suffix(".weight").unwrap();
-            let dtype = *scheme.dtypes(role).first().unwrap();
-            out.push((format!("{layer}.{}", role.name()), dtype, scheme.shape_of(role, &shape).unwrap()));
+            let shape = scheme.shape_of(part.role, &shape).unwrap();
+            out.push((format!("{layer}{}", part.suffix), part.dtype.written(Dtype::F32), shape));
         }
     }
     (out, layers)
@@ -112,9 +112,9 @@ fn each_tensor_says_what_it_stands_for() {
         let start = if layout == Layout::Mlx { "encoder." } else { "model." };
         let tensor = |name: &str| placed.iter().find(|tensor| tensor.name == format!("{start}{name}")).unwrap();
         for (role, name, shape) in [
-            (PackedRole::Weight, "weight", [2560, 2432]),
-            (PackedRole::Scales, "scales", [2560, 304]),
-            (PackedRole::Biases, "biases", [2560, 304]),
+            (PartRole::Weight, "weight", [2560, 2432]),
+            (PartRole::Scales, "scales", [2560, 304]),
+            (PartRole::Biases, "biases", [2560, 304]),
         ] {
             let found = tensor(&format!("layers.0.mlp.down_proj.{name}"));
             let packed = found.packed.as_ref().unwrap();
@@ -133,8 +133,8 @@ fn overrides_of_single_layers_are_honoured() {
     let (mut file, _) = packed(&model, "transformer", eight);
     for (name, _, shape) in &mut file {
         if let Some(ending) = name.strip_prefix("layers.5.feed_forward.w1.") {
-            let role = four.roles().iter().copied().find(|role| role.name() == ending).unwrap();
-            *shape = four.shape_of(role, &[10240, 3840]).unwrap();
+            let part = four.parts().find(|part| part.name() == ending).unwrap();
+            *shape = four.shape_of(part.role, &[10240, 3840]).unwrap();
         }
     }
     let with = |name: &str| {
@@ -146,9 +146,22 @@ fn overrides_of_single_layers_are_honoured() {
         assert!(report.is_clean(), "{name}: {}", report.summary());
         assert_eq!(report.schemes[&four.to_string()].tensors, 1);
     }
-    let report = open(&model, "transformer", &file, Some(&default_manifest(eight))).unwrap().report;
+    // Without an entry the shapes decide, as in mlx-lm, and the report says so with both schemes.
+    for manifest in [default_manifest(eight), with("transformer.model.layers.5.feed_forward.w1")] {
+        let report = open(&model, "transformer", &file, Some(&manifest)).unwrap().report;
+        assert!(report.is_clean(), "{}", report.summary());
+        assert_eq!(report.schemes[&four.to_string()].tensors, 1);
+        let remark = report.remarks.iter().find(|remark| remark.contains("by their shapes")).unwrap();
+        assert!(remark.contains(&four.to_string()) && remark.contains(&eight.to_string()), "{remark}");
+        let unused = report.remarks.iter().any(|remark| remark.contains("transformer.model.layers.5"));
+        assert_eq!(unused, manifest.listed().count() == 1, "{:?}", report.remarks);
+    }
+    // An entry that the shapes contradict is no matter of opinion.
+    let wrong = manifest(serde_json::json!({"group_size": 64, "bits": 4, "mode": "affine", "layers": [
+        {"name": "layers.5.feed_forward.w1", "shape": [10240, 3840], "in_dim": 3840, "out_dim": 10240, "file": "", "bits": 3}]}));
+    let report = open(&model, "transformer", &file, Some(&wrong)).unwrap().report;
     let wrong: Vec<&str> = report.wrong_shape.iter().map(|mismatch| mismatch.name.as_str()).collect();
-    assert_eq!(wrong, ["weight", "scales", "biases"].map(|name| format!("layers.5.feed_forward.w1.{name}")));
+    assert_eq!(wrong, ["layers.5.feed_forward.w1.weight"]);
 }
 
 #[test]
@@ -271,14 +284,14 @@ fn declarations_are_found_where_the_tools_put_them() {
         assert!(is_document(path), "{path} is read");
     }
     let found = declaration(&facts(MANIFEST, manifest), &site("transformer", "transformer"), &none).unwrap();
-    assert_eq!(found.unwrap().default, scheme(Mode::Affine, 8, 32));
+    assert_eq!(found.unwrap().default.unwrap(), scheme(Mode::Affine, 8, 32));
     assert!(declaration(&facts(CONTROLNET_MANIFEST, manifest), &site("controlnet", ""), &none).unwrap().is_some());
     let mlx_lm = r#"{"quantization": {"group_size": 64, "bits": 4}}"#;
     let found = declaration(&facts("config.json", mlx_lm), &site("model", ""), &none).unwrap();
-    assert_eq!(found.unwrap().default, scheme(Mode::Affine, 4, 64));
+    assert_eq!(found.unwrap().default.unwrap(), scheme(Mode::Affine, 4, 64));
     let mflux = BTreeMap::from([("quantization_level".to_owned(), "4".to_owned())]);
     let found = declaration(&ModelFacts::default(), &site("transformer", "transformer"), &mflux).unwrap();
-    assert_eq!(found.unwrap().default, scheme(Mode::Affine, 4, 64));
+    assert_eq!(found.unwrap().default.unwrap(), scheme(Mode::Affine, 4, 64));
     assert!(declaration(&facts(MANIFEST, "{"), &site("vae", "vae"), &none).is_err(), "damage is an error");
     assert_eq!(declaration(&ModelFacts::default(), &site("vae", "vae"), &none), Ok(None));
 }
@@ -362,9 +375,9 @@ fn a_model_that_mflux_saved_describes_itself() {
             let name = name.strip_prefix("model.").unwrap_or(&name).to_owned();
             match name.strip_suffix(".weight").filter(|_| shape.len() == 2) {
                 None => file.push((name, dtype, shape)),
-                Some(layer) => file.extend(scheme.roles().iter().map(|&role| {
-                    let dtype = if role == PackedRole::Weight { Dtype::U32 } else { Dtype::BF16 };
-                    (format!("{layer}.{}", role.name()), dtype, scheme.shape_of(role, &shape).unwrap())
+                Some(layer) => file.extend(scheme.parts().map(|part| {
+                    let dtype = part.dtype.written(Dtype::BF16);
+                    (format!("{layer}{}", part.suffix), dtype, scheme.shape_of(part.role, &shape).unwrap())
                 })),
             }
         }

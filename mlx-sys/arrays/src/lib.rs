@@ -23,7 +23,7 @@ pub use self::{
     dtype::dtype,
     error::{ArrayError, NotAdopted},
     memory::{bytes, copied, filled},
-    quantisation::{dequantise, quantise},
+    quantisation::{PackedMatrix, dequantise, quantise},
 };
 
 /// Loads MLX into this process, where it stays.

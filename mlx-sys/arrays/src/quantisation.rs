@@ -1,3 +1,5 @@
+//! Packed matrices: MLX's quantisation in all its modes.
+
 use std::ffi::CString;
 
 use mlx_rs::Array;
@@ -16,7 +18,7 @@ fn terms(scheme: &Scheme) -> (CString, i32, i32) {
 /// Packs a matrix: weight, scales and, in mode affine, biases. All of MLX's modes, of which mlx-rs has the first.
 ///
 /// # Errors
-/// MLX's.
+/// When MLX refuses the shape or dtype.
 pub fn quantise(weight: &Array, scheme: &Scheme) -> Result<Vec<Array>, ArrayError> {
     let (mode, group_size, bits) = terms(scheme);
     // SAFETY: creates empty handles.
@@ -32,26 +34,36 @@ pub fn quantise(weight: &Array, scheme: &Scheme) -> Result<Vec<Array>, ArrayErro
     if status == ext::DONE { Ok(parts.into_iter().flatten().collect()) } else { Err(error.into()) }
 }
 
-/// The matrix that a packed one stands for. MLX says of which dtype it is: that of affine scales, otherwise BF16.
+/// The arrays of a packed matrix.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    /// The codes.
+    pub weight: Array,
+    /// One scale for each group.
+    pub scales: Array,
+    /// What is added to each product, in mode affine.
+    pub biases: Option<Array>,
+    /// One number by which all scales are multiplied, F32.
+    pub global_scale: Option<Array>,
+}
+
+/// The matrix that a packed one stands for. Its dtype is that of affine scales, F32 where there is a global scale, and
+/// otherwise BF16.
 ///
 /// # Errors
-/// MLX's.
-pub fn dequantise(
-    packed: &Array,
-    scales: &Array,
-    biases: Option<&Array>,
-    scheme: &Scheme,
-) -> Result<Array, ArrayError> {
+/// When MLX refuses the shapes or dtypes.
+pub fn dequantise(matrix: &PackedMatrix, scheme: &Scheme) -> Result<Array, ArrayError> {
     let (mode, group_size, bits) = terms(scheme);
     // SAFETY: creates an empty handle.
     let mut weight = unsafe { mlx_sys::mlx_array_new() };
     let none = mlx_sys::mlx_array { ctx: std::ptr::null_mut() };
-    let biases = biases.map_or(none, Array::as_ptr);
+    let biases = matrix.biases.as_ref().map_or(none, Array::as_ptr);
+    let global_scale = matrix.global_scale.as_ref().map_or(none, Array::as_ptr);
     let mut error = ext::Error::default();
-    // SAFETY: the handles are valid, that of the biases is so or empty, and the mode ends with a zero.
+    // SAFETY: the handles are valid, those of biases and global scale are so or empty, and the mode ends with a zero.
     let status = unsafe {
-        let (packed, scales, mode) = (packed.as_ptr(), scales.as_ptr(), mode.as_ptr());
-        ext::mlx_ext_dequantize(&mut weight, packed, scales, biases, group_size, bits, mode, &mut error)
+        let (packed, scales, mode) = (matrix.weight.as_ptr(), matrix.scales.as_ptr(), mode.as_ptr());
+        ext::mlx_ext_dequantize(&mut weight, packed, scales, biases, global_scale, group_size, bits, mode, &mut error)
     };
     if status != ext::DONE {
         return Err(error.into());

@@ -2,7 +2,9 @@
 
 use std::{fs::File, io::Write as _, ops::Range, sync::Arc};
 
-use weightsd_arrays::{Adopted, ArrayError, bytes, copied, dequantise, filled, mlx_rs, quantise, release_unused};
+use weightsd_arrays::{
+    Adopted, ArrayError, PackedMatrix, bytes, copied, dequantise, filled, mlx_rs, quantise, release_unused,
+};
 use weightsd_core::{
     header::Dtype,
     quantisation::{Mode, Scheme},
@@ -109,12 +111,14 @@ fn every_mode_goes_there_and_back() {
     for (mode, bits, group) in affine.chain([(Mode::Mxfp4, 4, 32), (Mode::Mxfp8, 8, 32), (Mode::Nvfp4, 4, 16)]) {
         let scheme = Scheme::new(mode, Some(bits), Some(group)).unwrap();
         let parts = quantise(&weight, &scheme).unwrap();
-        assert_eq!(parts.len(), scheme.roles().len(), "{scheme}");
-        for (part, &role) in parts.iter().zip(scheme.roles()) {
+        assert_eq!(parts.len(), scheme.parts().count(), "{scheme}");
+        for (part, spec) in parts.iter().zip(scheme.parts()) {
             let shape: Vec<u64> = part.shape().iter().map(|&dimension| dimension as u64).collect();
-            assert_eq!(shape, scheme.shape_of(role, &[8, 128]).unwrap(), "{scheme}");
+            assert_eq!(shape, scheme.shape_of(spec.role, &[8, 128]).unwrap(), "{scheme}");
         }
-        let back = dequantise(&parts[0], &parts[1], parts.get(2), &scheme).unwrap();
+        let [codes, scales] = [0, 1].map(|at: usize| parts[at].clone());
+        let packed = PackedMatrix { weight: codes, scales, biases: parts.get(2).cloned(), global_scale: None };
+        let back = dequantise(&packed, &scheme).unwrap();
         let distance = back.subtract(&weight).unwrap().abs().unwrap().max(None).unwrap();
         assert!(distance.item_cast::<f32>() <= 0.5, "{scheme}: {distance}");
     }

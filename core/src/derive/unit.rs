@@ -1,0 +1,123 @@
+//! The tensors of a component as units: what is computed, or lent, together.
+
+use std::collections::BTreeMap;
+
+use super::CannotConvert;
+use crate::{
+    layer_name::layer_of,
+    layers::Opaque,
+    place::Placed,
+    quantisation::{PartRole, Scheme},
+};
+
+/// What is computed together.
+pub(super) enum Unit<'a> {
+    /// A tensor.
+    Plain(Placed),
+    /// The tensors of a packed layer.
+    Packed(Box<Layer>),
+    /// The tensors of a layer, or a single one, whose numbers are not known.
+    Opaque(OpaqueUnit<'a>),
+}
+
+/// A packed layer.
+pub(super) struct Layer {
+    pub(super) name: String,
+    pub(super) scheme: Scheme,
+    /// Dimensions of the weight that it stands for.
+    pub(super) logical: Vec<u64>,
+    pub(super) parts: BTreeMap<PartRole, Placed>,
+}
+
+/// Tensors that can only be lent.
+pub(super) struct OpaqueUnit<'a> {
+    pub(super) name: &'a str,
+    pub(super) opaque: &'a Opaque,
+    pub(super) tensors: Vec<Placed>,
+}
+
+impl Layer {
+    /// The codes.
+    pub(super) fn weight(&self) -> Option<&Placed> {
+        self.parts.get(&PartRole::Weight)
+    }
+
+    /// Whether the layer is quantised by `scheme` and has no parts that other layers of the scheme do without.
+    pub(super) fn is_exactly(&self, scheme: Scheme) -> bool {
+        self.scheme == scheme && scheme.optional().all(|part| !self.parts.contains_key(&part.role))
+    }
+}
+
+impl Unit<'_> {
+    /// Name of the layer; `None` for a tensor that is no layer's weight.
+    pub(super) fn layer(&self) -> Option<&str> {
+        match self {
+            Self::Plain(placed) => layer_of(&placed.canonical),
+            Self::Packed(layer) => Some(&layer.name),
+            Self::Opaque(unit) => Some(unit.name),
+        }
+    }
+
+    /// Dimensions of the weight; empty where they are not known.
+    pub(super) fn logical(&self) -> &[u64] {
+        match self {
+            Self::Plain(placed) => &placed.shape,
+            Self::Packed(layer) => &layer.logical,
+            Self::Opaque(unit) => unit.opaque.logical.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// Its tensors.
+    pub(super) fn into_placed(self) -> Vec<Placed> {
+        match self {
+            Self::Plain(placed) => vec![placed],
+            Self::Packed(layer) => layer.parts.into_values().collect(),
+            Self::Opaque(unit) => unit.tensors,
+        }
+    }
+}
+
+/// Brings the tensors of packed and of opaque layers together.
+///
+/// # Errors
+/// When a packed layer lacks a part.
+pub(super) fn units<'a>(
+    placed: Vec<Placed>,
+    opaque: &'a BTreeMap<String, Opaque>,
+) -> Result<Vec<Unit<'a>>, CannotConvert> {
+    let owners: BTreeMap<&str, (&'a str, &'a Opaque)> = opaque
+        .iter()
+        .flat_map(|(name, opaque)| opaque.tensors.iter().map(move |tensor| (tensor.as_str(), (name.as_str(), opaque))))
+        .collect();
+    let mut units = Vec::new();
+    let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
+    let mut closed: BTreeMap<&str, OpaqueUnit<'a>> = BTreeMap::new();
+    for tensor in placed {
+        if let Some(&(name, opaque)) = owners.get(&*tensor.canonical) {
+            let unit = closed.entry(name).or_insert_with(|| OpaqueUnit { name, opaque, tensors: Vec::new() });
+            unit.tensors.push(tensor);
+            continue;
+        }
+        let Some(packed) = tensor.packed.as_deref().cloned() else {
+            units.push(Unit::Plain(tensor));
+            continue;
+        };
+        let suffix = packed.scheme.part(packed.role).map_or("", |part| part.suffix);
+        let name = tensor.canonical.strip_suffix(suffix).unwrap_or(&tensor.canonical).to_owned();
+        let layer = layers.entry(name).or_insert_with_key(|name| Layer {
+            name: name.clone(),
+            scheme: packed.scheme,
+            logical: packed.logical_shape,
+            parts: BTreeMap::new(),
+        });
+        layer.parts.insert(packed.role, tensor);
+    }
+    for layer in layers.into_values() {
+        if let Some(part) = layer.scheme.parts().find(|part| !layer.parts.contains_key(&part.role)) {
+            return Err(CannotConvert::Torn { layer: layer.name, missing: part.name() });
+        }
+        units.push(Unit::Packed(Box::new(layer)));
+    }
+    units.extend(closed.into_values().map(Unit::Opaque));
+    Ok(units)
+}

@@ -1,0 +1,135 @@
+//! Which layers are quantised, and in which format, as far as names and dtypes of their tensors tell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
+
+use super::{
+    format::{Format, PartSpec, Spelling},
+    formats::FORMATS,
+};
+use crate::header::TensorInfo;
+
+/// The suffixes of all parts.
+static SUFFIXES: LazyLock<BTreeSet<&'static str>> =
+    LazyLock::new(|| FORMATS.iter().flat_map(|format| format.parts).map(|part| part.suffix).collect());
+
+/// A layer in a format, with the tensors that belong to it.
+#[derive(Debug, Clone)]
+pub struct Recognised<'a> {
+    /// The format. Where several formats of MLX have the same names and dtypes, the first one: shapes and declarations
+    /// tell them apart.
+    pub format: &'static Format,
+    /// Its tensors.
+    pub parts: Vec<(&'static PartSpec, &'a TensorInfo)>,
+}
+
+impl<'a> Recognised<'a> {
+    /// The part that a tensor of that name is.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Option<(&'static PartSpec, &'a TensorInfo)> {
+        self.parts.iter().copied().find(|(_, info)| *info.name == *name)
+    }
+}
+
+/// The quantised layers among `tensors`, by name. `method` is the word by which a config names their format: it decides
+/// where several formats have the same parts.
+#[must_use]
+pub fn recognise<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a TensorInfo)>,
+    method: Option<&str>,
+) -> BTreeMap<&'a str, Recognised<'a>> {
+    let mut layers: BTreeMap<&str, BTreeMap<&'static str, &TensorInfo>> = BTreeMap::new();
+    for (name, info) in tensors {
+        for &suffix in SUFFIXES.iter() {
+            let layer = name.strip_suffix(suffix).filter(|layer| !layer.is_empty() && !layer.ends_with('.'));
+            if let Some(layer) = layer {
+                layers.entry(layer).or_default().insert(suffix, info);
+            }
+        }
+    }
+    let format = |found: &BTreeMap<&'static str, &'a TensorInfo>| {
+        let is = |part: &PartSpec| found.get(part.suffix).is_some_and(|info| part.dtype.allows(info.dtype));
+        let mut fitting = FORMATS.iter().filter(|format| format.required().all(is));
+        let first = fitting.clone().next()?;
+        let declared = fitting.find(|format| method.is_some_and(|method| format.methods.contains(&method)));
+        Some(declared.unwrap_or(first))
+    };
+    layers
+        .into_iter()
+        .filter_map(|(layer, found)| {
+            let format = format(&found)?;
+            let parts = format.parts.iter().filter_map(|part| Some((part, *found.get(part.suffix)?))).collect();
+            Some((layer, Recognised { format, parts }))
+        })
+        .collect()
+}
+
+/// The layer that a tensor of that name belongs to, if its name is one that only parts of quantised layers have.
+#[must_use]
+pub fn side_layer(name: &str) -> Option<&str> {
+    let parts = FORMATS.iter().flat_map(|format| format.parts).filter(|part| part.spelling == Spelling::Own);
+    // Of `a.weight.absmax` the layer is `a`, whatever shorter suffix there may be.
+    let longest = parts.filter(|part| name.ends_with(part.suffix)).max_by_key(|part| part.suffix.len())?;
+    name.strip_suffix(longest.suffix).filter(|layer| !layer.is_empty() && !layer.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::header::Dtype;
+
+    /// Tensors of one layer `l`, by suffix.
+    fn named(parts: &[(&str, Dtype)], method: Option<&str>) -> Option<&'static str> {
+        let tensor = |(suffix, dtype): &(&str, Dtype)| TensorInfo {
+            name: format!("l{suffix}").into(),
+            dtype: *dtype,
+            shape: vec![1],
+            range: 0..1,
+        };
+        let tensors: Vec<TensorInfo> = parts.iter().map(tensor).collect();
+        let found = recognise(tensors.iter().map(|info| (&*info.name, info)), method);
+        found.get("l").map(|found| found.format.name)
+    }
+
+    #[test]
+    fn each_format_is_told_by_its_parts() {
+        use Dtype::{BF16, F8_E4M3, F8_E8M0, F16, F32, I8, I32, U8, U32};
+        let cases: &[(&[(&str, Dtype)], Option<&str>)] = &[
+            (&[(".weight", U32), (".scales", F16), (".biases", F16)], Some("affine")),
+            (&[(".weight", U32), (".scales", U8)], Some("mxfp4")),
+            (&[(".qweight", I32), (".qzeros", I32), (".scales", F16), (".g_idx", I32)], Some("GPTQ")),
+            (&[(".qweight", I32), (".qzeros", I32), (".scales", F16)], Some("AWQ")),
+            (&[(".weight", U8), (".weight.absmax", F32)], Some("bitsandbytes 4-bit")),
+            (&[(".weight", I8), (".SCB", F32)], Some("bitsandbytes 8-bit")),
+            (&[(".weight_packed", I32), (".weight_scale", BF16)], Some("compressed-tensors")),
+            (&[(".weight", U8), (".weight_scale", F8_E4M3), (".weight_scale_2", F32)], Some("NVFP4 with two scales")),
+            (&[(".weight", F8_E4M3), (".weight_scale", F8_E8M0)], Some("MXFP8")),
+            (&[(".weight", F8_E4M3), (".weight_scale", F32), (".comfy_quant", U8)], Some("scaled FP8")),
+            (&[(".weight", F8_E4M3), (".scale_weight", F32)], Some("scaled FP8")),
+            (&[(".weight", F8_E4M3), (".weight_scale_inv", BF16)], Some("FP8 in blocks")),
+            (&[(".weight", F8_E4M3)], Some("FP8 without a scale")),
+            (&[(".weight", I8), (".weight_scale", F32)], Some("scaled INT8")),
+            (&[("_blocks", U8), ("_scales", U8)], Some("MXFP4 in blocks")),
+            // A codec, a norm, and what is left of a layer.
+            (&[(".weight", F32), (".scales", F32)], None),
+            (&[(".scales", F32)], None),
+            (&[(".weight", BF16), (".bias", BF16)], None),
+            (&[(".weight_scale", F32)], None),
+        ];
+        for (parts, expected) in cases {
+            assert_eq!(named(parts, None), *expected, "{parts:?}");
+        }
+        let alike = [(".weight", U8), (".weight_scale", BF16)];
+        assert_eq!(named(&alike, Some("bitnet")), Some("BitNet"));
+    }
+
+    #[test]
+    fn a_method_that_a_config_names_decides_between_formats_of_the_same_parts() {
+        let parts = [(".weight", Dtype::F8_E4M3), (".weight_scale", Dtype::BF16)];
+        assert_eq!(named(&parts, Some("modelopt")), Some("scaled FP8"));
+        let parts = [(".weight", Dtype::F8_E4M3), (".weight_scale_inv", Dtype::F32)];
+        assert_eq!(named(&parts, Some("fp8")), Some("FP8 in blocks"), "both are called fp8: the parts tell");
+    }
+}
