@@ -1,9 +1,38 @@
-//! `weightsd`: see `weightsd --help`, and [`weightsd::cli`].
+//! `weightsd`: one program for the daemon and for its command line. What follows is the life of each, in order.
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
+
+use weightsd::{
+    cli::{self, Asked, Serve},
+    daemon::{self, BoundListener, process},
+};
 
 fn main() -> ExitCode {
-    weightsd::cli::main()
+    match cli::parse() {
+        Ok(Asked::Serve { command, socket }) => cli::end(serve(*command, socket)),
+        Ok(Asked::Task(errand)) => cli::end(cli::run(errand)),
+        Err(code) => code,
+    }
+}
+
+/// The daemon, from its settings to its last task.
+fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    process::start_log();
+    let must_be_activated = command.activated;
+    let config = command.settings(socket)?.complete()?;
+    // Before there are threads: taking over a socket changes the environment.
+    let inherited = BoundListener::inherit(must_be_activated)?;
+    process::raise_file_limit();
+    let runtime = process::runtime()?;
+    let ended = runtime.block_on(async {
+        // Handlers are in place before anyone can connect, so no signal is missed.
+        let told_to_stop = process::told_to_stop()?;
+        let bound = inherited.map_or_else(|| BoundListener::bind(&config.socket), Ok)?;
+        anyhow::Ok(daemon::run(bound, config, told_to_stop).await?)
+    });
+    // Threads that are stuck in a dead file system are not waited for.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
 }

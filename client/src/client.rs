@@ -1,3 +1,5 @@
+//! The connection to the daemon, and one method for each call of the service.
+
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -73,6 +75,10 @@ impl Client {
 
     /// Loads a component, or joins a load that is under way, and maps its files. `on_progress` is called for every step
     /// the daemon reports.
+    ///
+    /// # Errors
+    /// When the daemon refuses the request, does not answer in time or contradicts itself, or when a file that it lends
+    /// cannot be mapped as the file that it should be.
     pub async fn load(
         &self,
         request: LoadRequest,
@@ -82,6 +88,9 @@ impl Client {
     }
 
     /// How the daemon is.
+    ///
+    /// # Errors
+    /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn status(&self) -> Result<GetStatusResponse, ClientError> {
         self.call("GetStatus", self.service().get_status(GetStatusRequest {})).await
     }
@@ -92,6 +101,9 @@ impl Client {
     }
 
     /// One component in the cache, by its id or the first digits of it.
+    ///
+    /// # Errors
+    /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn get(&self, id: impl Into<String>) -> Result<GetComponentResponse, ClientError> {
         self.call("GetComponent", self.service().get_component(GetComponentRequest { id: id.into() })).await
     }
@@ -102,6 +114,9 @@ impl Client {
     }
 
     /// How components compare with what their family expects; all components when none is named.
+    ///
+    /// # Errors
+    /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn audit(&self, model: ModelSelector, components: Vec<String>) -> Result<AuditResponse, ClientError> {
         self.audit_with(AuditRequest { model: Some(model), components, ..AuditRequest::default() }).await
     }
@@ -112,6 +127,9 @@ impl Client {
     }
 
     /// Downloads what a model's components need and verifies it. `on_progress` is called for every step.
+    ///
+    /// # Errors
+    /// When the daemon refuses or is gone, says nothing for longer than the deadline, or ends without a report.
     pub async fn pull(
         &self,
         request: PullRequest,
@@ -130,6 +148,9 @@ impl Client {
     }
 
     /// Compares files with the hashes that name them. `on_progress` is called for every step.
+    ///
+    /// # Errors
+    /// When the daemon refuses or is gone, says nothing for longer than the deadline, or ends without a report.
     pub async fn verify(
         &self,
         request: VerifyRequest,
@@ -152,6 +173,9 @@ impl Client {
     }
 
     /// Drops components that nobody holds.
+    ///
+    /// # Errors
+    /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn evict(&self, request: EvictRequest) -> Result<EvictResponse, ClientError> {
         self.call("Evict", self.service().evict(request)).await
     }
@@ -186,6 +210,9 @@ pub struct Events {
 
 impl Events {
     /// Waits for the next event; `None` when no more will come. Nothing is lost when the wait is given up.
+    ///
+    /// # Errors
+    /// When the connection breaks.
     pub async fn next(&mut self) -> Result<Option<WatchEventsResponse>, ClientError> {
         self.stream.message().await.map_err(|status| ClientError::from_status("WatchEvents", status))
     }

@@ -1,3 +1,5 @@
+//! A loaded component: its tensors, what the daemon says of it, and the stream that is its lease.
+
 use std::{collections::VecDeque, fmt};
 
 use tonic::Streaming;
@@ -79,6 +81,9 @@ impl Component {
     }
 
     /// The tensors as the tree that the dots in their names describe; see [`Tensors::unflatten`].
+    ///
+    /// # Errors
+    /// When the name of a tensor is also the beginning of others, or has too many parts.
     pub fn unflatten(&self) -> Result<Tree<Tensor<'_>>, UnflattenError> {
         self.tensors.unflatten()
     }

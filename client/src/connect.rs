@@ -1,3 +1,5 @@
+//! Finding the daemon's socket and connecting to it. Only a daemon of this user, or of root, is trusted.
+
 use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -10,10 +12,10 @@ use tokio::{net::UnixStream, time::sleep};
 use tonic::transport::Channel;
 use weightsd_core::places::{self, Platform, SocketPathTooLong};
 use weightsd_proto::v1::weights_service_client::WeightsServiceClient;
+use weightsd_segment::environment;
 
 /// The daemon's service over a connection that is made when it is needed.
 pub(crate) type Service = WeightsServiceClient<Channel>;
-use weightsd_segment::environment;
 
 /// Where the daemon is, and how long to wait for its answers.
 #[derive(Debug, Clone)]

@@ -1,3 +1,5 @@
+//! Which Rust types can stand for the elements of which dtypes.
+
 use half::{bf16, f16};
 use safetensors::Dtype;
 

@@ -1,3 +1,5 @@
+//! What can go wrong between this process and its weights: one enum, with the daemon's own refusal as one case.
+
 use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
@@ -7,7 +9,7 @@ use weightsd_proto::{
     rich_error,
     v1::{AuditReport, ErrorDetail, ErrorReason, ErrorTier},
 };
-use weightsd_segment::MapError;
+use weightsd_segment::{MapError, descriptors};
 
 use crate::{ConnectError, HandoffFailure, ProtocolError};
 
@@ -92,6 +94,7 @@ impl ClientError {
     }
 
     /// Whether the same request may succeed later without a change.
+    #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
             ClientError::Daemon(error) => error.retryable(),
@@ -101,6 +104,7 @@ impl ClientError {
     }
 
     /// Who has to act.
+    #[must_use]
     pub fn tier(&self) -> Tier {
         match self {
             ClientError::Daemon(error) => error.tier(),
@@ -116,11 +120,13 @@ impl ClientError {
     }
 
     /// When to try again, if somebody said so.
+    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         Duration::try_from(self.daemon()?.detail()?.retry_after?).ok()
     }
 
     /// What to do about it, where something can be done.
+    #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
             ClientError::Daemon(error) => error.hint(),
@@ -128,6 +134,7 @@ impl ClientError {
                 Some("stop the daemon and start it again, so that the program that is installed now serves")
             }
             ClientError::OtherProtocol { .. } => Some("update this program to the version of the daemon"),
+            _ if descriptors::are_exhausted(self) => Some(descriptors::EXHAUSTED_HINT),
             _ => None,
         }
     }
@@ -138,6 +145,7 @@ impl ClientError {
     }
 
     /// The daemon's refusal, if it is one.
+    #[must_use]
     pub fn daemon(&self) -> Option<&DaemonError> {
         match self {
             ClientError::Daemon(error) => Some(error),
@@ -160,26 +168,31 @@ pub struct DaemonError {
 
 impl DaemonError {
     /// What a status of the daemon says.
+    #[must_use]
     pub fn from_status(status: &Status) -> DaemonError {
         DaemonError { code: status.code(), message: status.message().to_owned(), detail: rich_error::decode(status) }
     }
 
     /// The gRPC code.
+    #[must_use]
     pub fn code(&self) -> Code {
         self.code
     }
 
     /// What happened, without the hint.
+    #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
     /// What to do about it.
+    #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.detail().map(|detail| detail.hint.as_str()).filter(|hint| !hint.is_empty())
     }
 
     /// Why. `None` when the daemon gives no reason, or one that this client does not know.
+    #[must_use]
     pub fn reason(&self) -> Option<ErrorReason> {
         let reason = ErrorReason::try_from(self.detail()?.reason).ok()?;
         (reason != ErrorReason::Unspecified).then_some(reason)
@@ -201,16 +214,19 @@ impl DaemonError {
     }
 
     /// Whether the same request may succeed later without a change.
+    #[must_use]
     pub fn retryable(&self) -> bool {
         self.detail().map_or(self.code == Code::Unavailable, |detail| detail.retryable)
     }
 
     /// The report, if the audit refused the component.
+    #[must_use]
     pub fn audit(&self) -> Option<&AuditReport> {
         self.detail()?.audit.as_ref()
     }
 
     /// All the daemon says besides the message.
+    #[must_use]
     pub fn detail(&self) -> Option<&ErrorDetail> {
         self.detail.as_ref()
     }

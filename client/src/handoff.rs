@@ -1,3 +1,5 @@
+//! The hand-off protocol, client's side: a ticket goes out, the descriptors of all segments come in.
+
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},

@@ -26,7 +26,6 @@ compile_error!("safetensors files are little endian, and this client lends their
 
 #[cfg(feature = "mlx")]
 mod arrays;
-mod assembly;
 mod client;
 mod component;
 mod connect;
@@ -34,6 +33,7 @@ mod deadline;
 mod element;
 mod error;
 mod handoff;
+mod incoming;
 mod load;
 mod request;
 mod table;

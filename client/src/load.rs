@@ -1,3 +1,5 @@
+//! A load, from the request to mapped tensors.
+
 use std::{fs::File, path::PathBuf, time::Duration};
 
 use tonic::Streaming;
@@ -7,11 +9,11 @@ use weightsd_segment::View;
 
 use crate::{
     ClientError, Component, Handoff, LoadRequest, ProtocolError, Tensors,
-    assembly::{Assembled, Assembly},
     connect::Service,
     deadline::Deadline,
     handoff::HandoffClient,
-    table::{self, Part},
+    incoming::{Incoming, Received},
+    table::{self, SegmentFile},
 };
 
 /// Loads a component and maps its files.
@@ -23,52 +25,52 @@ pub(crate) async fn load(
 ) -> Result<Component, ClientError> {
     let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
-    let mut assembly = Assembly::default();
+    let mut incoming = Incoming::default();
     let call = async {
         let call = service.load_component(request.message).await;
         Ok(call.map_err(|status| ClientError::from_status(&operation, status))?.into_inner())
     };
     let mut stream = Deadline::after(patience).bound(&operation, call).await?;
-    read(&mut stream, &mut assembly, &operation, patience, Assembly::has_component, &mut on_progress).await?;
+    read(&mut stream, &mut incoming, &operation, patience, Incoming::has_component, &mut on_progress).await?;
 
     // The files come while the table comes: each is a journey of its own.
-    let component = assembly.component()?;
-    let parts = table::parts(&component.segments)?;
+    let component = incoming.component()?;
+    let files = table::files(&component.segments)?;
     let ticket = ticket(component, request.handoff)?;
-    let files = format!("receiving the files of {}", component.name);
-    let rest = read(&mut stream, &mut assembly, &operation, patience, Assembly::is_complete, &mut on_progress);
-    let mapped = Deadline::after(patience).bound(&files, map(handoff, ticket, &parts));
+    let receiving = format!("receiving the files of {}", component.name);
+    let rest = read(&mut stream, &mut incoming, &operation, patience, Incoming::is_complete, &mut on_progress);
+    let mapped = Deadline::after(patience).bound(&receiving, map(handoff, ticket, &files));
     let (views, ()) = tokio::try_join!(mapped, rest)?;
 
-    let Assembled { component, tensors, notices } = assembly.finish()?;
-    let tensors = Tensors::new(views, table::entries(tensors, &parts)?)?;
+    let Received { component, tensors, notices } = incoming.finish()?;
+    let tensors = Tensors::new(views, table::entries(tensors, &files)?)?;
     Ok(Component::new(component, tensors, notices, stream, service))
 }
 
 /// Reads on until `enough` has come, or the stream ends, or nothing came for as long as `patience`.
 async fn read(
     stream: &mut Streaming<LoadComponentResponse>,
-    assembly: &mut Assembly,
+    incoming: &mut Incoming,
     operation: &str,
     patience: Duration,
-    enough: impl Fn(&Assembly) -> bool,
+    enough: impl Fn(&Incoming) -> bool,
     on_progress: &mut impl FnMut(&Progress),
 ) -> Result<(), ClientError> {
-    while !enough(assembly) {
+    while !enough(incoming) {
         let next = async { stream.message().await.map_err(|status| ClientError::from_status(operation, status)) };
         let message = Deadline::after(patience).bound(operation, next).await?;
         let Some(message) = message else { break };
-        if let Some(progress) = assembly.accept(message)? {
+        if let Some(progress) = incoming.accept(message)? {
             on_progress(&progress);
         }
     }
     Ok(())
 }
 
-async fn map(handoff: &HandoffClient, ticket: Option<Ticket>, parts: &[Part]) -> Result<Vec<View>, ClientError> {
+async fn map(handoff: &HandoffClient, ticket: Option<Ticket>, files: &[SegmentFile]) -> Result<Vec<View>, ClientError> {
     match ticket {
-        Some(ticket) => map_descriptors(handoff, ticket, parts).await,
-        None => map_paths(parts.to_vec()).await,
+        Some(ticket) => map_descriptors(handoff, ticket, files).await,
+        None => map_paths(files.to_vec()).await,
     }
 }
 
@@ -82,21 +84,25 @@ fn ticket(component: &v1::Component, handoff: Handoff) -> Result<Option<Ticket>,
     }
 }
 
-async fn map_descriptors(handoff: &HandoffClient, ticket: Ticket, parts: &[Part]) -> Result<Vec<View>, ClientError> {
-    let fds = handoff.fetch(ticket, parts.len()).await?;
-    let map = |(fd, part): (_, &Part)| {
-        View::map(&File::from(fd), &part.identity)
-            .map_err(|source| ClientError::Map { path: part.path.clone(), source })
+async fn map_descriptors(
+    handoff: &HandoffClient,
+    ticket: Ticket,
+    files: &[SegmentFile],
+) -> Result<Vec<View>, ClientError> {
+    let fds = handoff.fetch(ticket, files.len()).await?;
+    let map = |(fd, file): (_, &SegmentFile)| {
+        View::map(&File::from(fd), &file.identity)
+            .map_err(|source| ClientError::Map { path: file.path.clone(), source })
     };
-    fds.into_iter().zip(parts).map(map).collect()
+    fds.into_iter().zip(files).map(map).collect()
 }
 
 /// On a thread of its own, since opening a path may wait for a network file system.
-async fn map_paths(parts: Vec<Part>) -> Result<Vec<View>, ClientError> {
-    let map = |part: Part| -> Result<View, (PathBuf, _)> {
-        View::open_and_map(&part.path, &part.identity).map_err(|source| (part.path, source))
+async fn map_paths(files: Vec<SegmentFile>) -> Result<Vec<View>, ClientError> {
+    let map = |file: SegmentFile| -> Result<View, (PathBuf, _)> {
+        View::open_and_map(&file.path, &file.identity).map_err(|source| (file.path, source))
     };
-    tokio::task::spawn_blocking(move || parts.into_iter().map(map).collect::<Result<Vec<_>, _>>())
+    tokio::task::spawn_blocking(move || files.into_iter().map(map).collect::<Result<Vec<_>, _>>())
         .await
         .map_err(std::io::Error::from)?
         .map_err(|(path, source)| ClientError::Map { path, source })

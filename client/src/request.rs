@@ -1,3 +1,5 @@
+//! What is loaded, and how; and what the daemon cannot see of this process.
+
 use std::{
     env,
     path::{self, Path},
@@ -188,6 +190,7 @@ impl LoadRequest {
     }
 
     /// The request as it is sent.
+    #[must_use]
     pub fn message(&self) -> &LoadComponentRequest {
         &self.message
     }

@@ -1,3 +1,6 @@
+//! The daemon's answer, checked before anything is mapped: a tensor lies within its segment and has the length that its
+//! shape and dtype make.
+
 use std::path::PathBuf;
 
 use safetensors::Dtype;
@@ -94,7 +97,7 @@ pub enum TensorProblem {
 
 /// A file that must be mapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct SegmentFile {
     pub(crate) path: PathBuf,
     pub(crate) identity: FileIdentity,
 }
@@ -113,13 +116,13 @@ pub(crate) struct Entry {
 }
 
 /// The segments, each with an identity.
-pub(crate) fn parts(segments: &[v1::Segment]) -> Result<Vec<Part>, ProtocolError> {
+pub(crate) fn files(segments: &[v1::Segment]) -> Result<Vec<SegmentFile>, ProtocolError> {
     if segments.len() > usize::from(u16::MAX) {
         return Err(ProtocolError::TooManySegments(segments.len()));
     }
-    let part = |(index, segment): (usize, &v1::Segment)| {
+    let file = |(index, segment): (usize, &v1::Segment)| {
         let identity = segment.identity.as_ref().ok_or(ProtocolError::NoIdentity(index))?;
-        Ok(Part {
+        Ok(SegmentFile {
             path: PathBuf::from(&segment.path),
             identity: FileIdentity {
                 device: identity.device,
@@ -130,14 +133,14 @@ pub(crate) fn parts(segments: &[v1::Segment]) -> Result<Vec<Part>, ProtocolError
             },
         })
     };
-    segments.iter().enumerate().map(part).collect()
+    segments.iter().enumerate().map(file).collect()
 }
 
 /// The tensors, each checked, in the order of their names.
-pub(crate) fn entries(tensors: Vec<v1::Tensor>, parts: &[Part]) -> Result<Vec<Entry>, ProtocolError> {
+pub(crate) fn entries(tensors: Vec<v1::Tensor>, files: &[SegmentFile]) -> Result<Vec<Entry>, ProtocolError> {
     let mut entries = Vec::with_capacity(tensors.len());
     for tensor in tensors {
-        match check(&tensor, parts) {
+        match check(&tensor, files) {
             Ok(dtype) => entries.push(Entry {
                 name: tensor.name,
                 source_name: tensor.source_name,
@@ -159,13 +162,13 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, parts: &[Part]) -> Result<Vec<En
     Ok(entries)
 }
 
-fn check(tensor: &v1::Tensor, parts: &[Part]) -> Result<Dtype, TensorProblem> {
+fn check(tensor: &v1::Tensor, files: &[SegmentFile]) -> Result<Dtype, TensorProblem> {
     let dtype =
         header::dtype_from_name(&tensor.dtype).ok_or_else(|| TensorProblem::UnknownDtype(tensor.dtype.clone()))?;
-    let part = parts
+    let file = files
         .get(tensor.segment as usize)
-        .ok_or(TensorProblem::NoSegment { segment: tensor.segment, count: parts.len() })?;
-    let (offset, length, segment_length) = (tensor.offset, tensor.length, part.identity.length);
+        .ok_or(TensorProblem::NoSegment { segment: tensor.segment, count: files.len() })?;
+    let (offset, length, segment_length) = (tensor.offset, tensor.length, file.identity.length);
     if offset.checked_add(length).is_none_or(|end| end > segment_length) {
         return Err(TensorProblem::OutOfRange { offset, length, segment_length });
     }
@@ -184,9 +187,9 @@ mod tests {
     type Honest = (&'static str, &'static [u64], Place);
     type Lying = (&'static str, &'static [u64], Place, &'static str);
 
-    fn parts_of(lengths: &[u64]) -> Vec<Part> {
+    fn files_of(lengths: &[u64]) -> Vec<SegmentFile> {
         let identity = |&length| FileIdentity { device: 1, inode: 2, length, modified_ns: 3, changed_ns: 4 };
-        lengths.iter().map(|length| Part { path: PathBuf::from("/x"), identity: identity(length) }).collect()
+        lengths.iter().map(|length| SegmentFile { path: PathBuf::from("/x"), identity: identity(length) }).collect()
     }
 
     fn tensor(name: &str, dtype: &str, shape: &[u64], (segment, offset, length): Place) -> v1::Tensor {
@@ -205,9 +208,9 @@ mod tests {
             ("F32", &[0, u64::MAX, u64::MAX], (0, 32, 0)),
             ("C64", &[1], (0, 1, 8)),
         ];
-        let parts = parts_of(&[32, 100]);
+        let files = files_of(&[32, 100]);
         for (dtype, shape, place) in table {
-            entries(vec![tensor("a", dtype, shape, *place)], &parts).unwrap();
+            entries(vec![tensor("a", dtype, shape, *place)], &files).unwrap();
         }
     }
 
@@ -229,9 +232,9 @@ mod tests {
             ("F64", &[1 << 61], (0, 0, 0), "does not make 0 bytes"),
             ("F4", &[3], (0, 0, 1), "does not make 1 bytes"),
         ];
-        let parts = parts_of(&[32, 100]);
+        let files = files_of(&[32, 100]);
         for (dtype, shape, place, expected) in table {
-            let error = entries(vec![tensor("a.b", dtype, shape, *place)], &parts).unwrap_err();
+            let error = entries(vec![tensor("a.b", dtype, shape, *place)], &files).unwrap_err();
             assert!(error.to_string().starts_with("tensor \"a.b\": "), "{error}");
             assert!(error.to_string().contains(expected), "{error}, expected {expected}");
         }
@@ -239,11 +242,11 @@ mod tests {
 
     #[test]
     fn the_table_is_sorted_and_names_are_unique() {
-        let parts = parts_of(&[32]);
+        let files = files_of(&[32]);
         let named = |name: &str| tensor(name, "U8", &[1], (0, 0, 1));
         let names = |names: &[&str]| {
             let tensors = names.iter().map(|name| named(name)).collect();
-            Ok(entries(tensors, &parts)?.into_iter().map(|entry| entry.name).collect::<Vec<_>>())
+            Ok(entries(tensors, &files)?.into_iter().map(|entry| entry.name).collect::<Vec<_>>())
         };
         assert_eq!(names(&["a", "b", "c"]).unwrap(), ["a", "b", "c"]);
         assert_eq!(names(&["c", "a", "b"]).unwrap(), ["a", "b", "c"]);
@@ -255,8 +258,8 @@ mod tests {
     #[test]
     fn segments_need_an_identity() {
         let whole = v1::Segment { identity: Some(v1::FileIdentity::default()), ..v1::Segment::default() };
-        assert_eq!(parts(std::slice::from_ref(&whole)).unwrap().len(), 1);
-        assert_eq!(parts(&[whole.clone(), v1::Segment::default()]), Err(ProtocolError::NoIdentity(1)));
-        assert_eq!(parts(&vec![whole; 65_536]), Err(ProtocolError::TooManySegments(65_536)));
+        assert_eq!(files(std::slice::from_ref(&whole)).unwrap().len(), 1);
+        assert_eq!(files(&[whole.clone(), v1::Segment::default()]), Err(ProtocolError::NoIdentity(1)));
+        assert_eq!(files(&vec![whole; 65_536]), Err(ProtocolError::TooManySegments(65_536)));
     }
 }

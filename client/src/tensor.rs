@@ -1,3 +1,5 @@
+//! One tensor, as bytes or as a typed slice over the shared pages.
+
 use std::{any::type_name, fmt};
 
 use safetensors::Dtype;
@@ -45,37 +47,44 @@ pub struct Tensor<'a> {
 
 impl<'a> Tensor<'a> {
     /// Name in the layout that was asked for.
+    #[must_use]
     pub fn name(&self) -> &'a str {
         &self.entry.name
     }
 
     /// Name in the checkpoint.
+    #[must_use]
     pub fn source_name(&self) -> &'a str {
         if self.entry.source_name.is_empty() { &self.entry.name } else { &self.entry.source_name }
     }
 
     /// What its elements are.
+    #[must_use]
     pub fn dtype(&self) -> Dtype {
         self.entry.dtype
     }
 
     /// Dimensions, row-major; empty for a scalar.
+    #[must_use]
     pub fn shape(&self) -> &'a [u64] {
         &self.entry.shape
     }
 
     /// Index of its segment in the component, and the place of its first byte there.
+    #[must_use]
     pub fn place(&self) -> (usize, u64) {
         (self.entry.segment, self.entry.offset)
     }
 
     /// Its bytes, little endian, row-major, without gaps.
+    #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
     /// Whether its first byte is where an element of its dtype may begin, so that [`as_slice`](Self::as_slice) will
     /// not complain of it.
+    #[must_use]
     pub fn is_aligned(&self) -> bool {
         // Complex numbers are pairs of floats; the types below a byte have no alignment.
         let alignment = if self.entry.dtype == Dtype::C64 { 4 } else { (self.entry.dtype.bitsize() / 8).max(1) };
@@ -83,6 +92,9 @@ impl<'a> Tensor<'a> {
     }
 
     /// Its elements, if `T` stands for its dtype and its first byte is aligned for `T`.
+    ///
+    /// # Errors
+    /// When `T` cannot stand for the dtype, or the tensor's first byte is not where a `T` may begin.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T], ViewError> {
         let element = type_name::<T>();
         if !T::DTYPES.contains(&self.entry.dtype) {

@@ -1,3 +1,5 @@
+//! All tensors of a component, with the mappings that they lie in.
+
 use std::{fmt, sync::Arc};
 
 use weightsd_segment::View;
@@ -34,16 +36,19 @@ impl Tensors {
     }
 
     /// How many there are.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.0.entries.len()
     }
 
     /// Whether there are none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.entries.is_empty()
     }
 
     /// The tensor of that name.
+    #[must_use]
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         Some(self.0.tensor(&self.0.entries[self.position(name)?]))
     }
@@ -54,16 +59,21 @@ impl Tensors {
     }
 
     /// All tensors, in the order of their names.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> + DoubleEndedIterator {
         self.0.entries.iter().map(|entry| self.0.tensor(entry))
     }
 
     /// The mappings, in the order of the component's segments. For those who wrap whole files.
+    #[must_use]
     pub fn views(&self) -> &[Arc<View>] {
         &self.0.views
     }
 
     /// The tensors as the tree that the dots in their names describe, as `mlx.utils.tree_unflatten` builds it.
+    ///
+    /// # Errors
+    /// When the name of a tensor is also the beginning of others, or has too many parts.
     pub fn unflatten(&self) -> Result<Tree<Tensor<'_>>, UnflattenError> {
         tree::unflatten(self.iter().map(|tensor| (tensor.name(), tensor)))
     }

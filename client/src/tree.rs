@@ -1,3 +1,5 @@
+//! Tensors as the tree that dots in their names describe.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;

@@ -4,9 +4,12 @@
 //! `async_io` can wrap them. Each message is one byte of data, to which its descriptors are bound.
 
 use std::{
+    error::Error,
     io::{self, IoSlice, IoSliceMut},
+    iter,
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::{
@@ -15,6 +18,7 @@ use rustix::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, recv, recvmsg, sendmsg,
     },
+    process::{Resource, getrlimit},
 };
 
 /// Most descriptors in one message: Linux's `SCM_MAX_FD`.
@@ -24,6 +28,9 @@ const SPACE: usize = rustix::cmsg_space!(ScmRights(MAX));
 
 /// Sends one byte with descriptors, all or nothing. Keep the descriptors open until the peer has acknowledged them:
 /// macOS loses those that are closed in flight.
+///
+/// # Errors
+/// When the peer is gone or the socket has no room (`WouldBlock`), and where the system refuses the descriptors.
 pub fn send(stream: BorrowedFd<'_>, fds: &[BorrowedFd<'_>], byte: u8) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -40,6 +47,9 @@ pub fn send(stream: BorrowedFd<'_>, fds: &[BorrowedFd<'_>], byte: u8) -> io::Res
 
 /// Receives one byte with the descriptors bound to it, all of them close-on-exec. More than `max` of them, or fewer
 /// than were sent, is an error, and those that came are closed.
+///
+/// # Errors
+/// When the peer is gone, nothing has come yet (`WouldBlock`), more than `max` descriptors come, or some are [`Lost`].
 pub fn receive(stream: BorrowedFd<'_>, max: usize) -> io::Result<(u8, Vec<OwnedFd>)> {
     // Room for the most that can come, whatever is expected: macOS leaks into this process what does not fit.
     let mut space = [MaybeUninit::uninit(); SPACE];
@@ -68,10 +78,35 @@ pub fn receive(stream: BorrowedFd<'_>, max: usize) -> io::Result<(u8, Vec<OwnedF
     Ok((data[0], fds))
 }
 
-/// Descriptors that found no place in this process are gone.
+/// Descriptors that found no place in this process: the system closed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("descriptors were lost on the way, because this process may have {limit} files open and no more (`ulimit -n`)")]
+pub struct Lost {
+    /// Files that this process may have open.
+    pub limit: u64,
+}
+
+/// What helps when [`are_exhausted`].
+pub const EXHAUSTED_HINT: &str =
+    "raise the limit of open files where this program is started, such as `ulimit -n 4096`";
+
+/// Whether `error`, or a cause of it, is that this process may open no more files.
+#[must_use]
+pub fn are_exhausted(error: &(dyn Error + 'static)) -> bool {
+    let refused = |error: &io::Error| {
+        matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+            || error.get_ref().is_some_and(|inner| inner.is::<Lost>())
+    };
+    let mut causes = iter::successors(Some(error), |error| (*error).source());
+    causes.any(|cause| {
+        let shared = cause.downcast_ref::<Arc<io::Error>>().map(|error| &**error);
+        cause.downcast_ref::<io::Error>().or(shared).is_some_and(refused)
+    })
+}
+
 fn lost() -> io::Error {
-    let message = "descriptors were lost on the way; the limit of open files (ulimit -n) may be reached";
-    io::Error::new(io::ErrorKind::InvalidData, message)
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    io::Error::new(io::ErrorKind::InvalidData, Lost { limit })
 }
 
 /// How macOS says that they did not find a place. Linux cuts the message and says so in its flags.
@@ -80,6 +115,9 @@ fn is_loss(error: &io::Error) -> bool {
 }
 
 /// The next byte of a stream, left where it is; `None` when the peer has closed the stream.
+///
+/// # Errors
+/// When the system refuses, and where nothing has come yet (`WouldBlock`).
 pub fn peek_byte(stream: BorrowedFd<'_>) -> io::Result<Option<u8>> {
     let mut data = [0];
     let (_, length) = retry(|| recv(stream, &mut data[..], RecvFlags::PEEK))?;

@@ -1,3 +1,5 @@
+//! Which file something is, and in which state.
+
 use std::{
     fs::{File, Metadata},
     io,
@@ -22,6 +24,7 @@ pub struct FileIdentity {
 
 impl FileIdentity {
     /// The identity that the metadata of a file tell.
+    #[must_use]
     pub fn of(metadata: &Metadata) -> FileIdentity {
         FileIdentity {
             device: metadata.dev(),
@@ -33,6 +36,9 @@ impl FileIdentity {
     }
 
     /// The identity of an open file, now (`fstat`).
+    ///
+    /// # Errors
+    /// When the system does not answer for the file.
     pub fn of_file(file: &File) -> io::Result<FileIdentity> {
         Ok(FileIdentity::of(&file.metadata()?))
     }

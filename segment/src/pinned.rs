@@ -43,6 +43,9 @@ pub struct PinnedFile {
 impl PinnedFile {
     /// Opens a regular file for reading. Anything else is refused with a [`NotRegular`] inside the error, and without
     /// blocking: opening a FIFO that nobody writes to would otherwise wait for ever.
+    ///
+    /// # Errors
+    /// When `path` cannot be opened, or is no regular file.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<PinnedFile> {
         let path = path.into();
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -61,16 +64,21 @@ impl PinnedFile {
     }
 
     /// The path under which it was opened. It may mean another file by now.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The identity it had when it was opened.
+    #[must_use]
     pub fn identity(&self) -> &FileIdentity {
         &self.identity
     }
 
     /// The identity it has now. Another one than [`identity`](Self::identity) means that the content may have changed.
+    ///
+    /// # Errors
+    /// When the system does not answer for the file.
     pub fn current_identity(&self) -> io::Result<FileIdentity> {
         FileIdentity::of_file(&self.file)
     }
@@ -93,11 +101,15 @@ impl PinnedFile {
     }
 
     /// The open file.
+    #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
     /// Fills `buffer` from the bytes at `offset`; `UnexpectedEof` when the file ends before.
+    ///
+    /// # Errors
+    /// When the file ends before, or the system cannot read it.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
     }
@@ -105,6 +117,9 @@ impl PinnedFile {
     /// How many bytes of the file are in memory now. Costs a walk over its page tables.
     ///
     /// Linux tells only the owner of a file and those who may write to it; for others every page counts as resident.
+    ///
+    /// # Errors
+    /// When the file cannot be mapped, or the system does not tell.
     pub fn resident_bytes(&self) -> io::Result<u64> {
         residency::resident_bytes(self.file.as_fd(), self.identity.length)
     }

@@ -1,3 +1,5 @@
+//! A file as read-only memory, mapped only if it is the file that it should be.
+
 use std::{
     fs::File,
     io,
@@ -62,6 +64,9 @@ pub struct View {
 
 impl View {
     /// Maps an open file, if it is the expected one in the expected state. The file may be closed afterwards.
+    ///
+    /// # Errors
+    /// When the file is not the one of `identity`, is empty, or cannot be mapped.
     pub fn map(file: &File, expected: &FileIdentity) -> Result<View, MapError> {
         let found = FileIdentity::of_file(file).map_err(MapError::Identity)?;
         if found != *expected {
@@ -73,6 +78,9 @@ impl View {
     }
 
     /// Opens and maps the file at a path, if it is the expected one in the expected state. Never blocks on a FIFO.
+    ///
+    /// # Errors
+    /// When the path cannot be opened or is not the file of `identity`, or the file cannot be mapped.
     pub fn open_and_map(path: &Path, expected: &FileIdentity) -> Result<View, MapError> {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = File::options()
@@ -84,6 +92,7 @@ impl View {
     }
 
     /// The bytes in a range, or `None` when the range leaves the file.
+    #[must_use]
     pub fn bytes(&self, offset: u64, length: u64) -> Option<&[u8]> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(length).ok()?)?;
@@ -91,17 +100,20 @@ impl View {
     }
 
     /// Length in bytes.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.map.bytes().len()
     }
 
     /// Whether the file has no bytes.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Address of the first byte, which is at a page boundary unless the file is empty. On Linux the eight bytes in
     /// front of it are mapped too and hold the length, which is how the allocator of MLX's CPU backend knows a buffer.
+    #[must_use]
     pub fn as_ptr(&self) -> *const u8 {
         self.map.bytes().as_ptr()
     }
@@ -119,6 +131,7 @@ impl View {
     }
 
     /// The file that is mapped, in the state in which it was mapped.
+    #[must_use]
     pub fn identity(&self) -> &FileIdentity {
         &self.identity
     }

@@ -7,7 +7,10 @@ use clap_complete::Shell;
 use weightsd_client::{Quantisation, QuantisationMode};
 use weightsd_core::quantisation::Mode;
 
-use crate::{daemon::Settings, derive};
+use crate::{
+    daemon::{Settings, SettingsError},
+    derive,
+};
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
@@ -20,7 +23,10 @@ Examples:
   weightsd serve                                     run the daemon
   weightsd load Tongyi-MAI/Z-Image-Turbo transformer load a component and keep it warm
   weightsd inspect model.safetensors                 what is in a file
-  weightsd demo                                      see it all work, without network or weights"
+  weightsd demo                                      see it all work, without network or weights
+
+Exit codes: 0 success, 64 the command or the request is wrong, 69 something is away and may come back, 70 a fault of
+weightsd, 130 interrupted, 1 anything else."
 )]
 pub(super) struct Args {
     /// The daemon's socket [default: the usual place of this user]
@@ -37,6 +43,13 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Run the daemon in the foreground, until SIGTERM or Ctrl-C
     Serve(Box<Serve>),
+    #[command(flatten)]
+    Task(Task),
+}
+
+/// What is done and then over.
+#[derive(Debug, Subcommand)]
+pub(super) enum Task {
     /// Load a component of a model, and hold it or keep it warm
     Load(Load),
     /// Download what a model's components need, and verify it
@@ -44,11 +57,20 @@ pub(super) enum Command {
     /// Compare the files of a model with their hashes (needs no network)
     Verify(Verify),
     /// How the daemon is
+    #[command(after_help = "\
+Examples:
+  weightsd status
+  weightsd status --json | jq .hub_endpoint")]
     Status,
     /// The components in the daemon's cache, and who holds them
     #[command(visible_alias = "list")]
     Ls(Ls),
     /// What a model spec means: path, commit, components, files
+    #[command(after_help = "\
+Examples:
+  weightsd resolve Tongyi-MAI/Z-Image-Turbo
+  weightsd resolve org/repo:v2 --offline
+  weightsd resolve ./my-model --json")]
     Resolve(Model),
     /// Compare the components of a model with what its family says they must hold
     Audit(Audit),
@@ -66,13 +88,19 @@ pub(super) enum Command {
     DeriveWorker,
     /// Let launchd (macOS) or systemd (Linux) start the daemon on the first connection
     Install(Install),
-    /// Print a completion script: weightsd completions zsh > ~/.zfunc/_weightsd
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  weightsd completions bash > ~/.local/share/bash-completion/completions/weightsd
+  weightsd completions zsh > ~/.zfunc/_weightsd
+  weightsd completions fish > ~/.config/fish/completions/weightsd.fish")]
     Completions {
         /// The shell
         shell: Shell,
     },
 }
 
+/// `weightsd serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Settings are taken from the command line, then from the configuration file (TOML, the same names with `_`), then from \
@@ -82,7 +110,7 @@ Examples:
   weightsd serve
   weightsd serve --hub-cache /data/hub --keep-alive 1h
   weightsd serve --offline")]
-pub(super) struct Serve {
+pub struct Serve {
     /// Configuration file [default: weightsd/config.toml in the usual place]
     #[arg(long, env = "WEIGHTSD_CONFIG", value_name = "PATH")]
     pub(super) config: Option<PathBuf>,
@@ -90,7 +118,18 @@ pub(super) struct Serve {
     pub(super) settings: Settings,
     /// Fail unless launchd or systemd hands over a socket
     #[arg(long)]
-    pub(super) activated: bool,
+    pub activated: bool,
+}
+
+impl Serve {
+    /// What the flags say, and the configuration file where they say nothing.
+    ///
+    /// # Errors
+    /// When the configuration file cannot be read or used.
+    pub fn settings(self, socket: Option<PathBuf>) -> Result<Settings, SettingsError> {
+        let file = Settings::load(self.config.as_deref())?;
+        Ok(Settings { socket, ..self.settings }.or(file))
+    }
 }
 
 fn absolute(text: &str) -> Result<PathBuf, String> {
@@ -267,6 +306,11 @@ pub(super) struct Verify {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd ls
+  weightsd ls --resident
+  weightsd ls --images")]
 pub(super) struct Ls {
     /// Measure how much of each component is in memory
     #[arg(long)]
@@ -317,6 +361,11 @@ pub(super) struct Inspect {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd evict --dry-run
+  weightsd evict 3f9a1c02
+  weightsd evict --images")]
 pub(super) struct Evict {
     /// First digits of the component's id, as `weightsd ls` shows it [default: all that nobody holds]
     pub(super) id: Option<String>,
@@ -329,6 +378,10 @@ pub(super) struct Evict {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd events
+  weightsd events --follow --json | jq .event.message")]
 pub(super) struct Events {
     /// Go on as things happen, until Ctrl-C
     #[arg(long, short)]
@@ -336,6 +389,10 @@ pub(super) struct Events {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd demo
+  weightsd demo --keep")]
 pub(super) struct Demo {
     /// Keep the files it makes
     #[arg(long)]
@@ -350,6 +407,10 @@ pub(super) struct DemoClient {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd install --dry-run
+  weightsd install")]
 pub(super) struct Install {
     /// Print what would be written, and where
     #[arg(long)]
@@ -374,5 +435,32 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_example_can_be_read() {
+        let mut root = super::Args::command();
+        root.build();
+        let shown = |command: &clap::Command| command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let commands =
+            || root.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+        for command in commands() {
+            let help = shown(command);
+            let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  weightsd ")).collect();
+            assert!(!examples.is_empty(), "`{}` has no example", command.get_name());
+            for example in examples {
+                let words = example.split(['|', '>']).next().unwrap_or_default();
+                let words = words.split_whitespace().map(|word| word.trim_matches('\''));
+                super::Args::command().try_get_matches_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
+            }
+        }
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut super::Args::command(), "weightsd", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in commands() {
+                assert!(script.contains(command.get_name()), "{shell} does not complete `{}`", command.get_name());
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     args::Audit,
     output::{self, Format, bytes, print, wrapped},
     resolve::{PATIENCE, selector},
+    shell,
 };
 
 /// Borrowed tensors and tensors of no use that are named where not all are.
@@ -26,6 +27,7 @@ pub(super) enum Detail {
 }
 
 pub(super) async fn run(client: &Client, command: Audit, format: Format) -> anyhow::Result<ExitCode> {
+    shell::warn_of_ignored(client, &command.model.model).await?;
     let model = selector(command.model);
     let request = AuditRequest {
         base: command.beside.base.map(|base| beside(&model, base)),

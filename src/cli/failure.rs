@@ -7,6 +7,7 @@ use std::{
 
 use weightsd_client::ClientError;
 use weightsd_core::explain::{Explain, Explanation, Reason, Tier, sentence};
+use weightsd_segment::descriptors;
 
 use super::audit;
 use crate::{
@@ -47,8 +48,33 @@ pub(super) fn exit_code(tier: Tier) -> ExitCode {
     }
 }
 
+/// Somebody pressed Ctrl-C.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; what was downloaded is kept, and the same command goes on from there")]
+pub(super) struct Interrupted;
+
+/// Does `work` unless somebody presses Ctrl-C before it is done.
+pub(super) async fn unless_interrupted<T, E>(work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    anyhow::Error: From<E>,
+{
+    tokio::select! {
+        result = work => Ok(result?),
+        signal = tokio::signal::ctrl_c() => {
+            signal?;
+            Err(Interrupted.into())
+        }
+    }
+}
+
+/// The exit code of a failure.
+pub(super) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
+    const INTERRUPTED: u8 = 130; // As the shell says it of a program that SIGINT ends.
+    if error.is::<Interrupted>() { INTERRUPTED.into() } else { exit_code(tier(error)) }
+}
+
 /// Who has to act; the one who runs the program, where nothing says better.
-pub(super) fn tier(error: &anyhow::Error) -> Tier {
+fn tier(error: &anyhow::Error) -> Tier {
     match error.downcast_ref::<ClientError>() {
         Some(error) => error.tier(),
         None => local(error).map_or(Tier::Condition, |error| error.explain().reason.tier()),
@@ -71,6 +97,9 @@ pub(super) fn report(error: &anyhow::Error) -> io::Result<()> {
     }
     match local(error) {
         Some(explained) => writeln!(out, "error: {error:#}\nhint: {}", explained.explain().hint),
+        None if descriptors::are_exhausted(error.as_ref()) => {
+            writeln!(out, "error: {error:#}\nhint: {}", descriptors::EXHAUSTED_HINT)
+        }
         None => writeln!(out, "error: {error:#}"),
     }
 }

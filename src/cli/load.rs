@@ -8,15 +8,17 @@ use weightsd_client::{
 
 use super::{
     args::{Beside, FloatType, Layout, Load, Model, Treatment},
-    failure::UsageError,
+    failure::{UsageError, unless_interrupted},
     output::{self, Format, bytes, print, short, time},
     progress::Bars,
+    shell,
 };
 
 /// A load on a slow disk may take as long as the daemon lets it.
 const DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyhow::Result<ExitCode> {
+    shell::warn_of_ignored(client, &command.model.model).await?;
     let hold = if command.hold { Hold::Stream } else { Hold::None };
     let policy = if command.report_only { AuditPolicy::ReportOnly } else { AuditPolicy::Strict };
     let layout = match command.layout {
@@ -32,7 +34,7 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
         request = request.keep_alive(keep_alive);
     }
     let mut bars = Bars::new();
-    let loaded = client.load(request, |progress| bars.show(progress)).await;
+    let loaded = unless_interrupted(client.load(request, |progress| bars.show(progress))).await;
     bars.clear();
     let mut component = loaded?;
     match format {

@@ -14,82 +14,124 @@ mod output;
 mod progress;
 mod pull;
 mod resolve;
-mod serve;
+mod shell;
 mod status;
 
-use std::{io, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser as _};
-use tokio::runtime::{Builder, Runtime};
 use weightsd_client::{Client, ConnectOptions};
 use weightsd_core::explain::Tier;
 
-use self::args::{Args, Command};
-use crate::derive;
+pub use self::args::Serve;
+use self::args::{Args, Command, Task};
+use crate::{daemon::process, derive};
 
-/// Runs the program.
-#[must_use]
-pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(shown) => {
-            // Nothing helps when the output is gone too; the same holds below.
-            let _ = shown.print();
-            return if shown.use_stderr() { failure::exit_code(Tier::Request) } else { ExitCode::SUCCESS };
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To be the daemon.
+    Serve {
+        /// The command.
+        command: Box<Serve>,
+        /// The socket, where it is named.
+        socket: Option<PathBuf>,
+    },
+    /// To do something, and end.
+    Task(Errand),
+}
+
+/// A task, and the flags that all tasks share.
+#[derive(Debug)]
+pub struct Errand {
+    socket: Option<PathBuf>,
+    format: output::Format,
+    task: Task,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// When there is nothing more to do: help was asked for and is printed, or the command line is wrong and that is said. The
+/// error is the exit code.
+pub fn parse() -> Result<Asked, ExitCode> {
+    match Args::try_parse() {
+        Ok(Args { command: Command::Serve(command), socket, .. }) => Ok(Asked::Serve { command, socket }),
+        Ok(Args { command: Command::Task(task), socket, json }) => {
+            let format = if json { output::Format::Json } else { output::Format::Text };
+            Ok(Asked::Task(Errand { socket, format, task }))
         }
-    };
-    match run(args) {
-        Ok(code) => code,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = failure::report(&error);
-            failure::exit_code(failure::tier(&error))
+        Err(shown) => {
+            // Nothing helps when the output is gone too.
+            let _ = shown.print();
+            Err(if shown.use_stderr() { failure::exit_code(Tier::Request) } else { ExitCode::SUCCESS })
         }
     }
 }
 
-fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Args { socket, json, command } = args;
-    let format = if json { output::Format::Json } else { output::Format::Text };
+/// The exit code of what was done; a failure is printed.
+#[must_use]
+pub fn end(result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing helps when the output is gone too.
+            let _ = failure::report(&error);
+            failure::exit_code_of(&error)
+        }
+    }
+}
+
+/// Does what is asked for.
+///
+/// # Errors
+/// When the command cannot be carried out.
+pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
+    let Errand { socket, format, task } = errand;
+    process::raise_file_limit();
     let connect = async || Client::connect(options(socket.clone())).await;
-    match command {
-        Command::Serve(command) => serve::run(*command, socket),
-        Command::Load(command) => runtime()?.block_on(async { load::run(&connect().await?, command, format).await }),
-        Command::Pull(command) => runtime()?.block_on(async { pull::pull(&connect().await?, command, format).await }),
-        Command::Verify(command) => {
-            runtime()?.block_on(async { pull::verify(&connect().await?, command, format).await })
+    match task {
+        Task::Load(command) => {
+            process::runtime()?.block_on(async { load::run(&connect().await?, command, format).await })
         }
-        Command::Status => runtime()?.block_on(async { status::status(&connect().await?, format).await }),
-        Command::Ls(command) => runtime()?.block_on(async { status::list(&connect().await?, &command, format).await }),
-        Command::Resolve(command) => {
-            runtime()?.block_on(async { resolve::run(&connect().await?, command, format).await })
+        Task::Pull(command) => {
+            process::runtime()?.block_on(async { pull::pull(&connect().await?, command, format).await })
         }
-        Command::Audit(command) => runtime()?.block_on(async { audit::run(&connect().await?, command, format).await }),
-        Command::Evict(command) => runtime()?.block_on(async { evict::run(&connect().await?, command, format).await }),
-        Command::Events(command) => {
-            runtime()?.block_on(async { events::run(&connect().await?, &command, format).await })
+        Task::Verify(command) => {
+            process::runtime()?.block_on(async { pull::verify(&connect().await?, command, format).await })
         }
-        Command::Inspect(command) => inspect::run(&command, format),
-        Command::Demo(command) => demo::run(&command, &runtime()?),
-        Command::DemoClient(command) => demo::client::run(command, options(socket), &runtime()?),
-        Command::DeriveWorker => Ok(derive::worker::main()),
-        Command::Install(command) => install::run(&command),
-        Command::Completions { shell } => {
+        Task::Status => process::runtime()?.block_on(async { status::status(&connect().await?, format).await }),
+        Task::Ls(command) => {
+            process::runtime()?.block_on(async { status::list(&connect().await?, &command, format).await })
+        }
+        Task::Resolve(command) => {
+            process::runtime()?.block_on(async { resolve::run(&connect().await?, command, format).await })
+        }
+        Task::Audit(command) => {
+            process::runtime()?.block_on(async { audit::run(&connect().await?, command, format).await })
+        }
+        Task::Evict(command) => {
+            process::runtime()?.block_on(async { evict::run(&connect().await?, command, format).await })
+        }
+        Task::Events(command) => {
+            process::runtime()?.block_on(async { events::run(&connect().await?, &command, format).await })
+        }
+        Task::Inspect(command) => inspect::run(&command, format),
+        Task::Demo(command) => demo::run(&command, &process::runtime()?),
+        Task::DemoClient(command) => demo::client::run(command, options(socket), &process::runtime()?),
+        Task::DeriveWorker => Ok(derive::worker::main()),
+        Task::Install(command) => install::run(&command),
+        Task::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "weightsd", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn options(socket: Option<std::path::PathBuf>) -> ConnectOptions {
+fn options(socket: Option<PathBuf>) -> ConnectOptions {
     let defaults = ConnectOptions::default();
     ConnectOptions { socket: socket.unwrap_or(defaults.socket), ..defaults }
-}
-
-/// One thread, for the daemon too: what blocks or computes has threads of its own, and a request that wakes no other
-/// thread is answered sooner.
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
 }
 
 /// `weightsd ls | head -1` is no failure.

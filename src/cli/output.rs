@@ -46,24 +46,27 @@ pub(super) fn print_json(name: &str, message: &impl Message) -> anyhow::Result<(
     Ok(print(format_args!("{:#}", json(name, message)?))?)
 }
 
-/// Most columns of a line where no terminal says how many it has.
+/// Columns of a line where the output goes to no terminal.
 const COLUMNS: u16 = 120;
 
-/// Text indented by so many spaces, and broken between words so that it fits a terminal; what follows the first line is
-/// indented more.
+/// The width of the terminal, if the output goes to one.
+fn columns() -> usize {
+    let width = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    width.unwrap_or(usize::from(COLUMNS))
+}
+
+/// Text indented by `indent` spaces and broken between words where the terminal ends; lines after the first are indented
+/// two more.
 pub(super) fn wrapped(text: &str, indent: usize) -> String {
-    let mut lines = vec![" ".repeat(indent)];
-    for (number, word) in text.split(' ').enumerate() {
-        let line = lines.last_mut().expect("there is a line from the beginning");
-        if number > 0 && line.chars().count() + 1 + word.chars().count() > usize::from(COLUMNS) {
-            lines.push(format!("{}{word}", " ".repeat(indent + 2)));
-        } else {
-            let space = if number == 0 { "" } else { " " };
-            line.push_str(space);
-            line.push_str(word);
-        }
-    }
-    lines.join("\n")
+    let (first, others) = (" ".repeat(indent), " ".repeat(indent + 2));
+    let options = textwrap::Options::new(columns())
+        .initial_indent(&first)
+        .subsequent_indent(&others)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit);
+    textwrap::fill(text, options)
 }
 
 /// A table without lines.

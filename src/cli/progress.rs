@@ -65,7 +65,7 @@ fn is_moving(file: &FileProgress) -> bool {
     !matches!(file.state(), FileState::Waiting | FileState::Unspecified)
 }
 
-fn file_line(file: &FileProgress) -> String {
+pub(super) fn file_line(file: &FileProgress) -> String {
     let name = file.path.rsplit('/').next().unwrap_or_default();
     match file.state() {
         FileState::Elsewhere => format!("{name} (another program downloads it)"),

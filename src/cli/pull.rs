@@ -9,20 +9,23 @@ use weightsd_client::{
 
 use super::{
     args::{Pull, Verify},
+    failure::unless_interrupted,
     output::{self, Format, bytes, print, time},
     progress::Bars,
     resolve::selector,
+    shell,
     status::model_name,
 };
 
 pub(super) async fn pull(client: &Client, command: Pull, format: Format) -> anyhow::Result<ExitCode> {
+    shell::warn_of_ignored(client, &command.model.model).await?;
     let request = PullRequest {
         model: Some(selector(command.model)),
         components: command.components,
         whole_repository: command.all,
     };
     let mut bars = Bars::new();
-    let report = client.pull(request, |progress| bars.show(progress)).await;
+    let report = unless_interrupted(client.pull(request, |progress| bars.show(progress))).await;
     bars.clear();
     let report = report?;
     if format == Format::Json {
@@ -49,7 +52,7 @@ pub(super) async fn pull(client: &Client, command: Pull, format: Format) -> anyh
 pub(super) async fn verify(client: &Client, command: Verify, format: Format) -> anyhow::Result<ExitCode> {
     let request = VerifyRequest { model: Some(selector(command.model)), components: command.components };
     let mut bars = Bars::new();
-    let report = client.verify(request, |progress| bars.show(progress)).await;
+    let report = unless_interrupted(client.verify(request, |progress| bars.show(progress))).await;
     bars.clear();
     let report = report?;
     if format == Format::Json {

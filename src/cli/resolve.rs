@@ -10,9 +10,11 @@ use weightsd_client::{
 use super::{
     args::Model,
     output::{self, Format, bytes, numbers, print, wrapped},
+    shell,
 };
 
 pub(super) async fn run(client: &Client, command: Model, format: Format) -> anyhow::Result<ExitCode> {
+    shell::warn_of_ignored(client, &command.model).await?;
     let answer = client.clone().with_deadline(PATIENCE).resolve(selector(command)).await?;
     match format {
         Format::Json => output::print_json("ResolveResponse", &answer)?,

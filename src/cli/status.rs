@@ -10,7 +10,7 @@ use weightsd_client::{
 use super::{
     args::Ls,
     output::{self, Format, bytes, numbers, print, short, since, span, until},
-    progress::doing,
+    progress::{doing, file_line},
 };
 
 pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
@@ -52,7 +52,7 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
             doing(&progress)
         ))?;
         for file in &progress.files {
-            print(format_args!("  {} {} of {}", file.path, bytes(file.bytes_done), bytes(file.bytes_total)))?;
+            print(format_args!("  {} {} of {}", file_line(file), bytes(file.bytes_done), bytes(file.bytes_total)))?;
         }
     }
     for load in &status.loads {

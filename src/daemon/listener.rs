@@ -114,24 +114,26 @@ impl Explain for BindError {
 }
 
 impl BoundListener {
-    /// Takes over the socket that the service manager hands over.
+    /// Takes over the socket that the service manager hands over, if it hands one over. Call it before there are threads.
     ///
     /// # Errors
-    /// [`BindError`].
-    pub fn inherit() -> Result<Self, BindError> {
+    /// When what is handed over is no listening Unix socket, and when there `must_be` one and is none.
+    pub fn inherit(must_be: bool) -> Result<Option<Self>, BindError> {
         let io_error = |source| BindError::Io { action: "take over", path: "the inherited socket".into(), source };
-        let listener =
-            activation::inherited_listener(LAUNCHD_NAME).map_err(io_error)?.ok_or(BindError::NothingInherited)?;
+        let Some(listener) = activation::inherited_listener(LAUNCHD_NAME).map_err(io_error)? else {
+            return if must_be { Err(BindError::NothingInherited) } else { Ok(None) };
+        };
         let address = listener.local_addr().map_err(io_error)?;
         let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
-        Ok(Self { listener, path, origin: Origin::Inherited })
+        Ok(Some(Self { listener, path, origin: Origin::Inherited }))
     }
 
     /// Makes a socket at `path`, mode 0600, in a directory of mode 0700 that is made if it is missing. A socket that a
     /// dead daemon left is removed.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// When another daemon has it, when others can enter the directory, when something else is at `path`, when the path is
+    /// too long, and when the system refuses.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         places::check_socket_path(path, Platform::current())?;
         let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };

@@ -4,6 +4,7 @@ mod accept;
 mod config;
 mod lifecycle;
 mod listener;
+pub mod process;
 mod settings;
 mod watchdog;
 

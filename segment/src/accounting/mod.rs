@@ -32,6 +32,9 @@ pub struct MemoryUse {
 
 impl MemoryUse {
     /// Of this process.
+    ///
+    /// # Errors
+    /// When the system does not tell.
     pub fn of_self() -> io::Result<MemoryUse> {
         platform::of_process(std::process::id())
     }

@@ -22,6 +22,9 @@ use macos as platform;
 /// of it are removed from the environment.
 ///
 /// The socket's file belongs to the service manager: do not remove it.
+///
+/// # Errors
+/// When what was handed down is no listening Unix stream socket.
 pub fn inherited_listener(name: &str) -> io::Result<Option<UnixListener>> {
     let Some(listener) = platform::inherited_listener(name)? else { return Ok(None) };
     check(&listener, name)?;

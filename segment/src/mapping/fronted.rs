@@ -1,3 +1,5 @@
+//! A mapping with a page of this process's own in front, for the allocator of MLX's CPU backend.
+
 use std::{ffi::c_void, fs::File, io};
 
 use memmap2::{MmapMut, MmapOptions};

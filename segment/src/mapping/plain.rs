@@ -1,3 +1,5 @@
+//! A mapping as the system makes it.
+
 use std::{fs::File, io};
 
 use memmap2::{Mmap, MmapOptions};

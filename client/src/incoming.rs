@@ -1,3 +1,5 @@
+//! The messages of a load put together. Checks their order and number; `table` checks what they say.
+
 use std::collections::VecDeque;
 
 use weightsd_proto::v1::{Component, LoadComponentResponse, Notice, Progress, Tensor, load_component_response::Event};
@@ -9,7 +11,7 @@ const TRUSTED_COUNT: usize = 1 << 16;
 
 /// A component that is coming in: progress, then the component, then its tensors in pages, then notices.
 #[derive(Debug, Default)]
-pub(crate) struct Assembly {
+pub(crate) struct Incoming {
     component: Option<Component>,
     tensors: Vec<Tensor>,
     notices: VecDeque<Notice>,
@@ -17,13 +19,13 @@ pub(crate) struct Assembly {
 
 /// A component that has come in whole. Nothing about it is checked but that all tensors are there.
 #[derive(Debug)]
-pub(crate) struct Assembled {
+pub(crate) struct Received {
     pub(crate) component: Component,
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) notices: VecDeque<Notice>,
 }
 
-impl Assembly {
+impl Incoming {
     /// Takes one message of the stream, and gives back the progress if it is that.
     pub(crate) fn accept(&mut self, message: LoadComponentResponse) -> Result<Option<Progress>, ProtocolError> {
         match message.event {
@@ -68,13 +70,13 @@ impl Assembly {
     }
 
     /// What has come in, once it is complete; otherwise what is missing.
-    pub(crate) fn finish(self) -> Result<Assembled, ProtocolError> {
+    pub(crate) fn finish(self) -> Result<Received, ProtocolError> {
         let component = self.component.ok_or(ProtocolError::NoComponent)?;
         let (expected, found) = (component.tensor_count, self.tensors.len());
         if found != expected as usize {
             return Err(ProtocolError::TensorCount { expected, found });
         }
-        Ok(Assembled { component, tensors: self.tensors, notices: self.notices })
+        Ok(Received { component, tensors: self.tensors, notices: self.notices })
     }
 }
 
@@ -96,12 +98,12 @@ mod tests {
         message(Event::Page(TensorPage { tensors: vec![Tensor::default(); count] }))
     }
 
-    fn run(messages: Vec<LoadComponentResponse>) -> Result<Assembled, ProtocolError> {
-        let mut assembly = Assembly::default();
+    fn run(messages: Vec<LoadComponentResponse>) -> Result<Received, ProtocolError> {
+        let mut incoming = Incoming::default();
         for message in messages {
-            assembly.accept(message)?;
+            incoming.accept(message)?;
         }
-        assembly.finish()
+        incoming.finish()
     }
 
     #[test]
