@@ -129,7 +129,7 @@ pub(crate) fn layout(layout: Layout) -> v1::Layout {
 }
 
 pub(crate) fn model(model: &ResolvedModel) -> v1::ResolvedModel {
-    let warning = model.warning.clone().unwrap_or_default();
+    let warning = model.warning.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut message = v1::ResolvedModel { path: path(&model.path), warning, ..v1::ResolvedModel::default() };
     match &model.kind {
         ModelKind::Directory => message.set_kind(v1::ModelKind::Directory),

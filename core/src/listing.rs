@@ -10,12 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::shown::shown;
 
-/// Most files that a commit may have.
-pub const FILES_MAX: usize = 20_000;
+/// Most files that a commit may have. A listing of that many takes some 60 MB.
+pub const FILES_MAX: usize = 200_000;
+/// Longest part of a path, in bytes: what file systems take.
+const NAME_BYTES_MAX: usize = 255;
+/// Most skipped files that a listing names.
+const SKIPPED_NAMED_MAX: usize = 20;
 /// Longest path, in bytes.
 const PATH_BYTES_MAX: usize = 1024;
 /// Longest listing that is read, in bytes.
-pub const LISTING_BYTES_MAX: u64 = 32_000_000;
+pub const LISTING_BYTES_MAX: u64 = 128_000_000;
 /// The only version of `trees/<commit>.json` so far.
 const FORMAT_VERSION: u32 = 1;
 
@@ -83,6 +87,7 @@ pub struct Listed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     files: BTreeMap<String, Listed>,
+    skipped: Vec<ListingError>,
 }
 
 /// Why a listing cannot be used.
@@ -164,10 +169,12 @@ struct CachedFile {
 }
 
 impl Listing {
-    /// Adds a page of the hub's listing.
+    /// Adds a page of the hub's listing. A file whose path or hash is not one is skipped ([`Self::skipped`]): it cannot be
+    /// downloaded, and the others can.
     ///
     /// # Errors
-    /// [`ListingError`].
+    /// When the page is no JSON of the expected form, a path comes twice with different contents, or there are more than
+    /// [`FILES_MAX`] files.
     pub fn add_page(&mut self, json: &[u8]) -> Result<(), ListingError> {
         let entries: Vec<TreeEntry> = serde_json::from_slice(json).map_err(malformed)?;
         for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
@@ -210,17 +217,19 @@ impl Listing {
             },
         };
         let files = self.files.iter().map(|(path, listed)| (path.clone(), file(listed))).collect();
-        serde_json::to_string(&Cached { format_version: FORMAT_VERSION, files }).unwrap_or_default()
+        let cached = Cached { format_version: FORMAT_VERSION, files };
+        serde_json::to_string(&cached).expect("strings and numbers are JSON")
     }
 
     fn add(&mut self, path: String, bytes: u64, oid: &str, lfs: Option<&str>) -> Result<(), ListingError> {
-        check_path(&path)?;
-        let hash = |text: &str| {
-            BlobName::parse(text).ok_or_else(|| ListingError::Hash { path: shown(&path), found: shown(text) })
-        };
-        let listed = match lfs {
-            Some(sha256) => Listed { bytes, blob: hash(sha256)?, pointer: Some(hash(oid)?) },
-            None => Listed { bytes, blob: hash(oid)?, pointer: None },
+        let listed = match check_path(&path).and_then(|()| listed(&path, bytes, oid, lfs)) {
+            Ok(listed) => listed,
+            Err(error) => {
+                if self.skipped.len() < SKIPPED_NAMED_MAX && !self.skipped.contains(&error) {
+                    self.skipped.push(error);
+                }
+                return Ok(());
+            }
         };
         match self.files.insert(path.clone(), listed.clone()) {
             Some(before) if before != listed => return Err(ListingError::Duplicate { path: shown(&path) }),
@@ -230,6 +239,12 @@ impl Listing {
             return Err(ListingError::TooManyFiles);
         }
         Ok(())
+    }
+
+    /// Files that are left out, with the reason; the first of them, where there are many.
+    #[must_use]
+    pub fn skipped(&self) -> &[ListingError] {
+        &self.skipped
     }
 
     /// A file by its path.
@@ -256,6 +271,15 @@ impl Listing {
     }
 }
 
+fn listed(path: &str, bytes: u64, oid: &str, lfs: Option<&str>) -> Result<Listed, ListingError> {
+    let hash =
+        |text: &str| BlobName::parse(text).ok_or_else(|| ListingError::Hash { path: shown(path), found: shown(text) });
+    Ok(match lfs {
+        Some(sha256) => Listed { bytes, blob: hash(sha256)?, pointer: Some(hash(oid)?) },
+        None => Listed { bytes, blob: hash(oid)?, pointer: None },
+    })
+}
+
 fn malformed(error: serde_json::Error) -> ListingError {
     ListingError::Malformed { problem: shown(&error.to_string()) }
 }
@@ -268,6 +292,9 @@ pub fn check_path(path: &str) -> Result<(), ListingError> {
     let fail = |problem| Err(ListingError::Path { path: shown(path), problem });
     if path.len() > PATH_BYTES_MAX {
         return fail("it is too long");
+    }
+    if path.split('/').any(|part| part.len() > NAME_BYTES_MAX) {
+        return fail("a part of it is longer than file systems allow");
     }
     if path.chars().any(|character| character.is_control() || character == '\\') {
         return fail("it has a backslash or a control character");
@@ -312,15 +339,32 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leave_the_cache_is_refused() {
-        for path in ["/abs", "../x", "a/../b", "a//b", "", "./a", "a/.", "a\\b", "a\nb", "a/"] {
-            let found = page(serde_json::json!([{"type": "file", "oid": SHA1, "size": 1, "path": path}]));
-            assert!(matches!(found, Err(ListingError::Path { .. })), "{path:?}");
+    fn a_file_that_would_leave_the_cache_is_skipped_and_named() {
+        let good = serde_json::json!({"type": "file", "oid": SHA1, "size": 1, "path": "good"});
+        let long = "x".repeat(256);
+        for path in ["/abs", "../x", "a/../b", "a//b", "", "./a", "a/.", "a\\b", "a\nb", "a/", &long] {
+            let odd = serde_json::json!({"type": "file", "oid": SHA1, "size": 1, "path": path});
+            let found = page(serde_json::json!([odd, good])).unwrap();
+            assert_eq!((found.len(), found.get("good").is_some()), (1, true), "{path:?}");
+            assert!(matches!(found.skipped(), [ListingError::Path { .. }]), "{path:?}");
         }
         for oid in ["", "../x", "/abs", "xyz", &SHA1[1..]] {
-            let found = page(serde_json::json!([{"type": "file", "oid": oid, "size": 1, "path": "a"}]));
-            assert!(matches!(found, Err(ListingError::Hash { .. })), "{oid:?}");
+            let odd = serde_json::json!({"type": "file", "oid": oid, "size": 1, "path": "a"});
+            let found = page(serde_json::json!([odd, good])).unwrap();
+            assert!(found.len() == 1 && matches!(found.skipped(), [ListingError::Hash { .. }]), "{oid:?}");
         }
+        let many = (0..1000).map(|n| serde_json::json!({"type": "file", "oid": "", "size": 1, "path": format!("{n}")}));
+        assert_eq!(page(many.collect()).unwrap().skipped().len(), SKIPPED_NAMED_MAX);
+    }
+
+    #[test]
+    fn a_commit_may_have_many_files() {
+        let file =
+            |n: usize| serde_json::json!({"type": "file", "oid": SHA1, "size": 1, "path": format!("images/{n}")});
+        let mut listing = page((0..30_000).map(file).collect()).unwrap();
+        assert_eq!(listing.len(), 30_000);
+        let rest: serde_json::Value = (30_000..=FILES_MAX).map(file).collect();
+        assert_eq!(listing.add_page(rest.to_string().as_bytes()), Err(ListingError::TooManyFiles));
     }
 
     #[test]

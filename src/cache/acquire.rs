@@ -9,7 +9,7 @@ use crate::{
         self, AcquireError, Desk, FloatWish, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools,
         Verification,
     },
-    resolve::{Address, ModelKind, Network, ResolvedModel, Selector},
+    resolve::{Address, ModelKind, Network, ResolvedModel, Selector, Warning},
 };
 
 impl Cache {
@@ -46,9 +46,9 @@ impl Cache {
         match &model.kind {
             ModelKind::Hub { repo, revision, commit, .. } if revision.as_commit().is_none() => {
                 // Whether the hub was asked is part of the answer.
-                let was_asked = model.warning.is_none();
+                let was_asked = !matches!(model.warning, Some(Warning::LastKnown { .. }));
                 !self.tools.may_ask(network)
-                    || (!was_asked && hub.was_absent().is_some())
+                    || (!was_asked && hub.last_refusal(repo, revision).await.is_some())
                     || (was_asked && hub.known_commit(repo, revision).await.as_ref() == Some(commit))
             }
             ModelKind::Hub { .. } | ModelKind::Directory | ModelKind::File => true,

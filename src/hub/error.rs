@@ -28,10 +28,12 @@ pub enum HubError {
         problem: String,
     },
     /// 401: the repository is private or does not exist, and there is no token.
-    #[error("`{repo}` does not exist, or is private and there is no token")]
+    #[error("`{repo}` does not exist, or is private and there is no token ({looked})")]
     TokenMissing {
         /// The repository.
         repo: String,
+        /// Where the daemon looked for one.
+        looked: String,
     },
     /// 401 with a token.
     #[error("the hub does not accept the token ({message})")]
@@ -78,6 +80,8 @@ pub enum HubError {
         repo: String,
         /// The file.
         path: String,
+        /// The commit that the hub says has no such file; `None` when it does not say.
+        commit: Option<String>,
     },
     /// 429.
     #[error("the hub wants fewer requests{}", after.map(|time| format!("; it may be asked again in {} s", time.as_secs())).unwrap_or_default())]
@@ -133,8 +137,10 @@ pub enum HubError {
         spec: String,
     },
     /// A request that this program cannot make.
-    #[error("the hub cannot be asked: {problem}")]
+    #[error("the hub cannot be asked, because of {setting}: {problem}")]
     Unusable {
+        /// The setting that is to blame, or the part of the program.
+        setting: &'static str,
         /// Why.
         problem: String,
     },
@@ -168,16 +174,23 @@ impl Explain for HubError {
             Self::RateLimited { .. } => {
                 new(Reason::RateLimited, "", "wait, or log in: the hub grants more to accounts (`hf auth login`)")
             }
-            Self::TokenMissing { repo } => new(
+            Self::TokenMissing { repo, .. } => new(
                 Reason::TokenMissing,
                 repo,
-                "check the spelling; for a private repository log in with `hf auth login`, or set HF_TOKEN for the daemon",
+                "check the spelling; for a private repository log in with `hf auth login`: HF_TOKEN counts only where the daemon is started",
             ),
             Self::TokenRefused { .. } => {
                 new(Reason::TokenRefused, "", "the token may be expired or revoked: log in again with `hf auth login`")
             }
-            Self::Gated { page, .. } => {
+            Self::Gated { page, with_token: true, .. } => {
                 let hint = format!("visit {page} to ask for access, with the account of the token");
+                Explanation::new(Reason::Gated, page, hint)
+            }
+            Self::Gated { page, with_token: false, .. } => {
+                let hint = format!(
+                    "ask for access at {page}, then log in with that account (`hf auth login`): HF_TOKEN counts only \
+                     where the daemon is started"
+                );
                 Explanation::new(Reason::Gated, page, hint)
             }
             Self::Forbidden { repo, .. } => {
@@ -196,7 +209,11 @@ impl Explain for HubError {
                 new(Reason::HubMalformed, resource, "is `hub_endpoint` the address of a Hugging Face hub?")
             }
             Self::NotAHubId { spec } => new(Reason::InvalidSpec, spec, "give an id such as `Tongyi-MAI/Z-Image-Turbo`"),
-            Self::Unusable { .. } => new(Reason::HubUnusable, "", "check `hub_endpoint` in the configuration"),
+            Self::Unusable { setting, .. } => new(
+                Reason::HubUnusable,
+                setting,
+                "correct the setting and restart the daemon; what is cached can be used as it is",
+            ),
         };
         Explanation { retry_after: self.retry_after(), ..explanation }
     }
@@ -229,6 +246,23 @@ impl HubError {
             Self::RateLimited { after } | Self::Failing { after, .. } => *after,
             _ => None,
         }
+    }
+
+    /// Whether the hub cannot say what a revision means now, so that the commit that was known before still counts. That
+    /// is so when it refuses to say, as for a deleted repository or an expired token: what is on this machine stays.
+    #[must_use]
+    pub fn leaves_last_known(&self) -> bool {
+        self.is_absence()
+            || matches!(
+                self,
+                Self::TokenMissing { .. }
+                    | Self::TokenRefused { .. }
+                    | Self::Gated { .. }
+                    | Self::Forbidden { .. }
+                    | Self::NoRepo { .. }
+                    | Self::NoRevision { .. }
+                    | Self::Unusable { .. }
+            )
     }
 
     /// Whether the hub could not be asked, so that what was known before still counts. An answer that is none comes from

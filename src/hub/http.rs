@@ -3,14 +3,22 @@
 
 use std::time::Duration;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LOCATION, RANGE, RETRY_AFTER},
+    header::{
+        ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
+        RETRY_AFTER,
+    },
     redirect,
 };
 use weightsd_core::{listing::BlobName, shown::shown_up_to};
 
-use super::{HubError, HubSettings, token::Token};
+use super::{
+    HubError, HubSettings,
+    endpoint::{Endpoint, host},
+    token::Token,
+};
 
 /// Most redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -23,10 +31,11 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 pub(super) const USER_AGENT: &str = concat!("weightsd/", env!("CARGO_PKG_VERSION"));
 
 /// Sends requests.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Http {
     client: Client,
-    endpoint: Url,
+    endpoint: Endpoint,
+    proxies: Matcher,
     answer_deadline: Duration,
 }
 
@@ -46,6 +55,8 @@ pub struct Answer {
     pub validator: Option<String>,
     /// The host that sends the body.
     pub host: String,
+    /// The address that sends the body.
+    pub(super) url: Url,
 }
 
 /// Which range of a file is wanted.
@@ -64,10 +75,14 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) code: Option<String>,
     pub(super) message: String,
+    /// The commit that the hub says the answer is about.
+    pub(super) commit: Option<String>,
     pub(super) after: Option<Duration>,
     pub(super) host: String,
     pub(super) from_hub: bool,
     pub(super) with_token: bool,
+    /// The address that refused, when a redirect led there.
+    pub(super) redirected_to: Option<String>,
 }
 
 /// What came instead of an answer.
@@ -84,23 +99,9 @@ impl From<HubError> for NoAnswer {
     }
 }
 
-/// Reads the address of a hub.
-///
-/// # Errors
-/// When it is no address of the web, with what is wrong with it.
-pub fn check_endpoint(text: &str) -> Result<Url, String> {
-    const EXPECTED: &str = "expected an address such as `https://huggingface.co`";
-    let endpoint = Url::parse(text).map_err(|error| format!("`{text}` is no address ({error}), {EXPECTED}"))?;
-    match matches!(endpoint.scheme(), "http" | "https") && endpoint.has_host() {
-        true => Ok(endpoint),
-        false => Err(format!("`{text}` is no address of the web, {EXPECTED}")),
-    }
-}
-
 impl Http {
     pub(super) fn new(settings: &HubSettings) -> Result<Self, HubError> {
-        let unusable = |problem: String| HubError::Unusable { problem };
-        let endpoint = check_endpoint(&settings.endpoint).map_err(unusable)?;
+        let endpoint = Endpoint::parse(&settings.endpoint)?;
         let client = Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(settings.connect_deadline)
@@ -108,31 +109,19 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(30))
             .http1_only()
             .build()
-            .map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { client, endpoint, answer_deadline: settings.answer_deadline })
+            .map_err(|error| HubError::Unusable {
+                setting: "certificates or proxies (SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY)",
+                problem: causes(&error),
+            })?;
+        Ok(Self { client, endpoint, proxies: Matcher::from_env(), answer_deadline: settings.answer_deadline })
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Host and port of the hub.
-    pub(super) fn host(&self) -> String {
-        host(&self.endpoint)
-    }
-
-    /// `path` below the hub's address, its parts encoded one by one.
-    pub(super) fn url(&self, parts: &[&str]) -> Url {
-        let mut url = self.endpoint.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(parts);
-        }
-        url
-    }
-
-    /// Whether `url` is the hub itself: same scheme, host and port.
-    pub(super) fn is_hub(&self, url: &Url) -> bool {
-        url.origin() == self.endpoint.origin()
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// `GET url`, redirects followed.
@@ -148,23 +137,16 @@ impl Http {
         tokio::time::timeout(deadline, self.follow(url, range, token)).await.map_err(late)?
     }
 
-    async fn follow(&self, mut url: Url, range: Option<&ByteRange>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
+    async fn follow(&self, url: Url, range: Option<&ByteRange>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
         let (mut blob, mut commit) = (None, None);
-        for _ in 0..=REDIRECTS_MAX {
-            let from_hub = self.is_hub(&url);
-            let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        let mut seen = vec![url];
+        while let [.., url] = &seen[..]
+            && seen.len() <= REDIRECTS_MAX + 1
+        {
+            let from_hub = self.endpoint.owns(url);
             let authorization = token.filter(|_| from_hub).and_then(Token::header);
             let with_token = authorization.is_some();
-            if let Some(authorization) = authorization {
-                request = request.header(AUTHORIZATION, authorization);
-            }
-            if let Some(range) = range {
-                request = request.header(RANGE, range_header(range));
-                if let Some(validator) = &range.validator {
-                    request = request.header(IF_RANGE, validator);
-                }
-            }
-            let response = request.send().await.map_err(|error| unreachable(&url, &error))?;
+            let response = self.send(url, range, authorization).await?;
             let headers = response.headers();
             if from_hub {
                 let linked = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
@@ -173,43 +155,79 @@ impl Http {
             }
             let status = response.status();
             if status.is_redirection() && headers.contains_key(LOCATION) {
-                url = self.next(&url, headers)?;
+                let malformed = |problem: String| HubError::Malformed { host: host(url), problem };
+                let location = text(headers, LOCATION.as_str());
+                let location = location.ok_or_else(|| malformed("an unreadable redirect".to_owned()))?;
+                let next = self.endpoint.redirected(&seen, location).map_err(malformed)?;
+                seen.push(next);
                 continue;
             }
             if !status.is_success() {
+                let redirected_to = (seen.len() > 1).then(|| where_to(url, from_hub));
                 return Err(NoAnswer::Refused(Refusal {
-                    status,
-                    code: text(headers, "x-error-code").map(str::to_owned),
-                    message: shown_up_to(
-                        text(headers, "x-error-message").unwrap_or("no reason given"),
-                        MESSAGE_BYTES_MAX,
-                    ),
-                    after: retry_after(headers),
-                    host: host(&url),
-                    from_hub,
-                    with_token,
+                    redirected_to,
+                    ..Refusal::new(status, headers, host(url), from_hub, with_token)
                 }));
             }
-            return Ok(answer(response, blob, commit, host(&url))?);
+            let url = url.clone();
+            return Ok(answer(response, blob, commit, url)?);
         }
-        Err(HubError::Malformed { host: host(&url), problem: format!("more than {REDIRECTS_MAX} redirects") }.into())
+        let problem = format!("more than {REDIRECTS_MAX} redirects");
+        Err(HubError::Malformed { host: self.endpoint.host(), problem }.into())
     }
 
-    fn next(&self, url: &Url, headers: &HeaderMap) -> Result<Url, HubError> {
-        let malformed = |problem: String| HubError::Malformed { host: host(url), problem };
-        let location =
-            text(headers, LOCATION.as_str()).ok_or_else(|| malformed("an unreadable redirect".to_owned()))?;
-        let next = url.join(location).map_err(|error| malformed(format!("a redirect to no address: {error}")))?;
-        let allowed = match next.scheme() {
-            "https" => true,
-            // What began in secret does not go on in the open.
-            "http" => url.scheme() == "http",
-            _ => false,
-        };
-        if !allowed {
-            return Err(malformed(format!("a redirect to a {} address", shown_up_to(next.scheme(), 20))));
+    async fn send(
+        &self,
+        url: &Url,
+        range: Option<&ByteRange>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response, HubError> {
+        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
-        Ok(next)
+        if let Some(range) = range {
+            request = request.header(RANGE, range_header(range));
+            if let Some(validator) = &range.validator {
+                request = request.header(IF_RANGE, validator);
+            }
+        }
+        request.send().await.map_err(|error| self.unreachable(url, &error))
+    }
+
+    /// The error of a request that got no answer. A proxy in between is named, since nothing else of it shows.
+    pub(super) fn unreachable(&self, url: &Url, error: &reqwest::Error) -> HubError {
+        let proxy = url.as_str().parse().ok().and_then(|uri| self.proxies.intercept(&uri));
+        let proxy = proxy.filter(|_| error.is_connect()).map(|proxy| {
+            let (host, port) = (proxy.uri().host().unwrap_or_default(), proxy.uri().port_u16());
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            format!("through the proxy `{host}{port}`, which the environment names: ")
+        });
+        let problem = format!("{}{}", proxy.unwrap_or_default(), causes(error));
+        HubError::Unreachable { host: host(url), problem }
+    }
+}
+
+/// A redirect's target, as far as it may be shown: addresses of other hosts can hold signatures.
+fn where_to(url: &Url, is_hub: bool) -> String {
+    let path = if is_hub { shown_up_to(url.path(), MESSAGE_BYTES_MAX) } else { String::new() };
+    format!("{}{path}", host(url))
+}
+
+impl Refusal {
+    fn new(status: StatusCode, headers: &HeaderMap, host: String, from_hub: bool, with_token: bool) -> Self {
+        let message = text(headers, "x-error-message").unwrap_or("no reason given");
+        Self {
+            status,
+            code: text(headers, "x-error-code").map(str::to_owned),
+            message: shown_up_to(message, MESSAGE_BYTES_MAX),
+            commit: text(headers, "x-repo-commit").map(str::to_owned),
+            after: retry_after(headers),
+            host,
+            from_hub,
+            with_token,
+            redirected_to: None,
+        }
     }
 }
 
@@ -262,18 +280,20 @@ impl Answer {
 
     /// The address of the next page of a listing, as the `Link` header gives it.
     pub(super) fn next_page(&self) -> Option<&str> {
-        let links = text(self.response.headers(), "link")?;
-        let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
-        Some(next.trim().strip_prefix('<')?.split_once('>')?.0)
+        next_link(text(self.response.headers(), "link")?)
     }
 }
 
-fn answer(
-    response: Response,
-    blob: Option<BlobName>,
-    commit: Option<String>,
-    host: String,
-) -> Result<Answer, HubError> {
+/// The address of `<address>; rel="next"` in a `Link` header, which may hold several, with commas in their addresses.
+fn next_link(header: &str) -> Option<&str> {
+    let mut links = header.split('<').filter_map(|link| link.split_once('>'));
+    links
+        .find(|(_, parameters)| parameters.contains("rel=\"next\"") || parameters.contains("rel=next"))
+        .map(|(url, _)| url)
+}
+
+fn answer(response: Response, blob: Option<BlobName>, commit: Option<String>, url: Url) -> Result<Answer, HubError> {
+    let host = host(&url);
     let headers = response.headers();
     let length = response.content_length();
     let (offset, total) = if response.status() == StatusCode::PARTIAL_CONTENT {
@@ -288,7 +308,7 @@ fn answer(
     };
     // A weak validator, or a date, is not good enough for putting parts together.
     let validator = text(headers, ETAG.as_str()).filter(|etag| etag.starts_with('"')).map(str::to_owned);
-    Ok(Answer { blob, commit, offset, total, validator, host, response })
+    Ok(Answer { blob, commit, offset, total, validator, host, url, response })
 }
 
 /// `bytes 5-9/10` or `bytes 5-9/*`: the first byte, and the length of the file.
@@ -328,19 +348,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(after.min(RETRY_AFTER_MAX))
 }
 
-/// Host and port, which is all of an address that is shown: the rest can hold signatures.
-pub(super) fn host(url: &Url) -> String {
-    match (url.host_str(), url.port()) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (Some(host), None) => host.to_owned(),
-        (None, _) => "an unknown host".to_owned(),
-    }
-}
-
-fn unreachable(url: &Url, error: &reqwest::Error) -> HubError {
-    HubError::Unreachable { host: host(url), problem: causes(error) }
-}
-
 /// The causes of an error without the address, which can hold a signature.
 pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut text = String::new();
@@ -376,6 +383,19 @@ mod tests {
         assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         assert_eq!(after("99999999999"), Some(RETRY_AFTER_MAX));
         assert_eq!(after("soon"), None);
+    }
+
+    #[test]
+    fn the_next_page_is_found_among_links() {
+        for (header, expected) in [
+            ("<http://h/a?x=1,2>; rel=\"next\"", Some("http://h/a?x=1,2")),
+            ("<http://h/first>; rel=\"first\", <http://h/b>; rel=\"next\"", Some("http://h/b")),
+            ("</c?cursor=x>; rel=next", Some("/c?cursor=x")),
+            ("<http://h/a>; rel=\"prev\"", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(next_link(header), expected, "{header}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! without a word at a relative link, and takes the token to whatever host a link names; its downloads check neither
 //! status nor length nor hash, cannot be resumed and have no deadline.
 
+mod endpoint;
 mod error;
 mod http;
 mod refusal;
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hf_hub::HFClient;
+use hf_hub::{HFClient, HFError};
 use moka::future::Cache;
 use tokio::{
     runtime::{self, Handle, Runtime},
@@ -29,25 +30,30 @@ use tokio_util::task::AbortOnDropHandle;
 use weightsd_core::{
     hub_env::TokenSource,
     listing::{LISTING_BYTES_MAX, Listing},
+    shown::shown,
     spec::{Commit, RepoId, Revision},
 };
 
 pub(crate) use self::store::{create_parent, is_absent};
 pub use self::{
+    endpoint::check_endpoint,
     error::HubError,
-    http::check_endpoint,
     http::{Answer, ByteRange},
     retry::Backoff,
     store::{Blob, BlobLock, FoundFile, Linked, Links, RepoStore, blob_name},
 };
 use self::{http::Http, refusal::Asked, token::Token};
 
-/// Commits whose listings are kept.
-const LISTINGS_KEPT: u64 = 64;
+/// Files of listings that are kept, over all commits. Each takes a few hundred bytes.
+const LISTED_FILES_KEPT: u64 = 300_000;
 /// Revisions whose commits are kept.
 const REVISIONS_KEPT: u64 = 1024;
 /// Most pages of a listing.
 const PAGES_MAX: usize = 1000;
+/// Longest page of a listing that is read, in bytes. The real hub sends 1,000 files at once.
+const PAGE_BYTES_MAX: u64 = 32_000_000;
+/// Longest description of a revision that is read, in bytes.
+const INFO_BYTES_MAX: u64 = 32_000_000;
 /// Without a token hf-hub looks for one itself, in places that may not be the ones that the daemon was told. One that no
 /// header can hold is not sent.
 const NO_TOKEN: &str = "\n";
@@ -98,6 +104,10 @@ pub struct Hub {
     engine: OnceLock<Result<Engine, HubError>>,
     client: Mutex<Option<(Option<Token>, HFClient)>>,
     absent: Mutex<Option<(Instant, HubError)>>,
+    /// Revisions that the hub refused to tell of a moment ago.
+    refused: Cache<(RepoId, Revision), HubError>,
+    /// The present names of repositories that were renamed.
+    renamed: Cache<RepoId, RepoId>,
     downloads: Arc<Semaphore>,
 }
 
@@ -124,13 +134,15 @@ impl Drop for Engine {
 
 impl Engine {
     fn start(settings: &HubSettings) -> Result<Self, HubError> {
+        // First, because threads that have started cannot be ended from here.
+        let http = Http::new(settings)?;
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("hub")
             .enable_all()
             .build()
-            .map_err(|error| HubError::Unusable { problem: format!("no threads: {error}") })?;
-        Ok(Self { http: Http::new(settings)?, runtime: Some(runtime) })
+            .map_err(|error| HubError::Unusable { setting: "the limit of threads", problem: error.to_string() })?;
+        Ok(Self { http, runtime: Some(runtime) })
     }
 }
 
@@ -140,10 +152,15 @@ impl Hub {
     pub fn new(settings: HubSettings) -> Self {
         Self {
             commits: Cache::builder().max_capacity(REVISIONS_KEPT).time_to_live(settings.freshness).build(),
-            listings: Cache::builder().max_capacity(LISTINGS_KEPT).build(),
+            listings: Cache::builder()
+                .weigher(|_, listing: &Arc<Listing>| u32::try_from(listing.len()).unwrap_or(u32::MAX).max(1))
+                .max_capacity(LISTED_FILES_KEPT)
+                .build(),
             engine: OnceLock::new(),
             client: Mutex::new(None),
             absent: Mutex::new(None),
+            refused: Cache::builder().max_capacity(REVISIONS_KEPT).time_to_live(ABSENCE).build(),
+            renamed: Cache::builder().max_capacity(REVISIONS_KEPT).build(),
             downloads: Arc::new(Semaphore::new(settings.files_at_once.max(1))),
             settings,
         }
@@ -176,7 +193,8 @@ impl Hub {
     /// [`HubError::Unusable`].
     pub fn handle(&self) -> Result<Handle, HubError> {
         let runtime = self.engine()?.runtime.as_ref().map(|runtime| runtime.handle().clone());
-        runtime.ok_or_else(|| HubError::Unusable { problem: "the daemon is stopping".to_owned() })
+        runtime
+            .ok_or_else(|| HubError::Unusable { setting: "the shutdown", problem: "the daemon is stopping".to_owned() })
     }
 
     /// The commit that `revision` means, if it was asked for lately.
@@ -191,9 +209,23 @@ impl Hub {
         absent.as_ref().filter(|(since, _)| since.elapsed() < ABSENCE).map(|(_, error)| error.clone())
     }
 
+    /// Why the hub did not say a moment ago what `revision` means; `None` when it did, or was not asked.
+    pub async fn last_refusal(&self, repo: &RepoId, revision: &Revision) -> Option<HubError> {
+        match self.was_absent() {
+            Some(error) => Some(error),
+            None => self.refused.get(&(repo.clone(), revision.clone())).await,
+        }
+    }
+
+    /// The name under which the hub keeps a repository that was renamed, if it said so.
+    pub async fn new_name(&self, repo: &RepoId) -> Option<RepoId> {
+        self.renamed.get(repo).await
+    }
+
     /// Forgets what `revision` means, and whether the hub was there, so that it is asked for again.
     pub async fn forget(&self, repo: &RepoId, revision: &Revision) {
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.refused.invalidate(&(repo.clone(), revision.clone())).await;
         self.commits.invalidate(&(repo.clone(), revision.clone())).await;
     }
 
@@ -213,15 +245,23 @@ impl Hub {
         patience: Patience,
     ) -> Result<Commit, HubError> {
         self.online(|| format!("revision `{revision}` of `{repo}`"))?;
-        if let Some(error) = self.was_absent().filter(|_| patience == Patience::Brief) {
+        if patience == Patience::Brief
+            && let Some(error) = self.last_refusal(repo, revision).await
+        {
             return Err(error);
         }
         let key = (repo.clone(), revision.clone());
-        let ask = self.on_own_threads(move |hub| async move { hub.ask_commit(&key.0, &key.1, patience).await });
-        let result = self.commits.try_get_with((repo.clone(), revision.clone()), ask).await;
-        let result = result.map_err(|error| (*error).clone());
-        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
-        *absent = result.as_ref().err().filter(|error| error.is_absence()).map(|error| (Instant::now(), error.clone()));
+        let asked = key.clone();
+        let ask = self.on_own_threads(move |hub| async move { hub.ask_commit(&asked.0, &asked.1, patience).await });
+        let result = self.commits.try_get_with(key.clone(), ask).await.map_err(|error| (*error).clone());
+        let error = result.as_ref().err();
+        let absence = error.filter(|error| error.is_absence()).map(|error| (Instant::now(), error.clone()));
+        let is_refusal = error.is_some() && absence.is_none();
+        *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = absence;
+        match error.filter(|_| is_refusal) {
+            Some(error) => self.refused.insert(key, error.clone()).await,
+            None => self.refused.invalidate(&key).await,
+        }
         result
     }
 
@@ -233,8 +273,7 @@ impl Hub {
         self.online(|| format!("the files of `{repo}`"))?;
         let key = (repo.clone(), commit.clone());
         let ask = self.on_own_threads(move |hub| async move {
-            let asked = Asked::Revision { repo: key.0.clone(), revision: (&key.1).into() };
-            hub.settings.backoff.retry(|| hub.ask_listing(&key.0, &key.1, &asked)).await.map(Arc::new)
+            hub.settings.backoff.retry(|| hub.ask_listing(&key.0, &key.1)).await.map(Arc::new)
         });
         self.listings.try_get_with((repo.clone(), commit.clone()), ask).await.map_err(|error| (*error).clone())
     }
@@ -252,14 +291,14 @@ impl Hub {
     ) -> Result<Answer, HubError> {
         self.online(|| format!("`{path}` of `{repo}`"))?;
         let http = &self.engine()?.http;
-        let (owner, name) = repo.parts();
+        let named = self.named(repo).await;
+        let (owner, name) = named.parts();
         let mut parts = vec![owner, name, "resolve", commit.as_str()];
         parts.extend(path.split('/'));
         let token = Token::read(&self.settings.token);
         let asked = Asked::File { repo: repo.clone(), path: path.to_owned() };
-        http.get(http.url(&parts), range, token.as_ref())
-            .await
-            .map_err(|answer| asked.error(answer, &self.settings.endpoint))
+        let answer = http.get(http.endpoint().url(&parts), range, token.as_ref()).await;
+        answer.map_err(|answer| asked.error(answer, &self.settings))
     }
 
     /// The content of a file, or of a range of it, of exactly `length` bytes; tried again when that may help.
@@ -291,6 +330,11 @@ impl Hub {
         .await
     }
 
+    /// The repository under its present name.
+    async fn named(&self, repo: &RepoId) -> RepoId {
+        self.new_name(repo).await.unwrap_or_else(|| repo.clone())
+    }
+
     fn online(&self, what: impl FnOnce() -> String) -> Result<(), HubError> {
         match self.settings.offline {
             true => Err(HubError::forbidden(what(), false)),
@@ -305,7 +349,9 @@ impl Hub {
         F: Future<Output = Result<T, HubError>> + Send + 'static,
     {
         let work = AbortOnDropHandle::new(self.handle()?.spawn(work(Arc::clone(self))));
-        work.await.unwrap_or_else(|_| Err(HubError::Unusable { problem: "the request died".to_owned() }))
+        work.await.unwrap_or_else(|_| {
+            Err(HubError::Unusable { setting: "a fault of weightsd", problem: "the request died".to_owned() })
+        })
     }
 
     async fn ask_commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, HubError> {
@@ -323,22 +369,53 @@ impl Hub {
     async fn ask_commit_once(&self, repo: &RepoId, revision: &Revision, limit: Duration) -> Result<Commit, HubError> {
         let http = &self.engine()?.http;
         let client = self.client(http)?;
-        let (owner, name) = repo.parts();
+        let named = self.named(repo).await;
+        let (owner, name) = named.parts();
         let asked = Asked::Revision { repo: repo.clone(), revision: revision.clone() };
         let model = client.model(owner, name);
-        let info = match tokio::time::timeout(limit, model.info().revision(revision.as_str()).send()).await {
-            Ok(result) => result.map_err(|error| {
-                asked.error_of_hf_hub(error, http, &self.settings.endpoint, Token::read(&self.settings.token).is_some())
-            })?,
+        let sha = match tokio::time::timeout(limit, model.info().revision(revision.as_str()).send()).await {
+            Ok(Ok(info)) => info.sha,
+            // hf-hub follows no redirect of ours: the token would go wherever it leads.
+            Ok(Err(error)) if is_redirect(&error) => return self.ask_where_it_moved(repo, revision, &asked).await,
+            Ok(Err(error)) => return Err(asked.error_of_hf_hub(error, http, &self.settings)),
             Err(_) => {
                 let problem = format!("no answer within {limit:?}");
-                return Err(HubError::Unreachable { host: http.host(), problem });
+                return Err(HubError::Unreachable { host: http.endpoint().host(), problem });
             }
         };
-        info.sha.as_deref().and_then(Commit::parse).ok_or_else(|| HubError::Malformed {
-            host: http.host(),
-            problem: format!("no commit for revision `{revision}` of `{repo}`"),
-        })
+        sha.as_deref().and_then(Commit::parse).ok_or_else(|| self.no_commit(http, repo, revision))
+    }
+
+    fn no_commit(&self, http: &Http, repo: &RepoId, revision: &Revision) -> HubError {
+        let problem = format!("no commit for revision `{revision}` of `{repo}`");
+        HubError::Malformed { host: http.endpoint().host(), problem }
+    }
+
+    /// Follows the redirect of a renamed repository, and remembers the new name.
+    async fn ask_where_it_moved(&self, repo: &RepoId, revision: &Revision, asked: &Asked) -> Result<Commit, HubError> {
+        #[derive(serde::Deserialize)]
+        struct Info {
+            id: Option<String>,
+            sha: Option<String>,
+        }
+        let http = &self.engine()?.http;
+        let token = Token::read(&self.settings.token);
+        let named = self.named(repo).await;
+        let (owner, name) = named.parts();
+        let url = http.endpoint().url(&["api", "models", owner, name, "revision", revision.as_str()]);
+        let answer = http.get(url, None, token.as_ref()).await;
+        let mut answer = answer.map_err(|answer| asked.error(answer, &self.settings))?;
+        let json = answer.bytes_to_end(INFO_BYTES_MAX, self.settings.stall_deadline).await?;
+        let malformed = |problem| HubError::Malformed { host: answer.host.clone(), problem };
+        let info: Info = serde_json::from_slice(&json).map_err(|error| malformed(shown(&error.to_string())))?;
+        let commit = info.sha.as_deref().and_then(Commit::parse);
+        let commit = commit.ok_or_else(|| self.no_commit(http, repo, revision))?;
+        let new_name = info.id.and_then(|id| RepoId::parse(&id).ok());
+        if let Some(new_name) = new_name.filter(|new_name| new_name != repo) {
+            tracing::warn!(%repo, %new_name, "the repository was renamed");
+            self.renamed.insert(repo.clone(), new_name).await;
+        }
+        Ok(commit)
     }
 
     /// hf-hub's client with the present token.
@@ -355,35 +432,73 @@ impl Hub {
             .cache_enabled(false)
             .retry_max_attempts(0)
             .token(token.as_ref().map_or(NO_TOKEN, Token::expose));
-        let client = builder.build().map_err(|error| HubError::Unusable { problem: error.to_string() })?;
+        let client = builder
+            .build()
+            .map_err(|error| HubError::Unusable { setting: "hub_endpoint", problem: error.to_string() })?;
         *kept = Some((token, client.clone()));
         Ok(client)
     }
 
-    async fn ask_listing(&self, repo: &RepoId, commit: &Commit, asked: &Asked) -> Result<Listing, HubError> {
+    async fn ask_listing(&self, repo: &RepoId, commit: &Commit) -> Result<Listing, HubError> {
         let http = &self.engine()?.http;
+        let asked = Asked::Listing { repo: repo.clone(), commit: commit.clone() };
         let token = Token::read(&self.settings.token);
-        let (owner, name) = repo.parts();
-        let mut url = http.url(&["api", "models", owner, name, "tree", commit.as_str()]);
+        let named = self.named(repo).await;
+        let (owner, name) = named.parts();
+        let mut url = http.endpoint().url(&["api", "models", owner, name, "tree", commit.as_str()]);
         url.set_query(Some("recursive=true&expand=false"));
         let mut listing = Listing::default();
         let mut bytes_left = LISTING_BYTES_MAX;
+        let mut seen = Vec::new();
         for _ in 0..PAGES_MAX {
-            let answer = http.get(url.clone(), None, token.as_ref()).await;
-            let mut answer = answer.map_err(|answer| asked.error(answer, &self.settings.endpoint))?;
-            let page = answer.bytes_to_end(bytes_left, self.settings.stall_deadline).await?;
+            seen.push(url.clone());
+            let answer = http.get(url, None, token.as_ref()).await;
+            let mut answer = answer.map_err(|answer| asked.error(answer, &self.settings))?;
+            let page = answer.bytes_to_end(bytes_left.min(PAGE_BYTES_MAX), self.settings.stall_deadline).await?;
             bytes_left -= page.len() as u64;
             listing.add_page(&page).map_err(|source| HubError::Listing { repo: repo.to_string(), source })?;
-            let Some(next) = answer.next_page() else { return Ok(listing) };
-            let malformed = |problem| HubError::Malformed { host: http.host(), problem };
-            url = url.join(next).map_err(|error| malformed(format!("a next page at no address: {error}")))?;
-            if !http.is_hub(&url) {
-                return Err(malformed(format!(
-                    "the next page of the listing is on another host, `{}`",
-                    http::host(&url)
-                )));
-            }
+            let Some(next) = answer.next_page() else {
+                for skipped in listing.skipped() {
+                    tracing::warn!(%repo, %commit, "a file is skipped: {skipped}");
+                }
+                return Ok(listing);
+            };
+            // A page may be relative to where a redirect led.
+            seen.push(answer.url.clone());
+            let next = http.endpoint().next_page(&seen, next);
+            url = next.map_err(|problem| HubError::Malformed { host: http.endpoint().host(), problem })?;
         }
-        Err(HubError::Malformed { host: http.host(), problem: format!("a listing of more than {PAGES_MAX} pages") })
+        let problem = format!("a listing of more than {PAGES_MAX} pages");
+        Err(HubError::Malformed { host: http.endpoint().host(), problem })
+    }
+}
+
+fn is_redirect(error: &HFError) -> bool {
+    matches!(error, HFError::Http { context } if context.status.is_redirection())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_setting_that_cannot_work_is_an_error_that_names_it() {
+        let settings = HubSettings {
+            endpoint: "localhost:8080".to_owned(),
+            token: TokenSource::None,
+            offline: false,
+            freshness: Duration::ZERO,
+            connect_deadline: Duration::from_secs(1),
+            answer_deadline: Duration::from_secs(1),
+            stall_deadline: Duration::from_secs(1),
+            backoff: Backoff { tries: 0, pause: Duration::ZERO, pause_max: Duration::ZERO },
+            files_at_once: 1,
+            links: Links::Symbolic,
+        };
+        let hub = Arc::new(Hub::new(settings));
+        let repo = RepoId::parse("a/b").unwrap();
+        let error = hub.commit(&repo, &Revision::default(), Patience::Full).await.unwrap_err();
+        assert!(matches!(error, HubError::Unusable { setting: "hub_endpoint", .. }), "{error}");
+        assert!(error.leaves_last_known());
     }
 }

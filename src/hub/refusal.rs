@@ -4,12 +4,13 @@ use hf_hub::HFError;
 use reqwest::StatusCode;
 use weightsd_core::{
     shown::shown_up_to,
-    spec::{RepoId, Revision},
+    spec::{Commit, RepoId, Revision},
 };
 
 use super::{
-    HubError,
+    HubError, HubSettings,
     http::{Http, NoAnswer, Refusal, causes},
+    token::{Token, looked},
 };
 
 /// Bytes of the hub's words that are shown.
@@ -20,6 +21,8 @@ const MESSAGE_BYTES_MAX: usize = 200;
 pub(super) enum Asked {
     /// A revision of a repository, or its files.
     Revision { repo: RepoId, revision: Revision },
+    /// The files of a commit.
+    Listing { repo: RepoId, commit: Commit },
     /// A file.
     File { repo: RepoId, path: String },
 }
@@ -27,19 +30,19 @@ pub(super) enum Asked {
 impl Asked {
     fn repo(&self) -> &RepoId {
         match self {
-            Self::Revision { repo, .. } | Self::File { repo, .. } => repo,
+            Self::Revision { repo, .. } | Self::Listing { repo, .. } | Self::File { repo, .. } => repo,
         }
     }
 
-    pub(super) fn error(&self, answer: NoAnswer, endpoint: &str) -> HubError {
+    pub(super) fn error(&self, answer: NoAnswer, settings: &HubSettings) -> HubError {
         match answer {
             NoAnswer::Broken(error) => error,
-            NoAnswer::Refused(refusal) => self.refused(refusal, endpoint),
+            NoAnswer::Refused(refusal) => self.refused(refusal, settings),
         }
     }
 
-    fn refused(&self, refusal: Refusal, endpoint: &str) -> HubError {
-        let Refusal { status, code, message, after, host, from_hub, with_token } = refusal;
+    fn refused(&self, refusal: Refusal, settings: &HubSettings) -> HubError {
+        let Refusal { status, code, message, commit, after, host, from_hub, with_token, redirected_to } = refusal;
         let repo = self.repo().to_string();
         if status == StatusCode::TOO_MANY_REQUESTS {
             return HubError::RateLimited { after };
@@ -53,30 +56,43 @@ impl Asked {
         if !from_hub {
             return HubError::StorageRefused { host, status: status.as_u16() };
         }
+        let via = redirected_to.as_ref().map(|to| format!(" after a redirect to `{to}`")).unwrap_or_default();
+        let malformed = |what: &str| HubError::Malformed {
+            host: host.clone(),
+            problem: format!("status {}{via}{what}", status.as_u16()),
+        };
         let code = code.as_deref().unwrap_or_default();
         match (status, code) {
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, "GatedRepo") => {
-                HubError::Gated { page: format!("{endpoint}/{repo}"), repo, with_token }
+                HubError::Gated { page: format!("{}/{repo}", settings.endpoint), repo, with_token }
             }
             (StatusCode::UNAUTHORIZED, _) if with_token => HubError::TokenRefused { message },
-            (StatusCode::UNAUTHORIZED, _) => HubError::TokenMissing { repo },
+            (StatusCode::UNAUTHORIZED, _) => HubError::TokenMissing { repo, looked: looked(&settings.token) },
             (StatusCode::FORBIDDEN, _) => HubError::Forbidden { repo, message },
             (StatusCode::NOT_FOUND, "RepoNotFound") => HubError::NoRepo { repo },
             (StatusCode::NOT_FOUND, "RevisionNotFound") => match self {
                 Self::Revision { revision, .. } => HubError::NoRevision { repo, revision: revision.clone() },
-                Self::File { path, .. } => HubError::NoFile { repo, path: path.clone() },
+                Self::Listing { commit, .. } => HubError::NoRevision { repo, revision: commit.into() },
+                Self::File { path, .. } => HubError::NoFile { repo, path: path.clone(), commit: None },
             },
             (StatusCode::NOT_FOUND, _) => match self {
-                Self::Revision { .. } => HubError::NoRepo { repo },
-                Self::File { path, .. } => HubError::NoFile { repo, path: path.clone() },
+                Self::File { path, .. } if code == "EntryNotFound" => {
+                    HubError::NoFile { repo, path: path.clone(), commit }
+                }
+                Self::Revision { .. } if via.is_empty() => HubError::NoRepo { repo },
+                Self::Revision { .. } => malformed(""),
+                Self::Listing { .. } => malformed(&format!(
+                    " and no reason, where the files of `{repo}` should be listed (/api/models/../tree)"
+                )),
+                Self::File { path, .. } => malformed(&format!(" and no reason, where `{path}` of `{repo}` should be")),
             },
-            _ => HubError::Malformed { host, problem: format!("status {}", status.as_u16()) },
+            _ => malformed(""),
         }
     }
 
     /// hf-hub's variants often name another reason than the hub gave, so the status and the hub's code are looked at.
-    pub(super) fn error_of_hf_hub(&self, error: HFError, http: &Http, endpoint: &str, with_token: bool) -> HubError {
-        let host = http.host();
+    pub(super) fn error_of_hf_hub(&self, error: HFError, http: &Http, settings: &HubSettings) -> HubError {
+        let host = http.endpoint().host();
         let (context, after) = match error {
             HFError::Http { context }
             | HFError::AuthRequired { context }
@@ -89,10 +105,13 @@ impl Asked {
             HFError::Request { source, .. } if source.is_decode() || source.is_body() => {
                 return HubError::Malformed { host, problem: causes(&source) };
             }
-            HFError::Request { source, .. } => return HubError::Unreachable { host, problem: causes(&source) },
+            HFError::Request { source, .. } => return http.unreachable(&http.endpoint().url(&[]), &source),
             HFError::MalformedResponse { what, .. } => return HubError::Malformed { host, problem: what },
             HFError::Json(error) => return HubError::Malformed { host, problem: error.to_string() },
-            other => return HubError::Unusable { problem: shown_up_to(&other.to_string(), MESSAGE_BYTES_MAX) },
+            other => {
+                let problem = shown_up_to(&other.to_string(), MESSAGE_BYTES_MAX);
+                return HubError::Unusable { setting: "the library hf-hub", problem };
+            }
         };
         let Some(context) = context else { return HubError::NoRepo { repo: self.repo().to_string() } };
         let message = context.server_message.as_deref().unwrap_or("no reason given");
@@ -100,11 +119,13 @@ impl Asked {
             status: context.status,
             code: context.error_code,
             message: shown_up_to(message, MESSAGE_BYTES_MAX),
+            commit: None,
             after,
             host,
             from_hub: true,
-            with_token,
+            with_token: Token::read(&settings.token).is_some(),
+            redirected_to: None,
         };
-        self.refused(refusal, endpoint)
+        self.refused(refusal, settings)
     }
 }

@@ -47,6 +47,17 @@ impl Token {
     }
 }
 
+/// Where the daemon looks for a token, for those who wonder why theirs does not count.
+pub(super) fn looked(source: &TokenSource) -> String {
+    match source {
+        TokenSource::Value(_) => "HF_TOKEN of the daemon's environment is empty or no token".to_owned(),
+        TokenSource::File(path) => {
+            format!("the daemon was started without HF_TOKEN, and `{}` holds none", path.display())
+        }
+        TokenSource::None => "the daemon was started without HF_TOKEN or a home, or is told to use none".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use weightsd_core::{ingredients::Ingredients, spec::Commit};
+use weightsd_core::{
+    ingredients::Ingredients,
+    spec::{Commit, RepoId},
+};
 
 use super::{AcquireError, FINDING, LoadError, Pinned, Tools};
 use crate::{
     hub::{HubError, Patience, RepoStore},
-    resolve::{self as resolving, Address, Choice, HubAddress, Network, Pin, Places, Selector},
+    resolve::{self as resolving, Address, Choice, HubAddress, Network, Pin, Places, Selector, Warning},
 };
 
 /// A selector whose address is known.
@@ -55,22 +58,28 @@ pub(super) async fn pin(found: Addressed, tools: &Tools) -> Result<Pinned, Acqui
             (None, known) => {
                 let patience = if known.is_some() { Patience::Brief } else { Patience::Full };
                 let asked = tools.hub.commit(&address.repo, &address.revision, patience).await;
-                Some(believed(asked, known, address)?)
+                let new_name = tools.hub.new_name(&address.repo).await;
+                Some(believed(asked, known, new_name, address)?)
             }
         },
     };
     Ok(Pinned { address: Arc::new(address), pin, choice, network })
 }
 
-/// The hub's answer, or in its absence the commit that was last known.
-fn believed(asked: Result<Commit, HubError>, known: Option<Commit>, address: &HubAddress) -> Result<Pin, LoadError> {
+/// The hub's answer; or the commit that was last known, when the hub does not say.
+fn believed(
+    asked: Result<Commit, HubError>,
+    known: Option<Commit>,
+    new_name: Option<RepoId>,
+    address: &HubAddress,
+) -> Result<Pin, LoadError> {
     match (asked, known) {
-        (Ok(commit), _) => Ok(Pin { commit, warning: None }),
-        (Err(error), Some(commit)) if error.is_absence() => {
-            let warning = format!(
-                "the hub was not asked what `{}` means now, this is the commit last known ({error})",
-                address.revision
-            );
+        (Ok(commit), _) => {
+            let renamed = |to| Warning::Renamed { from: address.repo.clone(), to };
+            Ok(Pin { commit, warning: new_name.map(renamed) })
+        }
+        (Err(error), Some(commit)) if error.leaves_last_known() => {
+            let warning = Warning::LastKnown { revision: address.revision.clone(), problem: error.to_string() };
             tracing::warn!(repo = %address.repo, %commit, "{warning}");
             Ok(Pin { commit, warning: Some(warning) })
         }

@@ -73,13 +73,46 @@ pub struct HubAddress {
     pub cache: PathBuf,
 }
 
+/// What a caller should know about the commit that a revision means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// The hub was not asked, or did not say: this is the last commit that was known.
+    LastKnown {
+        /// The revision.
+        revision: Revision,
+        /// Why the hub did not say.
+        problem: String,
+    },
+    /// The hub keeps the repository under another name.
+    Renamed {
+        /// The name that was asked for.
+        from: RepoId,
+        /// The present one.
+        to: RepoId,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LastKnown { revision, problem } => {
+                write!(
+                    f,
+                    "no newer commit of `{revision}` is known than this one, the last that the hub told ({problem})"
+                )
+            }
+            Self::Renamed { from, to } => write!(f, "`{from}` is called `{to}` now: ask for that name"),
+        }
+    }
+}
+
 /// The commit that a revision means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
     /// The commit.
     pub commit: Commit,
     /// Why it may not be the newest.
-    pub warning: Option<String>,
+    pub warning: Option<Warning>,
 }
 
 /// The daemon's own places, used where a selector names none.
@@ -121,7 +154,7 @@ pub struct ResolvedModel {
     /// Files whose state decided the answer: as long as they stay as they are, the answer stays.
     pub dependencies: Vec<PathBuf>,
     /// What whoever asked should know, such as that the hub could not be asked for a newer commit.
-    pub warning: Option<String>,
+    pub warning: Option<Warning>,
 }
 
 impl ResolvedModel {

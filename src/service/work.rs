@@ -140,8 +140,16 @@ async fn pull_and_verify(
 }
 
 fn pull_report(model: &ResolvedModel, report: &FetchReport, bytes_fetched: u64, started: Instant) -> PullReport {
+    let mut message = convert::model(model);
+    if !report.skipped.is_empty() {
+        let left_out = format!("left out: {}", report.skipped.join("; "));
+        message.warning = match message.warning.as_str() {
+            "" => left_out,
+            warning => format!("{warning}; {left_out}"),
+        };
+    }
     PullReport {
-        model: Some(convert::model(model)),
+        model: Some(message),
         files: report.files.iter().map(|(path, listed)| convert::listed_file(path, listed, true)).collect(),
         bytes: report.files.iter().map(|(_, listed)| listed.bytes).sum(),
         bytes_fetched,

@@ -31,6 +31,7 @@ mod hub_fault_cases;
 mod hub_faults;
 mod hub_loads;
 mod hub_looks;
+mod hub_names;
 mod hub_own_files;
 mod hub_progress;
 mod hub_races;

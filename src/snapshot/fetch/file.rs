@@ -235,8 +235,10 @@ impl Download {
     }
 
     fn refused(&self, source: HubError) -> FetchError {
-        if matches!(source, HubError::NoFile { .. }) {
-            // As huggingface_hub does, so that neither asks again. A marker that cannot be made costs a request.
+        let commit = self.job.commit.as_str();
+        if matches!(&source, HubError::NoFile { commit: Some(of), .. } if of == commit) {
+            // As huggingface_hub does, so that neither asks again, and only at the hub's own word: Python believes the
+            // marker for ever. A marker that cannot be made costs a request.
             let _ = self.job.store.mark_absent(&self.job.commit, &self.job.path);
         }
         FetchError::File { file: self.job.path.clone(), source }

@@ -71,6 +71,8 @@ pub struct FetchReport {
     pub files: Vec<(String, Listed)>,
     /// Bytes that came over the network.
     pub bytes_fetched: u64,
+    /// Files of the listing that cannot be downloaded, with the reason.
+    pub skipped: Vec<String>,
 }
 
 /// Something that others than those who wait should know.
@@ -262,7 +264,8 @@ impl Set {
             files.extend(shards);
         }
         self.publish(&listing, &files).await?;
-        Ok(Arc::new(FetchReport { files: files.into_iter().collect(), bytes_fetched: fetched }))
+        let skipped = listing.skipped().iter().map(ToString::to_string).collect();
+        Ok(Arc::new(FetchReport { files: files.into_iter().collect(), bytes_fetched: fetched, skipped }))
     }
 
     /// The small JSON files, or all files when all are wanted.

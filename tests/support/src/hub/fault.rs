@@ -122,6 +122,16 @@ pub enum Fault {
         /// `Location`.
         location: String,
     },
+    /// A redirect to the same thing in a repository of another name.
+    Renamed {
+        /// The new name.
+        to: String,
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+        /// Which host it names.
+        #[serde(default)]
+        on: NextPage,
+    },
     /// A 302 to [`Hub::stranger`](super::Hub::stranger), which has the right bytes.
     RedirectToStranger,
     /// A 302 to where the request came.
@@ -166,7 +176,7 @@ pub enum Fault {
     },
 }
 
-/// Where a page of a listing says that the next one is.
+/// Where the next page of a listing, or a renamed repository, is said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NextPage {

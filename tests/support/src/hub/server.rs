@@ -48,14 +48,13 @@ impl Hub {
         self.state.ports.hub_url()
     }
 
-    /// Where large files come from: `http://localhost:<port>`, another name and another port.
+    /// Where large files come from: another address and another port than the hub's.
     #[must_use]
     pub fn cdn(&self) -> String {
         self.state.ports.cdn_url()
     }
 
-    /// A host that has all the files of the hub and the CDN, asks for no token and should get none:
-    /// `http://localhost:<port>`.
+    /// A host that has all the files of the hub and the CDN, asks for no token and should get none.
     #[must_use]
     pub fn stranger(&self) -> String {
         self.state.ports.stranger_url()

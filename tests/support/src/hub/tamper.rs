@@ -3,9 +3,10 @@
 use std::io;
 
 use super::{
-    fault::Fault,
+    fault::{Fault, NextPage},
     reply::Reply,
     request::Request,
+    route::Route,
     state::State,
     wire::{Conduct, Delivery, Framing, Stop},
 };
@@ -15,6 +16,16 @@ pub(super) fn instead(state: &State, request: &Request, fault: &Fault) -> Option
     match fault {
         Fault::Status(refusal) => Some(refusal.reply()),
         Fault::RedirectTo { status, location } => Some(Reply::redirect(*status, location)),
+        Fault::Renamed { to, status, on } => {
+            let route = Route::of(request);
+            let host = match on {
+                NextPage::Absolute => state.ports.hub_url(),
+                NextPage::Stranger => state.ports.stranger_url(),
+                NextPage::Relative | NextPage::Itself => String::new(),
+            };
+            let target = request.target.replacen(route.repo()?, to, 1);
+            Some(Reply::redirect(*status, &format!("{host}{target}")))
+        }
         Fault::RedirectLoop => Some(Reply::redirect(302, &request.target)),
         Fault::RedirectToStranger => {
             let stranger = state.ports.stranger_url();

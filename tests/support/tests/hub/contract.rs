@@ -69,7 +69,7 @@ fn small_files_come_from_the_hub() -> Result {
 }
 
 #[test]
-fn large_files_come_from_a_host_of_another_name() -> Result {
+fn large_files_come_from_another_host() -> Result {
     let scene = Scene::new()?;
     let sha256 = hex::encode(Sha256::digest(&scene.large));
     for method in ["HEAD", "GET"] {
@@ -81,24 +81,13 @@ fn large_files_come_from_a_host_of_another_name() -> Result {
         assert!(answer.header("location").is_some_and(|place| place.starts_with(&scene.hub.cdn())));
     }
     let cdn = scene.cdn()?;
-    assert!(cdn.starts_with("http://localhost:") && scene.hub.endpoint().starts_with("http://127.0.0.1:"));
+    assert!(!cdn.starts_with("http://127.0.0.1:") && scene.hub.endpoint().starts_with("http://127.0.0.1:"));
     let answer = client::get(&cdn)?;
     assert_eq!((answer.status, answer.header("content-length")), (200, Some("10000")));
     assert_eq!(answer.body, scene.large);
     let head = client::head(&cdn)?;
     assert_eq!((head.status, head.header("x-repo-commit"), head.header("x-linked-etag")), (200, None, None));
     assert_eq!(client::get(&format!("{}/repos/0000/x", scene.hub.cdn()))?.status, 404);
-    Ok(())
-}
-
-#[test]
-fn both_addresses_of_localhost_answer() -> Result {
-    let scene = Scene::new()?;
-    let port = scene.hub.cdn().rsplit(':').next().unwrap().parse::<u16>()?;
-    std::net::TcpStream::connect(("127.0.0.1", port))?;
-    if std::net::TcpListener::bind("[::1]:0").is_ok() {
-        std::net::TcpStream::connect(("::1", port))?;
-    }
     Ok(())
 }
 
