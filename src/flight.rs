@@ -103,9 +103,10 @@ impl<W: Work> SharedWork<W> {
                 if let Some(output) = finished() {
                     return Joined::Done(output);
                 }
-                let state = Arc::new(watch::Sender::new(State::Running(W::Step::default())));
+                let (sender, receiver) = watch::channel(State::Running(W::Step::default()));
+                let state = Arc::new(sender);
                 let leader = Leader { shared: Arc::clone(self), key: slot.key().clone(), state: Arc::clone(&state) };
-                let waiter = Waiter::new(&state);
+                let waiter = Waiter { sender: Arc::downgrade(&state), state: receiver };
                 slot.insert(state);
                 Joined::First(waiter, leader)
             }
@@ -192,9 +193,16 @@ impl<W: Work> Drop for Leader<W> {
 }
 
 impl<W: Work> WorkContext<W> {
-    /// Tells the waiters the present step.
+    /// Tells the waiters the present step. Does nothing when the work has ended: a thread of its own may report late,
+    /// and must not take the result back.
     pub fn report(&self, step: W::Step) {
-        self.state.send_replace(State::Running(step));
+        self.state.send_if_modified(|state| {
+            let running = matches!(state, State::Running(_));
+            if running {
+                *state = State::Running(step);
+            }
+            running
+        });
     }
 
     /// Whether no waiter is left.
