@@ -14,6 +14,7 @@
 #include "mlx/backend/metal/metal.h"
 #include "mlx/c/array.h"
 #include "mlx/c/private/mlx.h"
+#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/version.h"
 
@@ -80,7 +81,7 @@ size_t longest_metal_buffer() {
   if (!metal::is_available()) {
     return 0;
   }
-  auto& found = metal::device_info();
+  auto& found = device_info(Device(Device::gpu));
   auto length = found.find("max_buffer_length");
   auto* bytes = length == found.end() ? nullptr : std::get_if<size_t>(&length->second);
   // Every device has more; a library that does not tell is no reason to copy everything.
