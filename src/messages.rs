@@ -20,7 +20,7 @@ use weightsd_segment::FileIdentity;
 
 use crate::{
     component::{Adapted, Component, Lent, Segment},
-    derive::{Provenance, Stored},
+    derive::{Provenance, StoredImage},
     pipeline::Audited,
     progress::{FileProgress, FileState, Phase, Step},
     resolve::{ModelKind, ResolvedModel},
@@ -193,7 +193,7 @@ pub(crate) enum Loaded {
 }
 
 /// An image on the disk.
-pub(crate) fn stored(stored: &Stored, loaded: Loaded) -> v1::DerivedImage {
+pub(crate) fn stored(stored: &StoredImage, loaded: Loaded) -> v1::DerivedImage {
     v1::DerivedImage {
         path: path(&stored.path),
         bytes: stored.bytes,

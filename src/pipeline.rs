@@ -72,7 +72,7 @@ pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) 
 
 /// The image that a plan asks for, and how long it took to compute it.
 async fn derive(wanted: &Arc<Wanted>, tools: &Tools, shared: &Shared) -> Result<(Image, Duration), LoadError> {
-    tools.maker.image(wanted, &*shared.watcher, &shared.make_room).await.map_err(|failure| LoadError::Derivation {
+    tools.maker.image(wanted, &*shared.watcher, &shared.make_room).await.map_err(|failure| LoadError::ComputeFailed {
         component: wanted.provenance.component.clone(),
         source: Box::new(failure),
     })

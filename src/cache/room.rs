@@ -9,7 +9,7 @@ use weightsd_core::{
 
 use super::Cache;
 use crate::{
-    derive::{DeriveFailure, ImageError, Stored},
+    derive::{ComputeFailed, ImageError, StoredImage},
     disk::free_bytes,
     events::EventKind,
 };
@@ -19,9 +19,9 @@ impl Cache {
     ///
     /// # Errors
     /// When there is no room without images that somebody holds.
-    pub(super) fn make_room(&self, folder: &Path, needed: u64) -> Result<(), DeriveFailure> {
+    pub(super) fn make_room(&self, folder: &Path, needed: u64) -> Result<(), ComputeFailed> {
         let images = &self.config.images;
-        let fact = |stored: &Stored| ImageFacts {
+        let fact = |stored: &StoredImage| ImageFacts {
             id: stored.id,
             bytes: stored.bytes,
             used: stored.used,
@@ -62,7 +62,7 @@ impl Cache {
 
     /// Deletes images that were made from a blob which is not what its name says. Whoever holds one was told.
     pub(super) fn forget_images_of(&self, blob: &str) {
-        let is_of = |stored: &Stored| {
+        let is_of = |stored: &StoredImage| {
             stored.provenance.as_ref().is_some_and(|provenance| provenance.sources.iter().any(|source| source == blob))
         };
         for stored in self.config.images.list().iter().filter(|stored| is_of(stored)) {

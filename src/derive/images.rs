@@ -75,7 +75,7 @@ pub struct Image {
 
 /// An image on the disk, as a list shows it.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct StoredImage {
     /// The component it is for.
     pub id: ComponentId,
     /// The file.
@@ -142,7 +142,7 @@ pub struct Images {
 /// An image that is being written. Dropping it deletes it.
 #[derive(Debug)]
 #[must_use = "a partial image that is not kept is deleted at once"]
-pub struct Partial {
+pub struct PartialImage {
     id: ComponentId,
     image: Locked,
     /// What it is made from. Written first, so that no work is lost for want of room for a few words.
@@ -246,14 +246,14 @@ impl Images {
 
     /// All images, the last used first.
     #[must_use]
-    pub fn list(&self) -> Vec<Stored> {
+    pub fn list(&self) -> Vec<StoredImage> {
         let stored = |path: PathBuf| {
             let id: ComponentId = path.file_stem()?.to_str()?.parse().ok()?;
             let metadata = fs::metadata(&path).ok()?;
             let beside = self.path(id, PROVENANCE)?;
             let made = metadata.modified().ok()?;
             let used = fs::metadata(&beside).and_then(|metadata| metadata.modified()).unwrap_or(made);
-            Some(Stored {
+            Some(StoredImage {
                 id,
                 bytes: metadata.len(),
                 provenance: read_note(&beside).map(|note| note.provenance),
@@ -262,7 +262,7 @@ impl Images {
                 path,
             })
         };
-        let mut all: Vec<Stored> = self.files(IMAGE).into_iter().filter_map(stored).collect();
+        let mut all: Vec<StoredImage> = self.files(IMAGE).into_iter().filter_map(stored).collect();
         all.sort_by_key(|stored| (std::cmp::Reverse(stored.used), stored.id));
         all
     }
@@ -312,7 +312,7 @@ impl Images {
         length: u64,
         provenance: &Provenance,
         room: impl FnOnce(&Path) -> Result<(), E>,
-    ) -> Result<Partial, E> {
+    ) -> Result<PartialImage, E> {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(ImageError::io("make the folder", folder))?;
@@ -332,14 +332,14 @@ impl Images {
         let mut file = &beside.file;
         let written = file.write_all(&json).and_then(|()| file.sync_all());
         written.map_err(ImageError::io("write", &beside.path))?;
-        Ok(Partial { id, image, provenance: beside, made })
+        Ok(PartialImage { id, image, provenance: beside, made })
     }
 
     /// Gives a whole image, which is on the disk, its name.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn publish(&self, partial: Partial) -> Result<(), ImageError> {
+    pub fn publish(&self, partial: PartialImage) -> Result<(), ImageError> {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
         let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
@@ -355,7 +355,7 @@ impl Images {
     }
 }
 
-impl Partial {
+impl PartialImage {
     /// Where it is written.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -423,7 +423,7 @@ mod tests {
         Never(#[from] Infallible),
     }
 
-    fn begin(images: &Images, id: ComponentId, length: u64) -> Partial {
+    fn begin(images: &Images, id: ComponentId, length: u64) -> PartialImage {
         images.begin(id, length, &provenance(), |_| Ok::<_, Never>(())).unwrap()
     }
 

@@ -8,7 +8,7 @@ use tokio::{
 };
 use weightsd_core::{derive::Derivation, identity::ComponentId};
 
-use super::{DeriveFailure, Image, Images, Order, OrderedFile, PULSE, Partial, Provenance, compute, look_for_mlx};
+use super::{ComputeFailed, Image, Images, Order, OrderedFile, PULSE, PartialImage, Provenance, compute, look_for_mlx};
 use crate::{
     events::EventKind,
     handle::Daemon,
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Wanted {
 }
 
 /// Makes room for a file of so many bytes in a folder.
-pub type MakeRoom = Arc<dyn Fn(&Path, u64) -> Result<(), DeriveFailure> + Send + Sync>;
+pub type MakeRoom = Arc<dyn Fn(&Path, u64) -> Result<(), ComputeFailed> + Send + Sync>;
 
 /// Finds images and makes them.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Maker {
         wanted: &Arc<Wanted>,
         watcher: &dyn Watcher,
         make_room: &MakeRoom,
-    ) -> Result<(Image, Duration), DeriveFailure> {
+    ) -> Result<(Image, Duration), ComputeFailed> {
         let started = Instant::now();
         if let Some(image) = self.find(wanted).await? {
             return Ok((image, Duration::ZERO));
@@ -77,7 +77,7 @@ impl Maker {
         tokio::select! {
             // First, so that a daemon that stops starts no process any more.
             biased;
-            () = self.daemon.stopping().cancelled() => return Err(DeriveFailure::Stopping),
+            () = self.daemon.stopping().cancelled() => return Err(ComputeFailed::Stopping),
             result = wanted.compute(&partial, watcher) => result?,
         }
         let image = self.publish(wanted, partial).await?;
@@ -87,28 +87,28 @@ impl Maker {
         Ok((image, took))
     }
 
-    async fn find(&self, wanted: &Arc<Wanted>) -> Result<Option<Image>, DeriveFailure> {
+    async fn find(&self, wanted: &Arc<Wanted>) -> Result<Option<Image>, ComputeFailed> {
         let (images, wanted) = (Arc::clone(&self.images), Arc::clone(wanted));
         blocking(move || images.open(wanted.id, &wanted.derivation.image)).await
     }
 
     /// Waits for the turn to compute, and says so now and then: clients give up on a daemon that says nothing.
-    async fn turn(&self, watcher: &dyn Watcher) -> Result<SemaphorePermit<'_>, DeriveFailure> {
+    async fn turn(&self, watcher: &dyn Watcher) -> Result<SemaphorePermit<'_>, ComputeFailed> {
         let turn = self.turn.acquire();
         tokio::pin!(turn);
         loop {
             watcher.step(&Step { phase: Phase::Derive, ..Step::default() });
             tokio::select! {
                 biased;
-                () = self.daemon.stopping().cancelled() => return Err(DeriveFailure::Stopping),
+                () = self.daemon.stopping().cancelled() => return Err(ComputeFailed::Stopping),
                 turn = timeout(PULSE, &mut turn) => if let Ok(turn) = turn {
-                    return turn.map_err(|_| DeriveFailure::Stopping);
+                    return turn.map_err(|_| ComputeFailed::Stopping);
                 },
             }
         }
     }
 
-    async fn begin(&self, wanted: &Arc<Wanted>, make_room: &MakeRoom) -> Result<Partial, DeriveFailure> {
+    async fn begin(&self, wanted: &Arc<Wanted>, make_room: &MakeRoom) -> Result<PartialImage, ComputeFailed> {
         let (images, wanted, make_room) = (Arc::clone(&self.images), Arc::clone(wanted), Arc::clone(make_room));
         blocking(move || {
             // Before others are deleted for its sake.
@@ -119,12 +119,12 @@ impl Maker {
         .await?
     }
 
-    async fn publish(&self, wanted: &Arc<Wanted>, partial: Partial) -> Result<Image, DeriveFailure> {
+    async fn publish(&self, wanted: &Arc<Wanted>, partial: PartialImage) -> Result<Image, ComputeFailed> {
         let (images, wanted) = (Arc::clone(&self.images), Arc::clone(wanted));
         blocking(move || {
             // The process read by path the files that are held open here.
             if let Some(path) = (wanted.changed)() {
-                return Err(DeriveFailure::Changed { path });
+                return Err(ComputeFailed::Changed { path });
             }
             images.publish(partial)?;
             Ok(Image::published(&images, wanted.id, &wanted.derivation.image)?)
@@ -135,7 +135,7 @@ impl Maker {
 
 impl Wanted {
     /// Computes it into `partial`, in a process of its own.
-    async fn compute(&self, partial: &Partial, watcher: &dyn Watcher) -> Result<(), DeriveFailure> {
+    async fn compute(&self, partial: &PartialImage, watcher: &dyn Watcher) -> Result<(), ComputeFailed> {
         let order = Order {
             files: self.files.clone(),
             image: partial.path().to_owned(),
@@ -160,6 +160,6 @@ impl Wanted {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DeriveFailure> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| DeriveFailure::Died { how: error.to_string() })
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ComputeFailed> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ComputeFailed::Died { how: error.to_string() })
 }

@@ -13,8 +13,8 @@ pub mod worker;
 
 pub(crate) use self::process::{PULSE, compute, look_for_mlx};
 pub use self::{
-    images::{Image, ImageError, Images, Partial, Provenance, Stored},
+    images::{Image, ImageError, Images, PartialImage, Provenance, StoredImage},
     make::{MakeRoom, Maker, Wanted},
     order::{FailureKind, Order, OrderedFile},
-    process::DeriveFailure,
+    process::ComputeFailed,
 };

@@ -21,7 +21,7 @@ pub(crate) const PULSE: Duration = Duration::from_secs(5);
 
 /// Why an image was not made.
 #[derive(Debug, thiserror::Error)]
-pub enum DeriveFailure {
+pub enum ComputeFailed {
     /// The disk or the budget has no room for the image.
     #[error("there is no room for the derived image")]
     NoRoom(#[from] NoRoom),
@@ -62,7 +62,7 @@ pub enum DeriveFailure {
     },
 }
 
-impl Explain for DeriveFailure {
+impl Explain for ComputeFailed {
     fn explain(&self) -> Explanation {
         if self.is_without_mlx() {
             let hint =
@@ -90,7 +90,7 @@ impl Explain for DeriveFailure {
     }
 }
 
-impl DeriveFailure {
+impl ComputeFailed {
     /// Whether nothing can be computed here, because MLX is missing or is the wrong one.
     #[must_use]
     pub const fn is_without_mlx(&self) -> bool {
@@ -112,8 +112,8 @@ impl DeriveFailure {
 /// Looks whether MLX is here, without loading it.
 ///
 /// # Errors
-/// [`DeriveFailure::NoMlx`].
-pub(crate) fn look_for_mlx() -> Result<(), DeriveFailure> {
+/// [`ComputeFailed::NoMlx`].
+pub(crate) fn look_for_mlx() -> Result<(), ComputeFailed> {
     Ok(weightsd_arrays::find().map(drop)?)
 }
 
@@ -128,19 +128,19 @@ fn this_program() -> std::io::Result<PathBuf> {
 ///
 /// # Errors
 /// When the worker cannot be started, gives up, ends early, or is silent for [`SILENCE_MAX`].
-pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) -> Result<(), DeriveFailure> {
-    let program = this_program().map_err(DeriveFailure::Start)?;
+pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) -> Result<(), ComputeFailed> {
+    let program = this_program().map_err(ComputeFailed::Start)?;
     let mut command = Command::new(program);
     command.arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     // On some of Apple's processors MLX multiplies F32 with 11 bits of precision unless told otherwise. Results are shared
     // and kept, so they do not depend on that.
     command.env("MLX_ENABLE_TF32", "0");
-    let mut child = command.spawn().map_err(DeriveFailure::Start)?;
-    let missing = || DeriveFailure::Start(std::io::ErrorKind::BrokenPipe.into());
+    let mut child = command.spawn().map_err(ComputeFailed::Start)?;
+    let missing = || ComputeFailed::Start(std::io::ErrorKind::BrokenPipe.into());
     // Kept open: its end tells the worker that nobody wants the result any more.
     let mut input = child.stdin.take().ok_or_else(missing)?;
     let mut output = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
-    let mut line = serde_json::to_vec(order).map_err(|error| DeriveFailure::Start(error.into()))?;
+    let mut line = serde_json::to_vec(order).map_err(|error| ComputeFailed::Start(error.into()))?;
     line.push(b'\n');
     // A worker that died before it read the whole order is noticed below.
     let _ = input.write_all(&line).await;
@@ -156,7 +156,7 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
         quiet = Duration::ZERO;
         let Some(line) = next.ok().flatten() else {
             let how = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
-            return Err(DeriveFailure::Died { how });
+            return Err(ComputeFailed::Died { how });
         };
         match serde_json::from_str(&line) {
             Ok(WorkerReport::Done { bytes, tensor }) => {
@@ -169,9 +169,9 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
                 let _ = child.kill().await;
                 return Ok(());
             }
-            Ok(WorkerReport::Failed { kind, message }) => return Err(DeriveFailure::Failed { kind, message }),
-            Err(error) => return Err(DeriveFailure::Died { how: format!("it said {line:?}: {error}") }),
+            Ok(WorkerReport::Failed { kind, message }) => return Err(ComputeFailed::Failed { kind, message }),
+            Err(error) => return Err(ComputeFailed::Died { how: format!("it said {line:?}: {error}") }),
         }
     }
-    Err(DeriveFailure::Silent)
+    Err(ComputeFailed::Silent)
 }

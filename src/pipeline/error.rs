@@ -20,7 +20,7 @@ use weightsd_core::{
 use crate::{
     assembly::RecipeError,
     checkpoint::CheckpointError,
-    derive::DeriveFailure,
+    derive::ComputeFailed,
     hub::HubError,
     resolve::ResolveError,
     snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
@@ -110,14 +110,14 @@ pub enum LoadError {
         #[source]
         source: CannotConvert,
     },
-    /// It was not computed.
+    /// The worker did not make the image.
     #[error("`{component}` was not computed")]
-    Derivation {
+    ComputeFailed {
         /// The component.
         component: String,
         /// Why not.
         #[source]
-        source: Box<DeriveFailure>,
+        source: Box<ComputeFailed>,
     },
 }
 
@@ -157,7 +157,9 @@ impl Explain for LoadError {
                 Explanation::new(Reason::InvalidAdapter, component, hint)
             }
             Self::Derive { component, source } => Explanation { resource: component.clone(), ..source.explain() },
-            Self::Derivation { component, source } => Explanation { resource: component.clone(), ..source.explain() },
+            Self::ComputeFailed { component, source } => {
+                Explanation { resource: component.clone(), ..source.explain() }
+            }
         }
     }
 }
