@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use weightsd_core::{
-    adapter::AdapterReport,
+    adapter::{AdapterReport, AppliedStrength, StrengthSource},
     audit::{AuditReport, Mismatch, OriginTotal},
     family::{KnownBy, Named, Preset},
     identity::ContentKey,
@@ -216,6 +216,7 @@ pub(crate) fn adapted(adapted: &Adapted) -> v1::AdapterReport {
     let AdapterReport {
         adapter,
         applied,
+        strengths,
         without_target,
         without_partner,
         other_component,
@@ -231,7 +232,7 @@ pub(crate) fn adapted(adapted: &Adapted) -> v1::AdapterReport {
     let unsupported = unsupported.iter().filter_map(|(kind, keys)| left_out(&format!("keys of {kind}"), keys));
     let words = left_out("keys without their partner", without_partner)
         .into_iter()
-        .chain(left_out("keys that are no adapter's", unknown))
+        .chain(left_out("keys of no known form", unknown))
         .chain(unsupported)
         .chain(remarks.iter().cloned());
     v1::AdapterReport {
@@ -241,7 +242,24 @@ pub(crate) fn adapted(adapted: &Adapted) -> v1::AdapterReport {
         without_target: count(without_target.len()),
         without_target_sample: sample(without_target),
         other_component: count(other_component.len()),
+        other_component_sample: sample(other_component),
+        strengths: strengths.iter().map(strength).collect(),
         remarks: words.collect(),
+    }
+}
+
+fn strength(applied: &AppliedStrength) -> v1::AdapterStrength {
+    let source = match applied.source {
+        StrengthSource::AlphaTensor => v1::AdapterStrengthSource::AlphaTensor,
+        StrengthSource::Config => v1::AdapterStrengthSource::Config,
+        StrengthSource::Metadata => v1::AdapterStrengthSource::Metadata,
+        StrengthSource::Nothing => v1::AdapterStrengthSource::Nothing,
+    };
+    v1::AdapterStrength {
+        source: source.into(),
+        strength: applied.strength,
+        layers: count(applied.layers.len()),
+        layers_sample: applied.layers.iter().take(SAMPLE).cloned().collect(),
     }
 }
 

@@ -136,6 +136,12 @@ pub fn is_weights(path: &str) -> bool {
     path.ends_with(SUFFIX) || path.rsplit('/').next().and_then(index_set).is_some()
 }
 
+/// Whether a file of that name holds tensors. What macOS leaves beside files on foreign disks does not.
+#[must_use]
+pub fn is_tensors(name: &str) -> bool {
+    name.ends_with(SUFFIX) && !name.starts_with("._")
+}
+
 /// Chooses the weights of `folder` (empty for the root) among `files`, the paths of all files of the model. `stem` is
 /// the expected name, such as `diffusion_pytorch_model`; `variant` the part after it, such as `fp16`.
 ///

@@ -153,10 +153,25 @@ fn adapter_line(adapter: &proto::AdapterReport) -> String {
     if let Some(sample) = adapter.without_target_sample.first() {
         line.push_str(&format!("; {} changes of no layer here, such as {sample}", adapter.without_target));
     }
-    if adapter.other_component > 0 {
-        line.push_str(&format!("; {} keys are of other components", adapter.other_component));
+    for strength in &adapter.strengths {
+        line.push_str(&format!("; {} layers {}", strength.layers, strong(strength)));
+    }
+    if let Some(sample) = adapter.other_component_sample.first() {
+        line.push_str(&format!("; {} keys are of other components, such as {sample}", adapter.other_component));
     }
     adapter.remarks.iter().fold(line, |line, remark| format!("{line}; {remark}"))
+}
+
+/// How strongly changes count, and who says so.
+fn strong(strength: &proto::AdapterStrength) -> String {
+    use proto::AdapterStrengthSource as Source;
+    let source = match strength.source() {
+        Source::Unspecified | Source::Nothing => return "as they are, since nothing says a strength".to_owned(),
+        Source::AlphaTensor => "alpha tensors",
+        Source::Config => "adapter_config.json",
+        Source::Metadata => "the file's metadata",
+    };
+    format!("by {} ({source})", strength.strength)
 }
 
 /// Holds the component until Ctrl-C or until the daemon ends the lease.

@@ -9,7 +9,7 @@ use weightsd_arrays::{
     quantise,
 };
 use weightsd_core::{
-    derive::{Alpha, Delta, Factor, Input, Job, Matrix, Product, Slice},
+    derive::{Delta, Effect, Factor, Input, Job, Matrix, Product, Slice},
     header::Dtype,
     quantisation::{PartRole, Scheme},
 };
@@ -37,7 +37,11 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
     if !job.deltas.is_empty() {
         let mut sum = cast(&weight, mlx_rs::Dtype::Float32)?;
         for delta in &job.deltas {
-            sum = mlx(sum.add(added(delta, read)?))?;
+            let product = product(delta, read)?;
+            sum = match delta.effect {
+                Effect::Adds => mlx(sum.add(product))?,
+                Effect::Replaces => product,
+            };
         }
         weight = sum;
     }
@@ -93,8 +97,8 @@ fn dequantised<R: Read>(parts: &BTreeMap<PartRole, Slice>, scheme: &Scheme, read
     Ok(mlx(stacked.reshape(&shape))?)
 }
 
-/// What is added, in F32: rows of `product * factor`.
-fn added<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
+/// The product of a delta in F32, scaled: the rows of this piece.
+fn product<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
     let wanted = read.within(&delta.rows);
     let product = match &delta.product {
         // Of a fused layer, or in a piece, no more is multiplied than is wanted.
@@ -108,7 +112,7 @@ fn added<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
         }
         Product::Full(whole) => rows(matrix(whole, read)?, &wanted)?,
     };
-    Ok(mlx(product.multiply(Array::from_f32(strength(delta, read)?)))?)
+    Ok(mlx(product.multiply(Array::from_f32(strength(delta))))?)
 }
 
 /// Some rows.
@@ -119,18 +123,11 @@ fn rows(product: Array, wanted: &Range<u64>) -> Result<Array, ArrayError> {
 }
 
 /// `scale * alpha / divisor`, rounded once, to F32.
-fn strength<R: Read>(delta: &Delta, read: &R) -> Result<f32, R::Error> {
-    let alpha = match &delta.alpha {
-        Alpha::One => 1.0,
-        Alpha::Value(alpha) => *alpha,
-        Alpha::Stored(slice) => {
-            let stored = mlx(cast(&read.whole(slice)?, mlx_rs::Dtype::Float32)?.reshape(&[1]))?;
-            f64::from(stored.try_item_exact::<f32>().map_err(|error| ArrayError::Mlx(error.to_string()))?)
-        }
-    };
+fn strength(delta: &Delta) -> f32 {
     // Rounding is what is meant.
     #[allow(clippy::cast_possible_truncation)]
-    Ok((delta.scale * alpha / delta.divisor) as f32)
+    let strength = (delta.scale * delta.alpha / delta.divisor) as f32;
+    strength
 }
 
 fn factor<R: Read>(factor: &Factor, read: &R) -> Result<Array, R::Error> {

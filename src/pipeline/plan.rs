@@ -8,6 +8,7 @@ use std::{
 };
 
 use weightsd_core::{
+    adapter::merge,
     assemble::Assembled,
     audit::AuditReport,
     catalogue::AuditPolicy,
@@ -115,10 +116,8 @@ pub(super) fn plan(
     let mut deltas: BTreeMap<String, Vec<Delta>> = BTreeMap::new();
     let mut adapted = Vec::new();
     for adapter in &checkpoints.adapters {
-        let planned = adapters::plan(adapter, prepared, &assembled)?;
-        for (layer, delta) in planned.deltas {
-            deltas.entry(layer).or_default().push(delta);
-        }
+        let planned = adapters::plan(adapter, &sources, prepared, &assembled)?;
+        merge(&mut deltas, planned.deltas, &adapter.it.files.model.to_string())?;
         adapted.push(Adapted { scale: adapter.scale.get(), report: planned.report });
     }
     let (family, component) = (prepared.recipe.family, prepared.component());

@@ -93,6 +93,19 @@ impl Files {
         self.listed.as_ref()?.listing.get(name)
     }
 
+    /// Names of all weight files in the folder of a file, those that no pattern chose included.
+    pub(super) fn weights_beside(&self, name: &str) -> Result<Vec<String>, SnapshotError> {
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let all = match &self.listed {
+            Some(listed) => {
+                let paths = listed.listing.iter().map(|(path, _)| path.rsplit_once('/').unwrap_or(("", path)));
+                paths.filter(|(found, _)| *found == folder).map(|(_, name)| name.to_owned()).collect()
+            }
+            None => listing::list_folder(&self.root.join(folder))?,
+        };
+        Ok(all.into_iter().filter(|name| select::is_tensors(name)).collect())
+    }
+
     /// The file of that name, if it is on this machine.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<FoundFile> {

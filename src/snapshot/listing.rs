@@ -9,6 +9,19 @@ pub(super) const ENTRIES_MAX: usize = 20_000;
 /// Folders below the model's directory that are looked into: `split_files/diffusion_models/x` is two deep.
 pub(super) const DEPTH_MAX: usize = 3;
 
+/// Names of the files in a folder, and not below it; in any order.
+pub(super) fn list_folder(folder: &Path) -> Result<Vec<String>, SnapshotError> {
+    let io_error = |source| SnapshotError::Io { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io_error)? {
+        if names.len() == ENTRIES_MAX {
+            return Err(SnapshotError::TooManyFiles { path: folder.to_owned() });
+        }
+        names.extend(entry.map_err(io_error)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
 /// Paths of all files below `root`, sorted, with `/` between parts. Links count as what they point to, a dangling link
 /// as a file. Hidden entries, and names that are not UTF-8 or have control characters, are passed over.
 pub(super) fn list(root: &Path) -> Result<Vec<String>, SnapshotError> {

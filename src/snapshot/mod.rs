@@ -17,6 +17,7 @@ use std::{
 };
 
 use weightsd_core::{
+    adapter::{Beside, finished},
     explain::{Explain, Explanation, Reason},
     family::{self, ComponentSite, Family, ModelFacts},
     identity::ContentKey,
@@ -103,6 +104,8 @@ pub struct ComponentFiles {
     pub shards: Vec<ShardFile>,
     /// The file beside an adapter's weights that says how strong it is.
     pub config: Option<Document>,
+    /// A config beside an adapter's weights that is another file's.
+    pub foreign_config: Option<PathBuf>,
     /// Files whose state decided the answer.
     pub dependencies: Vec<PathBuf>,
 }
@@ -374,7 +377,15 @@ impl Snapshot {
         let mut dependencies = self.model.dependencies.clone();
         dependencies.push(shard.path.clone());
         let model = Arc::clone(&self.model);
-        ComponentFiles { model, site, index: None, shards: vec![shard], config: None, dependencies }
+        ComponentFiles {
+            model,
+            site,
+            index: None,
+            shards: vec![shard],
+            config: None,
+            foreign_config: None,
+            dependencies,
+        }
     }
 
     /// What a model gives that lends only its small files.
@@ -384,15 +395,26 @@ impl Snapshot {
         dependencies.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
         let site = ComponentSite::of_file(&self.model.to_string(), "");
         let model = Arc::clone(&self.model);
-        ComponentFiles { model, site, index: None, shards: Vec::new(), config: None, dependencies }
+        ComponentFiles {
+            model,
+            site,
+            index: None,
+            shards: Vec::new(),
+            config: None,
+            foreign_config: None,
+            dependencies,
+        }
     }
 
-    /// The only weight file, wherever it is: an adapter's. Several are refused, since no size tells which is wanted.
+    /// The weight file of an adapter: the only one in the root, or the finished one beside its own checkpoints and the
+    /// weights of a model. Others are refused, since no size tells which is wanted.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When there is none, when there are several, and when it is not on this machine.
     pub fn only_file(&self) -> Result<ShardFile, SnapshotError> {
-        let names = self.facts.files.iter().map(|name| (name.as_str(), 0));
+        let files = self.facts.files.iter().map(String::as_str);
+        let finished = finished(files.clone(), Beside::CheckpointsAndModels);
+        let names = files.filter(|&name| finished.is_none_or(|finished| name == finished)).map(|name| (name, 0));
         let only = preferred(names, Preference::OnlyOne)
             .map_err(|source| SnapshotError::Preferred { path: self.files.root().to_owned(), source })?;
         let missing = || SnapshotError::Incomplete {
@@ -402,6 +424,14 @@ impl Snapshot {
         };
         let name = only.files.first().ok_or_else(missing)?;
         self.shard_file(name)?.ok_or_else(missing)
+    }
+
+    /// Names of all weight files in the folder of this one, wanted or not, on this machine or not.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn weights_beside(&self, file: &ShardFile) -> Result<Vec<String>, SnapshotError> {
+        self.files.weights_beside(&file.name)
     }
 
     /// The small file of that name in the folder of a weight file, with its path.
@@ -460,7 +490,12 @@ impl Snapshot {
     /// [`SnapshotError`].
     pub fn select(&self, site: &ComponentSite) -> Result<WeightFiles, SnapshotError> {
         let files = self.facts.files.iter().map(String::as_str);
-        let selected = select::weight_files(files, &site.folder, &site.stem, self.choice.variant.as_deref());
+        let selected = select::weight_files(files.clone(), &site.folder, &site.stem, self.choice.variant.as_deref());
+        if let (Err(SelectError::Ambiguous { .. }), "") = (&selected, site.folder.as_str())
+            && let Some(finished) = finished(files, Beside::Checkpoints)
+        {
+            return Ok(WeightFiles::Files(vec![finished.to_owned()]));
+        }
         selected.map_err(|error| error.in_folder(self.folder(site).display().to_string()).into())
     }
 
@@ -500,7 +535,15 @@ impl Snapshot {
         }
         dependencies.extend(shards.iter().map(|shard| shard.path.clone()));
         let model = Arc::clone(&self.model);
-        Ok(ComponentFiles { model, site: site.clone(), index, shards, config: None, dependencies })
+        Ok(ComponentFiles {
+            model,
+            site: site.clone(),
+            index,
+            shards,
+            config: None,
+            foreign_config: None,
+            dependencies,
+        })
     }
 
     /// The names of the weight files that `selection` means, with the index that says so.

@@ -147,8 +147,8 @@ class Maker:
             a, b = np.ascontiguousarray(down.T), np.ascontiguousarray(up.T)
             tensors |= {f"{layer}.lora_a": a, f"{layer}.lora_b": b}
             layers[layer] = Added(f32(b).T @ f32(a).T, 20.0, 1.0)
-        config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"rank": 4, "scale": 20.0}}
-        return Adapter(tensors, layers, config, "adapters.safetensors", "gives another rank than the matrices have")
+        config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"dropout": 0.0, "scale": 20.0}}
+        return Adapter(tensors, layers, config, "adapters.safetensors")
 
     def fused(self) -> Adapter:
         """One pair for three layers; each takes its rows."""
@@ -169,7 +169,7 @@ class Maker:
         w1, w2 = self.matrix(4, 8, BF16), self.matrix(rows // 4, columns // 8, BF16)
         base = f"lycoris_{FEED.replace('.', '_')}_w1"
         tensors = {f"{base}.lokr_w1": w1, f"{base}.lokr_w2": w2, f"{base}.alpha": np.array(1e10, F32)}
-        return Adapter(tensors, {f"{FEED}.w1": Added(mx.kron(f32(w1), f32(w2)))})
+        return Adapter(tensors, {f"{FEED}.w1": Added(mx.kron(f32(w1), f32(w2)))}, remark="scale nothing")
 
     def lokr_factored(self) -> Adapter:
         """The second factor is a product, then both are; alpha is divided by the rank."""

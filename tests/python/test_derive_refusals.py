@@ -11,7 +11,7 @@ from derive_inputs import any_bits, generic, normal, save
 from derive_judge import F32, Conversion, matrices, mode_number
 from judged import judge
 from layouts import Tensors
-from weights.v1 import component_pb2, error_pb2
+from weights.v1 import audit_pb2, component_pb2, error_pb2
 
 Code = grpc.StatusCode
 SOURCE = component_pb2.LAYOUT_SOURCE
@@ -93,7 +93,7 @@ def bad_adapters(transformer: Tensors) -> dict[str, tuple[Tensors, dict | None, 
     foreign = {f"diffusion_model.double_blocks.0.img_attn.qkv.lora_{side}.weight": normal(1, (4, 4)) for side in "AB"}
     narrow = {f"{BASE}.lora_A.weight": normal(1, (2, 191)), f"{BASE}.lora_B.weight": normal(2, (192, 2))}
     integers = {name: any_bits(3, values.shape, np.dtype(np.int32)) for name, values in good.items()}
-    other = {name.replace("diffusion_model.", "base_model.model.transformer."): values for name, values in good.items()}
+    other = {name.replace("diffusion_model.", "base_model.model.transformer."): -values for name, values in good.items()}
     magnitude = {f"{BASE}.dora_scale": normal(4, (192, 1))}
     return {
         "dora": (good | magnitude, None, ["DoRA", f"{BASE}.dora_scale"]),
@@ -106,7 +106,7 @@ def bad_adapters(transformer: Tensors) -> dict[str, tuple[Tensors, dict | None, 
         "a_wide_alpha": (good | {f"{BASE}.alpha": normal(7, (2,))}, None, [f"{BASE}.alpha", "one element"]),
         "twice": (good | other, None, ["changed twice", f"{ATTENTION}.to_q"]),
         "another_method": (good, {"peft_type": "IA3"}, ["IA3", "LORA, LOKR or LOHA"]),
-        "an_expression": (good, {"r": 2, "lora_alpha": 2, "alpha_pattern": {".*to_q": 1}}, ["alpha_pattern", ".*to_q"]),
+        "an_expression": (good, {"r": 2, "lora_alpha": 2, "alpha_pattern": {"(?=a)": 1}}, ["alpha_pattern", "(?=a)"]),
         "rank_zero": (good, {"r": 0, "lora_alpha": 2}, ["a rank is 0"]),
     }
 
@@ -154,8 +154,8 @@ def test_a_refusal_leaves_nothing_behind(daemon, family, transformer, tmp_path):
     judge(*case, layout=SOURCE, adapters=request)
 
 
-def test_what_of_an_adapter_is_left_out_is_told(daemon, family, transformer, tmp_path):
-    """What fits is applied; what is for blocks that are not there, for another component or of another kind is told."""
+def test_half_an_adapter_is_refused_and_told_where_a_report_is_asked_for(daemon, family, transformer, tmp_path):
+    """Blocks that are not there, tensors of another kind and halves of pairs refuse; other components' tensors do not."""
     good = pair(transformer, f"{FEED}.w2", f"transformer.{FEED}.w2")
     matrix = np.zeros((2, 2), F32)
     bases = ["transformer.layers.7.attention.to_q", "transformer.layers.8.attention.to_q"]
@@ -168,14 +168,35 @@ def test_what_of_an_adapter_is_left_out_is_told(daemon, family, transformer, tmp
         "logit_scale": matrix,
     }
     path = Adapter(good | left_out, {}).write(tmp_path / "adapter")
+    adapters = asked([(path, 0.25)])
+    code = Code.FAILED_PRECONDITION
+    said, _ = refused(daemon, family, "transformer", code, "INVALID_ADAPTER", adapters=adapters)
+    named = [f"{ATTENTION}.to_k.lora_A.weight", f"{FEED}.w2.bias", f"{FEED}.w1.lokr_t2", "logit_scale", "layers.7"]
+    assert [word for word in named if word not in said] == [], said
     adapter = Adapter(good, {f"{FEED}.w2": Added(product(*reversed(good.values())))})
     conversion = Conversion(deltas=summed([(adapter, 0.25)]))
     case = (daemon, family, "transformer", transformer, conversion, matrices(transformer))
-    loaded = judge(*case, layout=SOURCE, adapters=asked([(path, 0.25)]))
+    options = {"layout": SOURCE, "audit_policy": audit_pb2.AUDIT_POLICY_REPORT_ONLY}
+    loaded = judge(*case, adapters=adapters, **options)
     (report,) = loaded.component.adapters
     assert str(path) in report.adapter
-    assert (report.layers, report.scale, report.without_target, report.other_component) == (1, 0.25, 2, 2)
-    assert list(report.without_target_sample) == ["layers.7.attention.to_q", "layers.8.attention.to_q"]
+    assert (report.layers, report.scale, report.without_target, report.other_component) == (1, 0.25, 3, 2)
+    assert list(report.without_target_sample) == [
+        f"{FEED}.w2.bias", "layers.7.attention.to_q", "layers.8.attention.to_q",
+    ]  # fmt: skip
+    assert list(report.other_component_sample) == [f"{bases[2]}.lora_{side}.weight" for side in "AB"]
     remarks = " | ".join(report.remarks)
-    for words in (f"{ATTENTION}.to_k.lora_A.weight", f"{FEED}.w2.diff_b", f"{FEED}.w1.lokr_t2", "logit_scale"):
+    for words in (f"{ATTENTION}.to_k.lora_A.weight", f"{FEED}.w1.lokr_t2", "logit_scale"):
         assert words in remarks, remarks
+
+
+def test_each_refusal_has_a_hint_of_its_own(daemon, family, transformer, tmp_path):
+    hints = {}
+    for kind, (tensors, config, _) in bad_adapters(transformer).items():
+        path = Adapter(tensors, {}, config).write(tmp_path / kind)
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.load(str(family), "transformer", adapters=asked([(path, 1.0)]))
+        hints[kind] = error_detail(raised.value).hint
+    assert "merge" in hints["dora"] and "dimensions" in hints["another_width"] and "F32" in hints["integers"]
+    assert "one finite number" in hints["a_wide_alpha"] and "keep one" in hints["twice"]
+    assert len(set(hints.values())) > 6, hints

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use weightsd_client::{
-    Client, ClientError, Component, ErrorReason, FloatType, LoadRequest,
-    proto::{AdapterReport, EventKind, SegmentKind},
+    AuditPolicy, Client, ClientError, Component, ErrorReason, FloatType, LoadRequest,
+    proto::{AdapterReport, AdapterStrengthSource, EventKind, SegmentKind},
 };
 use weightsd_fixtures::hub::{Hub, On};
 
@@ -59,6 +59,14 @@ impl Model {
     /// The transformer in F32, as it is stored.
     fn request(&self) -> LoadRequest {
         self.home.request(&self.spec, "transformer")
+    }
+
+    /// What the command line says of a load with this adapter, on one line.
+    fn shown(&self, adapter: &Path, more: &[&str]) -> String {
+        let arguments =
+            ["load", &self.spec, "transformer", "--dtype", "as-stored", "--adapter", adapter.to_str().unwrap()];
+        let output = self.home.command().args(arguments).args(more).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -197,27 +205,110 @@ async fn another_scale_another_order_or_another_config_is_another_component() {
 async fn what_an_adapter_has_for_others_is_reported() {
     let model = Model::new();
     let file = model.path("style.safetensors");
-    lora(&file, 0.5, &["transformer.layers.0.attention.to_q", "layers.99.attention.to_q", "text_encoder.layers.0.q"]);
+    lora(&file, 0.5, &["transformer.layers.0.attention.to_q", "text_encoder.layers.0.q"]);
     let daemon = model.home.daemon();
     let client = daemon.client().await;
     let plain = client.load(model.request(), |_| ()).await.unwrap();
     let fused = client.load(model.request().adapter(file.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
     assert_added(&plain, &fused, 0.5);
     let report = report(&fused);
-    assert_eq!((report.layers, report.without_target), (1, 1), "{report:?}");
-    assert!(report.without_target_sample[0].contains("layers.99") && report.other_component > 0, "{report:?}");
+    assert_eq!((report.layers, report.without_target, report.other_component), (1, 0, 2), "{report:?}");
+    assert_eq!(report.other_component_sample[0], "text_encoder.layers.0.q.lora_A.weight");
+    let [strength] = &report.strengths[..] else { panic!("{report:?}") };
+    assert_eq!((strength.source(), strength.strength, strength.layers), (AdapterStrengthSource::Nothing, 1.0, 1));
     // Also on the command line.
-    let spec = [model.spec.as_str(), file.to_str().unwrap()];
-    let arguments = ["load", spec[0], "transformer", "--dtype", "as-stored", "--adapter", spec[1]];
-    let output = model.home.command().args(arguments).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(text.contains("1 layers changed; 1 changes of no layer here") && text.contains("layers.99"), "{text}");
+    let text = model.shown(&file, &[]);
+    assert!(text.contains("1 layers changed; 1 layers as they are, since nothing says a strength"), "{text}");
+    assert!(text.contains("2 keys are of other components, such as text_encoder.layers.0.q.lora_A.weight"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_adapter_is_lent_only_to_who_asks_for_a_report() {
+    let model = Model::new();
+    let file = model.path("style.safetensors");
+    lora(&file, 0.5, &["transformer.layers.0.attention.to_q", "layers.99.attention.to_q"]);
+    let daemon = model.home.daemon();
+    let client = daemon.client().await;
+    let plain = client.load(model.request(), |_| ()).await.unwrap();
+    let request = || model.request().adapter(file.to_str().unwrap(), 1.0);
+    let (reason, text) = refused(&client, request()).await;
+    assert_eq!(reason, ErrorReason::InvalidAdapter);
+    assert!(text.contains("1 of its changes can be applied") && text.contains("layers.99.attention.to_q"), "{text}");
+    let fused = client.load(request().audit_policy(AuditPolicy::ReportOnly), |_| ()).await.unwrap();
+    assert_added(&plain, &fused, 0.5);
+    assert_eq!(report(&fused).without_target_sample, ["layers.99.attention.to_q"]);
+    let text = model.shown(&file, &["--report-only"]);
+    assert!(text.contains("1 changes of no layer here, such as layers.99.attention.to_q"), "{text}");
     // Where nothing fits, nothing is lent.
     lora(&file, 0.5, &["layers.99.attention.to_q"]);
-    let (reason, text) = refused(&client, model.request().adapter(file.to_str().unwrap(), 1.0)).await;
+    let (reason, text) = refused(&client, request().audit_policy(AuditPolicy::ReportOnly)).await;
     assert_eq!(reason, ErrorReason::InvalidAdapter);
     assert!(text.contains("layers.99.attention.to_q") && text.contains("style.safetensors"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_config_of_another_file_says_nothing() {
+    let model = Model::new();
+    let (style, own) = (model.path("loras/style.safetensors"), model.path("loras/adapter_model.safetensors"));
+    for file in [&style, &own] {
+        lora(file, 0.5, &[LAYER]);
+    }
+    fs::write(model.path("loras/adapter_config.json"), r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 8}"#).unwrap();
+    let daemon = model.home.daemon();
+    let client = daemon.client().await;
+    let plain = client.load(model.request(), |_| ()).await.unwrap();
+    let source = |component: &Component| report(component).strengths[0].source();
+    let fused = client.load(model.request().adapter(style.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
+    assert_added(&plain, &fused, 0.5);
+    assert_eq!(source(&fused), AdapterStrengthSource::Nothing);
+    assert!(report(&fused).remarks[0].contains("is of another file of its folder"), "{:?}", report(&fused));
+    let fused = client.load(model.request().adapter(own.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
+    assert_added(&plain, &fused, 4.0);
+    assert_eq!(source(&fused), AdapterStrengthSource::Config);
+    // Alone in its folder, the file is whom the config means, whatever it is called.
+    fs::remove_file(&own).unwrap();
+    let fused = client.load(model.request().adapter(style.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
+    assert_added(&plain, &fused, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_change_under_two_names_counts_once() {
+    let model = Model::new();
+    let file = model.path("style.safetensors");
+    lora(&file, 0.5, &[LAYER, "lora_unet_layers_0_attn_to_q"]);
+    let daemon = model.home.daemon();
+    let client = daemon.client().await;
+    let plain = client.load(model.request(), |_| ()).await.unwrap();
+    let fused = client.load(model.request().adapter(file.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
+    assert_added(&plain, &fused, 0.5);
+    // One that differs in a single number is another change.
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] = 0x40;
+    fs::write(&file, bytes).unwrap();
+    let (reason, text) = refused(&client, model.request().adapter(file.to_str().unwrap(), 1.0)).await;
+    assert_eq!(reason, ErrorReason::InvalidAdapter);
+    assert!(text.contains("by `layers.0.attention.to_q` and by `lora_unet_layers_0_attn_to_q`"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_folder_is_its_finished_adapter() {
+    let model = Model::new();
+    for (file, amount) in [("adapters", 0.5), ("0000100_adapters", 0.25), ("0000200_adapters", 0.125)] {
+        lora(&model.path(&format!("mlx/{file}.safetensors")), amount, &[LAYER]);
+    }
+    let hub = Hub::start().unwrap();
+    let files = ["adapters", "0000100_adapters"].map(|file| format!("{file}.safetensors"));
+    let files = files.map(|file| (file.clone(), fs::read(model.path("mlx").join(file)).unwrap()));
+    hub.publish_bytes("org/trained", "main", files.into());
+    let daemon = model.home.daemon_on(&hub, &[]);
+    let client = daemon.client().await;
+    let plain = client.load(model.request(), |_| ()).await.unwrap();
+    for (spec, offline) in [(model.path("mlx").display().to_string(), true), ("org/trained".to_owned(), false)] {
+        let request = model.request().adapter(spec, 1.0).offline(offline);
+        assert_added(&plain, &client.load(request, |_| ()).await.unwrap(), 0.5);
+    }
+    assert_eq!(hub.seen(&On::resolve("0000100_adapters.safetensors")).len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

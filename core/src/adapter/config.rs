@@ -1,12 +1,19 @@
-//! `adapter_config.json`, which PEFT and mlx-lm write beside an adapter: what its matrices are scaled by.
+//! `adapter_config.json`, which PEFT and mlx-lm write beside an adapter: how strong its pairs are, and what else it holds.
+//! diffusers writes the same keys into the file's own metadata.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
+use serde_json::Value;
 
+use super::{
+    pattern::Patterns,
+    settings,
+    strength::{Strength, StrengthSource},
+};
 use crate::{
     explain::{Explain, Explanation, Reason},
     json::parse_object,
@@ -16,12 +23,15 @@ use crate::{
 /// Its name.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// What the config says.
-#[derive(Debug, Clone, PartialEq)]
+/// What a config says.
+#[derive(Debug, Clone)]
 pub struct AdapterConfig {
-    path: String,
+    /// Where it stands, as errors and reports call it.
+    place: String,
+    source: StrengthSource,
     decomposition: Decomposition,
     scaling: Scaling,
+    saved: Saved,
 }
 
 /// Whether the adapter is DoRA.
@@ -32,18 +42,29 @@ enum Decomposition {
     Dora(&'static str),
 }
 
-/// How the factor of a layer follows.
-#[derive(Debug, Clone, PartialEq)]
+/// Which whole weights the adapter holds beside its pairs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Saved {
+    /// Those of these modules.
+    Modules(Vec<String>),
+    /// Nothing but whole weights: mlx-lm's full fine-tuning.
+    Everything,
+}
+
+/// How the strength of a layer follows.
+#[derive(Debug, Clone)]
 enum Scaling {
     Peft(Box<Peft>),
-    /// The factor itself.
+    /// The strength itself.
     MlxLm {
         rank: Option<u64>,
         scale: f64,
     },
+    /// There are no pairs.
+    Nothing,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 struct Peft {
     method: Method,
     rank: Option<u64>,
@@ -69,53 +90,59 @@ enum Divisor {
     Root,
 }
 
-/// The factor of a layer as the config gives it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Factor {
-    pub(super) alpha: f64,
-    pub(super) divisor: f64,
-}
-
-/// Why a config cannot be used. Scales in doubt are refused: a wrong one is another picture.
+/// Why a config cannot be used. What is in doubt is refused: a wrong strength is another model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdapterConfigError {
     /// Not JSON of that form.
-    #[error("`{path}` cannot be read: {problem}")]
+    #[error("{place} cannot be read: {problem}")]
     Malformed {
-        /// The file.
-        path: String,
+        /// Where the config stands.
+        place: String,
         /// The parser's words.
         problem: String,
     },
-    /// Another method.
-    #[error("`{path}`: `peft_type` is `{found}`, expected LORA, LOKR or LOHA")]
+    /// A method whose tensors are not read.
+    #[error("{place}: `peft_type` is `{found}`, expected LORA, LOKR or LOHA")]
     Method {
-        /// The file.
-        path: String,
+        /// Where the config stands.
+        place: String,
         /// What it says.
         found: String,
     },
-    /// A pattern that is more than the end of a name.
-    #[error("`{path}`: `{field}` has the regular expression `{pattern}`, expected names of modules only")]
-    Pattern {
-        /// The file.
-        path: String,
-        /// `alpha_pattern` or `rank_pattern`.
-        field: &'static str,
-        /// The pattern.
-        pattern: String,
+    /// A setting that changes what is added.
+    #[error("{place}: `{key}` is {found}: {problem}, and that is not applied")]
+    Setting {
+        /// Where the config stands.
+        place: String,
+        /// The key.
+        key: String,
+        /// Its value.
+        found: String,
+        /// What it means.
+        problem: String,
     },
+}
+
+impl AdapterConfigError {
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            Self::Malformed { .. } => "the config says how strong the adapter is: mend it, or fetch the adapter again",
+            Self::Method { .. } => "convert the adapter to LoRA, or merge it with the library that made it",
+            Self::Setting { .. } => "merge the adapter with the library that made it, or save it without this setting",
+        }
+    }
 }
 
 impl Explain for AdapterConfigError {
     fn explain(&self) -> Explanation {
-        let hint = "an adapter's config says how strong it is: fetch it again, or remove it where the tensors say that";
-        Explanation::new(Reason::InvalidAdapter, "", hint)
+        let (Self::Malformed { place, .. } | Self::Method { place, .. } | Self::Setting { place, .. }) = self;
+        Explanation::new(Reason::InvalidAdapter, place.trim_matches('`'), self.hint())
     }
 }
 
-#[derive(Deserialize)]
-struct Written {
+/// The keys that are read, of PEFT and of mlx-lm.
+#[derive(Default)]
+struct Fields {
     peft_type: Option<String>,
     r: Option<u64>,
     lora_alpha: Option<f64>,
@@ -125,40 +152,201 @@ struct Written {
     use_dora: Option<bool>,
     rank_pattern: Option<Patterns<u64>>,
     alpha_pattern: Option<Patterns<f64>>,
+    modules_to_save: Option<Vec<String>>,
     fine_tune_type: Option<String>,
-    lora_parameters: Option<WrittenMlx>,
+    lora_parameters: Option<MlxParameters>,
+    rest: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
-struct WrittenMlx {
+struct MlxParameters {
     rank: Option<u64>,
-    scale: f64,
+    scale: Option<f64>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+impl Fields {
+    /// Reads the value of one key.
+    fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "peft_type" => self.peft_type = map.next_value()?,
+            "r" => self.r = map.next_value()?,
+            "lora_alpha" => self.lora_alpha = map.next_value()?,
+            "alpha" => self.alpha = map.next_value()?,
+            "use_rslora" => self.use_rslora = map.next_value()?,
+            "use_dora" => self.use_dora = map.next_value()?,
+            "rank_pattern" => self.rank_pattern = map.next_value()?,
+            "alpha_pattern" => self.alpha_pattern = map.next_value()?,
+            "modules_to_save" => self.modules_to_save = map.next_value()?,
+            "fine_tune_type" => self.fine_tune_type = map.next_value()?,
+            "lora_parameters" => self.lora_parameters = map.next_value()?,
+            _ => drop(self.rest.insert(key.to_owned(), map.next_value()?)),
+        }
+        Ok(())
+    }
+}
+
+/// Configs by the prefix of their keys: `transformer.r` is `r` of the config `transformer`. In order of their first keys.
+#[derive(Default)]
+struct Sections(Vec<(String, Fields)>);
+
+/// Whether keys have prefixes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Plain,
+    Prefixed,
+}
+
+struct ReadSections(Keys);
+
+impl<'de> Visitor<'de> for ReadSections {
+    type Value = Sections;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Sections, A::Error> {
+        let mut sections = Sections::default();
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if !seen.insert(key.clone()) {
+                map.next_value::<IgnoredAny>()?;
+                return Err(A::Error::custom(format!("duplicate field `{}`", shown(&key))));
+            }
+            let (prefix, field) = match key.rsplit_once('.') {
+                Some((prefix, field)) if self.0 == Keys::Prefixed => (prefix, field),
+                _ => ("", key.as_str()),
+            };
+            let at = sections.0.iter().position(|(found, _)| found == prefix).unwrap_or_else(|| {
+                sections.0.push((prefix.to_owned(), Fields::default()));
+                sections.0.len() - 1
+            });
+            sections.0[at].1.read(field, &mut map)?;
+        }
+        Ok(sections)
+    }
+}
+
+struct PlainConfig(Sections);
+struct PrefixedConfig(Sections);
+
+impl<'de> Deserialize<'de> for PlainConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ReadSections(Keys::Plain)).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PrefixedConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ReadSections(Keys::Prefixed)).map(Self)
+    }
 }
 
 impl AdapterConfig {
-    /// Reads a config; `path` is shown in errors.
+    /// Reads the config in the file `path`.
     ///
     /// # Errors
-    /// [`AdapterConfigError`].
+    /// When it is not an object of settings, when it is of another method, or when it says something of what is added that
+    /// is not applied.
     pub fn parse(path: &str, json: &[u8]) -> Result<Self, AdapterConfigError> {
-        let malformed = |problem| AdapterConfigError::Malformed { path: shown(path), problem };
-        let written: Written = parse_object(json).map_err(malformed)?;
-        let decomposition = match (written.use_dora, written.fine_tune_type.as_deref()) {
-            (Some(true), _) => Decomposition::Dora("`use_dora` is true"),
-            (_, Some("dora")) => Decomposition::Dora("`fine_tune_type` is `dora`"),
-            _ => Decomposition::None,
-        };
-        let scaling = match written.lora_parameters {
-            Some(WrittenMlx { rank, scale }) => Scaling::MlxLm { rank, scale },
-            None => Scaling::Peft(Box::new(Peft::new(path, written)?)),
-        };
-        Ok(Self { path: shown(path), decomposition, scaling })
+        let place = format!("`{}`", shown(path));
+        let PlainConfig(mut sections) =
+            parse_object(json).map_err(|problem| AdapterConfigError::Malformed { place: place.clone(), problem })?;
+        let fields = sections.0.pop().map(|(_, fields)| fields).unwrap_or_default();
+        Self::new(place, StrengthSource::Config, fields)
     }
 
-    /// The file.
+    /// Reads configs whose keys have a component's prefix, from the metadata of a file: each with its prefix, which may be
+    /// empty.
+    pub(super) fn parse_sections(
+        place: &str,
+        json: &[u8],
+    ) -> Result<Vec<(String, Result<Self, AdapterConfigError>)>, AdapterConfigError> {
+        let PrefixedConfig(sections) =
+            parse_object(json).map_err(|problem| AdapterConfigError::Malformed { place: place.to_owned(), problem })?;
+        let config = |(prefix, fields): (String, Fields)| {
+            let place = if prefix.is_empty() { place.to_owned() } else { format!("{place} for `{}`", shown(&prefix)) };
+            (prefix, Self::new(place, StrengthSource::Metadata, fields))
+        };
+        Ok(sections.0.into_iter().map(config).collect())
+    }
+
+    /// A config that says alpha, and perhaps the rank, and nothing else.
+    pub(super) fn of_alpha(place: String, rank: Option<u64>, alpha: f64) -> Self {
+        let peft = Peft {
+            method: Method::Lora,
+            rank,
+            alpha: Some(alpha),
+            divisor: Divisor::Rank,
+            ranks: Patterns::default(),
+            alphas: Patterns::default(),
+        };
+        Self {
+            place,
+            source: StrengthSource::Metadata,
+            decomposition: Decomposition::None,
+            scaling: Scaling::Peft(Box::new(peft)),
+            saved: Saved::Modules(Vec::new()),
+        }
+    }
+
+    fn new(place: String, source: StrengthSource, fields: Fields) -> Result<Self, AdapterConfigError> {
+        if fields.lora_parameters.is_some() || fields.fine_tune_type.is_some() {
+            return Self::of_mlx(place, source, fields);
+        }
+        for (key, value) in &fields.rest {
+            if let Some(problem) = settings::problem(key, value) {
+                let (key, found) = (shown(key), shown(&value.to_string()));
+                return Err(AdapterConfigError::Setting { place, key, found, problem });
+            }
+        }
+        let decomposition = match fields.use_dora {
+            Some(true) => Decomposition::Dora("`use_dora` is true"),
+            _ => Decomposition::None,
+        };
+        let saved = Saved::Modules(fields.modules_to_save.clone().unwrap_or_default());
+        let scaling = Scaling::Peft(Box::new(Peft::new(&place, fields)?));
+        Ok(Self { place, source, decomposition, scaling, saved })
+    }
+
+    /// mlx-lm writes the arguments of a training run beside what counts, so that other keys mean nothing here.
+    fn of_mlx(place: String, source: StrengthSource, fields: Fields) -> Result<Self, AdapterConfigError> {
+        let malformed =
+            |problem: &str| AdapterConfigError::Malformed { place: place.clone(), problem: problem.to_owned() };
+        if fields.r.is_some() || fields.lora_alpha.is_some() {
+            return Err(malformed("it has the settings of both PEFT and mlx-lm"));
+        }
+        let kind = fields.fine_tune_type.as_deref();
+        let decomposition =
+            if kind == Some("dora") { Decomposition::Dora("`fine_tune_type` is `dora`") } else { Decomposition::None };
+        let (scaling, saved) = match kind {
+            Some("full") => (Scaling::Nothing, Saved::Everything),
+            None | Some("lora" | "dora") => {
+                let parameters = fields.lora_parameters.ok_or_else(|| malformed("missing field `lora_parameters`"))?;
+                (parameters.scaling().map_err(|problem| malformed(&problem))?, Saved::Modules(Vec::new()))
+            }
+            Some(other) => {
+                let problem = format!("`fine_tune_type` is `{}`, expected lora, dora or full", shown(other));
+                return Err(malformed(&problem));
+            }
+        };
+        Ok(Self { place, source, decomposition, scaling, saved })
+    }
+
+    /// Where the config stands, for errors and reports.
     #[must_use]
-    pub fn path(&self) -> &str {
-        &self.path
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub(super) fn source(&self) -> StrengthSource {
+        self.source
+    }
+
+    pub(super) fn saved(&self) -> &Saved {
+        &self.saved
     }
 
     /// How the config says that the adapter is DoRA, when it does.
@@ -166,7 +354,7 @@ impl AdapterConfig {
     pub fn dora(&self) -> Option<String> {
         match self.decomposition {
             Decomposition::None => None,
-            Decomposition::Dora(says) => Some(format!("{says} in `{}`", self.path)),
+            Decomposition::Dora(says) => Some(format!("{says} in {}", self.place)),
         }
     }
 
@@ -176,97 +364,81 @@ impl AdapterConfig {
         match &self.scaling {
             Scaling::MlxLm { rank, .. } => *rank,
             Scaling::Peft(peft) => peft.ranks.get(module).or(peft.rank),
+            Scaling::Nothing => None,
         }
     }
 
-    /// By what a module's product of this rank is multiplied, when the config gives it.
-    pub(super) fn factor_of(&self, module: &str, rank: u64) -> Option<Factor> {
+    /// The strength of a module's product of this rank, when the config gives it.
+    pub(super) fn strength_of(&self, module: &str, rank: u64) -> Option<Strength> {
         match &self.scaling {
-            Scaling::MlxLm { scale, .. } => Some(Factor { alpha: *scale, divisor: 1.0 }),
+            Scaling::MlxLm { scale, .. } => Some(Strength { alpha: *scale, divisor: 1.0 }),
             Scaling::Peft(peft) => {
                 let alpha = peft.alphas.get(module).or(peft.alpha)?;
                 let rank = rank as f64;
-                Some(Factor { alpha, divisor: if peft.divisor == Divisor::Root { rank.sqrt() } else { rank } })
+                Some(Strength { alpha, divisor: if peft.divisor == Divisor::Root { rank.sqrt() } else { rank } })
             }
+            Scaling::Nothing => None,
         }
     }
 
     /// The same for a Kronecker product of two whole factors. LyCORIS scales it by nothing, and PEFT as any other one.
-    pub(super) fn factor_of_whole(&self, module: &str) -> Option<Factor> {
+    pub(super) fn strength_of_whole(&self, module: &str) -> Option<Strength> {
         let is_peft = matches!(&self.scaling, Scaling::Peft(peft) if peft.method == Method::Lokr);
-        self.factor_of(module, self.rank_of(module).filter(|_| is_peft)?)
+        self.strength_of(module, self.rank_of(module).filter(|_| is_peft)?)
+    }
+}
+
+impl MlxParameters {
+    /// `scale` is the strength. Early versions of mlx-lm multiplied it by `alpha / rank`, so that a config with both says two
+    /// things.
+    fn scaling(&self) -> Result<Scaling, String> {
+        let scale = self.scale.ok_or("lora_parameters: missing field `scale`")?;
+        if !scale.is_finite() {
+            return Err(format!("lora_parameters: `scale` is {scale}"));
+        }
+        for (key, value) in &self.rest {
+            let is_known = matches!(key.as_str(), "dropout" | "keys") || value.is_null();
+            let is_neutral = key == "alpha" && value.as_f64() == self.rank.map(|rank| rank as f64);
+            if !is_known && !is_neutral {
+                let problem = "versions of mlx-lm differ on what it changes";
+                return Err(format!("lora_parameters: `{}` is {}: {problem}", shown(key), shown(&value.to_string())));
+            }
+        }
+        Ok(Scaling::MlxLm { rank: self.rank, scale })
     }
 }
 
 impl Peft {
-    fn new(path: &str, written: Written) -> Result<Self, AdapterConfigError> {
-        let method = match written.peft_type.as_deref() {
+    fn new(place: &str, fields: Fields) -> Result<Self, AdapterConfigError> {
+        let method = match fields.peft_type.as_deref() {
             None | Some("LORA") => Method::Lora,
             Some("LOKR") => Method::Lokr,
             Some("LOHA") => Method::Loha,
-            Some(found) => return Err(AdapterConfigError::Method { path: shown(path), found: shown(found) }),
+            Some(found) => return Err(AdapterConfigError::Method { place: place.to_owned(), found: shown(found) }),
         };
-        let (ranks, alphas) = (written.rank_pattern.unwrap_or_default(), written.alpha_pattern.unwrap_or_default());
-        let expressions = [("rank_pattern", ranks.expression()), ("alpha_pattern", alphas.expression())];
-        if let Some((field, Some(pattern))) = expressions.into_iter().find(|(_, pattern)| pattern.is_some()) {
-            return Err(AdapterConfigError::Pattern { path: shown(path), field, pattern: shown(pattern) });
+        let (ranks, alphas) = (fields.rank_pattern.unwrap_or_default(), fields.alpha_pattern.unwrap_or_default());
+        let malformed =
+            |problem: &str| Err(AdapterConfigError::Malformed { place: place.to_owned(), problem: problem.into() });
+        if ranks.values().chain(fields.r).any(|rank| rank == 0) {
+            return malformed("a rank is 0");
         }
-        let mut all = ranks.0.values().map(|(_, rank)| *rank).chain(written.r);
-        if all.any(|rank| rank == 0) {
-            let problem = "a rank is 0".to_owned();
-            return Err(AdapterConfigError::Malformed { path: shown(path), problem });
+        let alpha = if method == Method::Lora { fields.lora_alpha } else { fields.alpha.or(fields.lora_alpha) };
+        if alphas.values().chain(alpha).any(|alpha| !alpha.is_finite()) {
+            return malformed("an alpha is not finite");
         }
-        let alpha = if method == Method::Lora { written.lora_alpha } else { written.alpha.or(written.lora_alpha) };
-        let divisor = if written.use_rslora == Some(true) { Divisor::Root } else { Divisor::Rank };
-        Ok(Self { method, rank: written.r, alpha, divisor, ranks, alphas })
-    }
-}
-
-/// Values by the ends of modules' names, numbered in the order of the file: the first one that fits is meant.
-#[derive(Debug, Clone, PartialEq)]
-struct Patterns<T>(BTreeMap<String, (usize, T)>);
-
-impl<T> Default for Patterns<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T: Copy> Patterns<T> {
-    fn get(&self, module: &str) -> Option<T> {
-        let ends = module.match_indices('.').map(|(at, _)| &module[at + 1..]);
-        let fitting = std::iter::once(module).chain(ends).filter_map(|end| self.0.get(end));
-        fitting.min_by_key(|(order, _)| *order).map(|(_, value)| *value)
-    }
-
-    /// One that is more than a name. PEFT takes all of them for regular expressions, where a name's dots do no harm.
-    fn expression(&self) -> Option<&str> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        self.0.keys().find(|pattern| pattern.is_empty() || !pattern.bytes().all(is_plain)).map(String::as_str)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patterns<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for InOrder<T> {
-            type Value = Patterns<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of names and numbers")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut patterns = BTreeMap::new();
-                while let Some((pattern, value)) = map.next_entry()? {
-                    patterns.insert(pattern, (patterns.len(), value));
-                }
-                Ok(Patterns(patterns))
-            }
+        // PEFT writes every setting. Where the one is missing that counts, its default of today need not be that of then.
+        if fields.peft_type.is_some() && alpha.is_none() {
+            return malformed(if method == Method::Lora {
+                "missing field `lora_alpha`"
+            } else {
+                "missing field `alpha`"
+            });
         }
-
-        deserializer.deserialize_map(InOrder(PhantomData))
+        if alpha.is_none() && !alphas.is_empty() {
+            return malformed("`alpha_pattern` without `lora_alpha`");
+        }
+        let divisor = if fields.use_rslora == Some(true) { Divisor::Root } else { Divisor::Rank };
+        Ok(Self { method, rank: fields.r, alpha, divisor, ranks, alphas })
     }
 }
 
@@ -280,12 +452,12 @@ mod tests {
         AdapterConfig::parse(ADAPTER_CONFIG, json.to_string().as_bytes())
     }
 
-    fn factor(json: &Value, module: &str, rank: u64) -> Option<f64> {
-        parse(json).unwrap().factor_of(module, rank).map(|Factor { alpha, divisor }| alpha / divisor)
+    fn strength(json: &Value, module: &str, rank: u64) -> Option<f64> {
+        parse(json).unwrap().strength_of(module, rank).map(Strength::value)
     }
 
     #[test]
-    fn factors_follow_from_the_config() {
+    fn strengths_follow_from_the_config() {
         let pattern = json!({"peft_type": "LORA", "r": 16, "lora_alpha": 16, "alpha_pattern": {"to_q": 8, "0.to_k": 4},
             "rank_pattern": {"to_q": 4}, "task_type": null, "target_modules": ["to_q"]});
         let cases = [
@@ -308,24 +480,25 @@ mod tests {
             (pattern, "layers.0.into_q", 16, Some(1.0)),
         ];
         for (json, module, rank, expected) in cases {
-            assert_eq!(factor(&json, module, rank), expected, "{json} {module}");
+            assert_eq!(strength(&json, module, rank), expected, "{json} {module}");
         }
     }
 
     #[test]
     fn the_first_pattern_that_fits_is_meant() {
-        let json = br#"{"r": 4, "alpha_pattern": {"b.x": 8, "x": 4, "a.b.x": 2}, "rank_pattern": {"x": 2}}"#;
+        let json =
+            br#"{"r": 4, "lora_alpha": 1, "alpha_pattern": {"b.x": 8, "x": 4, "a.b.x": 2}, "rank_pattern": {"x": 2}}"#;
         let config = AdapterConfig::parse(ADAPTER_CONFIG, json).unwrap();
-        assert_eq!(config.factor_of("a.b.x", 1), Some(Factor { alpha: 8.0, divisor: 1.0 }));
-        assert_eq!(config.factor_of("a.c.x", 1), Some(Factor { alpha: 4.0, divisor: 1.0 }));
-        assert_eq!(config.factor_of("a.c.y", 1), None);
+        assert_eq!(config.strength_of("a.b.x", 1), Some(Strength { alpha: 8.0, divisor: 1.0 }));
+        assert_eq!(config.strength_of("a.c.x", 1), Some(Strength { alpha: 4.0, divisor: 1.0 }));
+        assert_eq!(config.strength_of("a.c.y", 1), Some(Strength { alpha: 1.0, divisor: 1.0 }));
         assert_eq!((config.rank_of("a.x"), config.rank_of("a.y")), (Some(2), Some(4)));
     }
 
     #[test]
     fn whole_kronecker_factors_are_scaled_by_peft_only() {
-        let whole = |json: Value| parse(&json).unwrap().factor_of_whole("a");
-        let scaled = Some(Factor { alpha: 4.0, divisor: 8.0 });
+        let whole = |json: Value| parse(&json).unwrap().strength_of_whole("a");
+        let scaled = Some(Strength { alpha: 4.0, divisor: 8.0 });
         assert_eq!(whole(json!({"peft_type": "LOKR", "r": 8, "alpha": 4})), scaled);
         assert_eq!(whole(json!({"r": 8, "lora_alpha": 4})), None);
     }
@@ -335,7 +508,7 @@ mod tests {
         for (json, expected) in [
             (json!({"use_dora": true}), Some("use_dora")),
             (json!({"fine_tune_type": "dora", "lora_parameters": {"scale": 1.0}}), Some("fine_tune_type")),
-            (json!({"fine_tune_type": "lora", "use_dora": null}), None),
+            (json!({"fine_tune_type": "lora", "lora_parameters": {"scale": 1.0}, "use_dora": null}), None),
         ] {
             let said = parse(&json).unwrap().dora();
             assert_eq!(said.is_some(), expected.is_some(), "{json}");
@@ -346,8 +519,9 @@ mod tests {
     #[test]
     fn what_is_in_doubt_is_refused_with_the_file() {
         let cases = [
-            ("[null,null,null,null,null,null,null,null,null,null]", "not a JSON object"),
+            ("[null,null]", "expected an object of settings"),
             ("[]", "cannot be read"),
+            (r#"{"r": 4, "r": 4}"#, "duplicate field `r`"),
             ("{", "EOF"),
             ("{} {}", "trailing"),
             (r#"{"r": "four"}"#, "r: invalid type"),
@@ -355,9 +529,23 @@ mod tests {
             (r#"{"r": 0}"#, "a rank is 0"),
             (r#"{"lora_alpha": 1e999}"#, "out of range"),
             (r#"{"alpha_pattern": {"a": "b"}}"#, "alpha_pattern"),
-            (r#"{"alpha_pattern": {"layers\\.\\d+\\.to_q": 1}}"#, "regular expression `layers"),
-            (r#"{"rank_pattern": {"^a": 1}}"#, "`rank_pattern` has"),
-            (r#"{"rank_pattern": {"": 1}}"#, "regular expression ``"),
+            (r#"{"lora_alpha": 1, "alpha_pattern": {"(?=a)b": 1}}"#, "regular expression `(?=a)b`"),
+            (r#"{"rank_pattern": {"a": 0}}"#, "a rank is 0"),
+            (r#"{"alpha_pattern": {"a": 1}}"#, "`alpha_pattern` without `lora_alpha`"),
+            (r#"{"peft_type": "LORA", "r": 4}"#, "missing field `lora_alpha`"),
+            (r#"{"peft_type": "LOKR", "r": 4}"#, "missing field `alpha`"),
+            (r#"{"use_qalora": true}"#, "`use_qalora` is true: inputs are pooled"),
+            (r#"{"init_lora_weights": "pissa"}"#, "`init_lora_weights` is \"pissa\": the adapter is relative to"),
+            (r#"{"layer_replication": [[0, 4], [2, 5]]}"#, "layers are stacked anew"),
+            (r#"{"use_novelty": 1}"#, "`use_novelty` is 1: it is not known"),
+            (r#"{"fine_tune_type": "other"}"#, "expected lora, dora or full"),
+            (r#"{"fine_tune_type": "lora"}"#, "missing field `lora_parameters`"),
+            (r#"{"lora_parameters": {"scale": 2.0}, "r": 4}"#, "both PEFT and mlx-lm"),
+            (
+                r#"{"lora_parameters": {"rank": 8, "scale": 2.0, "alpha": 16}}"#,
+                "`alpha` is 16: versions of mlx-lm differ",
+            ),
+            (r#"{"lora_parameters": {"rank": 8, "scale": 2.0, "bias": true}}"#, "`bias` is true"),
             (r#"{"peft_type": "PROMPT_TUNING"}"#, "expected LORA, LOKR or LOHA"),
             (r#"{"lora_parameters": {"rank": 8}}"#, "missing field `scale`"),
         ];
@@ -365,5 +553,25 @@ mod tests {
             let said = AdapterConfig::parse(ADAPTER_CONFIG, json.as_bytes()).unwrap_err().to_string();
             assert!(said.contains(expected) && said.contains(ADAPTER_CONFIG), "{json}: {said}");
         }
+    }
+
+    #[test]
+    fn whole_configs_of_peft_and_mlx_lm_are_taken() {
+        let peft = json!({"alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null,
+            "auto_mapping": null, "base_model_name_or_path": "org/model", "bias": "none", "corda_config": null,
+            "ensure_weight_tying": false, "eva_config": null, "exclude_modules": null, "fan_in_fan_out": false,
+            "inference_mode": true, "init_lora_weights": true, "layer_replication": null, "layers_pattern": null,
+            "layers_to_transform": null, "loftq_config": {}, "lora_alpha": 32, "lora_bias": false, "lora_dropout": 0.1,
+            "megatron_config": null, "megatron_core": "megatron.core", "modules_to_save": null, "peft_type": "LORA",
+            "peft_version": "0.18.0", "qalora_group_size": 16, "r": 16, "rank_pattern": {}, "revision": null,
+            "target_modules": ["to_q"], "target_parameters": null, "task_type": "CAUSAL_LM",
+            "trainable_token_indices": null, "use_dora": false, "use_qalora": false, "use_rslora": false});
+        assert_eq!(strength(&peft, "a", 16), Some(2.0));
+        let mlx = json!({"adapter_path": "adapters", "batch_size": 4, "fine_tune_type": "lora", "iters": 600,
+            "learning_rate": 1e-5, "lora_parameters": {"rank": 8, "dropout": 0.0, "scale": 20.0, "alpha": 8},
+            "lr_schedule": null, "model": "org/model", "num_layers": 16, "optimizer_config": {"adam": {}}, "seed": 0});
+        assert_eq!(strength(&mlx, "a", 8), Some(20.0));
+        let full = parse(&json!({"fine_tune_type": "full", "num_layers": -1, "lora_parameters": {"rank": 8}})).unwrap();
+        assert_eq!((full.saved(), full.strength_of("a", 8)), (&Saved::Everything, None));
     }
 }

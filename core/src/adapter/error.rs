@@ -1,6 +1,6 @@
 //! Why an adapter is not applied.
 
-use super::Unsupported;
+use super::{AdapterConfigError, Unsupported};
 use crate::{
     audit::Sample,
     explain::{Explain, Explanation, Reason},
@@ -24,6 +24,14 @@ pub enum AdapterError {
         /// Kinds that are there instead.
         unsupported: Vec<Unsupported>,
     },
+    /// Whole weights of the component and no changes.
+    #[error("the file has whole weights of the component ({count}, such as `{sample}`) and no changes of them")]
+    WholeWeights {
+        /// How many tensors.
+        count: usize,
+        /// One of them.
+        sample: String,
+    },
     /// Changes for another model.
     #[error(
         "zero valid target layers: {found} changes, and none is for a layer of this model{}",
@@ -37,8 +45,16 @@ pub enum AdapterError {
         /// Keys for another component beside them.
         other_component: usize,
     },
-    /// Two changes for one layer.
-    #[error("layer `{layer}` is changed twice, by `{first}` and by `{second}`")]
+    /// Only a part of it can be applied.
+    #[error("{changed} of its changes can be applied, and not all of it: {}", left_out.join(", "))]
+    Incomplete {
+        /// Layers that would be changed.
+        changed: usize,
+        /// What would be left out, with names.
+        left_out: Vec<String>,
+    },
+    /// Two different changes of one tensor.
+    #[error("layer `{layer}` is changed twice, by `{first}` and by `{second}`, and the two are not the same")]
     Twice {
         /// The layer.
         layer: String,
@@ -47,14 +63,67 @@ pub enum AdapterError {
         /// Another one.
         second: String,
     },
+    /// Several adapters of PEFT in one file.
+    #[error("the file holds several adapters: {}", names.join(", "))]
+    SeveralAdapters {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// It rescales rows, which is more than adding to them.
     #[error(
         "it is a DoRA adapter ({sign}): its magnitudes rescale each output row by the norm of the merged weight, and the \
-         low-rank half alone would give another picture, so that none of it is applied"
+         low-rank half alone would make another model, so none of it is applied"
     )]
     Dora {
         /// What shows it, with some of the keys.
         sign: String,
+    },
+    /// What says how strong it is cannot be used.
+    #[error(transparent)]
+    Config(#[from] AdapterConfigError),
+    /// Two different strengths.
+    #[error("layer `{layer}`: {first}, and {second}")]
+    Strengths {
+        /// The layer.
+        layer: String,
+        /// Who says what.
+        first: String,
+        /// Who says something else.
+        second: String,
+    },
+    /// A rank that the matrices do not have.
+    #[error("layer `{layer}`: {place} says rank {said}, and the matrices have rank {found}")]
+    Rank {
+        /// The layer.
+        layer: String,
+        /// Where the config stands.
+        place: String,
+        /// The config's rank.
+        said: u64,
+        /// That of the matrices.
+        found: u64,
+    },
+    /// Whole weights that a config promises.
+    #[error("{place} says that the adapter holds the whole weights of `{module}`, and the file does not")]
+    NotSaved {
+        /// Where the config stands.
+        place: String,
+        /// The module.
+        module: String,
+    },
+    /// A scale for what replaces a weight.
+    #[error("`{key}` takes the place of a weight, which cannot be scaled: the scale is {scale}, expected 1")]
+    ScaledReplacement {
+        /// The tensor.
+        key: String,
+        /// What was asked for.
+        scale: f64,
+    },
+    /// A weight that one adapter replaces and another one changes.
+    #[error("`{layer}` is replaced by one adapter of the request and changed by another one")]
+    ReplacedAndChanged {
+        /// The tensor of the component.
+        layer: String,
     },
     /// Matrices that do not make a change of the layer's shape.
     #[error("layer `{layer}`: `{key}`: expected {expected}, found {found}")]
@@ -92,6 +161,16 @@ pub enum AdapterError {
         /// Its shape.
         found: Vec<u64>,
     },
+    /// An alpha that means nothing, or two things.
+    #[error("`{key}` is {found}: {problem}")]
+    AlphaValue {
+        /// The tensor.
+        key: String,
+        /// Its value.
+        found: f64,
+        /// Why it is of no use.
+        problem: &'static str,
+    },
     /// A scale that changes nothing or everything.
     #[error("the scale is {found}, expected a finite number other than 0")]
     Scale {
@@ -112,12 +191,48 @@ pub struct AdapterRefused {
 
 impl Explain for AdapterRefused {
     fn explain(&self) -> Explanation {
-        let hint = "`weightsd inspect <adapter>` shows its keys; it must be made for this model and this component";
-        Explanation::new(Reason::InvalidAdapter, &self.adapter, hint)
+        Explanation::new(Reason::InvalidAdapter, &self.adapter, self.problem.hint())
     }
 }
 
 impl AdapterError {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::NoPairs { .. } => {
+                "`weightsd inspect <file>` shows what the file is; another kind of adapter must be merged by its own library"
+            }
+            Self::WholeWeights { .. } => "load the file as a model of its own, or lay it over the model: `--overlay`",
+            Self::NoTargets { other_component: 0, .. } => {
+                "the adapter is for another model: name the model that it was trained on"
+            }
+            Self::NoTargets { .. } => "the adapter is for another component: load that one with it",
+            Self::Incomplete { .. } => {
+                "half an adapter is another model: use the library that made it, or take what can be applied with the audit policy report-only"
+            }
+            Self::Twice { .. } => "keep one of the two in the file: a layer has one change",
+            Self::SeveralAdapters { .. } => {
+                "save one of them alone: `save_pretrained(folder, selected_adapters=[name])`"
+            }
+            Self::Dora { .. } => "merge the adapter into the model with the library that made it, and load the result",
+            Self::Config(error) => error.hint(),
+            Self::Strengths { .. } => {
+                "only its maker knows which one is meant: remove the other from the file or its folder"
+            }
+            Self::Rank { .. } => "config and tensors are of two adapters: fetch the adapter again, with its own config",
+            Self::NotSaved { .. } => {
+                "fetch the whole adapter: without these weights it is not the one that was trained"
+            }
+            Self::ScaledReplacement { .. } => "load the adapter with scale 1",
+            Self::ReplacedAndChanged { .. } => "load the two adapters one at a time",
+            Self::Shape { .. } => "the adapter was trained on a model of other dimensions: name that model",
+            Self::Missing { .. } | Self::Dtype { .. } => "save the adapter in F32, F16 or BF16",
+            Self::Alpha { .. } | Self::AlphaValue { .. } => {
+                "an alpha is one finite number other than 0: save the adapter anew"
+            }
+            Self::Scale { .. } => "give a number other than 0, or leave the adapter out",
+        }
+    }
+
     /// Changes of these layers, none of which is there.
     pub(super) fn no_targets(mut names: Vec<String>, other_component: usize) -> Self {
         names.sort_unstable();

@@ -1,32 +1,18 @@
-//! From the keys of a change to matrices that make one of the layer's shape.
+//! From the keys of a change to factors that make a product of the layer's shape.
 
-use super::{AdapterError, Change, FactorKeys, LowRank, Written};
+use std::collections::BTreeMap;
+
+use super::{AdapterError, Change, FactorKeys, LowRank, strength::NUMBERS};
 use crate::{
     derive::{Factor, Matrix, Product, Slice},
-    header::Dtype,
-    header::FLOATS,
+    header::{Dtype, FLOATS},
     shown::shown,
     table::Table,
+    tool::Tool,
 };
 
-/// Dtypes of a scalar.
-const NUMBERS: [Dtype; 12] = [
-    Dtype::F64,
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::BF16,
-    Dtype::I64,
-    Dtype::I32,
-    Dtype::I16,
-    Dtype::I8,
-    Dtype::U64,
-    Dtype::U32,
-    Dtype::U16,
-    Dtype::U8,
-];
-
-/// Whether the matrices of a pair, down and up, are to be transposed, in the order in which it is tried: as PyTorch
-/// writes them first, either one last.
+/// Whether the factors of a pair, down and up, are transposed, in the order in which it is tried: as PyTorch writes them
+/// first, either one last.
 const TORCH: [(bool, bool); 4] = [(false, false), (true, true), (true, false), (false, true)];
 /// The same where mlx-lm wrote them.
 const MLX: [(bool, bool); 4] = [(true, true), (false, false), (true, false), (false, true)];
@@ -35,22 +21,24 @@ const MLX: [(bool, bool); 4] = [(true, true), (false, false), (true, false), (fa
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tensors<'a> {
     pub(super) table: &'a Table,
+    pub(super) alphas: &'a BTreeMap<String, f64>,
 }
 
 /// What a change has to be the size of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Frame<'a> {
     /// The layer, or the first one of several; for errors.
     pub(super) layer: &'a str,
-    /// Rows.
-    pub(super) output: u64,
-    /// Columns.
-    pub(super) input: u64,
+    /// The shape of the tensor; of a fused layer that of all its shares.
+    pub(super) shape: Vec<u64>,
 }
 
+/// A product, and its rank where it has one.
+pub(super) type Ranked = (Product, Option<u64>);
+
 impl Tensors<'_> {
-    /// The product that a change is, and its rank; of whole matrices there is none.
-    pub(super) fn product(self, change: &Change, frame: Frame<'_>) -> Result<(Product, Option<u64>), AdapterError> {
+    /// The product that a change is, and its rank; whole matrices have none.
+    pub(super) fn product(self, change: &Change, frame: &Frame<'_>) -> Result<Ranked, AdapterError> {
         let (product, rank) = match change {
             Change::LowRank(pair) => return self.low_rank(pair, change, frame),
             Change::Kronecker { w1, w2 } => {
@@ -60,24 +48,19 @@ impl Tensors<'_> {
                 (Product::Kronecker { first, second }, rank)
             }
             Change::Hadamard { w1, w2 } => {
-                let pair = |keys: &(String, String)| Ok((self.matrix(&keys.0)?, self.matrix(&keys.1)?));
-                let (first, second) = (pair(w1)?, pair(w2)?);
+                let first = (self.matrix(&w1.0)?, self.matrix(&w1.1)?);
+                let second = (self.matrix(&w2.0)?, self.matrix(&w2.1)?);
                 let rank = first.1.dimensions().map(|(rank, _)| rank);
                 (Product::Hadamard { first, second }, rank)
             }
-            Change::Full(key) => (Product::Full(self.matrix(key)?), None),
+            Change::Full(key) | Change::Whole(key) => (Product::Full(self.matrix(key)?), None),
         };
         if frame.holds(&product) && rank != Some(0) { Ok((product, rank)) } else { Err(self.misfit(change, frame)) }
     }
 
-    fn low_rank(
-        self,
-        pair: &LowRank,
-        change: &Change,
-        frame: Frame<'_>,
-    ) -> Result<(Product, Option<u64>), AdapterError> {
+    fn low_rank(self, pair: &LowRank, change: &Change, frame: &Frame<'_>) -> Result<Ranked, AdapterError> {
         let (down, up) = (self.matrix(&pair.down)?, self.matrix(&pair.up)?);
-        let orders = if pair.written == Written::Torch { TORCH } else { MLX };
+        let orders = if pair.tool == Tool::MlxLm { MLX } else { TORCH };
         let turned = orders.into_iter().map(|(turn_down, turn_up)| {
             let down = Matrix { transposed: turn_down, ..down.clone() };
             let rank = down.dimensions().map(|(rank, _)| rank);
@@ -99,13 +82,19 @@ impl Tensors<'_> {
         Ok(Matrix { slice, transposed: false })
     }
 
-    /// The scalar of that name.
-    pub(super) fn scalar(self, key: &str) -> Result<Slice, AdapterError> {
+    /// The alpha of that name.
+    pub(super) fn alpha(self, key: &str) -> Result<f64, AdapterError> {
         let slice = self.slice(key, &NUMBERS, "a float or an integer")?;
         if slice.shape.iter().any(|&dimension| dimension != 1) {
             return Err(AdapterError::Alpha { key: shown(key), found: slice.shape });
         }
-        Ok(slice)
+        let found = *self.alphas.get(key).ok_or_else(|| AdapterError::Missing { key: shown(key) })?;
+        let problem = match found {
+            0.0 => "kohya's trainer takes that for the rank, and ComfyUI for no change at all",
+            _ if !found.is_finite() => "expected a finite number",
+            _ => return Ok(found),
+        };
+        Err(AdapterError::AlphaValue { key: shown(key), found, problem })
     }
 
     /// The tensor of that name, without the trailing ones of a 1x1 kernel.
@@ -122,29 +111,38 @@ impl Tensors<'_> {
         Ok(Slice { source: tensor.source, range: tensor.info.range.clone(), dtype: tensor.info.dtype, shape })
     }
 
-    fn misfit(self, change: &Change, frame: Frame<'_>) -> AdapterError {
-        let Frame { layer, output, input } = frame;
+    fn misfit(self, change: &Change, frame: &Frame<'_>) -> AdapterError {
         let shape = |key: &str| self.table.get(key).map_or(&[][..], |tensor| &tensor.info.shape);
         let keys = change.keys();
-        // Of a pair, the one that is to blame.
-        let key = match change {
-            Change::LowRank(LowRank { down, up, .. }) if shape(down).contains(&input) => up,
+        let expected = match (change, &frame.shape[..]) {
+            (Change::LowRank(_), &[output, input]) => {
+                format!("[rank, {input}] and [{output}, rank], or either one transposed")
+            }
+            (Change::Kronecker { .. }, &[output, input]) => {
+                format!("factors of a Kronecker product [{output}, {input}]")
+            }
+            (Change::Hadamard { .. }, &[output, input]) => format!("[{output}, rank] and [rank, {input}], twice"),
+            (Change::Full(_) | Change::Whole(_), whole) => format!("{whole:?}"),
+            (_, whole) => format!("a difference {whole:?}, since the layer has no matrix"),
+        };
+        // Of a pair, the factor that is to blame.
+        let key = match (change, frame.shape.last()) {
+            (Change::LowRank(LowRank { down, up, .. }), Some(input)) if shape(down).contains(input) => up,
             _ => keys[0],
         };
-        let expected = match change {
-            Change::LowRank(_) => format!("[rank, {input}] and [{output}, rank], or either one transposed"),
-            Change::Kronecker { .. } => format!("factors of a Kronecker product [{output}, {input}]"),
-            Change::Hadamard { .. } => format!("[{output}, rank] and [rank, {input}], twice"),
-            Change::Full(_) => format!("[{output}, {input}]"),
-        };
         let found: Vec<String> = keys.iter().map(|key| format!("{:?}", shape(key))).collect();
-        AdapterError::Shape { layer: layer.to_owned(), key: shown(key), expected, found: found.join(" and ") }
+        AdapterError::Shape { layer: shown(frame.layer), key: shown(key), expected, found: found.join(" and ") }
     }
 }
 
 impl Frame<'_> {
     fn holds(&self, product: &Product) -> bool {
-        product.dimensions() == Some((self.output, self.input))
+        match (product, &self.shape[..]) {
+            // Vectors, tokens and kernels have differences only.
+            (Product::Full(whole), shape) => whole.slice.shape == shape && !shape.is_empty(),
+            (_, &[output, input]) => product.dimensions() == Some((output, input)),
+            _ => false,
+        }
     }
 }
 

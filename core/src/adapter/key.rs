@@ -37,45 +37,65 @@ pub enum Kind {
     HadaW2B,
     /// The difference of a weight.
     Difference,
+    /// The difference of a bias.
+    BiasDifference,
 }
 
-/// Tensors of kinds that are not applied. Each is reported by name: leaving one out changes the picture.
+/// Kinds of tensors that are recognised and not applied. One of them alone refuses an adapter: without it the others would
+/// make another model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unsupported {
-    /// The magnitudes of DoRA. They refuse the whole adapter.
+    /// The magnitudes of DoRA.
     Dora,
-    /// A bias beside a low-rank pair, or the difference of one.
-    Bias,
+    /// The bias of a low-rank pair, PEFT's `lora_bias`.
+    PairBias,
     /// The core of a convolution's decomposition, and the matrices around it.
     Tucker,
-    /// The pair of an embedding.
+    /// The pair of an embedding, whose rows are looked up.
     Embedding,
+    /// Rows of an embedding that were trained alone, PEFT's `trainable_token_indices`.
+    Tokens,
+    /// A tensor of another method, by its name.
+    Method(&'static str),
 }
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dora => "DoRA magnitudes",
-            Self::Bias => "biases",
+            Self::PairBias => "biases of low-rank pairs (`lora_bias`)",
             Self::Tucker => "Tucker cores",
-            Self::Embedding => "embeddings",
+            Self::Embedding => "pairs of embeddings",
+            Self::Tokens => "trained rows of an embedding",
+            Self::Method(name) => name,
         })
     }
 }
 
-/// A key.
+/// A key, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdapterKey<'a> {
     /// What stands before the marker, prefixes included.
     pub base: &'a str,
     /// What the marker says.
     pub kind: Result<Kind, Unsupported>,
-    /// What stands after the marker, without a dot: `weight`, `default.weight`, nothing. Equal in both of a pair.
+    /// What stands after the marker, without a dot: `weight`, `default.weight`, nothing.
     pub ending: &'a str,
 }
 
+/// PEFT's name of an adapter that nobody named. Writers leave it out as often as not.
+const DEFAULT_NAME: &str = "default";
+
+const IA3: Result<Kind, Unsupported> = Err(Unsupported::Method("IA3"));
+const OFT: Result<Kind, Unsupported> = Err(Unsupported::Method("OFT or BOFT"));
+const GLORA: Result<Kind, Unsupported> = Err(Unsupported::Method("GLoRA"));
+const VERA: Result<Kind, Unsupported> = Err(Unsupported::Method("VeRA"));
+const ADALORA: Result<Kind, Unsupported> = Err(Unsupported::Method("AdaLoRA"));
+const KASA: Result<Kind, Unsupported> = Err(Unsupported::Method("KaSA"));
+const FROM_COMFY: Result<Kind, Unsupported> = Err(Unsupported::Method("ComfyUI's whole or reshaped weights"));
+
 /// Markers by their text.
-const MARKERS: [(&str, Result<Kind, Unsupported>); 31] = [
+const MARKERS: [(&str, Result<Kind, Unsupported>); 59] = [
     (".lora_down", Ok(Kind::Down)),
     (".lora_up", Ok(Kind::Up)),
     (".lora_mid", Err(Unsupported::Tucker)),
@@ -85,7 +105,7 @@ const MARKERS: [(&str, Result<Kind, Unsupported>); 31] = [
     (".lora.up", Ok(Kind::Up)),
     (".lora_a", Ok(Kind::MlxDown)),
     (".lora_b", Ok(Kind::MlxUp)),
-    (".lora_bias", Err(Unsupported::Bias)),
+    (".lora_bias", Err(Unsupported::PairBias)),
     (".lora_embedding_A", Err(Unsupported::Embedding)),
     (".lora_embedding_B", Err(Unsupported::Embedding)),
     (".lora_magnitude_vector", Err(Unsupported::Dora)),
@@ -105,8 +125,37 @@ const MARKERS: [(&str, Result<Kind, Unsupported>); 31] = [
     (".hada_t1", Err(Unsupported::Tucker)),
     (".hada_t2", Err(Unsupported::Tucker)),
     (".diff", Ok(Kind::Difference)),
-    (".diff_b", Err(Unsupported::Bias)),
+    (".diff_b", Ok(Kind::BiasDifference)),
+    // LyCORIS's names of the same two for norms.
+    (".w_norm", Ok(Kind::Difference)),
+    (".b_norm", Ok(Kind::BiasDifference)),
     (".alpha", Ok(Kind::Alpha)),
+    (".trainable_tokens_delta", Err(Unsupported::Tokens)),
+    (".trainable_tokens_original", Err(Unsupported::Tokens)),
+    (".ia3_l", IA3),
+    (".on_input", IA3),
+    (".oft_blocks", OFT),
+    (".oft_diag", OFT),
+    (".oft_R", OFT),
+    (".oft_r", OFT),
+    (".oft_s", OFT),
+    (".rescale", OFT),
+    (".boft_R", OFT),
+    (".boft_s", OFT),
+    (".a1", GLORA),
+    (".a2", GLORA),
+    (".b1", GLORA),
+    (".b2", GLORA),
+    (".bm", GLORA),
+    (".vera_lambda_b", VERA),
+    (".vera_lambda_d", VERA),
+    (".vera_A", VERA),
+    (".vera_B", VERA),
+    (".lora_E", ADALORA),
+    (".ranknum", ADALORA),
+    (".lora_diag", KASA),
+    (".set_weight", FROM_COMFY),
+    (".reshape_weight", FROM_COMFY),
 ];
 
 /// mlx-lm's name of DoRA's magnitudes, at the end of a key.
@@ -133,7 +182,18 @@ impl<'a> AdapterKey<'a> {
         }
         // A pair's bias ends so, after the same marker as its matrix.
         let is_bias = found.kind.is_ok() && found.ending.rsplit('.').next() == Some("bias");
-        Some(if is_bias { Self { kind: Err(Unsupported::Bias), ..found } } else { found })
+        Some(if is_bias { Self { kind: Err(Unsupported::PairBias), ..found } } else { found })
+    }
+
+    /// The adapter of PEFT that the key belongs to; a file may hold several. Empty for the unnamed one.
+    #[must_use]
+    pub fn adapter_name(&self) -> &'a str {
+        let name = match self.ending.rsplit_once('.') {
+            Some((name, "weight" | "bias")) => name,
+            None if matches!(self.ending, "weight" | "bias") => "",
+            _ => self.ending,
+        };
+        if name == DEFAULT_NAME { "" } else { name }
     }
 }
 
@@ -167,8 +227,8 @@ mod tests {
             ("a.q_proj.m", "a.q_proj", Err(Unsupported::Dora), ""),
             ("a.diff", "a", Ok(Kind::Difference), ""),
             ("model.diffusion_model.a.diff", "model.diffusion_model.a", Ok(Kind::Difference), ""),
-            ("a.diff_b", "a", Err(Unsupported::Bias), ""),
-            ("a.lora_B.bias", "a", Err(Unsupported::Bias), "bias"),
+            ("a.diff_b", "a", Ok(Kind::BiasDifference), ""),
+            ("a.lora_B.bias", "a", Err(Unsupported::PairBias), "bias"),
             ("a.lora_embedding_A", "a", Err(Unsupported::Embedding), ""),
             ("a.lora_mid.weight", "a", Err(Unsupported::Tucker), "weight"),
         ];

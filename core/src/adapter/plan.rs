@@ -1,66 +1,113 @@
-//! From an adapter's tensors to what it adds to each layer of a component.
+//! From an adapter's tensors to what it does to each tensor of a component.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use super::{
-    AdapterConfig, AdapterError, AdapterRefused, AdapterReport, Change, LayerKeys, Targets, Written,
-    error::sample,
+    AdapterConfig, AdapterError, AdapterRefused, AdapterReport, AppliedStrength, Change, FileStrengths, LayerChange,
+    Side, StrengthSource, Targets, Twin, Weights, WholeWeights,
+    agreement::{Statement, agreed},
+    config::Saved,
     fit::{Frame, Tensors},
     recognise,
+    strength::Strength,
+    twin,
 };
 use crate::{
-    derive::{Alpha, Delta},
-    layer_name::layer_of,
+    derive::{Delta, Effect},
+    layer_name::{BIAS, layer_of},
     shown::shown,
     table::Table,
+    tool::Tool,
 };
+
+/// What PEFT puts before the names of modules.
+const PEFT_PREFIX: &str = "base_model.model.";
 
 /// An adapter that somebody wants to be applied.
 #[derive(Debug, Clone, Copy)]
 pub struct AdapterInput<'a> {
     /// Its name in errors and reports.
     pub name: &'a str,
-    /// The tensors of its files.
+    /// The tensors of its file.
     pub tensors: &'a Table,
-    /// Its config, when there is one.
+    /// The values of [`super::alphas`], by key.
+    pub alphas: &'a BTreeMap<String, f64>,
+    /// The config that is its own, when there is one.
     pub config: Option<&'a AdapterConfig>,
+    /// What the metadata of its file says.
+    pub metadata: &'a FileStrengths,
     /// How much of it is wanted: 1 for all, negative for the opposite.
     pub scale: f64,
+    /// What becomes of an adapter that cannot be applied whole.
+    pub incomplete: Incomplete,
 }
 
-/// What an adapter adds, and what of it is left out.
+/// What becomes of an adapter that cannot be applied whole. Tensors of another component are never missing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incomplete {
+    /// It is refused: half an adapter is another model.
+    Refused,
+    /// What can be applied is, and the report names the rest.
+    Reported,
+}
+
+/// What an adapter does, and what of it is left out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterPlan {
-    /// By layer: the name of its weight in the catalogue, without `.weight`.
-    pub deltas: BTreeMap<String, Delta>,
+    /// By the catalogue name of the tensor that is changed, in the order in which they count.
+    pub deltas: BTreeMap<String, Vec<Delta>>,
+    /// Changes that are planned once and written twice: the plan holds only if these are equal.
+    pub twins: Vec<Twin>,
     /// What was done.
     pub report: AdapterReport,
 }
 
-/// Plans an adapter for a component, whose layers have the names of `targets`. `blocks_of` gives the number of blocks
-/// in a list, `shape_of` the shape `[output, input]` of a layer of the catalogue, unpacked where it is quantised.
+/// Plans an adapter for the component that has `weights`, whose layers have the names of `targets`.
 ///
 /// A change of several layers at once is as high as all of them, and each takes its rows.
 ///
 /// # Errors
-/// [`AdapterRefused`].
+/// When it changes nothing of the component, when its tensors do not fit or say two things, and when a part of it cannot
+/// be applied and `input` refuses that.
 pub fn plan(
     input: &AdapterInput<'_>,
     component: &str,
     targets: &Targets,
-    blocks_of: impl Fn(&str) -> u64,
-    shape_of: impl Fn(&str) -> Option<Vec<u64>>,
+    weights: &Weights,
 ) -> Result<AdapterPlan, AdapterRefused> {
-    deltas(input, component, targets, blocks_of, shape_of)
+    planned(input, component, targets, weights)
         .map_err(|problem| AdapterRefused { adapter: shown(input.name), problem })
 }
 
-fn deltas(
+/// Adds the deltas of one more adapter to those of others.
+///
+/// # Errors
+/// When one adapter replaces a tensor that another one changes: what comes out would depend on their order.
+pub fn merge(
+    all: &mut BTreeMap<String, Vec<Delta>>,
+    deltas: BTreeMap<String, Vec<Delta>>,
+    adapter: &str,
+) -> Result<(), AdapterRefused> {
+    for (tensor, mut more) in deltas {
+        let before = all.entry(tensor.clone()).or_default();
+        let replaces = |deltas: &[Delta]| deltas.iter().any(|delta| delta.effect == Effect::Replaces);
+        if !before.is_empty() && (replaces(before) || replaces(&more)) {
+            let problem = AdapterError::ReplacedAndChanged { layer: tensor };
+            return Err(AdapterRefused { adapter: shown(adapter), problem });
+        }
+        before.append(&mut more);
+    }
+    Ok(())
+}
+
+fn planned(
     input: &AdapterInput<'_>,
     component: &str,
     targets: &Targets,
-    blocks_of: impl Fn(&str) -> u64,
-    shape_of: impl Fn(&str) -> Option<Vec<u64>>,
+    weights: &Weights,
 ) -> Result<AdapterPlan, AdapterError> {
     if !input.scale.is_finite() || input.scale == 0.0 {
         return Err(AdapterError::Scale { found: input.scale });
@@ -68,132 +115,279 @@ fn deltas(
     if let Some(sign) = input.config.and_then(AdapterConfig::dora) {
         return Err(AdapterError::Dora { sign });
     }
-    let names = input.tensors.tensors().iter().map(|tensor| &*tensor.info.name);
-    let found = recognise(names, targets, blocks_of)?;
-    let tensors = Tensors { table: input.tensors };
-    let mut deltas = BTreeMap::new();
-    let mut without_target = found.without_target;
-    let mut remarks = Remarks::default();
-    for keys in found.layers {
-        let Some(place) = Place::of(&keys, &shape_of) else {
-            without_target.push(targets.stripped(&keys.base).to_owned());
-            continue;
-        };
-        let frame = Frame { layer: &keys.fused[0], output: place.output, input: place.input };
-        let (product, rank) = tensors.product(&keys.change, frame)?;
-        let (alpha, divisor) = factor(&keys, rank, tensors, input.config)?;
-        remarks.note(&keys, rank, input.config);
-        deltas.insert(keys.target.layer, Delta { product, scale: input.scale, alpha, divisor, rows: place.rows });
-    }
-    without_target.sort_unstable();
-    without_target.dedup();
-    if deltas.is_empty() {
-        return Err(AdapterError::no_targets(without_target, found.other_component.len()));
-    }
-    let report = AdapterReport {
-        adapter: shown(input.name),
-        component: component.to_owned(),
-        applied: deltas.keys().cloned().collect(),
-        without_target,
-        without_partner: found.without_partner,
-        other_component: found.other_component,
-        unsupported: found.unsupported.into_iter().map(|(kind, keys)| (kind.to_string(), keys)).collect(),
-        unknown: found.unknown,
-        remarks: remarks.said(input.config),
+    let whole = match input.config.map(AdapterConfig::saved) {
+        Some(Saved::Everything) => WholeWeights::Expected,
+        Some(Saved::Modules(modules)) if !modules.is_empty() => WholeWeights::Expected,
+        _ => WholeWeights::BesideChanges,
     };
-    Ok(AdapterPlan { deltas, report })
+    let names = input.tensors.tensors().iter().map(|tensor| &*tensor.info.name);
+    let mut found = recognise(names, targets, weights, whole)?;
+    let tensors = Tensors { table: input.tensors, alphas: input.alphas };
+    let mut planner = Planner::new(input, targets, weights, tensors);
+    for change in &found.changes {
+        if !planner.add(change)? {
+            let side = if change.side == Side::Bias { BIAS } else { "" };
+            found.without_target.push(format!("{}{side}", targets.stripped(&change.base)));
+        }
+    }
+    found.without_target.sort_unstable();
+    found.without_target.dedup();
+    if planner.deltas.is_empty() {
+        return Err(AdapterError::no_targets(found.without_target, found.other_component.len()));
+    }
+    let saved = planner.saved(&found.changes);
+    let (deltas, twins, mut report) = planner.finish(component);
+    report.without_target = found.without_target;
+    report.without_partner = found.without_partner;
+    report.other_component = found.other_component;
+    report.unsupported = found.unsupported.into_iter().map(|(kind, keys)| (kind.to_string(), keys)).collect();
+    report.unknown = found.unknown;
+    let left_out = report.left_out();
+    if input.incomplete == Incomplete::Refused && !left_out.is_empty() {
+        return Err(AdapterError::Incomplete { changed: report.applied.len(), left_out });
+    }
+    saved?;
+    Ok(AdapterPlan { deltas, twins, report })
 }
 
-/// Where in a change a layer is.
-struct Place {
-    /// Rows of the change.
-    output: u64,
-    /// Columns of the change.
-    input: u64,
-    /// Rows of the layer.
+/// Where in a change one tensor is.
+struct RowSpan {
+    layer: String,
+    /// Catalogue name of the tensor.
+    tensor: String,
+    /// Its rows of the change.
     rows: Range<u64>,
 }
 
-impl Place {
-    /// `None` when one of the layers is not there, or no matrix.
-    fn of(keys: &LayerKeys, shape_of: impl Fn(&str) -> Option<Vec<u64>>) -> Option<Self> {
-        let (mut output, mut input, mut rows) = (0u64, None, None);
-        for (part, layer) in (0..).zip(&keys.fused) {
-            let [height, width] = shape_of(layer)?[..] else { return None };
-            if *input.get_or_insert(width) != width {
-                return None;
-            }
-            let begin = output;
-            output = output.checked_add(height)?;
-            if part == keys.target.part.0 {
-                rows = Some(begin..output);
-            }
+/// The tensors of a change, and the shape of all of them. `None` when one of them is not there, or of another width.
+fn spans(change: &LayerChange, weights: &Weights) -> Option<(Vec<RowSpan>, Vec<u64>)> {
+    let mut shape: Option<Vec<u64>> = None;
+    let mut spans = Vec::new();
+    let mut begin = 0u64;
+    for target in &change.layers {
+        let (tensor, own) = weights.tensor(&target.layer, change.side)?;
+        let (height, width) = own.split_first()?;
+        let end = begin.checked_add(*height)?;
+        let all = shape.get_or_insert_with(|| own.to_vec());
+        if all[1..] != *width {
+            return None;
         }
-        Some(Self { output, input: input?, rows: rows? })
+        all[0] = end;
+        spans.push(RowSpan { layer: target.layer.clone(), tensor: tensor.to_owned(), rows: begin..end });
+        begin = end;
     }
+    Some((spans, shape?))
 }
 
-/// By what a product is multiplied and divided: the layer's own alpha, else the config's, else nothing.
-fn factor(
-    keys: &LayerKeys,
-    rank: Option<u64>,
-    tensors: Tensors<'_>,
-    config: Option<&AdapterConfig>,
-) -> Result<(Alpha, f64), AdapterError> {
-    let stored = keys.alpha.as_deref().map(|key| tensors.scalar(key)).transpose()?;
-    let configured = match (rank, &keys.change) {
-        (Some(rank), _) => config.and_then(|config| config.factor_of(module(keys), rank)),
-        // An alpha beside whole factors says nothing, and that it is there says that LyCORIS wrote them.
-        (None, Change::Kronecker { .. }) if stored.is_none() => {
-            config.and_then(|config| config.factor_of_whole(module(keys)))
-        }
-        (None, _) => None,
-    };
-    Ok(match (stored, rank, configured) {
-        (Some(alpha), Some(rank), _) => (Alpha::Stored(alpha), rank as f64),
-        (_, _, Some(factor)) => (Alpha::Value(factor.alpha), factor.divisor),
-        _ => (Alpha::One, 1.0),
-    })
+/// What is planned for one tensor.
+struct Planned {
+    delta: Delta,
+    base: String,
 }
 
-/// The name of the module in the trainer's words.
-fn module(keys: &LayerKeys) -> &str {
-    layer_of(&keys.base).unwrap_or(&keys.base)
-}
-
-/// What is noticed on the way.
-#[derive(Default)]
-struct Remarks {
-    other_ranks: Vec<String>,
+/// Changes that were planned, and what was noticed on the way.
+struct Planner<'a> {
+    input: &'a AdapterInput<'a>,
+    targets: &'a Targets,
+    weights: &'a Weights,
+    tensors: Tensors<'a>,
+    deltas: BTreeMap<String, Vec<Planned>>,
+    twins: Vec<Twin>,
+    applied: BTreeSet<String>,
+    strengths: BTreeMap<(StrengthSource, u64), BTreeSet<String>>,
+    /// Where metadata says the strength of a change.
+    places: BTreeSet<String>,
+    /// Whole weights that configs in the metadata promise.
+    promised: Vec<(String, Saved)>,
+    /// Alphas beside what nothing scales.
+    idle_alphas: Vec<String>,
     has_mlx: bool,
 }
 
-impl Remarks {
-    fn note(&mut self, keys: &LayerKeys, rank: Option<u64>, config: Option<&AdapterConfig>) {
-        let told = config.and_then(|config| config.rank_of(module(keys)));
-        if rank.is_some() && told.is_some() && rank != told {
-            self.other_ranks.push(keys.target.layer.clone());
+impl<'a> Planner<'a> {
+    fn new(input: &'a AdapterInput<'a>, targets: &'a Targets, weights: &'a Weights, tensors: Tensors<'a>) -> Self {
+        Self {
+            input,
+            targets,
+            weights,
+            tensors,
+            deltas: BTreeMap::new(),
+            twins: Vec::new(),
+            applied: BTreeSet::new(),
+            strengths: BTreeMap::new(),
+            places: BTreeSet::new(),
+            promised: Vec::new(),
+            idle_alphas: Vec::new(),
+            has_mlx: false,
         }
-        self.has_mlx |= matches!(&keys.change, Change::LowRank(pair) if pair.written == Written::Mlx);
     }
 
-    fn said(self, config: Option<&AdapterConfig>) -> Vec<String> {
-        let mut said = Vec::new();
-        match config {
-            Some(config) if !self.other_ranks.is_empty() => said.push(format!(
-                "`{}` gives another rank than the matrices have, whose is taken ({})",
-                config.path(),
-                sample(&self.other_ranks)
-            )),
-            None if self.has_mlx => {
-                said.push(
-                    "mlx-lm writes the scale of an adapter into its config, which is not there: 1 is taken".to_owned(),
-                );
+    /// Plans a change. Returns whether the component has the tensor.
+    fn add(&mut self, change: &LayerChange) -> Result<bool, AdapterError> {
+        let Some((spans, shape)) = spans(change, self.weights) else { return Ok(false) };
+        let frame = Frame { layer: &change.layers[0].layer, shape };
+        let (product, rank) = self.tensors.product(&change.change, &frame)?;
+        let (source, strength) = self.strength(change, rank)?;
+        let effect = match &change.change {
+            Change::Whole(key) => {
+                let scale = self.input.scale;
+                if scale.to_bits() != 1f64.to_bits() {
+                    return Err(AdapterError::ScaledReplacement { key: shown(key), scale });
+                }
+                Effect::Replaces
             }
-            _ => {}
+            _ => Effect::Adds,
+        };
+        self.has_mlx |= matches!(&change.change, Change::LowRank(pair) if pair.tool == Tool::MlxLm);
+        let layers = self.strengths.entry((source, strength.value().to_bits())).or_default();
+        for RowSpan { layer, tensor, rows } in spans {
+            layers.insert(layer.clone());
+            self.applied.insert(layer.clone());
+            let Strength { alpha, divisor } = strength;
+            let delta = Delta { product: product.clone(), scale: self.input.scale, alpha, divisor, rows, effect };
+            let before = self.deltas.entry(tensor).or_default();
+            match before.iter().find(|before| before.delta.effect == effect) {
+                None => before.push(Planned { delta, base: change.base.clone() }),
+                Some(first) => {
+                    let (first, second) = (shown(&first.base), shown(&change.base));
+                    let twin = |pairs| Twin { layer: layer.clone(), first, second, pairs };
+                    let first = before.iter().find(|before| before.delta.effect == effect);
+                    match first.and_then(|first| twin::pairs(&first.delta, &delta)) {
+                        Some(pairs) => self.twins.push(twin(pairs)),
+                        None => return Err(twin(Vec::new()).differs()),
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// How strong a change is, and who says so. Differences and whole weights are as they are.
+    fn strength(
+        &mut self,
+        change: &LayerChange,
+        rank: Option<u64>,
+    ) -> Result<(StrengthSource, Strength), AdapterError> {
+        // LyCORIS writes an alpha beside whole factors, and others beside differences: it says nothing there.
+        let is_kronecker = matches!(change.change, Change::Kronecker { .. });
+        if rank.is_none() && (!is_kronecker || !change.alphas.is_empty()) {
+            self.idle_alphas.extend(change.alphas.iter().cloned());
+            return Ok((StrengthSource::Nothing, Strength::ONE));
+        }
+        let layer = &change.layers[0].layer;
+        let mut statements = Vec::new();
+        for key in &change.alphas {
+            let (alpha, divisor) = (self.tensors.alpha(key)?, rank.unwrap_or(1) as f64);
+            let place = format!("`{}`", shown(key));
+            statements.push(Statement {
+                source: StrengthSource::AlphaTensor,
+                place,
+                strength: Strength { alpha, divisor },
+            });
+        }
+        let base = layer_of(&change.base).unwrap_or(&change.base);
+        let mut configs: Vec<(&AdapterConfig, &str)> =
+            self.input.config.map(|config| (config, base)).into_iter().collect();
+        configs.extend(self.input.metadata.of_base(base, self.targets)?);
+        for (config, written) in configs {
+            if let Some(sign) = config.dora() {
+                return Err(AdapterError::Dora { sign });
+            }
+            let module = module(written, change);
+            if let Some((said, found)) = config.rank_of(module).zip(rank).filter(|(said, found)| said != found) {
+                let place = config.place().to_owned();
+                return Err(AdapterError::Rank { layer: shown(layer), place, said, found });
+            }
+            let strength = match rank {
+                Some(rank) => config.strength_of(module, rank),
+                None => config.strength_of_whole(module),
+            };
+            let promise = || (config.place().to_owned(), config.saved().clone());
+            if !self.promised.iter().any(|(place, _)| place == config.place()) {
+                self.promised.push(promise());
+            }
+            if let Some(strength) = strength {
+                if config.source() == StrengthSource::Metadata {
+                    self.places.insert(config.place().to_owned());
+                }
+                let place = config.place().to_owned();
+                statements.push(Statement { source: config.source(), place, strength });
+            }
+        }
+        agreed(layer, &statements)
+    }
+
+    /// Whether the whole weights are there that configs promise.
+    fn saved(&self, changes: &[LayerChange]) -> Result<(), AdapterError> {
+        let own = self.input.config.map(|config| (config.place(), config.saved()));
+        let promised = self.promised.iter().map(|(place, saved)| (place.as_str(), saved)).chain(own);
+        for (place, saved) in promised {
+            let Saved::Modules(modules) = saved else { continue };
+            let is_there = |module: &&String| {
+                let of =
+                    |change: &LayerChange| change.base == ***module || change.base.ends_with(&format!(".{module}"));
+                changes.iter().any(|change| matches!(change.change, Change::Whole(_)) && of(change))
+            };
+            if let Some(module) = modules.iter().find(|module| !is_there(module)) {
+                return Err(AdapterError::NotSaved { place: place.to_owned(), module: shown(module) });
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, component: &str) -> (BTreeMap<String, Vec<Delta>>, Vec<Twin>, AdapterReport) {
+        let remarks = self.remarks();
+        let deltas = self.deltas.into_iter().map(|(tensor, mut planned)| {
+            // A weight is replaced before it is changed.
+            planned.sort_by_key(|planned| planned.delta.effect == Effect::Adds);
+            (tensor, planned.into_iter().map(|planned| planned.delta).collect())
+        });
+        let strengths = self.strengths.into_iter().map(|((source, strength), layers)| AppliedStrength {
+            source,
+            strength: f64::from_bits(strength),
+            layers: layers.into_iter().collect(),
+        });
+        let report = AdapterReport {
+            adapter: shown(self.input.name),
+            component: component.to_owned(),
+            applied: self.applied.into_iter().collect(),
+            strengths: strengths.collect(),
+            remarks,
+            ..AdapterReport::default()
+        };
+        (deltas.collect(), self.twins, report)
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let mut said: Vec<String> =
+            self.places.iter().map(|place| format!("{place} says how strong the adapter is")).collect();
+        let is_silent = self.strengths.keys().any(|(source, _)| *source == StrengthSource::Nothing);
+        let told = self.input.metadata.told();
+        if is_silent && !told.is_empty() {
+            said.push(format!(
+                "the file's metadata tells of its training {}, which no program takes for a strength, and has no alpha \
+                 tensors: 1 is taken",
+                told.join(", ")
+            ));
+        }
+        if self.has_mlx && self.input.config.is_none() && is_silent {
+            said.push(
+                "mlx-lm writes the scale of an adapter into its config, which is not there: 1 is taken".to_owned(),
+            );
+        }
+        if let Some(key) = self.idle_alphas.first() {
+            let count = self.idle_alphas.len();
+            said.push(format!("{count} alphas beside whole matrices, such as `{}`, scale nothing", shown(key)));
         }
         said
     }
+}
+
+/// The name of the module in PEFT's words. Names without dots are kohya's, who replaces all of them; there the component's
+/// own name is meant.
+fn module<'a>(written: &'a str, change: &'a LayerChange) -> &'a str {
+    let module = written.strip_prefix(PEFT_PREFIX).unwrap_or(written);
+    if module.contains('.') { module } else { &change.layers[0].layer }
 }
 
 #[cfg(test)]
@@ -209,24 +403,33 @@ mod tests {
     const OUTPUT: u64 = 12;
     const INPUT: u64 = 8;
 
-    /// Two blocks with a wide layer `w`, a square one `s`, and three that may be fused, one of them higher.
+    /// Blocks with a wide layer `w`, a square one `s`, three that may be fused, one of them higher, and a norm.
     static TARGETS: Targets = Targets {
         prefixes: &["base_model.model.", "model."],
         others: &["te."],
         blocks: &[("layers", "layers")],
-        layers: &[("w", &["w"]), ("s", &["s"]), ("absent", &["absent"]), ("qkv", &["q", "k", "v"])],
+        layers: &[("qkv", &["q", "k", "v"]), ("query", &["q"])],
         singles: &[],
     };
 
-    fn shape_of(layer: &str) -> Option<Vec<u64>> {
-        match layer.rsplit('.').next()? {
-            "w" => Some(vec![OUTPUT, INPUT]),
-            "s" => Some(vec![4, 4]),
-            "q" => Some(vec![10, INPUT]),
-            "k" | "v" => Some(vec![5, INPUT]),
-            _ => None,
-        }
+    /// Those of two blocks.
+    fn weights() -> Weights {
+        let layers: [(&str, &[u64]); 7] = [
+            ("w.weight", &[OUTPUT, INPUT]),
+            ("s.weight", &[4, 4]),
+            ("q.weight", &[10, INPUT]),
+            ("k.weight", &[5, INPUT]),
+            ("v.weight", &[5, INPUT]),
+            ("norm.weight", &[INPUT]),
+            ("w.bias", &[OUTPUT]),
+        ];
+        let names =
+            (0..2).flat_map(|block| layers.map(|(name, shape)| (format!("layers.{block}.{name}"), shape.to_vec())));
+        Weights::new(names.chain([("head.weight".to_owned(), vec![6, INPUT])]))
     }
+
+    /// The value of every alpha.
+    const ALPHA: f64 = 3.0;
 
     type Tensor<'a> = (&'a str, Dtype, &'a [u64]);
 
@@ -241,19 +444,48 @@ mod tests {
         Table::of((0..).zip(tensors).map(sourced).collect()).unwrap()
     }
 
-    fn plan_with(tensors: &[Tensor], config: Option<&AdapterConfig>, scale: f64) -> Result<AdapterPlan, AdapterError> {
+    fn plan_of(
+        tensors: &[Tensor],
+        config: Option<&AdapterConfig>,
+        metadata: &[(&str, &str)],
+        (scale, incomplete): (f64, Incomplete),
+    ) -> Result<AdapterPlan, AdapterError> {
         let tensors = table(tensors);
-        let input = AdapterInput { name: "style", tensors: &tensors, config, scale };
-        plan(&input, "transformer", &TARGETS, |_| 2, shape_of).map_err(|refused| {
+        let alphas = super::super::alphas(&tensors).map(|tensor| (tensor.info.name.to_string(), ALPHA)).collect();
+        let metadata = metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let metadata = FileStrengths::parse(&metadata).unwrap();
+        let input = AdapterInput {
+            name: "style",
+            tensors: &tensors,
+            alphas: &alphas,
+            config,
+            metadata: &metadata,
+            scale,
+            incomplete,
+        };
+        plan(&input, "transformer", &TARGETS, &weights()).map_err(|refused| {
             assert!(refused.to_string().starts_with("adapter `style`: "), "{refused}");
             refused.problem
         })
     }
 
+    fn plan_with(tensors: &[Tensor], config: Option<&AdapterConfig>, scale: f64) -> Result<AdapterPlan, AdapterError> {
+        plan_of(tensors, config, &[], (scale, Incomplete::Refused))
+    }
+
+    /// Tensors of F32.
+    fn floats<'a>(tensors: &[(&'a str, &'a [u64])]) -> Vec<Tensor<'a>> {
+        tensors.iter().map(|&(name, shape)| (name, Dtype::F32, shape)).collect()
+    }
+
     /// A plan of F32 matrices.
     fn planned(tensors: &[(&str, &[u64])], config: Option<&AdapterConfig>) -> Result<AdapterPlan, AdapterError> {
-        let tensors: Vec<_> = tensors.iter().map(|&(name, shape)| (name, Dtype::F32, shape)).collect();
-        plan_with(&tensors, config, 1.0)
+        plan_with(&floats(tensors), config, 1.0)
+    }
+
+    /// The same with metadata.
+    fn told(tensors: &[(&str, &[u64])], metadata: &[(&str, &str)]) -> Result<AdapterPlan, AdapterError> {
+        plan_of(&floats(tensors), None, metadata, (1.0, Incomplete::Refused))
     }
 
     fn config(json: &str) -> AdapterConfig {
@@ -262,7 +494,9 @@ mod tests {
 
     fn only(plan: AdapterPlan) -> Delta {
         assert_eq!(plan.deltas.len(), 1);
-        plan.deltas.into_values().next().unwrap()
+        let mut deltas = plan.deltas.into_values().next().unwrap();
+        assert_eq!(deltas.len(), 1);
+        deltas.remove(0)
     }
 
     #[test]
@@ -275,12 +509,13 @@ mod tests {
         let plan = plan_with(&tensors, None, -0.5).unwrap();
         assert_eq!(plan.report.applied, ["layers.1.w"]);
         assert!(!plan.report.is_partial());
-        assert_eq!(plan.report.summary(), "adapter `style` changes 1 layer of `transformer`");
+        assert_eq!(
+            plan.report.summary(),
+            "adapter `style` changes 1 layer of `transformer`; 1 layer by 1.5 (alpha tensors)"
+        );
         let delta = only(plan);
         assert_eq!((delta.scale, delta.divisor, delta.rows), (-0.5, 2.0, 0..OUTPUT));
-        assert!(
-            matches!(delta.alpha, Alpha::Stored(slice) if slice.source == SourceId(5) && slice.range == (100..108))
-        );
+        assert_eq!((delta.alpha, delta.effect), (ALPHA, Effect::Adds));
         let Product::LowRank { down, up } = delta.product else { panic!() };
         assert_eq!((down.slice.source, down.slice.shape, down.slice.dtype), (SourceId(6), vec![2, INPUT], Dtype::BF16));
         assert_eq!((up.slice.source, up.slice.shape, up.transposed), (SourceId(5), vec![OUTPUT, 2], false));
@@ -305,16 +540,17 @@ mod tests {
             let delta = only(planned(&[(&names[0], &down), (&names[1], &up)], None).unwrap());
             let Product::LowRank { down, up } = delta.product else { panic!() };
             assert_eq!((down.transposed, up.transposed), expected, "{names:?}");
-            assert_eq!((delta.alpha, delta.divisor), (Alpha::One, 1.0));
+            assert_eq!((delta.alpha, delta.divisor), (1.0, 1.0));
         }
     }
 
     #[test]
     fn a_fused_layer_is_divided_by_rows() {
         let plan = planned(&[("layers.0.qkv.lora_A", &[2, INPUT]), ("layers.0.qkv.lora_B", &[20, 2])], None).unwrap();
-        let rows: Vec<_> = plan.deltas.iter().map(|(layer, delta)| (layer.as_str(), delta.rows.clone())).collect();
-        assert_eq!(rows, [("layers.0.k", 10..15), ("layers.0.q", 0..10), ("layers.0.v", 15..20)]);
-        assert!(plan.deltas.values().all(|delta| delta.product.dimensions() == Some((20, INPUT))));
+        let rows: Vec<_> =
+            plan.deltas.iter().map(|(tensor, deltas)| (tensor.as_str(), deltas[0].rows.clone())).collect();
+        assert_eq!(rows, [("layers.0.k.weight", 10..15), ("layers.0.q.weight", 0..10), ("layers.0.v.weight", 15..20)]);
+        assert!(plan.deltas.values().all(|deltas| deltas[0].product.dimensions() == Some((20, INPUT))));
     }
 
     #[test]
@@ -324,20 +560,20 @@ mod tests {
         let (w2, w2_a, w2_b) = ("layers.0.w.lokr_w2", "layers.0.w.lokr_w2_a", "layers.0.w.lokr_w2_b");
         let whole = planned(&[alpha, (w1, &[3, 2]), (w2, &[4, 4])], None).unwrap();
         let delta = only(whole);
-        assert_eq!((delta.alpha, delta.divisor), (Alpha::One, 1.0), "an alpha beside whole factors is not theirs");
+        assert_eq!((delta.alpha, delta.divisor), (1.0, 1.0), "an alpha beside whole factors is not theirs");
         let mixed = only(planned(&[alpha, (w1, &[3, 2]), (w2_a, &[4, 1]), (w2_b, &[1, 4])], None).unwrap());
-        assert!(matches!(mixed.alpha, Alpha::Stored(_)));
+        assert_eq!(mixed.alpha, ALPHA);
         assert_eq!(mixed.divisor, 1.0);
         assert!(matches!(mixed.product, Product::Kronecker { first: Factor::Whole(_), second: Factor::Product(_, _) }));
         let mixed = only(planned(&[alpha, (w1_a, &[3, 2]), (w1_b, &[2, 2]), (w2, &[4, 4])], None).unwrap());
         assert_eq!(mixed.divisor, 2.0);
         let both = [(w1_a, &[3, 2][..]), (w1_b, &[2, 2]), (w2_a, &[4, 2]), (w2_b, &[2, 4])];
         let delta = only(planned(&both, None).unwrap());
-        assert_eq!((delta.alpha, delta.divisor), (Alpha::One, 1.0), "no alpha is alpha = rank");
+        assert_eq!((delta.alpha, delta.divisor), (1.0, 1.0), "no alpha is alpha = rank");
         assert_eq!(delta.product.dimensions(), Some((OUTPUT, INPUT)));
         let peft = config(r#"{"peft_type": "LOKR", "r": 8, "alpha": 4}"#);
         let delta = only(planned(&[(w1, &[3, 2]), (w2, &[4, 4])], Some(&peft)).unwrap());
-        assert_eq!((delta.alpha, delta.divisor), (Alpha::Value(4.0), 8.0));
+        assert_eq!((delta.alpha, delta.divisor), (4.0, 8.0));
         for wrong in [[(w1, &[3, 2][..]), (w2, &[4, 3])], [(w1, &[3, 2, 2]), (w2, &[4, 4])]] {
             assert!(matches!(planned(&wrong, None), Err(AdapterError::Shape { .. })));
         }
@@ -352,35 +588,188 @@ mod tests {
         let mut tensors: Vec<_> = names.iter().map(String::as_str).zip(shapes).collect();
         tensors.push(("layers.0.w.alpha", &[1]));
         let delta = only(planned(&tensors, None).unwrap());
-        assert!(matches!(delta.product, Product::Hadamard { .. }) && matches!(delta.alpha, Alpha::Stored(_)));
+        assert!(matches!(delta.product, Product::Hadamard { .. }) && delta.alpha == ALPHA);
         assert_eq!(delta.divisor, 3.0);
         let delta = only(planned(&[("layers.0.w.diff", &[OUTPUT, INPUT])], None).unwrap());
         assert!(matches!(delta.product, Product::Full(_)));
-        assert_eq!((delta.alpha, delta.divisor), (Alpha::One, 1.0));
+        assert_eq!((delta.alpha, delta.divisor), (1.0, 1.0));
         assert!(matches!(planned(&[("layers.0.w.diff", &[INPUT, OUTPUT])], None), Err(AdapterError::Shape { .. })));
     }
 
+    /// A pair of rank 4 for `w`.
+    const PAIR: [(&str, &[u64]); 2] = [
+        ("base_model.model.layers.0.w.lora_A.weight", &[4, INPUT]),
+        ("base_model.model.layers.0.w.lora_B.weight", &[OUTPUT, 4]),
+    ];
+
     #[test]
-    fn the_factor_is_the_layers_then_the_configs() {
-        let pair: [(&str, &[u64]); 2] = [
-            ("base_model.model.layers.0.w.lora_A.weight", &[4, INPUT]),
-            ("base_model.model.layers.0.w.lora_B.weight", &[OUTPUT, 4]),
-        ];
+    fn the_strength_is_the_configs() {
         let cases = [
             (r#"{"r": 4, "lora_alpha": 8}"#, 8.0, 4.0),
             (r#"{"r": 4, "lora_alpha": 8, "use_rslora": true}"#, 8.0, 2.0),
             (r#"{"r": 4, "lora_alpha": 8, "alpha_pattern": {"w": 6}}"#, 6.0, 4.0),
             (r#"{"r": 4, "lora_alpha": 8, "alpha_pattern": {"layers.1.w": 6}}"#, 8.0, 4.0),
+            (r#"{"r": 4, "lora_alpha": 8, "alpha_pattern": {"^layers\\.[01]\\.w": 6}}"#, 6.0, 4.0),
+            (r#"{"r": 8, "lora_alpha": 8, "rank_pattern": {".*\\.w": 4}}"#, 8.0, 4.0),
             (r#"{"lora_parameters": {"rank": 4, "scale": 20.0, "dropout": 0.0}}"#, 20.0, 1.0),
         ];
         for (json, alpha, divisor) in cases {
-            let delta = only(planned(&pair, Some(&config(json))).unwrap());
-            assert_eq!((delta.alpha, delta.divisor), (Alpha::Value(alpha), divisor), "{json}");
+            let plan = planned(&PAIR, Some(&config(json))).unwrap();
+            let [strength] = &plan.report.strengths[..] else { panic!("{:?}", plan.report) };
+            assert_eq!((strength.source, strength.strength), (StrengthSource::Config, alpha / divisor), "{json}");
+            let delta = only(plan);
+            assert_eq!((delta.alpha, delta.divisor), (alpha, divisor), "{json}");
         }
-        let own = [pair[0], pair[1], ("base_model.model.layers.0.w.alpha", &[1, 1])];
-        let delta = only(planned(&own, Some(&config(r#"{"r": 4, "lora_alpha": 8, "use_rslora": true}"#))).unwrap());
-        assert!(matches!(delta.alpha, Alpha::Stored(_)) && delta.divisor == 4.0);
-        assert_eq!(only(planned(&pair, Some(&config("{}"))).unwrap()).alpha, Alpha::One);
+        assert_eq!(only(planned(&PAIR, Some(&config("{}"))).unwrap()).alpha, 1.0);
+        // kohya's names have no dots, and patterns mean the layer all the same.
+        let pair: [(&str, &[u64]); 2] =
+            [("layers_0_w.lora_down.weight", &[4, INPUT]), ("layers_0_w.lora_up.weight", &[OUTPUT, 4])];
+        let json = r#"{"r": 4, "lora_alpha": 8, "alpha_pattern": {"layers.0.w": 6}}"#;
+        assert_eq!(only(planned(&pair, Some(&config(json))).unwrap()).alpha, 6.0);
+    }
+
+    #[test]
+    fn the_strength_is_the_metadatas() {
+        let json = r#"{"r": 4, "lora_alpha": 16}"#;
+        let plan = told(&PAIR, &[("lora_adapter_metadata", json)]).unwrap();
+        let [strength] = &plan.report.strengths[..] else { panic!("{:?}", plan.report) };
+        assert_eq!((strength.source, strength.strength), (StrengthSource::Metadata, 4.0));
+        assert_eq!(
+            plan.report.remarks,
+            ["`lora_adapter_metadata` in the file's metadata says how strong the adapter is"]
+        );
+        let plan = told(&PAIR, &[("ss_network_alpha", "2"), ("ss_network_dim", "4")]).unwrap();
+        assert_eq!(plan.report.strengths[0].source, StrengthSource::Nothing);
+        assert!(plan.report.remarks[0].contains("ss_network_alpha 2, ss_network_dim 4"), "{:?}", plan.report.remarks);
+    }
+
+    #[test]
+    fn two_strengths_are_refused_unless_they_are_one() {
+        let own = [PAIR[0], PAIR[1], ("base_model.model.layers.0.w.alpha", &[1, 1][..])];
+        // The alpha is 3.
+        let plan = planned(&own, Some(&config(r#"{"r": 4, "lora_alpha": 3}"#))).unwrap();
+        assert_eq!(plan.report.strengths[0].source, StrengthSource::AlphaTensor);
+        let said = planned(&own, Some(&config(r#"{"r": 4, "lora_alpha": 8}"#))).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "layer `layers.0.w`: `base_model.model.layers.0.w.alpha` says 0.75, and `adapter_config.json` says 2"
+        );
+        let said = told(&own, &[("lora_alpha", "8")]).unwrap_err().to_string();
+        assert!(said.contains("`lora_alpha` in the file's metadata says 2"), "{said}");
+        for (json, expected) in [
+            (r#"{"r": 8, "lora_alpha": 8}"#, "`adapter_config.json` says rank 8, and the matrices have rank 4"),
+            (r#"{"lora_parameters": {"rank": 8, "scale": 2.0}}"#, "says rank 8"),
+        ] {
+            let said = planned(&PAIR, Some(&config(json))).unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_alpha_that_means_nothing_is_refused() {
+        for (value, expected) in
+            [(0.0, "kohya's trainer takes that for the rank"), (f64::NAN, "finite"), (f64::INFINITY, "finite")]
+        {
+            let key = "base_model.model.layers.0.w.alpha";
+            let tensors = table(&floats(&[PAIR[0], PAIR[1], (key, &[1])]));
+            let (alphas, metadata) = (BTreeMap::from([(key.to_owned(), value)]), FileStrengths::default());
+            let input = AdapterInput {
+                name: "style",
+                tensors: &tensors,
+                alphas: &alphas,
+                config: None,
+                metadata: &metadata,
+                scale: 1.0,
+                incomplete: Incomplete::Refused,
+            };
+            let said = plan(&input, "transformer", &TARGETS, &weights()).unwrap_err().to_string();
+            assert!(said.contains(key) && said.contains(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn vectors_and_biases_have_differences() {
+        let plan = planned(&[("layers.0.norm.diff", &[INPUT]), ("layers.1.w.diff_b", &[OUTPUT])], None).unwrap();
+        let tensors: Vec<_> =
+            plan.deltas.iter().map(|(tensor, deltas)| (tensor.as_str(), deltas[0].rows.clone())).collect();
+        assert_eq!(tensors, [("layers.0.norm.weight", 0..INPUT), ("layers.1.w.bias", 0..OUTPUT)]);
+        for (tensor, shape, expected) in [
+            ("layers.0.norm.diff", &[INPUT, INPUT][..], "expected [8], found [8, 8]"),
+            ("layers.0.w.diff_b", &[INPUT], "expected [12], found [8]"),
+            ("layers.0.s.diff_b", &[4], "layers.0.s.bias"),
+        ] {
+            let said = planned(&[(tensor, shape)], None).unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+        let pair: [(&str, &[u64]); 2] = [("layers.0.norm.lora_A", &[2, INPUT]), ("layers.0.norm.lora_B", &[INPUT, 2])];
+        let said = planned(&pair, None).unwrap_err().to_string();
+        assert!(said.contains("expected a difference [8], since the layer has no matrix"), "{said}");
+    }
+
+    #[test]
+    fn a_whole_weight_takes_the_place_of_the_layers_own() {
+        let saved = ("base_model.model.head.weight", &[6, INPUT][..]);
+        let json = config(r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "modules_to_save": ["head"]}"#);
+        let plan = planned(&[PAIR[0], PAIR[1], saved], Some(&json)).unwrap();
+        assert_eq!(plan.report.applied, ["head", "layers.0.w"]);
+        let deltas = &plan.deltas["head.weight"];
+        assert_eq!((deltas.len(), deltas[0].effect, deltas[0].alpha), (1, Effect::Replaces, 1.0));
+        // PEFT saves what is under a pair too; it counts first.
+        let under = ("base_model.model.layers.0.w.base_layer.weight", &[OUTPUT, INPUT][..]);
+        let plan = planned(&[PAIR[0], PAIR[1], under], None).unwrap();
+        let effects: Vec<_> = plan.deltas["layers.0.w.weight"].iter().map(|delta| delta.effect).collect();
+        assert_eq!(effects, [Effect::Replaces, Effect::Adds]);
+        let said = planned(&PAIR, Some(&json)).unwrap_err().to_string();
+        assert!(said.contains("holds the whole weights of `head`, and the file does not"), "{said}");
+        let tensors = floats(&[PAIR[0], PAIR[1], saved]);
+        let said = plan_with(&tensors, None, 0.5).unwrap_err().to_string();
+        assert!(said.contains("cannot be scaled: the scale is 0.5"), "{said}");
+        let resized = ("base_model.model.head.weight", &[7, INPUT][..]);
+        let said = planned(&[PAIR[0], PAIR[1], resized], None).unwrap_err().to_string();
+        assert!(said.contains("`base_model.model.head.weight`: expected [6, 8], found [7, 8]"), "{said}");
+        let full = config(r#"{"fine_tune_type": "full"}"#);
+        let plan = planned(&[("head.weight", saved.1), ("layers.0.norm.weight", &[INPUT])], Some(&full)).unwrap();
+        assert!(plan.deltas.values().all(|deltas| deltas[0].effect == Effect::Replaces));
+        // Another adapter that adds to it would count before or after.
+        let mut all = BTreeMap::new();
+        merge(&mut all, planned(&[("head.diff", saved.1)], None).unwrap().deltas, "a").unwrap();
+        merge(&mut all, planned(&[("head.diff", saved.1)], None).unwrap().deltas, "b").unwrap();
+        assert_eq!(all["head.weight"].len(), 2);
+        let said = merge(&mut all, plan.deltas, "c").unwrap_err().to_string();
+        assert!(said.contains("`head.weight` is replaced by one adapter"), "{said}");
+    }
+
+    #[test]
+    fn the_same_change_under_two_names_is_one() {
+        let fused: [(&str, &[u64]); 2] = [("layers.0.qkv.lora_A", &[2, INPUT]), ("layers.0.qkv.lora_B", &[20, 2])];
+        let split: [(&str, &[u64]); 4] = [
+            ("layers.0.q.lora_A", &[2, INPUT]),
+            ("layers.0.q.lora_B", &[10, 2]),
+            ("layers.0.k.lora_A", &[2, INPUT]),
+            ("layers.0.k.lora_B", &[5, 2]),
+        ];
+        let plan = planned(&[&fused[..], &split[..]].concat(), None).unwrap();
+        assert!(plan.deltas.values().all(|deltas| deltas.len() == 1));
+        let twins: Vec<_> =
+            plan.twins.iter().map(|twin| (twin.layer.as_str(), twin.first.as_str(), twin.second.as_str())).collect();
+        assert_eq!(twins, [("layers.0.q", "layers.0.q", "layers.0.qkv"), ("layers.0.k", "layers.0.k", "layers.0.qkv")]);
+        let [(down, of_fused), (up, rows)] = &plan.twins[1].pairs[..] else { panic!("{:?}", plan.twins) };
+        assert_eq!((down.bytes(), of_fused.bytes()), (2 * INPUT * 4, 2 * INPUT * 4));
+        // Rows 10 to 15 of 20, of two F32 each.
+        let whole = plan.deltas["layers.0.v.weight"][0].product.clone();
+        let Product::LowRank { up: whole, .. } = whole else { panic!() };
+        assert_eq!((up.bytes(), rows.range.start - whole.slice.range.start, rows.bytes()), (40, 80, 40));
+        // Two names of one layer, as well.
+        let named: [(&str, &[u64]); 2] = [("layers.0.query.lora_A", &[2, INPUT]), ("layers.0.query.lora_B", &[10, 2])];
+        assert_eq!(planned(&[&split[..2], &named[..]].concat(), None).unwrap().twins.len(), 1);
+        for other in [
+            &[("layers.0.query.lora_A", &[3, INPUT][..]), ("layers.0.query.lora_B", &[10, 3])][..],
+            &[("layers.0.query.diff", &[10, INPUT])],
+        ] {
+            let error = planned(&[&split[..2], other].concat(), None).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("by `layers.0.q` and by `layers.0.query`, and the two are not the same"), "{said}");
+        }
     }
 
     #[test]
@@ -388,14 +777,14 @@ mod tests {
         let pair: [(&str, &[u64]); 2] = [("layers.0.w.lora_a", &[INPUT, 4]), ("layers.0.w.lora_b", &[4, OUTPUT])];
         let said = planned(&pair, None).unwrap().report.summary();
         assert!(said.contains("1 is taken"), "{said}");
-        let said = planned(&pair, Some(&config(r#"{"r": 8}"#))).unwrap().report.summary();
-        assert!(said.contains("another rank") && said.contains("layers.0.w"), "{said}");
-        let told = config(r#"{"lora_parameters": {"rank": 4, "scale": 2.0}}"#);
-        assert!(planned(&pair, Some(&told)).unwrap().report.remarks.is_empty());
+        let mlx = config(r#"{"lora_parameters": {"rank": 4, "scale": 2.0}}"#);
+        assert!(planned(&pair, Some(&mlx)).unwrap().report.remarks.is_empty());
+        let said = planned(&[("layers.0.w.diff", &[OUTPUT, INPUT]), ("layers.0.w.alpha", &[])], None).unwrap();
+        assert!(said.report.remarks[0].contains("`layers.0.w.alpha`, scale nothing"), "{:?}", said.report.remarks);
     }
 
     #[test]
-    fn what_is_left_out_is_reported() {
+    fn half_an_adapter_is_refused_or_reported() {
         let tensors: [(&str, &[u64]); 12] = [
             ("layers.0.w.lora_A", &[2, INPUT]),
             ("layers.0.w.lora_B", &[OUTPUT, 2]),
@@ -410,16 +799,22 @@ mod tests {
             ("layers.1.s.lokr_t2", &[2, 2]),
             ("note", &[1]),
         ];
-        let report = planned(&tensors, None).unwrap().report;
+        let left_out = "2 changes without a target (layers.0.absent, layers.7.w), 1 key without its partner \
+                        (layers.1.w.lora_A), 1 key of no known form (note), 1 key of Tucker cores (layers.1.s.lokr_t2), \
+                        1 key of biases of low-rank pairs (`lora_bias`) (layers.0.w.lora_B.bias)";
+        let said = planned(&tensors, None).unwrap_err().to_string();
+        assert_eq!(said, format!("1 of its changes can be applied, and not all of it: {left_out}"));
+        let report = plan_of(&floats(&tensors), None, &[], (1.0, Incomplete::Reported)).unwrap().report;
         assert!(report.is_partial());
         assert_eq!(report.without_target, ["layers.0.absent", "layers.7.w"]);
         assert_eq!(report.without_partner, ["layers.1.w.lora_A"]);
         assert_eq!(report.other_component, ["te.layers.0.w.lora_A", "te.layers.0.w.lora_B"]);
         assert_eq!(
             report.summary(),
-            "adapter `style` changes 1 layer of `transformer`; not applied: 2 changes without a target \
-             (layers.0.absent, layers.7.w), 1 key without its partner (layers.1.w.lora_A), 1 unknown key (note), \
-             1 key of Tucker cores (layers.1.s.lokr_t2), 1 key of biases (layers.0.w.lora_B.bias); for another component: 2 keys"
+            format!(
+                "adapter `style` changes 1 layer of `transformer`; 1 layer as they are, since nothing says a strength; \
+                 not applied: {left_out}; for another component: 2 keys (te.layers.0.w.lora_A, te.layers.0.w.lora_B)"
+            )
         );
         let report = planned(&[tensors[0], tensors[1], tensors[8], tensors[9]], None).unwrap().report;
         assert!(!report.is_partial(), "the other component's share is not missing here");

@@ -1,11 +1,22 @@
-//! What of an adapter is applied to a component, and what is not.
+//! What of an adapter is applied to a component, how strongly, and what is left out.
 
 use std::collections::BTreeMap;
 
-use super::error::sample;
+use super::{StrengthSource, error::sample};
+
+/// Changes of one strength.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppliedStrength {
+    /// Who says it.
+    pub source: StrengthSource,
+    /// What the changes are multiplied by, beside the scale that was asked for.
+    pub strength: f64,
+    /// The layers, sorted.
+    pub layers: Vec<String>,
+}
 
 /// The full report. Names are sorted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdapterReport {
     /// The adapter, as its user named it.
     pub adapter: String,
@@ -13,7 +24,9 @@ pub struct AdapterReport {
     pub component: String,
     /// Layers that are changed.
     pub applied: Vec<String>,
-    /// Changes of layers that the component does not have, or that adapters do not change: names without prefixes.
+    /// How strongly, by source and number. A layer with changes of its weight and its bias may be in two of them.
+    pub strengths: Vec<AppliedStrength>,
+    /// Changes of layers that the component does not have: names without prefixes.
     pub without_target: Vec<String>,
     /// Keys whose partner is not there.
     pub without_partner: Vec<String>,
@@ -21,7 +34,7 @@ pub struct AdapterReport {
     pub other_component: Vec<String>,
     /// Keys of kinds that are not applied, by kind.
     pub unsupported: BTreeMap<String, Vec<String>>,
-    /// Keys that are no adapter's.
+    /// Keys of no form that is known.
     pub unknown: Vec<String>,
     /// What is untidy and refuses nothing.
     pub remarks: Vec<String>,
@@ -43,6 +56,10 @@ impl AdapterReport {
             counted(self.applied.len(), "layer", "layers"),
             self.component
         );
+        for strength in &self.strengths {
+            said.push_str("; ");
+            said.push_str(&strength.to_string());
+        }
         let left_out = self.left_out();
         if !left_out.is_empty() {
             said.push_str("; not applied: ");
@@ -50,7 +67,7 @@ impl AdapterReport {
         }
         if !self.other_component.is_empty() {
             let keys = counted(self.other_component.len(), "key", "keys");
-            said.push_str(&format!("; for another component: {keys}"));
+            said.push_str(&format!("; for another component: {keys} ({})", sample(&self.other_component)));
         }
         for remark in &self.remarks {
             said.push_str("; ");
@@ -59,18 +76,30 @@ impl AdapterReport {
         said
     }
 
-    fn left_out(&self) -> Vec<String> {
+    /// What is left out, with counts and names.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<String> {
         let of_kind = |keys: &Vec<String>, kind: &str| format!("{} of {kind}", counted(keys.len(), "key", "keys"));
         let kinds = self.unsupported.iter().map(|(kind, keys)| (of_kind(keys, kind), keys));
         let targets = counted(self.without_target.len(), "change without a target", "changes without a target");
         let partners = counted(self.without_partner.len(), "key without its partner", "keys without their partners");
-        let unknown = counted(self.unknown.len(), "unknown key", "unknown keys");
+        let unknown = counted(self.unknown.len(), "key of no known form", "keys of no known form");
         [(targets, &self.without_target), (partners, &self.without_partner), (unknown, &self.unknown)]
             .into_iter()
             .chain(kinds)
             .filter(|(_, names)| !names.is_empty())
             .map(|(what, names)| format!("{what} ({})", sample(names)))
             .collect()
+    }
+}
+
+impl std::fmt::Display for AppliedStrength {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let layers = counted(self.layers.len(), "layer", "layers");
+        match self.source {
+            StrengthSource::Nothing => write!(f, "{layers} as they are, since nothing says a strength"),
+            source => write!(f, "{layers} by {} ({source})", self.strength),
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub enum Product {
         /// The same.
         second: (Matrix, Matrix),
     },
-    /// The difference itself, `[output, input]`.
+    /// The difference, or the weight itself, of any shape.
     Full(Matrix),
 }
 
@@ -99,29 +99,28 @@ impl Product {
     }
 }
 
-/// By what the product is multiplied, beside the scale.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Alpha {
-    /// Nothing.
-    One,
-    /// A number.
-    Value(f64),
-    /// The number in a tensor of one element.
-    Stored(Slice),
+/// What becomes of the weight that was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// It is added to.
+    Adds,
+    /// It is forgotten. Its dtype and its packing stay.
+    Replaces,
 }
 
-/// What an adapter adds to one weight: rows of `product * (scale * alpha / divisor)`, computed in F32.
+/// What an adapter does to one tensor, with rows of `product * (scale * alpha / divisor)`, computed in F32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
-    /// The product, `[output, input]`; of a fused layer all its rows.
+    /// The product, of the shape of the tensor; of a fused layer all its rows.
     pub product: Product,
     /// The scale that the user asked for.
     pub scale: f64,
-    /// The adapter's own.
-    pub alpha: Alpha,
-    /// The rank, or its root for adapters that say so; 1 where `alpha` is
-    /// [`Alpha::One`], or the whole factor.
+    /// The adapter's own strength, undivided.
+    pub alpha: f64,
+    /// The rank, its root for adapters that say so, or 1 where nothing divides.
     pub divisor: f64,
-    /// Which rows of the product are this weight's.
+    /// Which rows of the product are this tensor's.
     pub rows: Range<u64>,
+    /// Whether they are added to it.
+    pub effect: Effect,
 }

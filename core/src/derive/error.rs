@@ -88,7 +88,7 @@ pub enum CannotConvert {
         name: String,
     },
     /// An adapter changes a layer that is not there.
-    #[error("an adapter changes layer `{layer}`, which the component does not hold")]
+    #[error("an adapter changes `{layer}`, which the component does not hold")]
     NoLayer {
         /// The layer.
         layer: String,

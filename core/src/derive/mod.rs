@@ -12,7 +12,7 @@ mod unit;
 
 pub use self::{
     conversion::{Conversion, Float, LayerFilter, Merged, Packing},
-    delta::{Alpha, Delta, Factor, Matrix, Product},
+    delta::{Delta, Effect, Factor, Matrix, Product},
     error::{CannotConvert, Wish},
     job::{Input, Job, Output},
     plan::{Converted, Derivation, Rule, Setting, plan},

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     axes::Axes,
     header::{Dtype, FLOATS},
-    layer_name::layer_of,
+    layer_name::{layer_of, weight_of},
     layers::Opaque,
     place::{At, Making, Placed, Stored},
     quantisation::{Packed, PartSpec, Scheme},
@@ -68,7 +68,7 @@ pub struct Setting<'a> {
     pub rule: Rule,
     /// Layers and tensors from which nothing is computed.
     pub opaque: &'a BTreeMap<String, Opaque>,
-    /// What adapters add, by layer.
+    /// What adapters do, by the catalogue name of the tensor.
     pub deltas: BTreeMap<String, Vec<Delta>>,
     /// What the image says of itself.
     pub metadata: BTreeMap<String, String>,
@@ -102,7 +102,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     let mut tensors = Vec::new();
     let mut jobs: Vec<Planned> = Vec::new();
     for unit in units {
-        let added = unit.layer().and_then(|layer| deltas.remove(layer)).unwrap_or_default();
+        let added = deltas.remove(&unit.weight()).unwrap_or_default();
         match job(&unit, conversion, &chosen, added)? {
             Some(job) => jobs.push(job),
             None => tensors.extend(unit.into_placed().into_iter().map(|placed| placed.moved(At::Source))),
@@ -192,7 +192,7 @@ fn closed(
     let moved = |_: &str, tensors: &[Placed]| tensors.iter().any(|tensor| reordered(tensor).is_some());
     let quantised =
         |_: &str, tensors: &[Placed]| tensors.iter().any(|tensor| !matches!(tensor.dtype, Dtype::F64 | Dtype::C64));
-    let refused = refusal(Wish::Adapt, &|name, _| deltas.contains_key(name))
+    let refused = refusal(Wish::Adapt, &|name, _| deltas.contains_key(name) || deltas.contains_key(&weight_of(name)))
         .or_else(|| (conversion.packing == Packing::Plain).then(|| refusal(Wish::Dequantise, &quantised))?)
         .or_else(|| refusal(Wish::Reorder, &moved));
     if let Some(refused) = refused {
@@ -326,7 +326,7 @@ fn slice(placed: &Placed) -> Slice {
 mod tests {
     use super::*;
     use crate::{
-        derive::{Alpha, Float, Matrix, Product},
+        derive::{Effect, Float, Matrix, Product},
         quantisation::Mode,
         source::SourceId,
     };
@@ -362,11 +362,11 @@ mod tests {
     fn delta() -> Delta {
         let slice = Slice { source: SourceId(3), range: 0..4, dtype: Dtype::F32, shape: vec![1, 1] };
         let product = Product::Full(Matrix { slice, transposed: false });
-        Delta { product, scale: 1.0, alpha: Alpha::One, divisor: 1.0, rows: 0..1 }
+        Delta { product, scale: 1.0, alpha: 1.0, divisor: 1.0, rows: 0..1, effect: Effect::Adds }
     }
 
     fn run(tensors: Vec<Placed>, conversion: &Conversion, deltas: &[&str]) -> Result<Converted, CannotConvert> {
-        let deltas = deltas.iter().map(|&layer| (layer.to_owned(), vec![delta()])).collect();
+        let deltas = deltas.iter().map(|&layer| (weight_of(layer), vec![delta()])).collect();
         let quantises = |layer: &str| !layer.contains("embed");
         let opaque = BTreeMap::new();
         let metadata = BTreeMap::new();
@@ -504,7 +504,7 @@ mod tests {
         let expected = [("module.a.weight", Dtype::BF16, true), ("module.b.weight", Dtype::F32, false)];
         assert_eq!(lent(&run(tensors(), &plain, &["a"]).unwrap()), expected);
         let absent = run(tensors(), &Conversion::default(), &["c"]).unwrap_err();
-        assert_eq!(absent, CannotConvert::NoLayer { layer: "c".into() });
+        assert_eq!(absent, CannotConvert::NoLayer { layer: "c.weight".into() });
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::CannotConvert;
 use crate::{
-    layer_name::layer_of,
+    layer_name::{layer_of, weight_of},
     layers::Opaque,
     place::Placed,
     quantisation::{PartRole, Scheme},
@@ -55,6 +55,15 @@ impl Unit<'_> {
             Self::Plain(placed) => layer_of(&placed.canonical),
             Self::Packed(layer) => Some(&layer.name),
             Self::Opaque(unit) => Some(unit.name),
+        }
+    }
+
+    /// Catalogue name of the tensor that adapters change.
+    pub(super) fn weight(&self) -> String {
+        match self {
+            Self::Plain(placed) => placed.canonical.to_string(),
+            Self::Packed(layer) => weight_of(&layer.name),
+            Self::Opaque(unit) => weight_of(unit.name),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::adapter::Targets;
 
-/// Seven layers of each block, and the head. Embeddings are not among them: their pairs are looked up, not multiplied.
+/// The prefixes and lists of trainers. Behind them layers have the model's own names.
 pub(super) static TARGETS: Targets = Targets {
     prefixes: &[
         "base_model.model.",
@@ -24,25 +24,31 @@ pub(super) static TARGETS: Targets = Targets {
         "text_encoder_2.",
     ],
     blocks: &[("model.layers", "model.layers"), ("layers", "model.layers")],
-    layers: &[
-        ("self_attn.q_proj", &["self_attn.q_proj"]),
-        ("self_attn.k_proj", &["self_attn.k_proj"]),
-        ("self_attn.v_proj", &["self_attn.v_proj"]),
-        ("self_attn.o_proj", &["self_attn.o_proj"]),
-        ("mlp.gate_proj", &["mlp.gate_proj"]),
-        ("mlp.up_proj", &["mlp.up_proj"]),
-        ("mlp.down_proj", &["mlp.down_proj"]),
-    ],
-    singles: &[("lm_head", "lm_head")],
+    layers: &[],
+    singles: &[("embed_tokens", "model.embed_tokens"), ("norm", "model.norm")],
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::recognise;
+    use crate::adapter::{Weights, WholeWeights, recognise};
 
-    fn blocks_of(list: &str) -> u64 {
-        if list == "model.layers" { 36 } else { 0 }
+    /// Those of 36 blocks, with a head.
+    fn weights() -> Weights {
+        let layers = [
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
+            "self_attn.q_norm",
+            "input_layernorm",
+        ];
+        let in_blocks = (0..36).flat_map(|index| layers.map(|layer| format!("model.layers.{index}.{layer}.weight")));
+        let outside = ["lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"].map(str::to_owned);
+        Weights::new(in_blocks.chain(outside).map(|name| (name, vec![8, 8])))
     }
 
     #[test]
@@ -59,14 +65,18 @@ mod tests {
             ("base_model.model.text_encoder.model.layers.3.self_attn.q_proj", "model.layers.3.self_attn.q_proj"),
             ("text_encoders.qwen3_4b.transformer.model.layers.3.self_attn.q_proj", "model.layers.3.self_attn.q_proj"),
             ("base_model.model.lm_head", "lm_head"),
+            ("layers.3.input_layernorm", "model.layers.3.input_layernorm"),
+            ("text_encoder.layers.3.self_attn.q_norm", "model.layers.3.self_attn.q_norm"),
+            ("base_model.model.model.embed_tokens", "model.embed_tokens"),
+            ("text_encoder.norm", "model.norm"),
         ];
         for (base, expected) in cases {
-            let found = TARGETS.find(base, blocks_of);
+            let found = TARGETS.find(base, &weights());
             assert_eq!(found.iter().map(|target| &*target.layer).collect::<Vec<_>>(), [expected], "{base}");
             assert!(!TARGETS.is_of_another(base), "{base}");
         }
-        for base in ["model.embed_tokens", "model.layers.36.mlp.up_proj", "layers.0.attention.to_q", "model.norm"] {
-            assert_eq!(TARGETS.find(base, blocks_of), [], "{base}");
+        for base in ["model.layers.36.mlp.up_proj", "layers.0.attention.to_q", "embed", "model.layers.0"] {
+            assert_eq!(TARGETS.find(base, &weights()), [], "{base}");
         }
     }
 
@@ -75,15 +85,15 @@ mod tests {
         let keys = [
             "text_encoder.model.layers.0.self_attn.q_proj.lora_A.weight",
             "text_encoder.model.layers.0.self_attn.q_proj.lora_B.weight",
-            "model.embed_tokens.lora_a",
-            "model.embed_tokens.lora_b",
+            "model.layers.40.mlp.up_proj.lora_a",
+            "model.layers.40.mlp.up_proj.lora_b",
             "base_model.model.transformer.layers.0.self_attn.k_proj.lora_A.weight",
             "diffusion_model.layers.0.self_attn.k_proj.lora_A.weight",
             "lora_unet_layers_0_self_attn_k_proj.lora_down.weight",
         ];
-        let found = recognise(keys, &TARGETS, blocks_of).unwrap();
-        assert_eq!(found.layers.len(), 1);
-        assert_eq!(found.without_target, ["embed_tokens"]);
+        let found = recognise(keys, &TARGETS, &weights(), WholeWeights::BesideChanges).unwrap();
+        assert_eq!(found.changes.len(), 1);
+        assert_eq!(found.without_target, ["layers.40.mlp.up_proj"]);
         assert_eq!(found.other_component, keys[4..]);
         assert!(found.without_partner.is_empty() && found.unknown.is_empty());
     }

@@ -4,23 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use weightsd_core::{
-    adapter::{AdapterError, AdapterInput, AdapterPlan, AdapterRefused, Targets, plan},
-    derive::{Alpha, Product},
+    adapter::{
+        AdapterError, AdapterInput, AdapterPlan, AdapterRefused, FileStrengths, Incomplete, Targets, Weights, alphas,
+        plan,
+    },
+    derive::Product,
     family::{Family, z_image::ZImage},
     header::Dtype,
-    source::SourceId,
 };
 
 use crate::common::{Entry, Model, table};
-
-/// Numbers of blocks of the real model.
-fn blocks_of(list: &str) -> u64 {
-    match list {
-        "layers" => 30,
-        "model.layers" => 36,
-        _ => 2,
-    }
-}
 
 fn targets(component: &str) -> &'static Targets {
     ZImage.adapter_targets(component).unwrap()
@@ -34,9 +27,32 @@ fn shapes(component: &str) -> BTreeMap<String, Vec<u64>> {
 }
 
 fn planned(component: &str, entries: &[Entry]) -> Result<AdapterPlan, AdapterRefused> {
-    let (tensors, shapes) = (table(entries), shapes(component));
-    let input = AdapterInput { name: "a", tensors: &tensors, config: None, scale: 0.8 };
-    plan(&input, component, targets(component), blocks_of, |layer| shapes.get(layer).cloned())
+    let catalogue = Model::real().catalogue(component);
+    let weights = catalogue.tensors().iter().map(|expected| (expected.name.clone(), expected.shape.clone()));
+    planned_for(component, &Weights::new(weights), entries)
+}
+
+/// A plan where all alphas are 128.
+fn planned_for(component: &str, weights: &Weights, entries: &[Entry]) -> Result<AdapterPlan, AdapterRefused> {
+    let tensors = table(entries);
+    let alphas = alphas(&tensors).map(|tensor| (tensor.info.name.to_string(), 128.0)).collect();
+    let metadata = FileStrengths::default();
+    let input = AdapterInput {
+        name: "a",
+        tensors: &tensors,
+        alphas: &alphas,
+        config: None,
+        metadata: &metadata,
+        scale: 0.8,
+        incomplete: Incomplete::Refused,
+    };
+    plan(&input, component, targets(component), weights)
+}
+
+/// Attention of one size in the first block.
+fn attention(output: u64, input: u64) -> Weights {
+    let layers = ["to_q", "to_k", "to_v"].map(|layer| format!("layers.0.attention.{layer}.weight"));
+    Weights::new(layers.map(|name| (name, vec![output, input])))
 }
 
 /// A pair for a layer, as kohya's trainer names it.
@@ -59,10 +75,9 @@ fn the_distilled_adapter_of_the_publisher_changes_204_layers_by_the_factor_1() {
     let plan = planned("transformer", &entries).unwrap();
     assert_eq!(plan.deltas.len(), 204);
     assert!(!plan.report.is_partial(), "{}", plan.report.summary());
-    for (layer, delta) in &plan.deltas {
-        assert!(matches!(&delta.alpha, Alpha::Stored(slice) if slice.source == SourceId(0)), "{layer}");
-        // The file's alphas are all 128.
-        assert_eq!((delta.divisor, delta.scale), (128.0, 0.8), "{layer}");
+    for (tensor, deltas) in &plan.deltas {
+        let [delta] = &deltas[..] else { panic!("{tensor}: {deltas:?}") };
+        assert_eq!((delta.alpha, delta.divisor, delta.scale), (128.0, 128.0, 0.8), "{tensor}");
     }
     let refused = planned("text_encoder", &entries).unwrap_err();
     assert!(matches!(refused.problem, AdapterError::NoTargets { found: 0, other_component: 612, .. }), "{refused}");
@@ -75,13 +90,14 @@ fn every_linear_layer_of_the_transformer_that_a_trainer_knows_is_a_target() {
     assert_eq!(linear.len(), 276);
     let entries: Vec<Entry> = linear.iter().flat_map(|(layer, shape)| pair(layer, 4, shape)).collect();
     let plan = planned("transformer", &entries).unwrap();
-    assert_eq!(plan.deltas.keys().collect::<BTreeSet<_>>(), linear.iter().map(|(layer, _)| *layer).collect());
+    assert_eq!(plan.report.applied.iter().collect::<BTreeSet<_>>(), linear.iter().map(|(layer, _)| *layer).collect());
     assert!(!plan.report.is_partial());
     // The context refiner has no modulation.
     let absent = pair("context_refiner.0.adaLN_modulation.0", 4, &[15360, 256]);
     let entries = [entries, absent.to_vec()].concat();
-    let report = planned("transformer", &entries).unwrap().report;
-    assert_eq!(report.without_target, ["context_refiner.0.adaLN_modulation.0"]);
+    let refused = planned("transformer", &entries).unwrap_err();
+    let AdapterError::Incomplete { changed: 276, left_out } = refused.problem else { panic!("{refused}") };
+    assert_eq!(left_out, ["1 change without a target (context_refiner.0.adaLN_modulation.0)"]);
 }
 
 #[test]
@@ -114,18 +130,16 @@ proptest! {
         };
         let (layer, parts) = if fused { ("layers.0.attention.qkv", 3) } else { ("layers.0.attention.to_q", 1) };
         let [down, up] = if is_mlx { ["lora_a", "lora_b"] } else { ["lora_A.weight", "lora_B.weight"] };
-        let tensors = table(&[
+        let entries = [
             (format!("{layer}.{down}"), Dtype::F16, turned([rank, input], turn_down)),
             (format!("{layer}.{up}"), Dtype::F16, turned([parts * output, rank], turn_up)),
-        ]);
-        let given = AdapterInput { name: "a", tensors: &tensors, config: None, scale: 1.0 };
-        let plan = plan(&given, "transformer", targets("transformer"), blocks_of, |_| Some(vec![output, input]));
-        let plan = plan.unwrap();
+        ];
+        let plan = planned_for("transformer", &attention(output, input), &entries).unwrap();
         prop_assert_eq!(plan.deltas.len() as u64, parts);
-        let mut rows: Vec<_> = plan.deltas.values().map(|delta| delta.rows.clone()).collect();
+        let mut rows: Vec<_> = plan.deltas.values().flatten().map(|delta| delta.rows.clone()).collect();
         rows.sort_by_key(|rows| rows.start);
         prop_assert_eq!(rows, (0..parts).map(|part| part * output..(part + 1) * output).collect::<Vec<_>>());
-        for delta in plan.deltas.values() {
+        for delta in plan.deltas.values().flatten() {
             let Product::LowRank { down, up } = &delta.product else { panic!("{delta:?}") };
             let (down, up) = (down.dimensions().unwrap(), up.dimensions().unwrap());
             prop_assert_eq!(up.1, down.0);
@@ -147,11 +161,9 @@ proptest! {
             .zip(shapes)
             .map(|(marker, shape)| (format!("layers.0.attention.to_q.{marker}"), Dtype::F32, shape))
             .collect();
-        let tensors = table(&entries);
-        let given = AdapterInput { name: "a", tensors: &tensors, config: None, scale: 1.0 };
-        let plan = plan(&given, "transformer", targets("transformer"), blocks_of, |_| Some(vec![4, 6]));
+        let plan = planned_for("transformer", &attention(4, 6), &entries);
         let Ok(plan) = plan else { return Ok(()) };
-        for delta in plan.deltas.values() {
+        for delta in plan.deltas.values().flatten() {
             prop_assert_eq!(delta.product.dimensions(), Some((4, 6)));
             prop_assert!(delta.divisor >= 1.0 && delta.rows == (0..4));
         }

@@ -201,7 +201,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::family::detect;
+    use crate::{adapter::Weights, family::detect};
 
     fn facts(config: &Value) -> ModelFacts {
         let documents = [(CONFIG.to_owned(), config.to_string().into_bytes())].into();
@@ -224,14 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn adapters_change_linear_layers_of_every_catalogue() {
+    fn adapters_change_every_layer_of_a_catalogue() {
         let catalogue = describe(&config("qwen3", &json!({"tie_word_embeddings": false}))).unwrap();
         let targets = CausalLm.adapter_targets("model").unwrap();
         let weights =
             catalogue.tensors().iter().filter_map(|tensor| Some((tensor.name.strip_suffix(".weight")?, tensor)));
-        let linear = weights.filter(|(layer, tensor)| tensor.shape.len() == 2 && *layer != "model.embed_tokens");
-        for (layer, _) in linear {
-            let found = targets.find(&format!("base_model.model.{layer}"), |_| 2);
+        let tensors = catalogue.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
+        let of_model = Weights::new(tensors);
+        for (layer, _) in weights {
+            let found = targets.find(&format!("base_model.model.{layer}"), &of_model);
             assert_eq!(found.iter().map(|target| &*target.layer).collect::<Vec<_>>(), [layer]);
         }
         assert!(CausalLm.adapter_targets("vision").is_none());

@@ -7,12 +7,14 @@ const K: &[&str] = &["attention.to_k"];
 const V: &[&str] = &["attention.to_v"];
 const OUT: &[&str] = &["attention.to_out.0"];
 const QKV: &[&str] = &["attention.to_q", "attention.to_k", "attention.to_v"];
+const NORM_Q: &[&str] = &["attention.norm_q"];
+const NORM_K: &[&str] = &["attention.norm_k"];
 const W1: &[&str] = &["feed_forward.w1"];
 const W2: &[&str] = &["feed_forward.w2"];
 const W3: &[&str] = &["feed_forward.w3"];
 const MODULATION: &[&str] = &["adaLN_modulation.0"];
 
-/// Seven layers of each block of three lists, the modulation of blocks that have one, and layers outside blocks.
+/// Layers of the blocks of three lists and layers outside blocks, under names that are not the transformer's own.
 pub(super) static TARGETS: Targets = Targets {
     prefixes: &[
         "base_model.model.",
@@ -56,6 +58,10 @@ pub(super) static TARGETS: Targets = Targets {
         ("self_attn.k_proj", K),
         ("self_attn.v_proj", V),
         ("self_attn.o_proj", OUT),
+        ("attention.q_norm", NORM_Q),
+        ("attention.k_norm", NORM_K),
+        ("attn.norm_q", NORM_Q),
+        ("attn.norm_k", NORM_K),
         ("feed_forward.w1", W1),
         ("feed_forward.w2", W2),
         ("feed_forward.w3", W3),
@@ -84,14 +90,26 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::adapter::{AdapterError, Change, FactorKeys, Unsupported, Written, recognise};
+    use crate::{
+        adapter::{
+            AdapterError, Change, FactorKeys, Recognised, Share, Side, Unsupported, Weights, WholeWeights, recognise,
+        },
+        family::z_image::{Blueprint as _, known},
+        tool::Tool,
+    };
 
-    fn blocks_of(list: &str) -> u64 {
-        if list == "layers" { 30 } else { 2 }
+    /// Those of the real transformer.
+    fn weights() -> Weights {
+        let catalogue = known::transformer().catalogue();
+        Weights::new(catalogue.tensors().iter().map(|expected| (expected.name.clone(), expected.shape.clone())))
+    }
+
+    fn recognised<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Recognised, AdapterError> {
+        recognise(keys, &TARGETS, &weights(), WholeWeights::BesideChanges)
     }
 
     fn layer(base: &str) -> Option<String> {
-        let mut found = TARGETS.find(base, blocks_of);
+        let mut found = TARGETS.find(base, &weights());
         assert!(found.len() <= 1, "{base}");
         found.pop().map(|target| target.layer)
     }
@@ -137,6 +155,11 @@ mod tests {
             ("lora_unet_cap_embedder_1", "cap_embedder.1"),
             ("t.embedder.mlp.0", "t_embedder.mlp.0"),
             ("t_embedder.mlp.2", "t_embedder.mlp.2"),
+            ("cap_embedder.0", "cap_embedder.0"),
+            ("diffusion_model.layers.0.attention.q_norm", "layers.0.attention.norm_q"),
+            ("lora_unet_layers_0_attention_norm1", "layers.0.attention_norm1"),
+            ("diffusion_model.layers.1.ffn_norm2", "layers.1.ffn_norm2"),
+            ("diffusion_model.x_pad_token", "x_pad_token"),
         ];
         for (base, expected) in cases {
             assert_eq!(layer(base).as_deref(), Some(expected), "{base}");
@@ -147,7 +170,7 @@ mod tests {
             "invalid.path",
             "layers.0.adaLN_modulation.1",
             "all_x_embedder.4-1",
-            "cap_embedder.0",
+            "context_refiner.0.adaLN_modulation.0",
             "t_embedder.mlp.1",
             "layers.+1.attention.to_q",
             "layers.x.attention.to_q",
@@ -162,32 +185,33 @@ mod tests {
     #[test]
     fn zimage_swift_knows_238_of_the_targets_and_the_rest_is_ours() {
         let mut all = BTreeSet::new();
+        let weights = weights();
         for (list, _) in TARGETS.blocks {
             for index in 0..40 {
                 for (written, _) in TARGETS.layers {
-                    let found = TARGETS.find(&format!("{list}.{index}.{written}"), blocks_of);
+                    let found = TARGETS.find(&format!("{list}.{index}.{written}"), &weights);
                     all.extend(found.into_iter().map(|target| target.layer));
                 }
             }
         }
-        let (theirs, ours): (BTreeSet<_>, BTreeSet<_>) =
-            all.into_iter().partition(|layer| layer.contains(".attention.") || layer.contains(".feed_forward."));
+        let is_theirs = |layer: &String| layer.contains(".attention.to_") || layer.contains(".feed_forward.");
+        let (theirs, ours): (BTreeSet<_>, BTreeSet<_>) = all.into_iter().partition(is_theirs);
         assert_eq!(theirs.len(), 238);
-        assert!(ours.iter().all(|layer| layer.ends_with(".adaLN_modulation.0")));
-        // Two of them are of the context refiner, which has no modulation: the model's own catalogue tells.
-        assert_eq!(ours.len(), 34);
+        // The modulation of all blocks but the context refiner's, and the norms of queries and keys.
+        let modulations = ours.iter().filter(|layer| layer.ends_with(".adaLN_modulation.0")).count();
+        assert_eq!((ours.len(), modulations), (32 + 68, 32));
         let outside: BTreeSet<_> = TARGETS.singles.iter().map(|(_, layer)| layer).collect();
         assert_eq!(outside.len(), 6);
     }
 
     #[test]
     fn a_fused_layer_is_three() {
-        let found = TARGETS.find("diffusion_model.layers.5.attention.qkv", blocks_of);
-        let shown: Vec<_> = found.iter().map(|target| (target.layer.as_str(), target.part)).collect();
+        let found = TARGETS.find("diffusion_model.layers.5.attention.qkv", &weights());
+        let shown: Vec<_> = found.iter().map(|target| (target.layer.as_str(), target.share)).collect();
         let expected = [
-            ("layers.5.attention.to_q", (0, 3)),
-            ("layers.5.attention.to_k", (1, 3)),
-            ("layers.5.attention.to_v", (2, 3)),
+            ("layers.5.attention.to_q", Share { at: 0, of: 3 }),
+            ("layers.5.attention.to_k", Share { at: 1, of: 3 }),
+            ("layers.5.attention.to_v", Share { at: 2, of: 3 }),
         ];
         assert_eq!(shown, expected);
     }
@@ -222,34 +246,101 @@ mod tests {
             "text_encoder.layers.0.self_attn.q_proj.lora_up.weight",
             "something.else",
         ];
-        let found = recognise(keys, &TARGETS, blocks_of).unwrap();
-        let layers: Vec<_> = found.layers.iter().map(|keys| keys.target.layer.as_str()).collect();
+        let found = recognised(keys).unwrap();
+        let layers: Vec<_> = found.changes.iter().map(|change| change.layers[0].layer.as_str()).collect();
         let expected = [
             "layers.0.feed_forward.w1",
             "layers.1.attention.to_q",
             "layers.2.attention.to_k",
+            "layers.4.attention.to_v",
+            "layers.5.attention.norm_q",
             "layers.5.attention.to_v",
         ];
         assert_eq!(layers, expected);
-        assert_eq!(found.layers[1].alpha.as_deref(), Some(keys[2]));
+        assert_eq!(found.changes[1].alphas, [keys[2]]);
         assert!(
-            matches!(&found.layers[1].change, Change::LowRank(pair) if pair.down == keys[0] && pair.up == keys[1] && pair.written == Written::Torch)
+            matches!(&found.changes[1].change, Change::LowRank(pair) if pair.down == keys[0] && pair.up == keys[1] && pair.tool == Tool::Unknown)
         );
         let w1 = FactorKeys::Whole(keys[5].to_owned());
         let w2 = FactorKeys::Product(keys[6].to_owned(), keys[7].to_owned());
-        assert_eq!(found.layers[2].change, Change::Kronecker { w1, w2 });
-        assert_eq!(found.layers[2].alpha.as_deref(), Some(keys[8]));
-        assert_eq!(found.layers[0].alpha, None);
-        let alone = [keys[9], keys[10], keys[11], keys[17], keys[22]];
-        assert_eq!(found.without_partner, alone, "another ending is another pair");
-        assert_eq!(found.without_target, ["layers.5.attention.norm_q"]);
+        assert_eq!(found.changes[2].change, Change::Kronecker { w1, w2 });
+        assert_eq!(found.changes[2].alphas, [keys[8]]);
+        assert!(found.changes[0].alphas.is_empty());
+        assert_eq!(found.without_partner, [keys[9], keys[17], keys[22]]);
+        assert!(found.without_target.is_empty());
         let unsupported = [
-            (Unsupported::Bias, vec![keys[14].to_owned()]),
+            (Unsupported::PairBias, vec![keys[14].to_owned()]),
             (Unsupported::Tucker, [21, 18, 19, 20].map(|at| keys[at].to_owned()).to_vec()),
         ];
         assert_eq!(found.unsupported, unsupported.into());
         assert_eq!(found.other_component, [keys[23], keys[24]]);
         assert_eq!(found.unknown, ["something.else"]);
+    }
+
+    #[test]
+    fn a_layer_is_one_however_its_tensors_spell_it() {
+        let alphas = ["layers.1.attention.to_q", "lora_unet_layers_1_attention_to_q", "transformer.layers.1.attn.to_q"];
+        for alpha in alphas.map(|base| format!("{base}.alpha")) {
+            let keys = [
+                "layers.1.attention.to.q.lora.down.weight",
+                "layers.1.attention.to.q.lora.up.weight",
+                &alpha,
+                "layers.1.attention.to_k.lora_down.weight",
+                "diffusion_model.layers.1.attention.to.k.lora_up.weight",
+            ];
+            let found = recognised(keys).unwrap();
+            let [key, query] = &found.changes[..] else { panic!("{found:?}") };
+            assert_eq!(
+                (key.layers[0].layer.as_str(), query.alphas.as_slice()),
+                ("layers.1.attention.to_k", &[alpha][..])
+            );
+            assert!(key.alphas.is_empty() && found.without_partner.is_empty(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn differences_and_whole_weights_name_their_tensor() {
+        let keys = [
+            "diffusion_model.layers.0.attention_norm1.diff",
+            "diffusion_model.layers.0.attention.q_norm.w_norm",
+            "diffusion_model.x_embedder.diff_b",
+            "diffusion_model.x_pad_token.diff",
+            "transformer.cap_embedder.1.bias",
+            "transformer.t_embedder.mlp.0.modules_to_save.default.weight",
+            "transformer.t_embedder.mlp.2.base_layer.bias",
+            "transformer.layers.0.attention.to_q.bias",
+        ];
+        let found = recognised(keys).unwrap();
+        let tensors: Vec<_> =
+            found.changes.iter().map(|change| (change.layers[0].layer.as_str(), change.side, &change.change)).collect();
+        let (full, whole) = (|key: &str| Change::Full(key.to_owned()), |key: &str| Change::Whole(key.to_owned()));
+        let expected = [
+            ("all_x_embedder.2-1", Side::Bias, &full(keys[2])),
+            ("cap_embedder.1", Side::Bias, &whole(keys[4])),
+            ("layers.0.attention.norm_q", Side::Weight, &full(keys[1])),
+            ("layers.0.attention_norm1", Side::Weight, &full(keys[0])),
+            ("t_embedder.mlp.0", Side::Weight, &whole(keys[5])),
+            ("t_embedder.mlp.2", Side::Bias, &whole(keys[6])),
+            ("x_pad_token", Side::Weight, &full(keys[3])),
+        ];
+        assert_eq!(tensors, expected);
+        // The layer has no bias.
+        assert_eq!(found.without_target, ["layers.0.attention.to_q"]);
+        let error = recognised(["layers.0.attention.to_q.weight", "layers.0.attention.to_k.weight"]).unwrap_err();
+        assert!(matches!(error, AdapterError::WholeWeights { count: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn several_adapters_in_a_file_are_refused_with_their_names() {
+        let of =
+            |name: &str| ["A", "B"].map(|side| format!("transformer.layers.0.attention.to_q.lora_{side}.{name}weight"));
+        let keys = [of("default."), of("style.")].concat();
+        let error = recognised(keys.iter().map(String::as_str)).unwrap_err();
+        assert_eq!(error.to_string(), "the file holds several adapters: `default`, `style`");
+        let [down, up] = [&of("")[0], &of("default.")[1]];
+        assert_eq!(recognised([down.as_str(), up.as_str()]).unwrap().changes.len(), 1, "unnamed is `default`");
+        let same = [of(""), of("default.")].concat();
+        assert!(matches!(recognised(same.iter().map(String::as_str)), Err(AdapterError::Twice { .. })));
     }
 
     #[test]
@@ -271,9 +362,9 @@ mod tests {
                 }
             }
         }
-        let found = recognise(keys.iter().map(String::as_str), &TARGETS, blocks_of).unwrap();
-        assert_eq!(found.layers.len(), 204);
-        assert!(found.layers.iter().all(|keys| keys.alpha.is_some()));
+        let found = recognised(keys.iter().map(String::as_str)).unwrap();
+        assert_eq!(found.changes.len(), 204);
+        assert!(found.changes.iter().all(|change| change.alphas.len() == 1));
     }
 
     #[test]
@@ -282,19 +373,12 @@ mod tests {
             "lora_unet_layers_99_attention_to_q.lora_down.weight",
             "lora_unet_layers_99_attention_to_q.lora_up.weight",
         ];
-        let error = recognise(keys, &TARGETS, blocks_of).unwrap_err();
+        let error = recognised(keys).unwrap_err();
         let said = error.to_string();
         assert!(said.contains("zero valid target layers") && said.contains("layers_99_attention_to_q"), "{said}");
-        let error = recognise(["a.lokr_t2", "a.diff_b", "b.lora_A.weight"], &TARGETS, blocks_of).unwrap_err();
+        let error = recognised(["a.lokr_t2", "a.oft_blocks", "b.lora_A.weight"]).unwrap_err();
         assert!(matches!(&error, AdapterError::NoPairs { found: 3, unsupported } if unsupported.len() == 2));
-        assert!(error.to_string().contains("Tucker cores"), "{error}");
-        let twice = [
-            "layers.0.attention.to_q.lora_A.weight",
-            "layers.0.attention.to_q.lora_B.weight",
-            "transformer.layers.0.attn.to_q.lora_A.weight",
-            "transformer.layers.0.attn.to_q.lora_B.weight",
-        ];
-        assert!(matches!(recognise(twice, &TARGETS, blocks_of), Err(AdapterError::Twice { .. })));
+        assert!(error.to_string().contains("Tucker cores, OFT or BOFT"), "{error}");
     }
 
     #[test]
@@ -303,7 +387,7 @@ mod tests {
             .rev()
             .flat_map(|block| ["up", "down"].map(|side| format!("lora_unet_dit_{block:02}_x.lora_{side}.weight")))
             .collect();
-        let error = recognise(keys.iter().map(String::as_str), &TARGETS, blocks_of).unwrap_err();
+        let error = recognised(keys.iter().map(String::as_str)).unwrap_err();
         let said = error.to_string();
         assert!(
             said.contains("12 changes") && said.contains("dit_00_x, dit_01_x") && said.contains("(4 more)"),
@@ -311,7 +395,7 @@ mod tests {
         );
         assert!(!said.contains("dit_08_x"), "{said}");
         let keys = ["lora_te_layers_0_mlp_up_proj.lora_down.weight", "lora_te_layers_0_mlp_up_proj.lora_up.weight"];
-        let said = recognise(keys, &TARGETS, blocks_of).unwrap_err().to_string();
+        let said = recognised(keys).unwrap_err().to_string();
         assert!(said.contains("2 keys are for another component"), "{said}");
     }
 
@@ -324,7 +408,7 @@ mod tests {
             "text_encoder.layers.0.self_attn.q_proj.dora_scale",
         ] {
             let pair = ["layers.1.attention.to_q.lora_A.weight", "layers.1.attention.to_q.lora_B.weight", magnitude];
-            let error = recognise(pair, &TARGETS, blocks_of).unwrap_err();
+            let error = recognised(pair).unwrap_err();
             let said = error.to_string();
             assert!(matches!(error, AdapterError::Dora { .. }), "{said}");
             assert!(said.contains(magnitude) && said.contains("norm of the merged weight"), "{said}");
