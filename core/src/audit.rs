@@ -253,6 +253,12 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
         let list = if tolerates(&tensor.info.name) { &mut report.tolerated } else { &mut report.extra };
         list.push(tensor.info.name.to_string());
     }
+    if let (true, Some(sample)) = (catalogue.is_some(), report.extra.first()) {
+        let count = report.extra.len();
+        report.remarks.push(format!(
+            "{count} tensors that the catalogue does not have, such as `{sample}`, are left out in layout MLX"
+        ));
+    }
     report
 }
 
@@ -309,6 +315,8 @@ mod tests {
             prop_assert_eq!(report.wrong_shape.len(), count[2]);
             prop_assert_eq!(report.wrong_dtype.len(), count[3]);
             prop_assert_eq!(report.extra.len(), count[4]);
+            let says_so = |remark: &String| remark.contains("are left out in layout MLX");
+            prop_assert_eq!(report.remarks.iter().any(says_so), count[4] > 0);
             prop_assert_eq!(report.is_clean(), count[1] + count[2] + count[3] == 0);
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     origin::{Operation, Origin},
     quantisation::Packed,
     source::SourceId,
-    table::{Sourced, Table},
+    table::{DtypeTotal, Sourced, Table},
 };
 
 /// Names and memory order of lent tensors.
@@ -34,6 +34,13 @@ impl Layout {
             Self::Mlx => "mlx",
             Self::Source => "source",
         }
+    }
+
+    /// The layout in which tensors come that were asked for in this one. Without a catalogue nothing says which of them
+    /// are kernels, nor what modules call them, so they stay as in the checkpoint.
+    #[must_use]
+    pub fn granted(self, catalogue: Option<&Catalogue>) -> Self {
+        if catalogue.is_some() { self } else { Self::Source }
     }
 }
 
@@ -181,6 +188,21 @@ pub fn place(
     }
     placed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(placed)
+}
+
+/// Tensors that begin where no array of their dtype can lie, and their bytes. Writers that do not pad their headers make
+/// them; a client that makes arrays of them copies those bytes.
+#[must_use]
+pub fn misaligned(tensors: &[Placed<At>]) -> DtypeTotal {
+    let is_misaligned = |tensor: &&Placed<At>| {
+        let element = (tensor.dtype.bitsize() as u64 / 8).max(1);
+        tensor.at.bytes() > 0 && !tensor.at.range().start.is_multiple_of(element)
+    };
+    let add = |total: DtypeTotal, tensor: &Placed<At>| DtypeTotal {
+        tensors: total.tensors + 1,
+        bytes: total.bytes + tensor.at.bytes(),
+    };
+    tensors.iter().filter(is_misaligned).fold(DtypeTotal::default(), add)
 }
 
 /// The order in which the module has a tensor, where it is another than the checkpoint's.

@@ -266,24 +266,11 @@ impl Cache {
         outcomes
     }
 
-    /// Drops one component, if that is still right: it may have been leased since, and released with a keep-alive.
     fn carry_out(&self, mut decision: Decision, wish: Wish) -> Decision {
-        if decision.fate == Fate::Kept {
-            return decision;
-        }
-        let is_due = |entry: &Arc<Entry>, decision: &mut Decision| {
-            *decision = policy::decide_one(&entry.facts(), wish, Instant::now());
-            decision.fate == Fate::Dropped
-        };
-        let id = decision.id;
-        match self.components.remove_if(&id, |_, entry| is_due(entry, &mut decision)) {
-            Some((id, entry)) => {
-                let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
-                tracing::info!(%id, "{message}");
-                self.daemon().events().push(EventKind::Evicted, Some(id), message);
-            }
-            // Another caller dropped it meanwhile.
-            None => decision.fate = Fate::Kept,
+        if let Some(entry) = drop_if_due(&self.components, &mut decision, wish) {
+            let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
+            tracing::info!(id = %decision.id, "{message}");
+            self.daemon().events().push(EventKind::Evicted, Some(decision.id), message);
         }
         decision
     }
@@ -307,6 +294,29 @@ impl Cache {
     }
 }
 
+/// Drops a component that `decision` drops, if the policy still says so: it may have been leased since, and released with
+/// a keep-alive. What the policy says now becomes the decision.
+fn drop_if_due(
+    components: &DashMap<ComponentId, Arc<Entry>>,
+    decision: &mut Decision,
+    wish: Wish,
+) -> Option<Arc<Entry>> {
+    if decision.fate == Fate::Kept {
+        return None;
+    }
+    let id = decision.id;
+    let is_due = |_: &ComponentId, entry: &Arc<Entry>| {
+        *decision = policy::decide_one(&entry.facts(), wish, Instant::now());
+        decision.fate == Fate::Dropped
+    };
+    let dropped = components.remove_if(&id, is_due).map(|(_, entry)| entry);
+    if dropped.is_none() {
+        // Another caller may have dropped it meanwhile.
+        decision.fate = Fate::Kept;
+    }
+    dropped
+}
+
 /// Writes what downloads do into the event log.
 fn tell(events: Arc<Events>) -> impl Fn(DownloadEvent) + Send + Sync {
     move |event| match event {
@@ -314,5 +324,58 @@ fn tell(events: Arc<Events>) -> impl Fn(DownloadEvent) + Send + Sync {
         DownloadEvent::Ended(message) => events.push(EventKind::Downloaded, None, message),
         DownloadEvent::Failed(message) => events.push(EventKind::DownloadFailed, None, message),
         DownloadEvent::Quarantined(message) => events.push(EventKind::Quarantined, None, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::PathBuf, sync::OnceLock};
+
+    use weightsd_core::{audit::audit, place::Layout, source::Sources, table::Table};
+
+    use super::*;
+    use crate::{component::Timings, resolve::ModelKind};
+
+    fn component(id: ComponentId) -> Component {
+        let model =
+            ResolvedModel { kind: ModelKind::File, path: PathBuf::new(), dependencies: Vec::new(), warning: None };
+        Component {
+            id,
+            name: "c".into(),
+            family: "generic",
+            layout: Layout::Source,
+            model: Arc::new(model),
+            config_json: String::new(),
+            segments: Vec::new(),
+            image: None,
+            sources: Sources::default(),
+            adapters: Vec::new(),
+            tensors: Vec::new(),
+            assumptions: Vec::new(),
+            audit: audit("c", &Table::default(), None, Vec::new()),
+            unmet: None,
+            timings: Timings::default(),
+            encoded_pages: OnceLock::new(),
+        }
+    }
+
+    #[test]
+    fn a_keep_alive_that_was_just_granted_outlives_an_old_decision() {
+        let id: ComponentId = "ab".repeat(32).parse().unwrap();
+        let entry = Arc::new(Entry::new(Arc::new(component(id))));
+        let components = DashMap::from_iter([(id, Arc::clone(&entry))]);
+        entry.usage().warm_until = Instant::now();
+        let mut decisions = policy::decide(&[entry.facts()], Wish::Expired, Instant::now());
+        let mut decision = decisions.remove(0);
+        assert_eq!(decision.fate, Fate::Dropped);
+        // Leased and released in between: nobody holds it, and it is to stay warm.
+        entry.usage().warm_until = Instant::now() + Duration::from_secs(60);
+        assert!(drop_if_due(&components, &mut decision, Wish::Expired).is_none());
+        assert_eq!((decision.fate, components.len()), (Fate::Kept, 1));
+        assert_eq!(decision.reason, "still within its keep-alive");
+        entry.usage().warm_until = Instant::now();
+        decision.fate = Fate::Dropped;
+        assert!(drop_if_due(&components, &mut decision, Wish::Expired).is_some());
+        assert!(components.is_empty());
     }
 }

@@ -131,6 +131,9 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
     }
     if let Some(report) = component.audit() {
         print(format_args!("  audit: {}", super::audit::verdict(report)))?;
+        for remark in &report.remarks {
+            print(output::wrapped(&format!("note: {remark}"), 2))?;
+        }
     }
     if let Some(image) = &info.image {
         print(output::wrapped(&format!("computed from {} ({})", image.made_from, image.conversion), 2))?;

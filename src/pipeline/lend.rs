@@ -20,7 +20,7 @@ use crate::{
 
 /// The component, with the image that its plan asked for.
 pub(super) fn lend(prepared: &Prepared, plan: Plan, image: Option<(Image, Duration)>) -> Component {
-    let Plan { sources, assembled, tensors, adapters, unmet, mut timings, .. } = plan;
+    let Plan { sources, assembled, tensors, adapters, layout, unmet, mut timings, .. } = plan;
     let image = image.map(|(image, took)| {
         timings.derive = took;
         Arc::new(image)
@@ -34,7 +34,7 @@ pub(super) fn lend(prepared: &Prepared, plan: Plan, image: Option<(Image, Durati
     Component {
         id: prepared.id,
         family: prepared.recipe.family.id(),
-        layout: prepared.request.layout,
+        layout,
         config_json: if config.is_null() { String::new() } else { config.to_string() },
         name: prepared.component().to_owned(),
         model: Arc::clone(prepared.model()),

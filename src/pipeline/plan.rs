@@ -17,6 +17,7 @@ use weightsd_core::{
     ingredients::Ingredients,
     place::{self, At, Layout, Placed},
     source::Sources,
+    table::DtypeTotal,
 };
 
 use super::{LoadError, Prepared, Request, adapters};
@@ -45,6 +46,8 @@ pub(super) struct Plan {
     pub(super) assembled: Assembled,
     pub(super) tensors: Vec<Placed<At>>,
     pub(super) adapters: Vec<Adapted>,
+    /// The layout in which they come.
+    pub(super) layout: Layout,
     /// The image that has to be there before anything is lent.
     pub(super) image: Option<Arc<Wanted>>,
     /// The dtype that was wanted and that some tensors cannot have.
@@ -127,11 +130,30 @@ pub(super) fn plan(
     let setting = Setting { quantises: &quantises, rule, opaque, deltas, metadata: metadata(prepared) };
     let Converted { tensors, derivation, unmet, remarks } = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
+    let layout = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
     assembled.report.remarks.extend(remarks);
     assembled.report.remarks.extend(unmet.as_ref().map(ToString::to_string));
+    assembled.report.remarks.extend(said(prepared.request.layout, layout, &tensors));
     let image = derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
     let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
-    Ok(Plan { sources, assembled, tensors, adapters: adapted, image, unmet, timings })
+    Ok(Plan { sources, assembled, tensors, adapters: adapted, layout, image, unmet, timings })
+}
+
+/// What an answer says of tensors that do not come as a caller of layout MLX may expect.
+fn said(asked: Layout, granted: Layout, tensors: &[Placed<At>]) -> Vec<String> {
+    let mut said = Vec::new();
+    if asked != granted {
+        said.push("no catalogue says which tensors are kernels, so they come in layout SOURCE".to_owned());
+    }
+    let DtypeTotal { tensors: count, bytes } = place::misaligned(tensors);
+    if asked == Layout::Mlx && count > 0 {
+        said.push(format!(
+            "{count} of {} tensors begin at no multiple of their element's size, so a client that makes arrays of them \
+             copies {bytes} bytes; a file whose header is padded needs no copy",
+            tensors.len()
+        ));
+    }
+    said
 }
 
 fn wanted(prepared: &Prepared, sources: &Sources<Source>, derivation: Derivation) -> Wanted {

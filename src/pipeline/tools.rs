@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::AcquireError;
+use super::{AcquireError, LoadError};
 use crate::{
     checkpoint::ShardPool,
     derive::{Images, Maker},
     handle::Daemon,
-    hub::Hub,
+    hub::{Hub, HubError},
     resolve::{Network, Places},
     snapshot::{Attestations, Fetcher},
 };
@@ -85,6 +85,18 @@ impl Tools {
         let limit = self.deadline;
         let late = AcquireError::Deadline { operation, limit };
         tokio::time::timeout(limit, in_turn).await.unwrap_or(Err(late))
+    }
+
+    /// Allows what needs the hub.
+    ///
+    /// # Errors
+    /// When the caller or the daemon's settings forbid to ask the hub for `what`.
+    pub fn allow(&self, network: Network, what: String) -> Result<(), LoadError> {
+        if self.may_ask(network) {
+            Ok(())
+        } else {
+            Err(HubError::forbidden(what, network == Network::Forbidden).into())
+        }
     }
 
     /// Whether the hub may be asked, by the caller's wish and the daemon's settings.

@@ -23,7 +23,7 @@ use crate::{
     hub::HubError,
     pipeline::{self, LoadError, Tools, blocking, look},
     progress::{Step, Watcher},
-    resolve::{Address, Network, ResolvedModel, Selector},
+    resolve::{Address, ResolvedModel, Selector},
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
 };
 
@@ -103,12 +103,7 @@ async fn pull_and_verify(
     progress: Progress,
 ) -> Result<PullReport, AcquireError> {
     let started = Instant::now();
-    if !cache.tools().may_ask(selector.network) {
-        let by_request = selector.network == Network::Forbidden;
-        return Err(
-            LoadError::from(HubError::forbidden(format!("the files of `{}`", selector.spec), by_request)).into()
-        );
-    }
+    cache.tools().allow(selector.network, format!("the files of `{}`", selector.spec))?;
     // What a branch means is asked anew: whoever pulls wants the newest.
     cache.look_up_again(selector).await?;
     let mut fetched = 0;

@@ -47,6 +47,7 @@ mod progress;
 mod quantising;
 mod raw;
 mod refusals;
+mod said;
 mod screens;
 mod sharing;
 #[cfg(target_os = "linux")]
