@@ -63,12 +63,13 @@ impl Explain for RecipeError {
     fn explain(&self) -> Explanation {
         match self {
             Self::Config(_) => {
-                let hint = "the configuration is damaged or of another kind of model: fetch it again, or name a `base`";
+                let hint = "the configuration is damaged or of another kind of model: fetch it again, or name the model that the \
+                    weights belong to with `--base` (`base`)";
                 Explanation::new(Reason::InvalidConfig, "", hint)
             }
             Self::Snapshot(error) => error.explain(),
             Self::OtherFamily { .. } => {
-                Explanation::new(Reason::InvalidRequest, "base", "name a base model of the same kind")
+                Explanation::new(Reason::InvalidRequest, "base", "name a model of the same kind with `--base` (`base`)")
             }
         }
     }

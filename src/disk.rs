@@ -19,9 +19,9 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
 
 /// What it means that the system refuses `path`.
 pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
-    const NOT_A_FILE: &str = "replace it by a regular file";
+    const NOT_A_FILE: &str = "put a regular file in its place";
     let (reason, hint) = match error.kind() {
-        _ if is_full(error) => (Reason::NoSpace, "make room; what has come already is kept"),
+        _ if is_full(error) => (Reason::NoSpace, "make room on that disk; what has come already is kept"),
         io::ErrorKind::NotFound => (Reason::FileVanished, "the file was there a moment ago: try again"),
         io::ErrorKind::PermissionDenied => (Reason::FileRefused, "make it readable for the daemon's user"),
         _ if is(error, Errno::LOOP) => (Reason::FileRefused, "links at this path lead in a circle: remove them"),

@@ -62,10 +62,12 @@ impl Explain for AssembleError {
             Self::Rewrite(_) | Self::Overlay(_) | Self::OtherModel { .. } => Reason::InvalidCheckpoint,
         };
         let hint = match self {
-            Self::Config(_) => "fetch the config again, or name a base model that has it",
-            Self::Infer(_) => "name a base model whose configs the weights have",
+            Self::Config(_) => "fetch the config again, or name a model that has it with `--base` (`base`)",
+            Self::Infer(_) => "name a base model, the one that the weights belong to, with `--base` (`base`)",
             Self::Rewrite(_) => "the file mixes two layouts: save it anew in one of them",
-            Self::Overlay(OverlayError::PlainOverQuantised { .. }) => "name a base model that is not quantised",
+            Self::Overlay(OverlayError::PlainOverQuantised { .. }) => {
+                "lay it over a model that is not quantised, or dequantise this one first"
+            }
             Self::Overlay(OverlayError::QuantisedOverPlain { .. }) => {
                 "name a base model that is quantised alike, or load the file as a model of its own"
             }
@@ -73,7 +75,7 @@ impl Explain for AssembleError {
                 "look at what the file holds: `weightsd inspect <file>`"
             }
             Self::Declaration(_) => "fetch the manifest again: without it the packed weights have no meaning",
-            Self::OtherModel { .. } => "the file belongs to another model: name that model as the base",
+            Self::OtherModel { .. } => "the file belongs to another model: name that one with `--base` (`base`)",
         };
         Explanation::new(reason, "", hint)
     }

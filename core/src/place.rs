@@ -144,7 +144,8 @@ pub enum PlanError {
 impl Explain for PlanError {
     fn explain(&self) -> Explanation {
         let Self::NameCollision { name, .. } = self;
-        let hint = "the checkpoint mixes two naming schemes; ask for `layout = LAYOUT_SOURCE`";
+        let hint =
+            "the checkpoint mixes two naming schemes: lend it under its own names (`--layout source`, LAYOUT_SOURCE)";
         Explanation::new(Reason::InvalidCheckpoint, name, hint)
     }
 }

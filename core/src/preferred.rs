@@ -71,7 +71,9 @@ pub enum PreferredError {
 impl Explain for PreferredError {
     fn explain(&self) -> Explanation {
         let hint = match self {
-            Self::Nothing => "give the directory that holds the weights",
+            Self::Nothing => {
+                "give the directory that holds `.safetensors` files; `weightsd pull` fetches those of a Hugging Face id"
+            }
             Self::Ambiguous { .. } => "give the path of the file instead of its directory",
         };
         Explanation::new(Reason::AmbiguousWeights, "", hint)

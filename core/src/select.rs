@@ -11,6 +11,8 @@ use crate::explain::{Explain, Explanation, Reason};
 /// Ending of an index file.
 pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
 const SUFFIX: &str = ".safetensors";
+/// What helps when shards are missing.
+const FETCH: &str = "`weightsd pull` fetches what is missing; a directory of your own has to be copied again";
 /// Most missing shards that an error names.
 const NAMED_MAX: usize = 16;
 
@@ -70,14 +72,16 @@ impl Explain for SelectError {
             Self::NoVariant { folder, .. } => {
                 (Reason::VariantNotFound, folder, "leave the variant out, or name one that is listed")
             }
-            Self::Nothing { folder } => {
-                (Reason::SnapshotIncomplete, folder, "the component's weights were not fetched, or lie elsewhere")
-            }
-            Self::MissingShards { folder, .. } => (Reason::SnapshotIncomplete, folder, "fetch the missing files again"),
+            Self::Nothing { folder } => (
+                Reason::SnapshotIncomplete,
+                folder,
+                "`weightsd pull` fetches what is missing, `weightsd resolve` lists what is here",
+            ),
+            Self::MissingShards { folder, .. } => (Reason::SnapshotIncomplete, folder, FETCH),
             Self::Ambiguous { folder, .. } => (
                 Reason::AmbiguousWeights,
                 folder,
-                "choose with `patterns` or `variant`, or name the file that you mean by its path",
+                "choose with `--pattern` or `--variant` (`patterns`, `variant`), or name the file that you mean by its path",
             ),
         };
         Explanation::new(reason, folder, hint)

@@ -100,7 +100,7 @@ impl Explain for CheckpointError {
         match self {
             Self::Header { path, source } => Explanation { resource: path.display().to_string(), ..source.explain() },
             Self::Table { component, .. } => {
-                let hint = "files of different downloads were mixed: fetch the component again";
+                let hint = "files of different downloads were mixed: `weightsd verify` tells which, `weightsd pull` fetches them";
                 Explanation::new(Reason::IndexMismatch, component, hint)
             }
             Self::Changed { path } => {

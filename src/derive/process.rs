@@ -79,7 +79,7 @@ impl Explain for ComputeFailed {
                 (Reason::OwnFiles, "see the daemon's log, and who may write to its cache")
             }
             Self::NoMlx(_) | Self::Failed { .. } | Self::Start(_) | Self::Silent => {
-                (Reason::ComputingFailed, "report it with the log")
+                (Reason::ComputingFailed, "report it with the daemon's log")
             }
             Self::Died { .. } => (
                 Reason::ComputingDied,

@@ -153,7 +153,7 @@ impl Explain for HubError {
             Self::Offline { .. } => new(
                 Reason::Offline,
                 "",
-                "allow it (`offline` in the request or configuration, HF_HUB_OFFLINE), or ask for what is cached",
+                "leave out `--offline`, unset HF_HUB_OFFLINE, or start the daemon with `--offline false`; or ask for what is cached",
             ),
             Self::Unreachable { host, .. } => new(
                 Reason::HubUnreachable,
@@ -193,9 +193,11 @@ impl Explain for HubError {
                 );
                 Explanation::new(Reason::Gated, page, hint)
             }
-            Self::Forbidden { repo, .. } => {
-                new(Reason::Forbidden, repo, "the token's account needs the right to read it")
-            }
+            Self::Forbidden { repo, .. } => new(
+                Reason::Forbidden,
+                repo,
+                "ask the owner to let the token's account read it, or log in as another with `hf auth login`",
+            ),
             Self::NoRepo { repo } => {
                 new(Reason::RepoNotFound, repo, "check the spelling; it may be private: log in to see it")
             }

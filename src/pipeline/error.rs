@@ -139,7 +139,7 @@ impl Explain for LoadError {
             }
             Self::Checkpoint(error) => error.explain(),
             Self::Audit(report) => {
-                let hint = "`weightsd audit` lists the names; `audit_policy = REPORT_ONLY` lends it all the same";
+                let hint = "`weightsd audit` lists the names; `--report-only` (`audit_policy = REPORT_ONLY`) lends it all the same";
                 Explanation::new(Reason::AuditFailed, &report.component, hint)
             }
             Self::Foreign(report) => {
@@ -253,7 +253,9 @@ impl Explain for AcquireError {
                 *operation,
                 "the disk or network file system is slow: try again, or raise `load_deadline` in the configuration file",
             ),
-            Self::Died { operation } => Explanation::new(Reason::Internal, *operation, "report it with the log"),
+            Self::Died { operation } => {
+                Explanation::new(Reason::Internal, *operation, "report it with the daemon's log")
+            }
             Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
         }
     }

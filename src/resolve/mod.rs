@@ -291,11 +291,13 @@ impl Explain for ResolveError {
                 "give a model's directory or one `.safetensors` file".to_owned(),
             ),
             Self::NoHubCache => {
-                let hint = "set `hub_cache` in the request or in the configuration file";
+                let hint = "name one with `--hub-cache`, or with `hub_cache` in the request or the configuration file";
                 new(Reason::NoHubCache, String::new(), hint.to_owned())
             }
             Self::RepoNotCached { repo, .. } => {
-                let hint = format!("{PULL} {repo}`; if it lies in another cache, name that cache in `hub_cache`");
+                let hint = format!(
+                    "{PULL} {repo}`; if it lies in another cache, name that cache with `--hub-cache` (`hub_cache`)"
+                );
                 new(Reason::RepoNotCached, repo.to_string(), hint)
             }
             Self::RevisionNotCached { repo, revision, .. } => {

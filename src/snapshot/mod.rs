@@ -224,15 +224,19 @@ impl Explain for SnapshotError {
                 path,
                 "it is fetched again when the hub may be asked; if it happens again, look at the disk",
             ),
-            Self::TooLarge { path, .. } => {
-                of_path(Reason::InvalidConfig, path, "the file is damaged or was swapped: fetch it again")
-            }
+            Self::TooLarge { path, .. } => of_path(
+                Reason::InvalidConfig,
+                path,
+                "no model has such a config: the file is damaged or another one, fetch it again",
+            ),
             Self::NoSuchComponent { component, .. } => {
                 Explanation::new(Reason::ComponentNotFound, component, "ask for one of the components listed")
             }
-            Self::Incomplete { component, .. } => {
-                Explanation::new(Reason::SnapshotIncomplete, component, "fetch the missing files again")
-            }
+            Self::Incomplete { component, .. } => Explanation::new(
+                Reason::SnapshotIncomplete,
+                component,
+                "`weightsd pull` fetches what is missing; a directory of your own has to be copied again",
+            ),
             Self::Preferred { path, source } => {
                 Explanation { resource: path.display().to_string(), ..source.explain() }
             }

@@ -150,7 +150,9 @@ impl Explain for CannotConvert {
                 "patterns match names of layers without `.weight`; `weightsd inspect` lists them"
             }
             Self::NothingToQuantise { .. } => "name the layers: `quantise.only`, or `--only`",
-            Self::Ragged { .. } => "choose a smaller group size, or except the layer",
+            Self::Ragged { .. } => {
+                "choose a smaller group size, or except the layer (`--except`, `quantise.excluding`)"
+            }
             Self::Opaque { wish, .. } => wish.hint(),
             Self::GlobalScale { .. } => {
                 "let changed layers stay plain (`--merged-plain`), dequantise the component, or quantise it anew"

@@ -125,7 +125,7 @@ impl Explain for FetchError {
             Self::NoSpace { path, .. } => Explanation::new(
                 Reason::NoSpace,
                 path.display().to_string(),
-                "make room, or name another cache in `hub_cache`; what has come already is kept",
+                "make room, or name a cache on another disk with `--hub-cache` (`hub_cache`); what has come already is kept",
             ),
             Self::NothingMatches { repo, .. } => {
                 Explanation::new(Reason::FileNotFound, repo, "`weightsd resolve` lists the files")
@@ -133,7 +133,7 @@ impl Explain for FetchError {
             Self::Snapshot(error) => error.explain(),
             Self::Io { path, source } => disk::explain(path, source),
             Self::Abandoned => Explanation::new(Reason::Abandoned, "", "ask again"),
-            Self::Died => Explanation::new(Reason::Internal, "", "report it with the log"),
+            Self::Died => Explanation::new(Reason::Internal, "", "report it with the daemon's log"),
         }
     }
 }
