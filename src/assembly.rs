@@ -79,7 +79,7 @@ impl Recipe {
     /// For the component at `site` of `snapshot`, with the configs of `base` where it is given.
     ///
     /// # Errors
-    /// [`RecipeError`].
+    /// When the config cannot be used, or the base model is of another family.
     pub fn new(
         snapshot: &Snapshot,
         site: &ComponentSite,
@@ -127,7 +127,7 @@ impl Recipe {
     /// Puts the component together and audits it.
     ///
     /// # Errors
-    /// [`AssembleError`].
+    /// When the tensors do not make the component: see the variants.
     pub fn assemble(&self, own: Tensors<'_>, other: Option<Tensors<'_>>) -> Result<Assembled, AssembleError> {
         let Self { family, site, facts, description, model, located } = self;
         let (component, family) = (site.name.as_str(), *family);

@@ -126,7 +126,7 @@ impl Raw {
     /// The tensors of a component's own files: a folder of a diffusers directory, a control file.
     ///
     /// # Errors
-    /// [`RewriteError`].
+    /// When the names fit no dialect of the family.
     pub fn of_files(
         table: &Table,
         component: &str,
@@ -167,7 +167,7 @@ impl Raw {
     /// of that kind, and all of it otherwise.
     ///
     /// # Errors
-    /// [`RewriteError`].
+    /// When the names fit no dialect of the family.
     pub fn of_override(
         table: &Table,
         component: &str,
@@ -253,7 +253,7 @@ pub struct Inputs<'a> {
 /// Puts a component together and audits it.
 ///
 /// # Errors
-/// [`AssembleError`]. Missing tensors, wrong shapes and unusable dtypes are no errors here: the report has them.
+/// When the tensors do not make the component. Missing tensors, wrong shapes and unusable dtypes are no errors here: the report has them.
 pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
     let Inputs { component, family, description, model, raw, other, declaration } = inputs;
     let mut remarks = raw.remarks;

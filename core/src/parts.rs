@@ -50,7 +50,7 @@ pub enum Housing {
 pub struct Landmark {
     /// What it is, for people.
     pub what: &'static str,
-    /// Ways in which it may be there, each a list of patterns of which every one must match some name.
+    /// Ways in which it may be there: lists of patterns, each of which must match some name.
     pub any_of: &'static [&'static [Pattern]],
 }
 

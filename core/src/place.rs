@@ -154,7 +154,7 @@ impl Explain for PlanError {
 /// nothing else, since modules refuse parameters they do not have; layout SOURCE places all. Comes sorted by name.
 ///
 /// # Errors
-/// [`PlanError`].
+/// When two tensors get one name.
 pub fn place(
     table: &Table,
     catalogue: Option<&Catalogue>,

@@ -182,7 +182,7 @@ impl Table {
     /// only untidy comes back as remarks.
     ///
     /// # Errors
-    /// [`TableError::NotInShard`].
+    /// When the index lists a tensor that the shard it names does not hold.
     pub fn compare(&self, index: &Index, shards: &BTreeMap<SourceId, &str>) -> Result<Vec<String>, TableError> {
         let absent: Vec<(&String, &String)> = index
             .shard_of

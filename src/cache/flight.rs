@@ -55,7 +55,7 @@ struct Title {
     spec: String,
 }
 
-/// A step, and of which load.
+/// A step with the load that it belongs to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Named {
     title: Arc<Title>,

@@ -197,7 +197,7 @@ impl Cache {
         }
     }
 
-    /// Keeps a component that was just loaded, so that whoever asks next finds it even before it is leased.
+    /// Keeps a component that was just loaded, so that the next request finds it even before it is leased.
     fn insert(&self, component: Arc<Component>) {
         self.components.entry(component.id).or_insert_with(|| Arc::new(Entry::new(component)));
         self.janitor.notify_one();

@@ -44,7 +44,7 @@ impl Cache {
     /// Deletes an image, unless somebody holds a component in it. A component that nobody holds goes with it.
     ///
     /// # Errors
-    /// [`ImageError`].
+    /// When the system refuses.
     pub fn delete_image(&self, id: ComponentId, reason: &str) -> Result<bool, ImageError> {
         self.components.remove_if(&id, |_, entry| entry.usage().holders.is_empty());
         if self.components.contains_key(&id) {
@@ -53,14 +53,14 @@ impl Cache {
         let provenance = self.config.images.provenance(id);
         self.config.images.delete(id)?;
         let what = provenance
-            .map_or_else(|| "an image of which nobody knows what it was made from".to_owned(), |it| it.to_string());
+            .map_or_else(|| "an image without a note of what it was made from".to_owned(), |it| it.to_string());
         let message = format!("{what}: {reason}");
         tracing::info!(%id, "image deleted: {message}");
         self.daemon().events().push(EventKind::ImageDeleted, Some(id), message);
         Ok(true)
     }
 
-    /// Deletes images that were made from a blob which is not what its name says. Whoever holds one was told.
+    /// Deletes images that were made from a damaged blob. Their holders were told.
     pub(super) fn forget_images_of(&self, blob: &str) {
         let is_of = |stored: &StoredImage| {
             stored.provenance.as_ref().is_some_and(|provenance| provenance.sources.iter().any(|source| source == blob))

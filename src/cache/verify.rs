@@ -1,6 +1,5 @@
-//! Loaded components are compared with the hashes of their files: before they are lent when somebody asks for that,
-//! otherwise once afterwards, one at a time. A component that is not what its hashes say is lent to nobody any more, and
-//! whoever holds it is told.
+//! Loaded components are compared with the hashes of their files: before they are lent when a request asks for that,
+//! otherwise once afterwards, one at a time. A damaged component is not lent any more, and its holders are told.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,7 +17,7 @@ use crate::{
     snapshot::{Finding, HashCandidate, OwnFiles, Scope, Verdict},
 };
 
-/// Whoever loads something and lets go of it at once need not have it hashed.
+/// A component that is let go within this time is not hashed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What travels: the news that all files are good.

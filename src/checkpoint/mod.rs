@@ -116,7 +116,7 @@ impl Explain for CheckpointError {
 /// Opens the shards of `files`, or takes them from `pool` where they are open already, and adds them to `sources`.
 ///
 /// # Errors
-/// [`CheckpointError`].
+/// When a file cannot be opened or breaks the format, the shards contradict each other or their index, or nobody waits.
 pub fn open(
     files: &Arc<ComponentFiles>,
     pool: &ShardPool,
@@ -165,7 +165,7 @@ impl Checkpoint {
 /// The tensors of a component's shards, compared with its index; beside them what is untidy and refuses nothing.
 ///
 /// # Errors
-/// [`CheckpointError::Table`].
+/// When two shards hold a tensor of one name, or the index lists one that its shard does not hold.
 pub fn merge(
     component: &str,
     shards: Vec<Shard<'_>>,
@@ -184,7 +184,7 @@ pub fn merge(
 /// Opens one file and checks its header.
 ///
 /// # Errors
-/// [`CheckpointError`].
+/// When the file cannot be opened or breaks the format.
 pub fn open_file(path: PathBuf) -> Result<OpenShard, CheckpointError> {
     let file = PinnedFile::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
     let header = read_header(&file)?;

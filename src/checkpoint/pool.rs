@@ -9,7 +9,7 @@ use weightsd_core::identity::ContentKey;
 use super::{CheckpointError, OpenShard, open_shard};
 use crate::snapshot::ShardFile;
 
-/// See the module. Holds no shard open by itself.
+/// Open shards by content. Holds none open by itself.
 #[derive(Debug, Default)]
 pub struct ShardPool {
     slots: DashMap<ContentKey, Arc<Mutex<Weak<OpenShard>>>>,
@@ -19,13 +19,13 @@ impl ShardPool {
     /// The open shard of that content. Callers who ask for one shard at the same time wait for one opening.
     ///
     /// # Errors
-    /// [`CheckpointError`].
+    /// When the file cannot be opened, breaks the format, or is not the one that was listed.
     pub fn get_or_open(&self, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
         let slot = Arc::clone(&self.slots.entry(shard.content.clone()).or_default());
         let result = open_in(&mut slot.lock().unwrap_or_else(PoisonError::into_inner), shard);
         drop(slot);
         if result.is_err() {
-            // Whoever tries a million bad files leaves no million names behind.
+            // A client that tries a million bad files must not leave a million names behind.
             self.slots.remove_if(&shard.content, |_, slot| !is_held(slot));
         }
         result

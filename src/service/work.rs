@@ -104,7 +104,7 @@ async fn pull_and_verify(
 ) -> Result<PullReport, AcquireError> {
     let started = Instant::now();
     cache.tools().allow(selector.network, format!("the files of `{}`", selector.spec))?;
-    // What a branch means is asked anew: whoever pulls wants the newest.
+    // What a branch means is asked anew: a pull is for the newest commit.
     cache.look_up_again(selector).await?;
     let mut fetched = 0;
     let mut repaired = false;

@@ -1,4 +1,4 @@
-//! A component of which some or all tensors are taken from another file.
+//! Lays a file over a component: its tensors replace those of the same name.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ fn quantised(table: &Table) -> BTreeMap<&str, Recognised<'_>> {
 /// Lays `other` over `base`, both under the names of the catalogue.
 ///
 /// # Errors
-/// [`OverlayError`].
+/// When the file replaces nothing, or only one of the two is quantised.
 pub fn overlay(base: &Table, other: &Table) -> Result<Overlay, OverlayError> {
     let (mut replaced, mut added) = (Vec::new(), Vec::new());
     for tensor in other.tensors() {
