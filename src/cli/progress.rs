@@ -12,7 +12,7 @@ use weightsd_client::{
 /// Bars that a terminal of ordinary height has room for.
 const FILES_MAX: usize = 8;
 
-/// See the module.
+/// The bars of one command.
 pub(super) struct Bars {
     all: MultiProgress,
     total: ProgressBar,

@@ -14,7 +14,7 @@ use crate::{
     snapshot::Attestations,
 };
 
-/// See the module.
+/// Every value that the daemon works with.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Path of the socket.

@@ -50,7 +50,7 @@ pub enum RunError {
 /// Serves on `bound` until `shutdown` comes, then stops within the grace period.
 ///
 /// # Errors
-/// [`RunError`].
+/// When the socket cannot be polled, a gRPC service cannot be set up, or the gRPC server fails.
 pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
     let daemon = Daemon::default();

@@ -10,7 +10,7 @@ use weightsd_proto::v1::{DerivedImage, EvictOutcome, EvictRequest, EvictResponse
 
 use super::{
     Context, Failure,
-    convert::{self, Loaded},
+    messages::{self, Loaded},
     status,
 };
 use crate::cache::Cache;
@@ -73,7 +73,7 @@ fn delete_images(cache: &Cache, doing: Doing) -> Result<Vec<DerivedImage>, Failu
             })?
         };
         if deleted {
-            gone.push(convert::stored(&stored, Loaded::No));
+            gone.push(messages::stored(&stored, Loaded::No));
         }
     }
     Ok(gone)

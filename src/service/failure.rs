@@ -12,7 +12,7 @@ use weightsd_proto::{
     v1::{ErrorDetail, ErrorReason, ErrorTier},
 };
 
-use super::convert;
+use super::messages;
 use crate::{cache::AcquireError, pipeline::LoadError};
 
 /// What a caller gets instead of an answer.
@@ -53,8 +53,8 @@ impl Failure {
             resource: self.explanation.resource,
             hint: self.explanation.hint.into_owned(),
             retryable: reason.is_retryable(),
-            audit: self.audit.map(|report| convert::audit_report(&report)),
-            retry_after: self.explanation.retry_after.and_then(convert::duration),
+            audit: self.audit.map(|report| messages::audit_report(&report)),
+            retry_after: self.explanation.retry_after.and_then(messages::duration),
             tier: tier(reason.tier()).into(),
         };
         rich_error::encode(code, self.message, detail)

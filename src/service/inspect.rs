@@ -12,7 +12,7 @@ use weightsd_proto::v1::{
     AuditRequest, AuditResponse, ComponentFiles, ModelConfig, ModelFile, ResolveRequest, ResolveResponse,
 };
 
-use super::{Context, Failure, convert, request};
+use super::{Context, Failure, messages, request};
 use crate::{
     pipeline::{
         self, AcquireError, LoadError, Pinned, Tools,
@@ -36,12 +36,12 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
     let snapshot = model.snapshot();
     let configs = snapshot.family.configs(&snapshot.facts);
     Ok(ResolveResponse {
-        model: Some(convert::model(&snapshot.model)),
+        model: Some(messages::model(&snapshot.model)),
         family: snapshot.family.id().to_owned(),
         components,
         configs: configs.into_iter().map(|(name, config)| ModelConfig { name, json: config.to_string() }).collect(),
-        known: snapshot.family.name(Some(&spec), &snapshot.facts).as_ref().map(convert::known),
-        inspection: snapshot.located().map(convert::inspection),
+        known: snapshot.family.name(Some(&spec), &snapshot.facts).as_ref().map(messages::known),
+        inspection: snapshot.located().map(messages::inspection),
     })
 }
 
@@ -62,9 +62,9 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
         reports.push(model.audit(tools, name, &beside).await.map_err(|error| Failure::from(&error))?);
     }
     Ok(AuditResponse {
-        model: Some(convert::model(&model.snapshot().model)),
+        model: Some(messages::model(&model.snapshot().model)),
         family: model.snapshot().family.id().to_owned(),
-        reports: reports.iter().map(|report| convert::audited(report, request.full_lists)).collect(),
+        reports: reports.iter().map(|report| messages::audited(report, request.full_lists)).collect(),
     })
 }
 
@@ -136,7 +136,7 @@ impl Whereabouts {
             (Ok(Ok(files)), _) => ComponentFiles {
                 name,
                 bytes: files.shards.iter().map(|shard| shard.identity.length).sum(),
-                files: files.shards.iter().map(convert::file).collect(),
+                files: files.shards.iter().map(messages::file).collect(),
                 problem: String::new(),
                 prefix: prefix.unwrap_or_default(),
             },
@@ -192,7 +192,7 @@ impl Whereabouts {
 /// A component by the hub's listing, some of whose files may be here.
 fn component_there(name: String, remote: &Remote, component: &RemoteComponent) -> ComponentFiles {
     let is_here = |path: &str| remote.snapshot.files.path(path).exists();
-    let file = |(path, listed): &(String, Listed)| convert::listed_file(path, listed, is_here(path));
+    let file = |(path, listed): &(String, Listed)| messages::listed_file(path, listed, is_here(path));
     ComponentFiles {
         name,
         bytes: component.shards.iter().map(|(_, listed)| listed.bytes).sum(),
@@ -204,7 +204,7 @@ fn component_there(name: String, remote: &Remote, component: &RemoteComponent) -
 
 fn missing_file(snapshot: &Snapshot, path: &str) -> ModelFile {
     match snapshot.files.in_listing(path) {
-        Some(listed) => convert::listed_file(path, listed, false),
+        Some(listed) => messages::listed_file(path, listed, false),
         None => ModelFile { path: path.to_owned(), ..ModelFile::default() },
     }
 }

@@ -13,7 +13,7 @@ use weightsd_proto::{
 };
 
 use super::{
-    Context, Failure, convert,
+    Context, Failure, messages,
     request::{self, Hold, LoadRequest},
 };
 use crate::{
@@ -51,7 +51,7 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
     let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive };
     let acquired = tokio::select! {
         acquired = cache.acquire(asked.request, holder, |step, sharers| {
-            let _ = sender.try_send(Ok(Event::Progress(convert::progress(step, sharers)).into()));
+            let _ = sender.try_send(Ok(Event::Progress(messages::progress(step, sharers)).into()));
         }) => acquired,
         () = sender.closed() => return,
     };
@@ -110,34 +110,34 @@ async fn send_component(
         Hold::None => (0, Vec::new()),
     };
     let timings = match acquired.warm {
-        true => v1::Timings { resolve: convert::duration(acquired.resolve), ..v1::Timings::default() },
+        true => v1::Timings { resolve: messages::duration(acquired.resolve), ..v1::Timings::default() },
         false => v1::Timings {
-            resolve: convert::duration(component.timings.resolve),
-            open: convert::duration(component.timings.open),
-            audit: convert::duration(component.timings.audit),
-            derive: convert::duration(component.timings.derive),
+            resolve: messages::duration(component.timings.resolve),
+            open: messages::duration(component.timings.open),
+            audit: messages::duration(component.timings.audit),
+            derive: messages::duration(component.timings.derive),
         },
     };
     let message = v1::Component {
         id: component.id.to_string(),
         name: component.name.clone(),
         family: component.family.to_owned(),
-        layout: convert::layout(component.layout).into(),
-        model: Some(convert::model(&acquired.model)),
+        layout: messages::layout(component.layout).into(),
+        model: Some(messages::model(&acquired.model)),
         config_json: component.config_json.clone(),
-        segments: component.segments.iter().map(convert::segment).collect(),
+        segments: component.segments.iter().map(messages::segment).collect(),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
-        audit: Some(convert::component_audit(component)),
-        lease: Some(v1::Lease { id, ticket, keep_alive: convert::duration(keep_alive) }),
+        audit: Some(messages::component_audit(component)),
+        lease: Some(v1::Lease { id, ticket, keep_alive: messages::duration(keep_alive) }),
         computed_bytes: component.computed_bytes(),
         warm: acquired.warm,
         leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
         timings: Some(timings),
-        attestation: Some(convert::attestation(component, attestations)),
+        attestation: Some(messages::attestation(component, attestations)),
         assumptions: component.assumptions.clone(),
-        image: convert::image(component),
-        adapters: component.adapters.iter().map(convert::adapted).collect(),
+        image: messages::image(component),
+        adapters: component.adapters.iter().map(messages::adapted).collect(),
     };
     sender.send(Ok(Event::Component(message).into())).await?;
     for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {
@@ -155,7 +155,7 @@ fn encode_pages(component: &Component) -> Vec<Bytes> {
         let event = Some(Event::Page(std::mem::take(page)));
         pages.push(v1::LoadComponentResponse { event }.encode_to_vec().into());
     };
-    for tensor in component.tensors.iter().map(convert::tensor) {
+    for tensor in component.tensors.iter().map(messages::tensor) {
         bytes += tensor.encoded_len() + FRAMING;
         page.tensors.push(tensor);
         if bytes >= PAGE_BYTES {

@@ -31,7 +31,7 @@ use weightsd_proto::{
 
 use self::failure::Failure;
 pub use self::token_probe::TokenProbe;
-use crate::{cache::Cache, handle::Daemon, messages as convert};
+use crate::{cache::Cache, handle::Daemon, messages};
 
 /// Largest request that is read, in bytes: a request is a few strings.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -68,7 +68,7 @@ pub enum SetupError {
 /// All services of the daemon: its own, health, and both versions of reflection.
 ///
 /// # Errors
-/// [`SetupError`].
+/// When the descriptors of the interface cannot be served, which a build that passes its tests never meets.
 pub async fn router(context: Context) -> Result<(Router, HealthReporter), SetupError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<WeightsServiceServer<Context>>().await;

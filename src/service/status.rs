@@ -18,7 +18,7 @@ use weightsd_segment::MemoryUse;
 
 use super::{
     Context, Failure,
-    convert::{self, Loaded},
+    messages::{self, Loaded},
 };
 use crate::{
     cache::{Cache, Entry},
@@ -41,7 +41,7 @@ pub(super) async fn list_components(
         let cache = Arc::clone(&context.cache);
         let list = move || {
             let stored = cache.config().images.list();
-            stored.iter().map(|stored| convert::stored(stored, loaded(&cache, stored.id))).collect()
+            stored.iter().map(|stored| messages::stored(stored, loaded(&cache, stored.id))).collect()
         };
         blocking("listing images", list).await.map_err(|error| Failure::from(&error))?
     } else {
@@ -63,7 +63,7 @@ pub(super) async fn get_component(
     let entry = find(&context.cache, &request.id)?;
     let answer = move || GetComponentResponse {
         component: Some(describe(&entry, Residency::Measured)),
-        audit: Some(convert::component_audit(&entry.component)),
+        audit: Some(messages::component_audit(&entry.component)),
         config_json: entry.component.config_json.clone(),
     };
     blocking("measuring residency", answer).await.map_err(|error| Failure::from(&error))
@@ -121,17 +121,17 @@ fn describe(entry: &Entry, residency: Residency) -> LoadedComponent {
         id: component.id.to_string(),
         name: component.name.clone(),
         family: component.family.to_owned(),
-        layout: convert::layout(component.layout).into(),
-        model: Some(convert::model(&component.model)),
+        layout: messages::layout(component.layout).into(),
+        model: Some(messages::model(&component.model)),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
         resident_bytes: resident,
         holders: holders.collect(),
         loaded: Some(entry.loaded.into()),
         expires: usage.holders.is_empty().then(|| wall_clock(usage.warm_until).into()),
-        segments: component.segments.iter().map(convert::segment).collect(),
+        segments: component.segments.iter().map(messages::segment).collect(),
         requests: usage.requests,
-        image: convert::image(component),
+        image: messages::image(component),
     }
 }
 
@@ -146,18 +146,18 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
     let entries = cache.entries();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let load = |flight: crate::cache::FlightReport| RunningLoad {
-        progress: Some(convert::progress(&flight.step, flight.sharers)),
+        progress: Some(messages::progress(&flight.step, flight.sharers)),
         component: flight.component,
         spec: flight.spec,
     };
     let download = |(what, step, waiting): (String, crate::progress::Step, usize)| RunningDownload {
         what,
-        progress: Some(convert::progress(&step, waiting)),
+        progress: Some(messages::progress(&step, waiting)),
     };
     GetStatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        socket: convert::path(&context.socket),
+        socket: messages::path(&context.socket),
         started: Some(context.started.into()),
         components: count(entries.len()),
         leases: count(entries.iter().map(|entry| entry.usage().holders.len()).sum()),
@@ -171,15 +171,15 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
         has_hub_token: context.token.has_token(&config.hub).await,
         connections: count(context.connections.load(Ordering::Relaxed)),
         limits: Some(Limits {
-            keep_alive_default: convert::duration(config.keep_alive.default),
-            keep_alive_max: convert::duration(config.keep_alive.max),
+            keep_alive_default: messages::duration(config.keep_alive.default),
+            keep_alive_max: messages::duration(config.keep_alive.max),
             connections: count(context.connections_max),
             header_bytes: HEADER_BYTES_MAX,
-            load_deadline: convert::duration(config.load_deadline),
+            load_deadline: messages::duration(config.load_deadline),
             free_space_floor: config.free_space_floor,
             image_budget: config.image_budget,
             image_bytes: config.images.bytes(),
         }),
-        hub_cache: config.places.hub_cache.as_deref().map(convert::path).unwrap_or_default(),
+        hub_cache: config.places.hub_cache.as_deref().map(messages::path).unwrap_or_default(),
     }
 }

@@ -16,7 +16,7 @@ use crate::hub::Hub;
 /// How long an answer waits for the token's file; a local disk takes microseconds.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// See the module.
+/// Answers whether there is a token, and never waits long.
 #[derive(Debug)]
 pub struct TokenProbe {
     seen: AtomicBool,

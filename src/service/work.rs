@@ -17,7 +17,7 @@ use weightsd_proto::v1::{
     pull_response, verify_response,
 };
 
-use super::{Context, Failure, convert, request};
+use super::{Context, Failure, messages, request};
 use crate::{
     cache::{AcquireError, Cache},
     hub::HubError,
@@ -45,7 +45,7 @@ pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream
     let event = |event| PullResponse { event: Some(event) };
     Ok(run(
         context,
-        move |step, sharers| event(pull_response::Event::Progress(convert::progress(step, sharers))),
+        move |step, sharers| event(pull_response::Event::Progress(messages::progress(step, sharers))),
         move |cache, progress| async move {
             let report = pull_and_verify(&cache, &selector, want, progress).await?;
             Ok(event(pull_response::Event::Report(report)))
@@ -59,7 +59,7 @@ pub(super) fn verify(context: &Context, request: VerifyRequest) -> Result<Verify
     let event = |event| VerifyResponse { event: Some(event) };
     Ok(run(
         context,
-        move |step, sharers| event(verify_response::Event::Progress(convert::progress(step, sharers))),
+        move |step, sharers| event(verify_response::Event::Progress(messages::progress(step, sharers))),
         move |cache, progress| async move {
             let report = verify_all(&cache, selector, components, progress).await?;
             Ok(event(verify_response::Event::Report(report)))
@@ -135,7 +135,7 @@ async fn pull_and_verify(
 }
 
 fn pull_report(model: &ResolvedModel, report: &FetchReport, bytes_fetched: u64, started: Instant) -> PullReport {
-    let mut message = convert::model(model);
+    let mut message = messages::model(model);
     if !report.skipped.is_empty() {
         let left_out = format!("left out: {}", report.skipped.join("; "));
         message.warning = match message.warning.as_str() {
@@ -145,10 +145,10 @@ fn pull_report(model: &ResolvedModel, report: &FetchReport, bytes_fetched: u64, 
     }
     PullReport {
         model: Some(message),
-        files: report.files.iter().map(|(path, listed)| convert::listed_file(path, listed, true)).collect(),
+        files: report.files.iter().map(|(path, listed)| messages::listed_file(path, listed, true)).collect(),
         bytes: report.files.iter().map(|(_, listed)| listed.bytes).sum(),
         bytes_fetched,
-        took: convert::duration(started.elapsed()),
+        took: messages::duration(started.elapsed()),
     }
 }
 
@@ -169,10 +169,10 @@ async fn verify_all(
     let is_bad = |verdict: &Verdict| verdict.finding.is_other() || verdict.finding == Finding::Missing;
     verdicts.sort_by_key(|verdict| !is_bad(verdict));
     Ok(VerifyReport {
-        model: Some(convert::model(&model)),
+        model: Some(messages::model(&model)),
         clean: !verdicts.iter().any(is_bad),
         verdicts: verdicts.iter().take(VERDICTS_MAX).map(verdict).collect(),
-        took: convert::duration(started.elapsed()),
+        took: messages::duration(started.elapsed()),
     })
 }
 
@@ -227,7 +227,7 @@ fn verdict(verdict: &Verdict) -> FileVerdict {
         Finding::Bad { found, aside } => {
             message.set_finding(FileFinding::Corrupt);
             message.found.clone_from(found);
-            message.moved_to = aside.as_deref().map(convert::path).unwrap_or_default();
+            message.moved_to = aside.as_deref().map(messages::path).unwrap_or_default();
         }
         Finding::Differs { found } => {
             message.set_finding(FileFinding::Corrupt);

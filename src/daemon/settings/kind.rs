@@ -15,7 +15,7 @@ use crate::hub;
 /// Longest duration. Sums of durations must not overflow, and a century is for ever.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// See the module.
+/// A kind of value.
 pub(super) trait Kind: Sized {
     /// What stands for a value in help texts.
     const PLACEHOLDER: &'static str;
