@@ -14,6 +14,7 @@ use crate::{
     rewrite::{Canonical, Overlay, OverlayError, RewriteError, Rules, canonical, overlay},
     table::{Sourced, Table},
     tool::Tool,
+    weight_name,
 };
 
 /// Why a component cannot be put together.
@@ -212,9 +213,7 @@ pub fn declaration(
     site: &ComponentSite,
     metadata: &std::collections::BTreeMap<String, String>,
 ) -> Result<Option<Declaration>, DeclarationError> {
-    let in_folder = |name: &str| {
-        if site.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", site.folder) }
-    };
+    let in_folder = |name: &str| weight_name::in_folder(&site.folder, name);
     for path in [in_folder(CONTROLNET_MANIFEST), in_folder(MANIFEST), MANIFEST.to_owned()] {
         if let Some(json) = facts.documents.get(&path) {
             return Declaration::from_manifest(&path, json).map(Some);

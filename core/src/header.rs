@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     explain::{Explain, Explanation, Reason},
+    impostor::Impostor,
     shown::shown,
 };
 
@@ -51,15 +52,6 @@ pub const METADATA_ENTRIES_MAX: usize = 65_536;
 const METADATA: &str = "__metadata__";
 /// Longest JSON text of one tensor's entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 65_536;
-
-/// What is found in place of weights, by its first bytes. As a length each is beyond all limits, so that no safetensors
-/// file begins like it.
-const IMPOSTORS: [(&[u8], &str, &str); 4] = [
-    (b"version ", "a Git LFS pointer", "fetch the content: `git lfs pull`, or `hf download` instead of `git clone`"),
-    (b"<!DOCTYP", "a web page", "the download saved an error page: fetch the file again, with a token if it is gated"),
-    (b"<html", "a web page", "the download saved an error page: fetch the file again, with a token if it is gated"),
-    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint", "convert it to safetensors"),
-];
 
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -286,10 +278,17 @@ pub enum HeaderError {
 impl Explain for HeaderError {
     fn explain(&self) -> Explanation {
         let hint = match self {
+            Self::FileTooShort { found: 0 } => "the file is empty: fetch it again; if it stays empty, its source is",
             Self::Truncated { .. } | Self::HeaderTruncated { .. } | Self::FileTooShort { .. } => {
                 "the file was cut while it was copied or downloaded: fetch it again"
             }
             Self::SomethingElse { hint, .. } => hint,
+            Self::Metadata { .. } => {
+                "the format allows only strings in `__metadata__`: save the file anew with strings there"
+            }
+            Self::TrailingBytes { .. } => {
+                "the file is longer than its header says: it was written over an older one, or appended to: fetch it again"
+            }
             Self::UnknownDtype { .. } => "the file was written by a newer or another format: convert it",
             _ => "the file is damaged or was not written by a safetensors library: fetch it again, or save it anew",
         };
@@ -302,18 +301,20 @@ impl Explain for HeaderError {
 /// # Errors
 /// [`HeaderError::SomethingElse`], [`HeaderError::HeaderTooLong`] or [`HeaderError::HeaderTruncated`].
 pub fn header_length(prefix: [u8; 8], file_length: u64) -> Result<usize, HeaderError> {
-    if let Some(&(_, what, hint)) = IMPOSTORS.iter().find(|(start, ..)| prefix.starts_with(start)) {
-        return Err(HeaderError::SomethingElse { what, hint });
-    }
     let announced = u64::from_le_bytes(prefix);
-    if announced > HEADER_BYTES_MAX {
-        return Err(HeaderError::HeaderTooLong { found: announced });
-    }
     let available = file_length.saturating_sub(PREFIX_BYTES);
-    if announced > available {
-        return Err(HeaderError::HeaderTruncated { announced, available });
-    }
-    usize::try_from(announced).map_err(|_| HeaderError::HeaderTooLong { found: announced })
+    let error = if announced > HEADER_BYTES_MAX {
+        HeaderError::HeaderTooLong { found: announced }
+    } else if announced > available {
+        HeaderError::HeaderTruncated { announced, available }
+    } else {
+        return usize::try_from(announced).map_err(|_| HeaderError::HeaderTooLong { found: announced });
+    };
+    // Only now, since the first bytes of some other formats are the length of a short header, too.
+    Err(match Impostor::of(&prefix) {
+        Some(&Impostor { what, hint, .. }) => HeaderError::SomethingElse { what, hint },
+        None => error,
+    })
 }
 
 impl Header {
@@ -667,13 +668,7 @@ mod tests {
         assert_eq!(name_of(&parse(&rank, 1).unwrap_err()), "RankTooHigh");
         assert_eq!(name_of(&Header::parse(b"{\"\xff\":1}", 100).unwrap_err()), "NotUtf8");
         assert_eq!(name_of(&Header::parse(b"{}", 5).unwrap_err()), "HeaderTruncated");
-        for (start, ..) in IMPOSTORS {
-            let mut prefix = [0; 8];
-            prefix[..start.len()].copy_from_slice(start);
-            assert_eq!(name_of(&header_length(prefix, u64::MAX).unwrap_err()), "SomethingElse");
-            prefix[start.len()..].fill(0);
-            assert!(u64::from_le_bytes(prefix) > HEADER_BYTES_MAX);
-        }
+        assert_eq!(name_of(&header_length(*b"GGUF\x03\0\0\0", u64::MAX).unwrap_err()), "SomethingElse");
         assert_eq!(name_of(&header_length(u64::MAX.to_le_bytes(), 100).unwrap_err()), "HeaderTooLong");
         assert_eq!(name_of(&header_length(93u64.to_le_bytes(), 100).unwrap_err()), "HeaderTruncated");
     }

@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::shown::shown;
+use crate::{impostor::Impostor, shown::shown, weight_name};
 
 /// Longest index file that is read, in bytes.
 pub const INDEX_BYTES_MAX: u64 = 25_000_000;
@@ -73,6 +73,9 @@ impl Index {
         struct Totals {
             total_size: u64,
         }
+        if let Some(problem) = Impostor::in_place_of_json(json) {
+            return Err(IndexError::NotAnIndex { problem });
+        }
         // Serde takes an array for a structure, without a word about names.
         if json.trim_ascii_start().starts_with(b"[") {
             return Err(IndexError::NotAnIndex { problem: "it is not an object".to_owned() });
@@ -92,11 +95,11 @@ impl Index {
         let total_size = totals.map(|totals| totals.total_size);
         let mut shard_of = BTreeMap::new();
         for (tensor, file) in weight_map {
-            if !is_safe_relative(&file) || !file.ends_with(".safetensors") {
+            if !is_safe_relative(&file) || weight_name::stem(&file).is_none() {
                 return Err(IndexError::BadFileName { tensor: shown(&tensor), file: shown(&file) });
             }
             // Some writers give the path below the model's directory instead of the bare name.
-            let path = if file.contains('/') || folder.is_empty() { file } else { format!("{folder}/{file}") };
+            let path = if file.contains('/') { file } else { weight_name::in_folder(folder, &file) };
             shard_of.insert(tensor, path);
         }
         let index = Self { total_size, shard_of };

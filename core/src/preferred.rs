@@ -5,9 +5,11 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::explain::{Explain, Explanation, Reason};
+use crate::{
+    explain::{Explain, Explanation, Reason},
+    weight_name::set_of,
+};
 
-const SUFFIX: &str = ".safetensors";
 /// In a name, it wins over size.
 const NEWER: &str = "v2";
 /// Most names that an error lists.
@@ -98,10 +100,8 @@ pub fn preferred<'a>(
     let mut sets: BTreeMap<&str, (Vec<&str>, u64)> = BTreeMap::new();
     for (name, bytes) in files {
         // What macOS leaves beside files on foreign disks is no file of the user's.
-        let Some(stem) = name.strip_suffix(SUFFIX).filter(|_| !name.starts_with("._") && !name.contains('/')) else {
-            continue;
-        };
-        let set = sets.entry(without_number(stem)).or_default();
+        let Some(set) = set_of(name).filter(|_| !name.starts_with("._") && !name.contains('/')) else { continue };
+        let set = sets.entry(set).or_default();
         set.0.push(name);
         set.1 = set.1.saturating_add(bytes);
     }
@@ -132,16 +132,6 @@ fn ambiguous(sets: &Sets<'_>, candidates: &[&str]) -> PreferredError {
 
 fn first(sets: &Sets<'_>, set: &str) -> String {
     sets[set].0.iter().min().map_or_else(String::new, |&name| name.to_owned())
-}
-
-/// `model-00001-of-00003` without its number.
-fn without_number(stem: &str) -> &str {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = stem.rsplit_once("-of-").and_then(|(before, total)| Some((before.rsplit_once('-')?, total)));
-    match parts {
-        Some(((set, shard), total)) if number(shard) && number(total) => set,
-        _ => stem,
-    }
 }
 
 #[cfg(test)]

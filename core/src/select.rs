@@ -1,16 +1,18 @@
 //! Which files of a folder are its weights.
 //!
 //! The rule, first match wins: the index of the expected name; the set of files of the expected name; the only set
-//! there is. Anything else is ambiguous and refused with the list, because a guess would lend the wrong weights. A
-//! *variant* such as `fp16` is part of the expected name: only the set that carries it is taken, never another.
+//! there is; the only index, when it lists every other file. Anything else is ambiguous and refused with the list,
+//! because a guess would lend the wrong weights. A *variant* such as `fp16` is part of the expected name: only the set
+//! that carries it is taken, never another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::explain::{Explain, Explanation, Reason};
+use crate::{
+    explain::{Explain, Explanation, Reason},
+    index::Index,
+    weight_name::{self, SUFFIX, ShardName},
+};
 
-/// Ending of an index file.
-pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
-const SUFFIX: &str = ".safetensors";
 /// What helps when shards are missing.
 const FETCH: &str = "`weightsd pull` fetches what is missing; a directory of your own has to be copied again";
 /// Most missing shards that an error names.
@@ -19,20 +21,49 @@ const NAMED_MAX: usize = 16;
 /// What a folder's weights are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WeightFiles {
-    /// An index names the shards. Path below the model's directory.
-    Index(String),
+    /// An index names the shards.
+    Index(IndexFile),
     /// These files, in shard order. Paths below the model's directory.
     Files(Vec<String>),
+}
+
+/// An index that was chosen by its name, before it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexFile {
+    /// Path below the model's directory.
+    pub path: String,
+    /// Other weight files of the folder, which the index must list: sets of their own would leave the choice open.
+    claims: Vec<String>,
+}
+
+impl IndexFile {
+    /// Checks the choice against what the index lists.
+    ///
+    /// # Errors
+    /// When the folder has weight files that the index does not list, and nothing says which of both is meant.
+    pub fn settle(&self, index: &Index) -> Result<(), SelectError> {
+        let listed = index.shards();
+        let strangers: Vec<&String> = self.claims.iter().filter(|path| !listed.contains(&path.as_str())).collect();
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        let (folder, index) = weight_name::split(&self.path);
+        let candidates = strangers.into_iter().map(|path| weight_name::split(path).1.to_owned());
+        let candidates = std::iter::once(index.to_owned()).chain(candidates).collect();
+        Err(SelectError::Ambiguous { folder: shown_folder(folder), candidates })
+    }
 }
 
 /// Why a folder has no usable weights.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// No safetensors file.
-    #[error("there are no safetensors files in `{folder}`")]
+    #[error("there are no safetensors files in `{folder}`{}", instead(others))]
     Nothing {
         /// The folder.
         folder: String,
+        /// Weights in other formats that are there, as phrases.
+        others: Vec<String>,
     },
     /// No set of that variant.
     #[error("`{folder}` has no weights of variant `{variant}`; it has {}", candidates.join(", "))]
@@ -72,10 +103,15 @@ impl Explain for SelectError {
             Self::NoVariant { folder, .. } => {
                 (Reason::VariantNotFound, folder, "leave the variant out, or name one that is listed")
             }
-            Self::Nothing { folder } => (
+            Self::Nothing { folder, others } if others.is_empty() => (
                 Reason::SnapshotIncomplete,
                 folder,
                 "`weightsd pull` fetches what is missing, `weightsd resolve` lists what is here",
+            ),
+            Self::Nothing { folder, .. } => (
+                Reason::SnapshotIncomplete,
+                folder,
+                "weightsd lends safetensors: convert the weights, or name a repository that has them as safetensors",
             ),
             Self::MissingShards { folder, .. } => (Reason::SnapshotIncomplete, folder, FETCH),
             Self::Ambiguous { folder, .. } => (
@@ -93,7 +129,7 @@ impl SelectError {
     #[must_use]
     pub fn in_folder(mut self, path: String) -> Self {
         match &mut self {
-            Self::Nothing { folder }
+            Self::Nothing { folder, .. }
             | Self::NoVariant { folder, .. }
             | Self::Ambiguous { folder, .. }
             | Self::MissingShards { folder, .. } => *folder = path,
@@ -102,42 +138,34 @@ impl SelectError {
     }
 }
 
-/// A shard's name taken apart: `model-00001-of-00003.safetensors`.
-#[derive(Debug, PartialEq, Eq)]
-struct ShardName<'a> {
-    set: String,
-    digits: &'a str,
-    number: u32,
-    total: u32,
-}
+/// Endings of weights in other formats.
+const OTHER_FORMATS: [(&str, &[&str]); 6] = [
+    ("GGUF", &[".gguf"]),
+    ("PyTorch", &[".bin", ".pt", ".pth", ".ckpt"]),
+    ("ONNX", &[".onnx"]),
+    ("Keras", &[".h5", ".keras"]),
+    ("Flax", &[".msgpack"]),
+    ("NumPy", &[".npz"]),
+];
 
-fn shard_name(file: &str) -> Option<ShardName<'_>> {
-    let stem = file.strip_suffix(SUFFIX)?;
-    let of = stem.rfind("-of-")?;
-    let (before, after) = (&stem[..of], &stem[of + 4..]);
-    let dash = before.rfind('-')?;
-    let digits = &before[dash + 1..];
-    let all_digits = |text: &str| !text.is_empty() && text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !all_digits(digits) || !all_digits(after) {
-        return None;
-    }
-    Some(ShardName { set: before[..dash].to_owned(), digits, number: digits.parse().ok()?, total: after.parse().ok()? })
-}
-
-/// The set that an index lists, by its name. A variant is written before `.safetensors` or, as diffusers does, before
-/// `.json`: `model.fp16.safetensors.index.json` and `model.safetensors.index.fp16.json` mean one set.
-fn index_set(file: &str) -> Option<String> {
-    if let Some(set) = file.strip_suffix(INDEX_SUFFIX) {
-        return Some(set.to_owned());
-    }
-    let (stem, variant) = file.strip_suffix(".json")?.split_once(".safetensors.index.")?;
-    (!variant.is_empty()).then(|| format!("{stem}.{variant}"))
-}
-
-/// Whether a file of that path belongs to weights: a safetensors file, or an index in either spelling.
+/// Weights among `files` that are in other formats, a phrase each.
 #[must_use]
-pub fn is_weights(path: &str) -> bool {
-    path.ends_with(SUFFIX) || path.rsplit('/').next().and_then(index_set).is_some()
+pub fn other_weights<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let files: Vec<&str> = files.into_iter().collect();
+    let phrase = |(format, endings): (&str, &[&str])| {
+        let has_ending = |file: &&&str| endings.iter().any(|ending| file.to_lowercase().ends_with(ending));
+        let of: Vec<&&str> = files.iter().filter(has_ending).collect();
+        let first = of.first()?;
+        Some(match of.len() {
+            1 => format!("{format} (`{first}`)"),
+            count => format!("{format} ({count} files, such as `{first}`)"),
+        })
+    };
+    OTHER_FORMATS.into_iter().filter_map(phrase).collect()
+}
+
+fn instead(others: &[String]) -> String {
+    if others.is_empty() { String::new() } else { format!("; its weights are in other formats: {}", others.join(", ")) }
 }
 
 /// Whether a file of that name holds tensors. What macOS leaves beside files on foreign disks does not.
@@ -158,52 +186,92 @@ pub fn weight_files<'a>(
     variant: Option<&str>,
 ) -> Result<WeightFiles, SelectError> {
     let names: Vec<&str> = files.into_iter().filter_map(|path| name_in(path, folder)).collect();
-    let join = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-    let shown = if folder.is_empty() { "." } else { folder }.to_owned();
-    let mut sets: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    let mut indexes: BTreeMap<String, &str> = BTreeMap::new();
-    for name in &names {
-        if let Some(bare) = name.strip_suffix(SUFFIX) {
-            let set = shard_name(name).map_or_else(|| bare.to_owned(), |shard| shard.set);
-            sets.entry(set).or_default().push(name);
-        } else if let Some(set) = index_set(name) {
-            sets.entry(set.clone()).or_default();
-            indexes.entry(set).or_insert(name);
-        }
+    let join = |name: &str| weight_name::in_folder(folder, name);
+    let shown = shown_folder(folder);
+    let (sets, indexes) = sets(&names);
+    let index = |name: &str, claims| WeightFiles::Index(IndexFile { path: join(name), claims });
+    if sets.is_empty() {
+        return Err(SelectError::Nothing { folder: shown, others: other_weights(names.iter().copied()) });
     }
     let chosen = match variant {
-        None => expected_or_only(&sets, stem, &shown)?,
-        Some(variant) => of_variant(&sets, stem, variant, &shown)?,
+        None => expected_or_only(&sets, stem, &shown),
+        Some(variant) => of_variant(&sets, stem, variant, &shown),
+    };
+    let chosen = match (chosen, variant, indexes.iter().collect::<Vec<_>>().as_slice()) {
+        // Some tools name shards by numbers alone, so that each looks like a set: a set is what its index lists.
+        (Err(SelectError::Ambiguous { .. }), None, [(_, only)]) => {
+            let claims = names.iter().filter(|name| weight_name::stem(name).is_some()).map(|name| join(name));
+            return Ok(index(only, claims.collect()));
+        }
+        (chosen, ..) => chosen?,
     };
     match indexes.get(&chosen) {
-        Some(index) => Ok(WeightFiles::Index(join(index))),
+        Some(name) => Ok(index(name, Vec::new())),
         None => order_set(&sets[&chosen], shown, &join),
     }
 }
 
-fn expected_or_only(sets: &BTreeMap<String, Vec<&str>>, stem: &str, folder: &str) -> Result<String, SelectError> {
+type Sets<'a> = BTreeMap<String, Vec<&'a str>>;
+
+/// The files of each set, by name, and the index of each set that has one.
+fn sets<'a>(names: &[&'a str]) -> (Sets<'a>, BTreeMap<String, &'a str>) {
+    let (mut sets, mut indexes) = (Sets::new(), BTreeMap::new());
+    for &name in names {
+        if let Some(set) = weight_name::set_of(name) {
+            sets.entry(set.to_owned()).or_default().push(name);
+        } else if let Some(set) = weight_name::index_set(name) {
+            sets.entry(set.clone()).or_default();
+            indexes.entry(set).or_insert(name);
+        }
+    }
+    (sets, indexes)
+}
+
+fn shown_folder(folder: &str) -> String {
+    if folder.is_empty() { "." } else { folder }.to_owned()
+}
+
+/// Complete sets of weight files in `folder`, as paths below the model's directory, that have no file in `listed`: what
+/// is there beside the files that an index lists.
+#[must_use]
+pub fn unlisted_sets<'a>(
+    files: impl IntoIterator<Item = &'a str>,
+    folder: &str,
+    listed: &[String],
+) -> Vec<Vec<String>> {
+    let names: Vec<&str> = files.into_iter().filter_map(|path| name_in(path, folder)).collect();
+    let join = |name: &str| weight_name::in_folder(folder, name);
+    let (sets, _) = sets(&names);
+    let whole = |names: &Vec<&str>| {
+        // Shards of several totals may carry one name: each total is a set.
+        let total = |name: &str| ShardName::parse(name).map(|shard| shard.total);
+        let totals: BTreeSet<Option<u32>> = names.iter().map(|name| total(name)).collect();
+        let of_total = |wanted: Option<u32>| -> Option<Vec<String>> {
+            let of: Vec<&str> = names.iter().copied().filter(|name| total(name) == wanted).collect();
+            match order_set(&of, folder.to_owned(), &join) {
+                Ok(WeightFiles::Files(paths)) => Some(paths),
+                Ok(WeightFiles::Index(_)) | Err(_) => None,
+            }
+        };
+        totals.into_iter().filter_map(of_total).collect::<Vec<_>>()
+    };
+    sets.values().flat_map(whole).filter(|paths| !paths.iter().any(|path| listed.contains(path))).collect()
+}
+
+fn expected_or_only(sets: &Sets<'_>, stem: &str, folder: &str) -> Result<String, SelectError> {
     if sets.contains_key(stem) {
         return Ok(stem.to_owned());
     }
     let mut candidates: Vec<String> = sets.keys().cloned().collect();
     match candidates.len() {
-        0 => Err(SelectError::Nothing { folder: folder.to_owned() }),
         1 => Ok(candidates.remove(0)),
         _ => Err(SelectError::Ambiguous { folder: folder.to_owned(), candidates }),
     }
 }
 
 /// The set of the expected name and variant, or the only set of that variant. Case does not count.
-fn of_variant(
-    sets: &BTreeMap<String, Vec<&str>>,
-    stem: &str,
-    variant: &str,
-    folder: &str,
-) -> Result<String, SelectError> {
+fn of_variant(sets: &Sets<'_>, stem: &str, variant: &str, folder: &str) -> Result<String, SelectError> {
     let folder = folder.to_owned();
-    if sets.is_empty() {
-        return Err(SelectError::Nothing { folder });
-    }
     let is_variant = |set: &&String| set.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(variant));
     let mut matching: Vec<&String> = sets.keys().filter(is_variant).collect();
     let expected = |set: &&&String| set.rsplit_once('.').is_some_and(|(before, _)| before == stem);
@@ -230,7 +298,7 @@ fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> 
     let mut shards = Vec::new();
     let mut whole = Vec::new();
     for name in names {
-        match shard_name(name) {
+        match ShardName::parse(name) {
             Some(shard) => shards.push((shard, *name)),
             None => whole.push(*name),
         }
@@ -266,6 +334,10 @@ mod tests {
 
     const STEM: &str = "diffusion_pytorch_model";
 
+    fn chosen_index(path: &str) -> WeightFiles {
+        WeightFiles::Index(IndexFile { path: path.to_owned(), claims: Vec::new() })
+    }
+
     fn select(files: &[&str]) -> Result<WeightFiles, SelectError> {
         weight_files(files.iter().copied(), "t", STEM, None)
     }
@@ -273,7 +345,7 @@ mod tests {
     #[test]
     fn index_then_named_set_then_only_set() {
         let index = "t/diffusion_pytorch_model.safetensors.index.json";
-        assert_eq!(select(&[index, "t/other.safetensors"]), Ok(WeightFiles::Index(index.into())));
+        assert_eq!(select(&[index, "t/other.safetensors"]), Ok(chosen_index(index)));
         let single = "t/diffusion_pytorch_model.safetensors";
         assert_eq!(select(&[single, "t/x.fp16.safetensors"]), Ok(WeightFiles::Files(vec![single.into()])));
         assert_eq!(
@@ -309,6 +381,55 @@ mod tests {
         assert!(matches!(select(&both), Err(SelectError::Ambiguous { .. })));
     }
 
+    /// mflux numbers its shards from 0, without a total, and calls its index as transformers does.
+    #[test]
+    fn weights_in_other_formats_are_named() {
+        let error = select(&["t/a.gguf", "t/b.gguf", "t/pytorch_model.bin", "t/config.json"]).unwrap_err().to_string();
+        assert!(error.contains("GGUF (2 files, such as `a.gguf`)"), "{error}");
+        assert!(error.contains("PyTorch (`pytorch_model.bin`)"), "{error}");
+        assert!(!select(&["t/config.json"]).unwrap_err().to_string().contains("formats"));
+    }
+
+    #[test]
+    fn a_set_is_what_its_index_lists() {
+        let files = ["t/0.safetensors", "t/1.safetensors", "t/model.safetensors.index.json"];
+        let Ok(WeightFiles::Index(chosen)) = select(&files) else { panic!("the only index") };
+        assert_eq!(chosen.path, files[2]);
+        let index = |listed: &[&str]| {
+            let map: serde_json::Map<_, _> =
+                listed.iter().map(|&file| (file.to_owned(), serde_json::Value::from(file))).collect();
+            Index::parse(serde_json::json!({"weight_map": map}).to_string().as_bytes(), "t").unwrap()
+        };
+        assert_eq!(chosen.settle(&index(&["0.safetensors", "1.safetensors"])), Ok(()));
+        let error = chosen.settle(&index(&["0.safetensors"])).unwrap_err();
+        assert!(
+            matches!(&error, SelectError::Ambiguous { candidates, .. }
+            if candidates == &["model.safetensors.index.json", "1.safetensors"]),
+            "{error}"
+        );
+        let two = [files[0], files[1], files[2], "t/other.safetensors.index.json"];
+        assert!(matches!(select(&two), Err(SelectError::Ambiguous { .. })));
+    }
+
+    #[test]
+    fn complete_sets_beside_an_index_are_found() {
+        let files = [
+            "t/model.safetensors.index.json",
+            "t/model-00001-of-00002.safetensors",
+            "t/model-00002-of-00002.safetensors",
+            "t/model-00001-of-00003.safetensors",
+            "t/half-00001-of-00002.safetensors",
+            "t/whole.safetensors",
+        ];
+        let found = |listed: &[&str]| {
+            let listed: Vec<String> = listed.iter().map(|&path| path.to_owned()).collect();
+            unlisted_sets(files, "t", &listed)
+        };
+        let [two, whole] = [files[1..3].to_vec(), files[5..].to_vec()];
+        assert_eq!(found(&["t/model-00001-of-00005.safetensors"]), [two, whole.clone()]);
+        assert_eq!(found(&files[1..2]), [whole]);
+    }
+
     #[test]
     fn the_root_is_a_folder_too() {
         let found = weight_files(["model.safetensors", "t/x.safetensors"], "", "model", None);
@@ -333,8 +454,8 @@ mod tests {
             "t/diffusion_pytorch_model.fp16.safetensors.index.json",
         ] {
             let files = [shards[0], index, plain, "t/diffusion_pytorch_model.safetensors.index.json"];
-            assert_eq!(choose(&files, "fp16"), Ok(WeightFiles::Index(index.into())));
-            assert!(is_weights(index));
+            assert_eq!(choose(&files, "fp16"), Ok(chosen_index(index)));
+            assert!(weight_name::is_weights(index));
         }
         let other = ["t/a.fp16.safetensors", "t/b.fp16.safetensors"];
         assert!(matches!(choose(&other, "fp16"), Err(SelectError::Ambiguous { .. })));

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use crate::{
     explain::{Explain, Explanation, Reason},
     shown::shown,
+    weight_name,
 };
 
 /// Longest spec, in bytes.
@@ -183,7 +184,7 @@ pub fn is_path_like(text: &str) -> bool {
     text == "."
         || text == ".."
         || ["/", "./", "../", "~", "\\"].iter().any(|start| text.starts_with(start))
-        || text.ends_with(".safetensors")
+        || weight_name::stem(text).is_some()
         || text.ends_with('/')
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use serde_json::{Value, json};
-use weightsd_core::select::INDEX_SUFFIX;
+use weightsd_core::weight_name::INDEX_SUFFIX;
 
 use crate::{Component, Tensor, python_json::dumps, shards};
 

@@ -28,7 +28,11 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         revision: command.model.revision.clone(),
         hub_cache: command.model.hub_cache.clone(),
         working_directory: Some(env::current_dir().context("the current directory")?),
-        choice: Choice { patterns: command.model.patterns.clone(), variant: command.model.variant.clone() },
+        choice: Choice {
+            patterns: command.model.patterns.clone(),
+            variant: command.model.variant.clone(),
+            ..Choice::default()
+        },
         network: Network::Forbidden,
     };
     let pool = ShardPool::default();

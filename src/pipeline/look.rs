@@ -38,7 +38,8 @@ pub fn audit(snapshots: &Ingredients<Arc<Snapshot>>, component: &str, pool: &Sha
     let recipe = Recipe::new(own, &files.own.site, &own.model.to_string(), base)?;
     let plan::Opened { checkpoints, sources, .. } = plan::open(&files, pool, &Unwatched)?;
     let overlay = checkpoints.overlay.as_ref().map(Checkpoint::tensors);
-    let assembled = plan::put_together(&recipe, &own.model, checkpoints.own.tensors(), overlay)?;
+    let mut assembled = plan::put_together(&recipe, &own.model, checkpoints.own.tensors(), overlay)?;
+    assembled.report.remarks.extend(own.remark_on(&files.own.site));
     let is_own = |source: &Source| files.own.shards.iter().any(|shard| shard.path == source.file.path);
     let name = |source: &Source| match is_own(source) {
         true => source.file.name.clone(),
@@ -61,7 +62,8 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     for (name, header) in &headers {
         shards.push(Shard { source: names.add(name.clone()), name, header: header.clone() });
     }
-    let (table, remarks) = checkpoint::merge(component, shards, found.index.as_ref())?;
+    let (table, mut remarks) = checkpoint::merge(component, shards, found.index.as_ref())?;
+    remarks.extend(snapshot.remark_on(&found.site));
     let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
     let own = Tensors { table: &table, metadata: &metadata, remarks };
     Ok(Audited { assembled: plan::put_together(&recipe, &snapshot.model, own, None)?, files: names })

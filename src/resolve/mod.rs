@@ -51,6 +51,18 @@ pub struct Choice {
     pub patterns: Vec<String>,
     /// The variant, such as `fp16`.
     pub variant: Option<String>,
+    /// What is meant by a component that has no such variant.
+    pub without_variant: WithoutVariant,
+}
+
+/// What a request with a variant means by a component that has no weights of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum WithoutVariant {
+    /// It is refused: who asks for one component by name and variant is given that.
+    #[default]
+    Refused,
+    /// Its plain weights, when another component of the model has the variant: so diffusers loads pipelines.
+    Plain,
 }
 
 /// What a selector names, before it is looked for.

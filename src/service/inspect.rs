@@ -18,7 +18,7 @@ use crate::{
         self, AcquireError, LoadError, Pinned, Tools,
         look::{self, Audited},
     },
-    resolve::Selector,
+    resolve::{Selector, WithoutVariant},
     snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
 
@@ -46,8 +46,11 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
 }
 
 pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<AuditResponse, Failure> {
-    let selector = request::selector(request.model)?;
+    let mut selector = request::selector(request.model)?;
     let mut names = request::components(request.components)?;
+    if names.is_empty() {
+        selector.choice.without_variant = WithoutVariant::Plain;
+    }
     let base = request.base.map(|base| request::selector(Some(base))).transpose()?;
     let overlay = request.overlay.map(|overlay| request::selector(Some(overlay))).transpose()?;
     let _token = context.daemon.tasks().token();
@@ -56,6 +59,9 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     let model = Whereabouts::find(tools, selector, &beside).await.map_err(|error| Failure::from(&error))?;
     if names.is_empty() {
         names = model.snapshot().sites().iter().map(|site| site.name.clone()).collect();
+    }
+    if names.is_empty() {
+        return Err(Failure::from(&AcquireError::from(LoadError::from(model.snapshot().nothing()))));
     }
     let mut reports = Vec::new();
     for name in &names {

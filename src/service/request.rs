@@ -200,7 +200,7 @@ fn choice(patterns: Vec<String>, variant: String) -> Result<Choice, Failure> {
     if is_odd(&variant) || variant.contains(['/', '*']) {
         return Err(Failure::invalid("model.variant", "is no variant", "give a word such as `fp16`"));
     }
-    Ok(Choice { patterns, variant: (!variant.is_empty()).then_some(variant) })
+    Ok(Choice { patterns, variant: (!variant.is_empty()).then_some(variant), ..Choice::default() })
 }
 
 pub(super) fn components(names: Vec<String>) -> Result<Vec<String>, Failure> {

@@ -23,7 +23,7 @@ use crate::{
     hub::HubError,
     pipeline::{self, LoadError, Tools, blocking, look},
     progress::{Step, Watcher},
-    resolve::{Address, ResolvedModel, Selector},
+    resolve::{Address, ResolvedModel, Selector, WithoutVariant},
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
 };
 
@@ -38,9 +38,12 @@ pub(super) type PullStream = ReceiverStream<Result<PullResponse, Status>>;
 pub(super) type VerifyStream = ReceiverStream<Result<VerifyResponse, Status>>;
 
 pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream, Failure> {
-    let selector = request::selector(request.model)?;
+    let mut selector = request::selector(request.model)?;
     let components = request::components(request.components)?;
     let extent = if request.whole_repository { Extent::Everything } else { Extent::Components };
+    if components.is_empty() {
+        selector.choice.without_variant = WithoutVariant::Plain;
+    }
     let want = Want { components, extent, choice: selector.choice.clone() };
     let event = |event| PullResponse { event: Some(event) };
     Ok(run(

@@ -12,6 +12,7 @@ use weightsd_core::{
     listing::{BlobName, Listed, Listing},
     select,
     spec::Commit,
+    weight_name,
 };
 
 use super::{HashCandidate, SnapshotError, hash::BlobHasher, listing, read_bounded};
@@ -85,6 +86,12 @@ impl Files {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether the listing of the commit is known.
+    #[must_use]
+    pub fn has_listing(&self) -> bool {
+        self.listed.is_some()
     }
 
     /// The file as the listing of the commit has it.
@@ -173,7 +180,7 @@ impl Files {
 /// All names, without the weights that no pattern matches.
 fn chosen(mut names: Vec<String>, choice: &Choice) -> Result<Vec<String>, SnapshotError> {
     if let Some(patterns) = glob_set(&choice.patterns)? {
-        names.retain(|name| !select::is_weights(name) || patterns.is_match(name));
+        names.retain(|name| !weight_name::is_weights(name) || patterns.is_match(name));
     }
     Ok(names)
 }

@@ -26,6 +26,7 @@ use weightsd_core::{
     parts::{FilePart, Located},
     preferred::{Ground, Preference, PreferredError, preferred},
     select::{self, SelectError, WeightFiles},
+    weight_name,
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
@@ -39,7 +40,7 @@ pub use self::{
 use crate::{
     disk,
     hub::{FoundFile, RepoStore, is_absent},
-    resolve::{Choice, ResolvedModel},
+    resolve::{Choice, ResolvedModel, WithoutVariant},
     turn::in_turn,
 };
 
@@ -162,7 +163,10 @@ pub enum SnapshotError {
         known: Vec<String>,
     },
     /// Shards that are not on disk.
-    #[error("`{component}` is incomplete: {} of {total} shards are missing: {}", missing.len(), missing.join(", "))]
+    #[error(
+        "`{component}` is incomplete: {} of {total} shards are missing: {}{}", missing.len(), missing.join(", "),
+        beside(unlisted)
+    )]
     Incomplete {
         /// The component.
         component: String,
@@ -170,6 +174,10 @@ pub enum SnapshotError {
         missing: Vec<String>,
         /// How many there should be.
         total: usize,
+        /// Files of complete sets that are there and that the index does not list.
+        unlisted: Vec<String>,
+        /// What lacks the missing files.
+        lacking: Lacking,
     },
     /// A pattern that is none.
     #[error("`{pattern}` is not a pattern: {problem}")]
@@ -211,6 +219,48 @@ pub enum SnapshotError {
     },
 }
 
+/// What lacks the files of an incomplete component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacking {
+    /// This machine; the commit may have them.
+    Cache,
+    /// The commit itself, by its listing.
+    Commit,
+    /// A folder that nobody fetches.
+    Folder,
+}
+
+fn beside(unlisted: &[String]) -> String {
+    if unlisted.is_empty() {
+        return String::new();
+    }
+    format!("; beside them are complete weights that the index does not list: {}", unlisted.join(", "))
+}
+
+impl Lacking {
+    /// What can help.
+    fn hint(self, has_unlisted: bool) -> &'static str {
+        match (self, has_unlisted) {
+            (Self::Cache, false) => "`weightsd pull` fetches what is missing",
+            (Self::Folder, false) => {
+                "`weightsd pull` fetches what is missing; a directory of your own has to be copied again"
+            }
+            (Self::Commit, false) => {
+                "the repository itself lacks them, so fetching again cannot help: name another revision, or tell its \
+                 owner"
+            }
+            (Self::Cache | Self::Folder, true) => {
+                "the index is another set's: if the files beside it are the model, move the index away, and they are \
+                 loaded; otherwise fetch what it lists"
+            }
+            (Self::Commit, true) => {
+                "the repository's index is another set's, so fetching again cannot help: name another revision, tell \
+                 its owner, or load a copy of the folder without the index"
+            }
+        }
+    }
+}
+
 impl Explain for SnapshotError {
     fn explain(&self) -> Explanation {
         let of_path =
@@ -232,11 +282,9 @@ impl Explain for SnapshotError {
             Self::NoSuchComponent { component, .. } => {
                 Explanation::new(Reason::ComponentNotFound, component, "ask for one of the components listed")
             }
-            Self::Incomplete { component, .. } => Explanation::new(
-                Reason::SnapshotIncomplete,
-                component,
-                "`weightsd pull` fetches what is missing; a directory of your own has to be copied again",
-            ),
+            Self::Incomplete { component, unlisted, lacking, .. } => {
+                Explanation::new(Reason::SnapshotIncomplete, component, lacking.hint(!unlisted.is_empty()))
+            }
             Self::Preferred { path, source } => {
                 Explanation { resource: path.display().to_string(), ..source.explain() }
             }
@@ -376,8 +424,8 @@ impl Snapshot {
     /// One file as a component of its own.
     #[must_use]
     pub fn file(&self, shard: ShardFile) -> ComponentFiles {
-        let stem = shard.name.trim_end_matches(".safetensors").to_owned();
-        let site = ComponentSite::of_file(&stem, &stem);
+        let stem = weight_name::stem(&shard.name).unwrap_or(&shard.name);
+        let site = ComponentSite::of_file(stem, stem);
         let mut dependencies = self.model.dependencies.clone();
         dependencies.push(shard.path.clone());
         let model = Arc::clone(&self.model);
@@ -425,6 +473,8 @@ impl Snapshot {
             component: self.model.to_string(),
             missing: only.files.clone(),
             total: only.files.len(),
+            unlisted: Vec::new(),
+            lacking: self.lacking(&only.files),
         };
         let name = only.files.first().ok_or_else(missing)?;
         self.shard_file(name)?.ok_or_else(missing)
@@ -443,8 +493,7 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`].
     pub fn beside(&self, file: &ShardFile, name: &str) -> Result<(PathBuf, Option<Vec<u8>>), SnapshotError> {
-        let folder = file.name.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-        let path = self.files.path(&format!("{folder}{name}"));
+        let path = self.files.path(&weight_name::in_folder(weight_name::split(&file.name).0, name));
         let content = read_bounded(&path, family::CONFIG_BYTES_MAX)?;
         Ok((path, content))
     }
@@ -454,14 +503,13 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`].
     pub fn root_site(&self) -> Result<&ComponentSite, SnapshotError> {
-        let nothing = || SelectError::Nothing { folder: self.files.root().display().to_string() };
-        Ok(self.sites.iter().find(|site| site.folder.is_empty()).ok_or_else(nothing)?)
+        self.sites.iter().find(|site| site.folder.is_empty()).ok_or_else(|| self.nothing())
     }
 
     /// Takes `file` for the whole model: its parts are components of `family`.
     pub fn adopt(&mut self, file: &str, family: &'static dyn Family, located: Located) {
-        let stem = file.trim_end_matches(".safetensors").to_owned();
-        let site = |part: &FilePart| ComponentSite::of_file(part.component, &stem);
+        let stem = weight_name::stem(file).unwrap_or(file);
+        let site = |part: &FilePart| ComponentSite::of_file(part.component, stem);
         self.family = family;
         self.sites = located.parts.iter().map(site).collect();
         self.single = Some((file.to_owned(), located));
@@ -473,13 +521,20 @@ impl Snapshot {
         self.single.as_ref().map(|(_, located)| located)
     }
 
+    /// That there are no weights, and what there is instead.
+    #[must_use]
+    pub fn nothing(&self) -> SnapshotError {
+        let others = select::other_weights(self.facts.files.iter().map(String::as_str));
+        SelectError::Nothing { folder: self.files.root().display().to_string(), others }.into()
+    }
+
     /// Where the component of that name is.
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub fn site(&self, name: &str) -> Result<&ComponentSite, SnapshotError> {
         if self.sites.is_empty() {
-            return Err(SelectError::Nothing { folder: self.files.root().display().to_string() }.into());
+            return Err(self.nothing());
         }
         self.sites.iter().find(|site| site.name == name).ok_or_else(|| SnapshotError::NoSuchComponent {
             model: self.model.to_string(),
@@ -493,14 +548,35 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`].
     pub fn select(&self, site: &ComponentSite) -> Result<WeightFiles, SnapshotError> {
-        let files = self.facts.files.iter().map(String::as_str);
-        let selected = select::weight_files(files.clone(), &site.folder, &site.stem, self.choice.variant.as_deref());
+        let selected = match (self.selected(site, self.choice.variant.as_deref()), self.choice.without_variant) {
+            (Err(SelectError::NoVariant { .. }), WithoutVariant::Plain) if self.has_variant() => {
+                self.selected(site, None)
+            }
+            (selected, _) => selected,
+        };
         if let (Err(SelectError::Ambiguous { .. }), "") = (&selected, site.folder.as_str())
-            && let Some(finished) = finished(files, Beside::Checkpoints)
+            && let Some(finished) = finished(self.facts.files.iter().map(String::as_str), Beside::Checkpoints)
         {
             return Ok(WeightFiles::Files(vec![finished.to_owned()]));
         }
         selected.map_err(|error| error.in_folder(self.folder(site).display().to_string()).into())
+    }
+
+    fn selected(&self, site: &ComponentSite, variant: Option<&str>) -> Result<WeightFiles, SelectError> {
+        select::weight_files(self.facts.files.iter().map(String::as_str), &site.folder, &site.stem, variant)
+    }
+
+    /// Whether any component has the variant that is asked for.
+    fn has_variant(&self) -> bool {
+        self.sites.iter().any(|site| self.selected(site, self.choice.variant.as_deref()).is_ok())
+    }
+
+    /// What a report says of a component whose plain weights stand in for a variant that it does not have.
+    #[must_use]
+    pub fn remark_on(&self, site: &ComponentSite) -> Option<String> {
+        let variant = self.choice.variant.as_deref()?;
+        let is_absent = matches!(self.selected(site, Some(variant)), Err(SelectError::NoVariant { .. }));
+        is_absent.then(|| format!("it has no weights of variant `{variant}`: these are its plain ones"))
     }
 
     fn folder(&self, site: &ComponentSite) -> PathBuf {
@@ -521,13 +597,13 @@ impl Snapshot {
             Some((file, _)) => WeightFiles::Files(vec![file.clone()]),
             None => self.select(site)?,
         };
-        if let WeightFiles::Index(name) = &selection {
-            dependencies.push(self.files.path(name));
+        if let WeightFiles::Index(index) = &selection {
+            dependencies.push(self.files.path(&index.path));
         }
         let (index, names) = self.shard_names(site, selection)?;
         let mut shards = Vec::new();
         let mut missing = Vec::new();
-        let total = names.len();
+        let (total, names_of) = (names.len(), names.clone());
         for name in names {
             match self.shard_file(&name)? {
                 Some(shard) => shards.push(shard),
@@ -535,7 +611,7 @@ impl Snapshot {
             }
         }
         if !missing.is_empty() {
-            return Err(SnapshotError::Incomplete { component: site.name.clone(), missing, total });
+            return Err(self.incomplete(site, missing, &names_of, total));
         }
         dependencies.extend(shards.iter().map(|shard| shard.path.clone()));
         let model = Arc::clone(&self.model);
@@ -559,15 +635,16 @@ impl Snapshot {
         site: &ComponentSite,
         selection: WeightFiles,
     ) -> Result<(Option<Index>, Vec<String>), SnapshotError> {
-        let name = match selection {
+        let chosen = match selection {
             WeightFiles::Files(names) => return Ok((None, names)),
-            WeightFiles::Index(name) => name,
+            WeightFiles::Index(chosen) => chosen,
         };
+        let name = chosen.path.clone();
         let Some(found) = self.files.find(&name) else {
-            let (component, missing) = (site.name.clone(), vec![self.named_as_missing(&name)]);
-            return Err(SnapshotError::Incomplete { component, missing, total: 1 });
+            return Err(self.incomplete(site, vec![self.named_as_missing(&name)], &[], 1));
         };
         let index = self.read_index(&name, &found, &site.folder)?;
+        chosen.settle(&index).map_err(|error| error.in_folder(self.folder(site).display().to_string()))?;
         let names = index.shards().into_iter().map(str::to_owned).collect();
         Ok((Some(index), names))
     }
@@ -576,6 +653,37 @@ impl Snapshot {
     #[must_use]
     pub fn candidates(&self) -> Vec<HashCandidate> {
         self.files.candidates().collect()
+    }
+
+    /// That `missing` files of a component are not here; `listed` are all that its index lists.
+    pub(super) fn incomplete(
+        &self,
+        site: &ComponentSite,
+        missing: Vec<String>,
+        listed: &[String],
+        total: usize,
+    ) -> SnapshotError {
+        let files = self.facts.files.iter().map(String::as_str);
+        let is_there = |name: &String| self.files.in_listing(name).is_some() || self.files.find(name).is_some();
+        let is_here = |set: &Vec<String>| set.iter().all(is_there);
+        let unlisted = match listed {
+            [] => Vec::new(),
+            _ => select::unlisted_sets(files, &site.folder, listed).into_iter().filter(is_here).flatten().collect(),
+        };
+        let lacking = self.lacking(listed);
+        SnapshotError::Incomplete { component: site.name.clone(), missing, total, unlisted, lacking }
+    }
+
+    /// What lacks some of `names`, which are not all here.
+    fn lacking(&self, names: &[String]) -> Lacking {
+        if self.model.store().is_none() {
+            return Lacking::Folder;
+        }
+        let absent = |name: &String| self.files.in_listing(name).is_none();
+        match self.files.has_listing() && names.iter().any(absent) {
+            true => Lacking::Commit,
+            false => Lacking::Cache,
+        }
     }
 
     /// A missing file as errors name it, with the reason where something is in its place.

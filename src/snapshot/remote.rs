@@ -115,8 +115,9 @@ impl Remote {
         let site = self.snapshot.site(name)?.clone();
         let (index, names) = match self.snapshot.select(&site)? {
             WeightFiles::Files(names) => (None, names),
-            WeightFiles::Index(path) => {
-                let listed = self.listed(&path, &site)?;
+            WeightFiles::Index(chosen) => {
+                let path = chosen.path.clone();
+                let listed = self.listed(&path, &site, &[])?;
                 if listed.bytes > INDEX_BYTES_MAX {
                     let (found, max) = (listed.bytes, INDEX_BYTES_MAX);
                     return Err(SnapshotError::TooLarge { path: path.into(), found, max }.into());
@@ -124,12 +125,13 @@ impl Remote {
                 let bytes = small_file(&self.hub, &self.address, &self.pin, &path, &listed).await?;
                 let index = Index::parse(&bytes, &site.folder);
                 let index = index.map_err(|source| SnapshotError::Index { path: path.into(), source })?;
+                chosen.settle(&index).map_err(SnapshotError::from)?;
                 let names = index.shards().into_iter().map(str::to_owned).collect();
                 (Some(index), names)
             }
         };
-        let shard = |name: String| Ok::<_, FetchError>((name.clone(), self.listed(&name, &site)?));
-        let shards = names.into_iter().map(shard).collect::<Result<_, _>>()?;
+        let shard = |name: &String| Ok::<_, FetchError>((name.clone(), self.listed(name, &site, &names)?));
+        let shards = names.iter().map(shard).collect::<Result<_, _>>()?;
         Ok(RemoteComponent { site, index, shards })
     }
 
@@ -166,9 +168,13 @@ impl Remote {
         got.map_err(|source| FetchError::File { file: file.to_owned(), source })
     }
 
-    fn listed(&self, name: &str, site: &ComponentSite) -> Result<Listed, FetchError> {
-        let missing =
-            || SnapshotError::Incomplete { component: site.name.clone(), missing: vec![name.to_owned()], total: 1 };
+    /// A file of a component by the listing; `all` are all that its index lists.
+    fn listed(&self, name: &str, site: &ComponentSite, all: &[String]) -> Result<Listed, FetchError> {
+        let absent = || -> Vec<String> {
+            let missing = all.iter().filter(|name| self.listing.get(name).is_none()).cloned().collect::<Vec<_>>();
+            if missing.is_empty() { vec![name.to_owned()] } else { missing }
+        };
+        let missing = || self.snapshot.incomplete(site, absent(), all, all.len().max(1));
         Ok(self.listing.get(name).cloned().ok_or_else(missing)?)
     }
 }

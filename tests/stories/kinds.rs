@@ -111,6 +111,16 @@ async fn variants_are_never_mixed_and_one_that_lacks_is_named() {
     let files = |component: &Component| component.info().segments.iter().filter(|s| s.path.contains("fp16")).count();
     assert_eq!((files(&plain), files(&half)), (0, 1));
 
+    // An audit of the whole model takes the plain weights of what has no such variant, and says so.
+    let mut request = AuditRequest { model: Some(selector(model.spec())), ..AuditRequest::default() };
+    request.model.as_mut().unwrap().variant = "fp16".to_owned();
+    let reports = model.client.audit_with(request).await.unwrap().reports;
+    let said: Vec<bool> = reports
+        .iter()
+        .map(|report| report.remarks.iter().any(|remark| remark.contains("no weights of variant `fp16`")))
+        .collect();
+    assert_eq!(said, [false, true, false], "{reports:?}");
+
     // What has no such variant says so, and what there is.
     let error = model.load_so("text_encoder", "fp16").await.map(|component| component.id().to_owned()).unwrap_err();
     assert_eq!(error.reason(), Some(ErrorReason::SnapshotIncomplete), "{error}");
@@ -314,4 +324,61 @@ async fn a_component_of_another_class_is_lent_unchecked_and_the_report_says_why(
     let said = report.remarks.join("; ");
     assert!(said.contains("not checked") && said.contains("AutoencoderTiny"), "{said}");
     assert!(model.load("vae").await.is_ok());
+}
+
+/// Shards of the tiny text encoder under these names, and an index that lists `listed`.
+fn shards(model: &Model, listed: &[&str]) -> std::path::PathBuf {
+    let folder = model.home.path().join("model/text_encoder");
+    let map: serde_json::Map<_, _> =
+        listed.iter().map(|&file| (format!("tensor of {file}"), serde_json::Value::from(file))).collect();
+    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_another_set_is_refused_with_both_lists_and_a_step_that_helps() {
+    let mut checkpoint = tiny(1);
+    checkpoint.component_mut("text_encoder").set_shard_bytes_max(u64::MAX);
+    let model = Model::of(&checkpoint).await;
+    let whole = model.load("text_encoder").await.unwrap().tensors().count();
+    let folder = shards(&model, &["model-00001-of-00005.safetensors", "model-00005-of-00005.safetensors"]);
+    let error = model.refusal("text_encoder").await;
+    assert_eq!(error.reason(), Some(ErrorReason::SnapshotIncomplete), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("model-00005-of-00005.safetensors") && said.contains("text_encoder/model.safetensors"),
+        "{said}"
+    );
+    assert!(error.hint().unwrap().contains("move the index away"), "{error}");
+    // The step helps.
+    fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
+    assert_eq!(model.load("text_encoder").await.unwrap().tensors().count(), whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_in_other_formats_are_refused_by_name_and_not_audited_as_nothing() {
+    let home = Home::new();
+    let folder = home.path().join("model");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("model-q4.gguf"), b"GGUF\x03\0\0\0").unwrap();
+    fs::write(folder.join("config.json"), r#"{"model_type": "some"}"#).unwrap();
+    let model = Model::in_home(home).await;
+    let request = AuditRequest { model: Some(selector(model.spec())), ..AuditRequest::default() };
+    for error in [model.client.audit_with(request).await.unwrap_err(), model.refusal("model").await] {
+        assert!(error.to_string().contains("GGUF (`model-q4.gguf`)"), "{error}");
+        assert!(error.hint().unwrap().contains("convert"), "{error}");
+    }
+    // The same under the name of a safetensors file, and in place of a config.
+    fs::rename(folder_of(&model).join("model-q4.gguf"), folder_of(&model).join("model.safetensors")).unwrap();
+    let error = model.refusal("model").await;
+    assert!(error.to_string().contains("GGUF") || error.hint().unwrap().contains("GGUF"), "{error}");
+    fs::write(folder_of(&model).join("config.json"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+        .unwrap();
+    let error = model.refusal("model").await;
+    assert!(error.to_string().contains("config.json") && error.to_string().contains("Git LFS pointer"), "{error}");
+}
+
+fn folder_of(model: &Model) -> std::path::PathBuf {
+    model.home.path().join("model")
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, read_json};
-use crate::select::is_weights;
+use crate::weight_name::{self, is_weights};
 
 /// See the module.
 #[derive(Debug)]
@@ -20,16 +20,12 @@ impl Family for Generic {
     }
 
     fn components(&self, facts: &ModelFacts) -> Vec<ComponentSite> {
-        let folders: BTreeSet<&str> = facts
-            .files
-            .iter()
-            .filter(|path| is_weights(path))
-            .map(|path| path.rsplit_once('/').map_or("", |(folder, _)| folder))
-            .collect();
+        let folders: BTreeSet<&str> =
+            facts.files.iter().filter(|path| is_weights(path)).map(|path| weight_name::split(path).0).collect();
         folders
             .into_iter()
             .map(|folder| {
-                let config = if folder.is_empty() { "config.json".to_owned() } else { format!("{folder}/config.json") };
+                let config = weight_name::in_folder(folder, "config.json");
                 ComponentSite {
                     name: if folder.is_empty() { "model" } else { folder }.to_owned(),
                     folder: folder.to_owned(),
@@ -55,7 +51,7 @@ impl Family for Generic {
 /// The name that the field's two large libraries give to weight files.
 fn stem(facts: &ModelFacts, folder: &str) -> &'static str {
     let diffusers = "diffusion_pytorch_model";
-    let start = if folder.is_empty() { diffusers.to_owned() } else { format!("{folder}/{diffusers}") };
+    let start = weight_name::in_folder(folder, diffusers);
     if facts.files.iter().any(|path| path.starts_with(&start)) { diffusers } else { "model" }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     adapter::{ADAPTER_CONFIG, Targets},
     catalogue::Catalogue,
     derive::Float,
+    impostor::Impostor,
     json::{from_object, parse_object},
     naming::Naming,
     parts::{self, Located, PartSign, SharedPrefixes},
@@ -293,7 +294,8 @@ fn within(values: &[(&str, u64, u64)]) -> Result<(), String> {
 /// Parses a JSON file of the model, as it is written.
 fn read_json(facts: &ModelFacts, path: &str) -> Result<serde_json::Map<String, serde_json::Value>, ConfigError> {
     let bytes = facts.documents.get(path).ok_or_else(|| ConfigError::Missing { path: path.to_owned() })?;
-    parse_object(bytes).map_err(|problem| ConfigError::Malformed { path: path.to_owned(), problem })
+    let problem = |problem| Impostor::in_place_of_json(bytes).unwrap_or(problem);
+    parse_object(bytes).map_err(|error| ConfigError::Malformed { path: path.to_owned(), problem: problem(error) })
 }
 
 /// Parses a config file of the model into its type. The libraries that write configs write `null` for what is not set,

@@ -259,7 +259,7 @@ impl Set {
             let indexes = self.indexes(&snapshot, &listing).await?;
             fetched += self.download(&indexes, context).await?;
             files.extend(indexes);
-            let shards = self.shards(&snapshot, &listing).await?;
+            let shards = self.shards(&snapshot).await?;
             fetched += self.download(&shards, context).await?;
             files.extend(shards);
         }
@@ -303,6 +303,9 @@ impl Set {
     ) -> Result<Vec<T>, FetchError> {
         let (snapshot, wanted) = (Arc::clone(snapshot), self.key.want.components.clone());
         blocking(move || {
+            if wanted.is_empty() && snapshot.sites().is_empty() {
+                return Err(snapshot.nothing().into());
+            }
             let names = match wanted.is_empty() {
                 true => snapshot.sites().iter().map(|site| site.name.clone()).collect(),
                 false => wanted,
@@ -319,7 +322,7 @@ impl Set {
 
     async fn indexes(&self, snapshot: &Arc<Snapshot>, listing: &Listing) -> Result<Files, FetchError> {
         let index = |_: &Snapshot, _: &ComponentSite, selection| match selection {
-            WeightFiles::Index(name) => Ok(Some(name)),
+            WeightFiles::Index(index) => Ok(Some(index.path)),
             WeightFiles::Files(_) => Ok(None),
         };
         let names = self.selected(snapshot, index).await?;
@@ -336,23 +339,17 @@ impl Set {
         }
     }
 
-    async fn shards(&self, snapshot: &Arc<Snapshot>, listing: &Listing) -> Result<Files, FetchError> {
-        let shards =
-            |snapshot: &Snapshot, site: &ComponentSite, selection| Ok(snapshot.shard_names(site, selection)?.1);
-        let names = self.selected(snapshot, shards).await?;
-        let mut missing = Vec::new();
-        let mut files = Files::new();
-        for name in names.into_iter().flatten() {
-            match listing.get(&name) {
-                Some(listed) => drop(files.insert(name, listed.clone())),
-                None => missing.push(name),
+    async fn shards(&self, snapshot: &Arc<Snapshot>) -> Result<Files, FetchError> {
+        let shards = |snapshot: &Snapshot, site: &ComponentSite, selection| {
+            let names = snapshot.shard_names(site, selection)?.1;
+            let listed = |name: &str| snapshot.files.in_listing(name).cloned();
+            let missing: Vec<String> = names.iter().filter(|name| listed(name).is_none()).cloned().collect();
+            if !missing.is_empty() {
+                return Err(snapshot.incomplete(site, missing, &names, names.len()));
             }
-        }
-        if missing.is_empty() {
-            return Ok(files);
-        }
-        let component = self.key.want.components.join(", ");
-        Err(SnapshotError::Incomplete { component, total: files.len() + missing.len(), missing }.into())
+            Ok(names.into_iter().filter_map(|name| listed(&name).map(|listed| (name, listed))).collect::<Vec<_>>())
+        };
+        Ok(self.selected(snapshot, shards).await?.into_iter().flatten().collect())
     }
 
     /// Brings all of `files` here, and returns how many bytes came over the network.

@@ -1,0 +1,79 @@
+//! Files that are called like a checkpoint's and are something else, told by their first bytes.
+
+/// What a file is instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Impostor {
+    start: &'static [u8],
+    /// What it is, for people.
+    pub what: &'static str,
+    /// What can help.
+    pub hint: &'static str,
+}
+
+const POINTER: &str = "only the pointer is here: `git lfs pull` in the clone, or `hf download` instead of `git clone`; if the \
+                       hub itself has only the pointer, the owner of the repository has to upload the file";
+const PAGE: &str = "the download saved an error page: fetch the file again, with a token if it is gated";
+const GGUF: &str = "weightsd lends safetensors: name the repository that the GGUF was made from, or convert it";
+const PYTORCH: &str = "convert it to safetensors: load it in PyTorch and save it with `safetensors.torch.save_file`";
+
+const IMPOSTORS: [Impostor; 12] = [
+    Impostor { start: b"version ", what: "a Git LFS pointer", hint: POINTER },
+    Impostor { start: b"<!DOCTYP", what: "a web page", hint: PAGE },
+    Impostor { start: b"<!doctyp", what: "a web page", hint: PAGE },
+    Impostor { start: b"<html", what: "a web page", hint: PAGE },
+    Impostor { start: b"<?xml", what: "an XML document", hint: PAGE },
+    Impostor { start: b"GGUF", what: "a GGUF file", hint: GGUF },
+    Impostor { start: b"PK\x03\x04", what: "a zip archive, perhaps a PyTorch checkpoint", hint: PYTORCH },
+    Impostor { start: b"\x80\x02", what: "a Python pickle, perhaps a PyTorch checkpoint", hint: PYTORCH },
+    Impostor { start: b"\x80\x04", what: "a Python pickle, perhaps a PyTorch checkpoint", hint: PYTORCH },
+    Impostor { start: b"\x1f\x8b", what: "a gzip archive", hint: "unpack it" },
+    Impostor { start: b"\x89HDF", what: "an HDF5 file, perhaps a Keras checkpoint", hint: "convert it to safetensors" },
+    Impostor { start: b"\x93NUMPY", what: "a NumPy array", hint: "save it with `safetensors.numpy.save_file`" },
+];
+
+impl Impostor {
+    /// What a file that begins so is, when it is neither weights nor JSON.
+    #[must_use]
+    pub fn of(start: &[u8]) -> Option<&'static Self> {
+        IMPOSTORS.iter().find(|impostor| start.starts_with(impostor.start))
+    }
+
+    /// The same of a file that should be JSON, as one phrase.
+    pub(crate) fn in_place_of_json(start: &[u8]) -> Option<String> {
+        Self::of(start).map(|Self { what, hint, .. }| format!("it is {what}, not JSON ({hint})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::header::{HeaderError, header_length};
+
+    #[test]
+    fn no_length_of_a_header_is_taken_for_another_format() {
+        // A pickle begins with 0x80 0x02, and so does a file whose header has 640 bytes.
+        let length = 640_u64.to_le_bytes();
+        assert!(Impostor::of(&length).is_some());
+        assert_eq!(header_length(length, 1000), Ok(640));
+        let pickle = *b"\x80\x02}q\x00(X\x0a";
+        assert!(matches!(header_length(pickle, 1000), Err(HeaderError::SomethingElse { .. })));
+    }
+
+    #[test]
+    fn what_is_in_place_of_a_file_is_called_by_its_name() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+            (b"GGUF\x03\0\0\0", "GGUF"),
+            (b"PK\x03\x04....", "zip"),
+            (b"<!DOCTYPE html>", "web page"),
+            (b"\x80\x02}q\x00(X\x0a", "pickle"),
+            (b"\x1f\x8b\x08\x08abcd", "gzip"),
+        ];
+        for (start, word) in cases {
+            let found = Impostor::of(start).unwrap();
+            assert!(found.what.contains(word) && !found.hint.is_empty(), "{word}");
+            assert!(Impostor::in_place_of_json(start).unwrap().contains(word));
+        }
+        assert!(Impostor::of(b"{\"a\":1}").is_none());
+    }
+}
