@@ -3,9 +3,13 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use weightsd_core::policy::KeepAliveLimits;
+use weightsd_core::{
+    places::{self, Platform},
+    policy::KeepAliveLimits,
+};
+use weightsd_segment::environment::{not_utf8, variable};
 
-use super::settings::Settings;
+use super::settings::{Settings, SettingsError};
 use crate::{
     cache::CacheConfig,
     derive::Images,
@@ -13,6 +17,22 @@ use crate::{
     resolve::Places,
     snapshot::Attestations,
 };
+
+/// Variables that the daemon reads, and that a value which is not UTF-8 would silently switch off.
+const VARIABLES: [&str; 12] = [
+    "HOME",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+    "WEIGHTSD_CONFIG",
+    "WEIGHTSD_SOCKET",
+];
 
 /// Every value that the daemon works with.
 #[derive(Debug, Clone)]
@@ -43,6 +63,41 @@ pub struct Config {
     pub verify_afterwards: bool,
     /// Every setting with the value in force.
     pub settings: Settings,
+}
+
+impl Settings {
+    /// The configuration, with defaults where nothing is said. Opens nothing.
+    ///
+    /// # Errors
+    /// When a variable of the environment that counts here cannot be used, or settings contradict each other.
+    pub fn complete(mut self) -> Result<Config, SettingsError> {
+        if let Some(name) = not_utf8(&VARIABLES) {
+            return Err(SettingsError::Variable { name, problem: "its value is not UTF-8".to_owned() });
+        }
+        let keep_alive = self.keep_alive_limits()?;
+        let hub = self.hub()?;
+        let uid = rustix::process::getuid().as_raw();
+        let socket = self.socket.get_or_insert_with(|| places::socket(&variable, uid, Platform::current())).clone();
+        self.own_cache = self.own_cache.or_else(|| places::own_cache(&variable, Platform::current()));
+        let images = || self.own_cache.as_ref().map(|folder| folder.join("images"));
+        self.image_folder = self.image_folder.clone().or_else(images);
+        self.hub_cache = self.hub_cache.or_else(|| places::hub_cache(&variable).filter(|path| path.is_absolute()));
+        Ok(Config {
+            socket,
+            places: Places { home: variable("HOME").map(PathBuf::from), hub_cache: self.hub_cache.clone() },
+            keep_alive,
+            load_deadline: self.load_deadline(),
+            attestations: self.own_cache.as_ref().map(|folder| folder.join("attestations.redb")),
+            image_folder: self.image_folder.clone(),
+            image_budget: self.image_budget().as_u64(),
+            free_space_floor: self.free_space().as_u64(),
+            verify_afterwards: self.verify(),
+            connections: self.connections().get(),
+            grace: self.grace(),
+            hub,
+            settings: self,
+        })
+    }
 }
 
 impl Config {

@@ -2,11 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Mode;
 use crate::header::{Dtype, FLOATS};
 
 /// Bits of a word into which MLX packs codes.
 const WORD_BITS: u64 = 32;
+
+/// A format that MLX computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// Unsigned codes; `code * scale + bias`.
+    Affine,
+    /// E2M1 codes, E8M0 scales.
+    Mxfp4,
+    /// E4M3 codes, E8M0 scales.
+    Mxfp8,
+    /// E2M1 codes, E4M3 scales.
+    Nvfp4,
+}
 
 /// What a tensor of a quantised layer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

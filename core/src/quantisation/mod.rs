@@ -16,10 +16,10 @@ mod scheme;
 
 pub use self::{
     declaration::{CONTROLNET_MANIFEST, Declaration, DeclarationError, Declared, Foreign, MANIFEST},
-    format::{Format, PartDtype, PartRole, PartShape, PartSpec, Presence, Sharing, Spelling},
+    format::{Format, Mode, PartDtype, PartRole, PartShape, PartSpec, Presence, Sharing, Spelling},
     formats::{FORMATS, is_file_mark},
     recognise::{Recognised, recognise, side_layer},
-    scheme::{Mode, Scheme, SchemeError},
+    scheme::{Scheme, SchemeError},
 };
 
 /// What a tensor of a quantised layer is a part of.

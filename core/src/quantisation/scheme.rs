@@ -6,26 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     PartRole,
-    format::{Computed, Format, Gives, Packing, PartSpec, Presence},
+    format::{Computed, Format, Gives, Mode, Packing, PartSpec, Presence},
     formats::FORMATS,
 };
 use crate::{
     header::{Dtype, FLOATS},
     shown::shown,
 };
-
-/// A format that MLX computes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Mode {
-    /// Unsigned codes; `code * scale + bias`.
-    Affine,
-    /// E2M1 codes, E8M0 scales.
-    Mxfp4,
-    /// E4M3 codes, E8M0 scales.
-    Mxfp8,
-    /// E2M1 codes, E4M3 scales.
-    Nvfp4,
-}
 
 impl Mode {
     /// All modes.

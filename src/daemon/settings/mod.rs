@@ -16,31 +16,11 @@ use weightsd_core::{
     places::{self, Platform},
     policy::KeepAliveLimits,
 };
-use weightsd_segment::environment::{not_utf8, variable};
+use weightsd_segment::environment::variable;
 
 use self::kind::{Endpoint, Kind as _};
 pub use self::table::{Row, Settings};
-use super::config::Config;
-use crate::{
-    hub::{Backoff, HubSettings, Links},
-    resolve::Places,
-};
-
-/// Variables that the daemon reads, and that a value which is not UTF-8 would silently switch off.
-const VARIABLES: [&str; 12] = [
-    "HOME",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "HF_ENDPOINT",
-    "HF_TOKEN",
-    "HF_TOKEN_PATH",
-    "XDG_CACHE_HOME",
-    "XDG_CONFIG_HOME",
-    "XDG_RUNTIME_DIR",
-    "WEIGHTSD_CONFIG",
-    "WEIGHTSD_SOCKET",
-];
+use crate::hub::{Backoff, HubSettings, Links};
 
 /// Why the daemon cannot start with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -117,41 +97,8 @@ impl Settings {
         toml::from_str(&text).map_err(|source| SettingsError::File { path, source: Box::new(source) })
     }
 
-    /// The configuration, with defaults where nothing is said. Opens nothing.
-    ///
-    /// # Errors
-    /// When a variable of the environment that counts here cannot be used, or settings contradict each other.
-    pub fn complete(mut self) -> Result<Config, SettingsError> {
-        if let Some(name) = not_utf8(&VARIABLES) {
-            return Err(SettingsError::Variable { name, problem: "its value is not UTF-8".to_owned() });
-        }
-        let keep_alive = self.keep_alive_limits()?;
-        let hub = self.hub()?;
-        let uid = rustix::process::getuid().as_raw();
-        let socket = self.socket.get_or_insert_with(|| places::socket(&variable, uid, Platform::current())).clone();
-        self.own_cache = self.own_cache.or_else(|| places::own_cache(&variable, Platform::current()));
-        let images = || self.own_cache.as_ref().map(|folder| folder.join("images"));
-        self.image_folder = self.image_folder.clone().or_else(images);
-        self.hub_cache = self.hub_cache.or_else(|| places::hub_cache(&variable).filter(|path| path.is_absolute()));
-        Ok(Config {
-            socket,
-            places: Places { home: variable("HOME").map(PathBuf::from), hub_cache: self.hub_cache.clone() },
-            keep_alive,
-            load_deadline: self.load_deadline(),
-            attestations: self.own_cache.as_ref().map(|folder| folder.join("attestations.redb")),
-            image_folder: self.image_folder.clone(),
-            image_budget: self.image_budget().as_u64(),
-            free_space_floor: self.free_space().as_u64(),
-            verify_afterwards: self.verify(),
-            connections: self.connections().get(),
-            grace: self.grace(),
-            hub,
-            settings: self,
-        })
-    }
-
     /// One that is only as long as it is because nobody said anything gives way to a shorter maximum.
-    fn keep_alive_limits(&mut self) -> Result<KeepAliveLimits, SettingsError> {
+    pub(super) fn keep_alive_limits(&mut self) -> Result<KeepAliveLimits, SettingsError> {
         let max = self.keep_alive_max();
         match self.keep_alive {
             Some(default) if default > max => Err(SettingsError::KeepAlive { default, max }),
@@ -164,7 +111,7 @@ impl Settings {
         }
     }
 
-    fn hub(&mut self) -> Result<HubSettings, SettingsError> {
+    pub(super) fn hub(&mut self) -> Result<HubSettings, SettingsError> {
         check_certificates()?;
         if self.hub_endpoint.is_none() {
             let named = hub_env::endpoint(&variable);

@@ -101,7 +101,7 @@ macro_rules! shown {
 /// The value that counts, of a setting with a default of its own.
 macro_rules! value {
     (Fixed $name:ident : $kind:ty = $default:expr) => {
-        pub(super) fn $name(&mut self) -> $kind {
+        pub(in crate::daemon) fn $name(&mut self) -> $kind {
             *self.$name.get_or_insert($default)
         }
     };
