@@ -9,7 +9,7 @@ quick:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- --deny warnings
     cargo test --locked -p weightsd-core -p weightsd-proto -p weightsd-segment -p weightsd-samples
-    cargo test --locked -p weightsd --lib --test layering
+    cargo test --locked -p weightsd --lib --test layering --test rules
 
 # Before a change lands: everything, as CI runs it. Needs root, Go, npm and Python; up to an hour.
 check:

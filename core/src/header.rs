@@ -6,6 +6,8 @@
 //! accepted here, the crate accepts with the same ranges.
 //!
 //! Format: `u64` little-endian header length `N`, `N` bytes of JSON, data. Offsets count from the end of the header.
+//!
+//! Longer than 500 lines: the format's rules and the errors of breaking them are read side by side.
 
 use std::{collections::BTreeMap, fmt, ops::Range};
 

@@ -12,7 +12,7 @@ use std::{
 use command_fds::{CommandFdExt as _, FdMapping};
 use weightsd_client::{Client, ConnectOptions};
 
-use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, until};
+use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, not_run, until};
 
 const REPO: &str = "test/z-image";
 const SYSTEMD: &str = "systemd-socket-activate";
@@ -56,7 +56,7 @@ async fn a_handed_down_socket_is_served_and_left_in_place() {
 async fn systemd_starts_the_daemon_on_the_first_connection() {
     let version = Command::new(SYSTEMD).arg("--version").stdout(Stdio::null()).status();
     if version.is_err() {
-        return eprintln!("not run: there is no {SYSTEMD}");
+        return not_run(&format!("there is no {SYSTEMD}"));
     }
     let home = Home::new();
     home.tiny(REPO);

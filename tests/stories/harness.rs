@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -261,4 +262,18 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Says that the running test was not run, and why, past the harness's capture: it would show as passed and nothing
+/// else. Where `WEIGHTSD_REQUIRE_ALL_TESTS` is 1, as in CI, that is a failure.
+pub fn not_run(why: &str) {
+    const REQUIRED: &str = "WEIGHTSD_REQUIRE_ALL_TESTS";
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("a test");
+    assert!(
+        std::env::var_os(REQUIRED).is_none_or(|value| value != "1"),
+        "{REQUIRED} is set, and {test} cannot run: {why}"
+    );
+    // `eprintln!` would be captured.
+    let _ = writeln!(std::io::stderr(), "NOT RUN: {test}: {why}");
 }

@@ -185,7 +185,8 @@ async fn a_load_that_takes_too_long_ends_with_an_error() {
     let error = client.load(LoadRequest::new(model.display().to_string(), "model"), |_| ()).await.unwrap_err();
     assert_eq!(refusal(&error), (ErrorReason::Deadline, Code::DeadlineExceeded));
     assert!(error.retryable());
-    assert!(error.to_string().contains("the load took longer than 1ms"), "{error}");
+    // The deadline is one; what it found under way depends on how busy the machine is.
+    assert!(error.to_string().contains("took longer than 1ms"), "{error}");
     until("the work is over", async || client.status().await.unwrap().loads.is_empty()).await;
     assert_eq!(leases(&client).await, 0);
 }

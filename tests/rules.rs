@@ -1,0 +1,174 @@
+//! Rules of the house that a machine can check: documents point at what exists, and files stay short.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Lines that a file may have before its tests. A longer one says why: a comment with [`REASON`].
+const LINES_MAX: usize = 500;
+const REASON: &str = "Longer than 500 lines:";
+
+/// The documents whose links and tests are followed.
+const DOCUMENTS: [&str; 9] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "docs/STYLE.md",
+    "docs/GLOSSARY.md",
+    "tests/README.md",
+    "bench/README.md",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Files of this repository below a folder, from its root. Not what is built or fetched.
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    folders.push(path);
+                }
+            } else if name.ends_with(ending) {
+                found.push(path.strip_prefix(root()).expect("it lies below").to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn assert_none(problems: &BTreeSet<String>) {
+    let lines: Vec<_> = problems.iter().map(String::as_str).collect();
+    assert!(problems.is_empty(), "\n{}\n", lines.join("\n"));
+}
+
+#[test]
+fn documents_point_at_files_and_headings_that_exist() {
+    let mut problems = BTreeSet::new();
+    for document in DOCUMENTS {
+        let text = read(document);
+        let folder = Path::new(document).parent().unwrap_or(Path::new(""));
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(link, _)| link)) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { PathBuf::from(document) } else { folder.join(path) };
+            if !root().join(&target).exists() {
+                problems.insert(format!("{document}: there is no `{link}`"));
+            } else if !heading.is_empty() && !read(&target).lines().any(|line| anchor(line).as_deref() == Some(heading))
+            {
+                problems.insert(format!("{document}: {} has no heading for `#{heading}`", target.display()));
+            }
+        }
+    }
+    assert_none(&problems);
+}
+
+/// What a forge calls a heading in links.
+fn anchor(line: &str) -> Option<String> {
+    let title = line.strip_prefix('#')?.trim_start_matches('#').trim();
+    let kept = title
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .collect::<String>();
+    Some(kept.replace(' ', "-"))
+}
+
+/// Every test that stands behind a guarantee exists: stories and modules by their file, tests by their function.
+#[test]
+fn guarantees_name_tests_that_exist() {
+    let mut problems = BTreeSet::new();
+    for (document, heading) in [("ARCHITECTURE.md", "## Guarantees"), ("SECURITY.md", "## What holds today")] {
+        let text = read(document);
+        let (_, section) = text.split_once(heading).unwrap_or_else(|| panic!("{document} has no `{heading}`"));
+        let section = section.split("\n## ").next().unwrap_or_default();
+        for row in section.lines().filter(|line| line.starts_with('|')) {
+            let tests = row.trim_end_matches('|').rsplit_once('|').map_or("", |(_, tests)| tests);
+            for named in tests.split('`').skip(1).step_by(2) {
+                if let Some(problem) = missing(named) {
+                    problems.insert(format!("{document}: `{named}`: {problem}"));
+                }
+            }
+        }
+    }
+    assert_none(&problems);
+}
+
+/// Why a test does not exist; `None` for what is neither a path nor a module.
+fn missing(named: &str) -> Option<String> {
+    if let Some((folder, pattern)) = named.rsplit_once('/').filter(|(_, file)| file.contains('*')) {
+        let beginning = pattern.split('*').next().unwrap_or_default();
+        let found = files(folder, "")
+            .iter()
+            .any(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning)));
+        return (!found).then(|| "there is no such file".to_owned());
+    }
+    if named.contains('/') {
+        return (!root().join(named).exists()).then(|| "there is no such file".to_owned());
+    }
+    let mut parts: Vec<&str> = named.split("::").collect();
+    let base = match parts.remove(0) {
+        "stories" => "tests/stories",
+        "core" => "core/src",
+        "it" => "core/tests/it",
+        "client" => "client/src",
+        _ if !named.contains("::") => return None,
+        _ => {
+            parts = named.split("::").collect();
+            "src"
+        }
+    };
+    let test = |file: &Path, name: &str| read(file).contains(&format!("fn {name}("));
+    for length in (1..=parts.len()).rev() {
+        let module: Vec<&str> = parts[..length].iter().copied().filter(|part| *part != "tests").collect();
+        let path = Path::new(base).join(module.join("/"));
+        for file in [path.with_extension("rs"), path.join("mod.rs")] {
+            if root().join(&file).exists() {
+                let rest = &parts[length..];
+                return match rest {
+                    [] => None,
+                    ["tests"] => {
+                        (!read(&file).contains("mod tests")).then(|| format!("{} has no tests", file.display()))
+                    }
+                    [.., name] => (!test(&file, name)).then(|| format!("{} has no such test", file.display())),
+                };
+            }
+        }
+    }
+    Some(format!("there is no such module in {base}"))
+}
+
+#[test]
+fn files_have_500_lines_at_most_before_their_tests() {
+    let mut problems = BTreeSet::new();
+    for folder in
+        ["src", "core/src", "client/src", "segment/src", "mlx-sys/arrays/src", "proto/src", "samples/src", "bench/src"]
+    {
+        for file in files(folder, ".rs") {
+            let text = read(&file);
+            let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+            if lines > LINES_MAX && !text.contains(REASON) {
+                problems.insert(format!("{} has {lines} lines before its tests", file.display()));
+            }
+        }
+    }
+    assert_none(&problems);
+}
