@@ -1,9 +1,9 @@
-//! Derived images on the disk: one file for each component that has to be computed, called after its id, with a small
-//! file beside it that says what it was made from and, by its time, when it was last asked for.
+//! Derived images on the disk: one file for each computed component, named after the component's id. A small note beside
+//! it says what the image was made from; the note's time says when the image was last used.
 //!
-//! An image is seen only when it is whole: it is written under another name, which is locked while somebody writes and
-//! swept when nobody does, and renamed when it is on the disk. From then on nobody writes to it: one that was written to,
-//! as its time says, is not lent.
+//! An image becomes visible when it is whole: it is written under another name and renamed when it is on the disk. The
+//! writer locks the partial file; partial files without a lock are swept. Nobody writes to a published image, and one whose
+//! time says otherwise is not lent.
 
 use std::{
     ffi::OsStr,
@@ -32,11 +32,11 @@ use crate::disk;
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
 const PROVENANCE: &str = "json";
-/// The same, of an image that is not whole yet.
+/// The ending of the note of a partial image.
 const PARTIAL_PROVENANCE: &str = "partial_json";
-/// A note that has no image for so long gets none.
+/// A note without an image is swept when it is older than this.
 const LEFT: Duration = Duration::from_secs(60);
-/// What helps when there is no room for an image.
+/// The hint for an image that has no room.
 pub(super) const NO_ROOM: &str = "free some space, or have images deleted with `weightsd evict --images`; \
     `image_budget` and `image_folder` say how much and where";
 
@@ -45,27 +45,27 @@ pub(super) const NO_ROOM: &str = "free some space, or have images deleted with `
 pub struct Provenance {
     /// The component's name.
     pub component: String,
-    /// The model, and what was laid over it.
+    /// The model, its overlay and its adapters.
     pub made_from: String,
-    /// What was done.
+    /// The conversion, in words.
     pub conversion: String,
-    /// Names of the blobs, or paths of the files, whose bytes were read.
+    /// The inputs: names of blobs, or paths of files.
     pub sources: Vec<String>,
 }
 
-/// What lies beside an image.
+/// The content of a note.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     #[serde(flatten)]
     provenance: Provenance,
-    /// The time that the image has for as long as nobody writes to it, in nanoseconds since 1970.
+    /// The modification time that the image keeps while nobody writes to it, in nanoseconds since 1970.
     modified_ns: i64,
 }
 
 /// An image, held open.
 #[derive(Debug)]
 pub struct Image {
-    /// The file.
+    /// The open file.
     pub file: PinnedFile,
     /// What it was made from.
     pub provenance: Provenance,
@@ -76,32 +76,32 @@ pub struct Image {
 /// An image on the disk, as a list shows it.
 #[derive(Debug, Clone)]
 pub struct StoredImage {
-    /// The component it is for.
+    /// The component whose tensors it holds.
     pub id: ComponentId,
-    /// The file.
+    /// Its absolute path.
     pub path: PathBuf,
     /// Its length in bytes.
     pub bytes: u64,
-    /// What it was made from; `None` when nothing says it.
+    /// What it was made from; `None` when its note is missing or damaged.
     pub provenance: Option<Provenance>,
     /// When it was made.
     pub made: SystemTime,
-    /// When it was last asked for.
+    /// When it was last used.
     pub used: SystemTime,
 }
 
 /// Why an image cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// There is no folder for it.
+    /// No folder is configured, and there is no home to put one in.
     #[error("there is no folder for derived images: the daemon has no home and no `own_cache`")]
     NoFolder,
-    /// The system refuses.
+    /// The system refuses an operation.
     #[error("cannot {doing} `{}`", path.display())]
     Io {
         /// What was tried.
         doing: &'static str,
-        /// With what.
+        /// The file or folder.
         path: PathBuf,
         /// Why not.
         #[source]
@@ -130,12 +130,12 @@ impl ImageError {
     }
 }
 
-/// See the module.
+/// The folder of images. Several daemons may share one.
 #[derive(Debug)]
 pub struct Images {
     folder: Option<PathBuf>,
     count: AtomicU64,
-    /// Room is made and taken by one at a time.
+    /// Held while room is made and taken: two images must not count on the same free bytes.
     placing: Mutex<()>,
 }
 
@@ -145,13 +145,13 @@ pub struct Images {
 pub struct PartialImage {
     id: ComponentId,
     image: Locked,
-    /// What it is made from. Written first, so that no work is lost for want of room for a few words.
+    /// Its note. It is written first, so that no computation is lost because the disk is too full for the note.
     provenance: Locked,
-    /// The time that the image will have.
+    /// The modification time that the image gets when it is published.
     made: SystemTime,
 }
 
-/// A file that others do not sweep, since it is locked. Dropping it deletes it, unless it has another name by then.
+/// A locked file, which other daemons do not sweep. Dropping it deletes it, unless it was renamed.
 #[derive(Debug)]
 struct Locked {
     path: PathBuf,
@@ -186,8 +186,8 @@ impl Images {
         self.sweep_notes();
     }
 
-    /// Deletes notes without an image, which a daemon left that was killed between the two. Young ones may be those of
-    /// another daemon that is between the two now.
+    /// Deletes notes without an image: a daemon was killed after it published the note. Another daemon may be about to
+    /// publish the image of a young note.
     fn sweep_notes(&self) {
         let is_old = |path: &PathBuf| {
             let age = fs::metadata(path).and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
@@ -238,13 +238,13 @@ impl Images {
         Some(Image { file, provenance, made })
     }
 
-    /// What an image was made from, where it is said.
+    /// What an image was made from; `None` when its note is missing or damaged.
     #[must_use]
     pub fn provenance(&self, id: ComponentId) -> Option<Provenance> {
         Some(read_note(&self.path(id, PROVENANCE)?)?.provenance)
     }
 
-    /// All images, the last used first.
+    /// All images, the most recently used first.
     #[must_use]
     pub fn list(&self) -> Vec<StoredImage> {
         let stored = |path: PathBuf| {
@@ -267,7 +267,7 @@ impl Images {
         all
     }
 
-    /// Bytes of images that are being written, by whomever.
+    /// Bytes of the images that are being written, by all daemons.
     #[must_use]
     pub fn partial_bytes(&self) -> u64 {
         self.bytes_of(PARTIAL)
@@ -283,10 +283,10 @@ impl Images {
         self.files(ending).iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
     }
 
-    /// Deletes an image. Whoever has it open keeps its bytes until they let go.
+    /// Deletes an image and its note. Processes that hold it open keep its bytes.
     ///
     /// # Errors
-    /// [`ImageError`].
+    /// When the system refuses to delete one of them. A missing file is no error.
     pub fn delete(&self, id: ComponentId) -> Result<(), ImageError> {
         for ending in [IMAGE, PROVENANCE] {
             let path = self.path(id, ending).ok_or(ImageError::NoFolder)?;
@@ -300,12 +300,11 @@ impl Images {
         Ok(())
     }
 
-    /// Begins an image of `length` bytes, all of which are its own from the beginning, so that a disk that is too full is
-    /// known at once; with it what it is made from. `room` is called before, by nobody else at the same time, with the
-    /// folder.
+    /// Begins an image: writes its note and reserves all `length` bytes, so that a disk that is too full shows at once.
+    /// Calls `room` with the folder before; no two calls overlap.
     ///
     /// # Errors
-    /// [`ImageError`], or what `room` says.
+    /// When there is no folder, when the files cannot be made or reserved, or when `room` fails.
     pub fn begin<E: From<ImageError>>(
         &self,
         id: ComponentId,
@@ -323,22 +322,22 @@ impl Images {
         let (image, beside) = (Locked::new(path(PARTIAL))?, Locked::new(path(PARTIAL_PROVENANCE))?);
         let reserved = weightsd_segment::reserve(&image.file, length).and_then(|()| {
             image.file.set_modified(SystemTime::now())?;
-            // As exactly as this file system keeps it.
+            // Read back: the file system may keep fewer digits.
             image.file.metadata().and_then(|metadata| Ok((metadata.modified()?, FileIdentity::of(&metadata))))
         });
         let (made, identity) = reserved.map_err(ImageError::io("write", &image.path))?;
         let note = Note { provenance: provenance.clone(), modified_ns: identity.modified_ns };
-        let json = serde_json::to_vec(&note).unwrap_or_default();
+        let json = serde_json::to_vec(&note).expect("a note has string keys and finite numbers");
         let mut file = &beside.file;
         let written = file.write_all(&json).and_then(|()| file.sync_all());
         written.map_err(ImageError::io("write", &beside.path))?;
         Ok(PartialImage { id, image, provenance: beside, made })
     }
 
-    /// Gives a whole image, which is on the disk, its name.
+    /// Publishes an image that is whole and on the disk.
     ///
     /// # Errors
-    /// [`ImageError`].
+    /// When the files cannot be dated, renamed or synced.
     pub fn publish(&self, partial: PartialImage) -> Result<(), ImageError> {
         let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
@@ -346,7 +345,7 @@ impl Images {
         let file = &partial.image.file;
         let dated = file.set_modified(partial.made).and_then(|()| file.sync_all());
         dated.map_err(ImageError::io("publish", &path))?;
-        // Before the image is seen, so that none is seen of which nobody knows what it is.
+        // Publish the note first: an image must never be visible without it.
         for (from, to) in [(&partial.provenance.path, &beside), (&partial.image.path, &path)] {
             fs::rename(from, to).map_err(ImageError::io("publish", to))?;
         }
@@ -356,7 +355,7 @@ impl Images {
 }
 
 impl PartialImage {
-    /// Where it is written.
+    /// The file to write to.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.image.path
@@ -365,16 +364,16 @@ impl PartialImage {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // After it was published there is nothing of that name.
+        // After publishing there is no file of that name.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Image {
-    /// The image of a component that was just published.
+    /// Opens the image that was just published.
     ///
     /// # Errors
-    /// [`ImageError`].
+    /// When it is gone, or was written to, since it was published.
     pub fn published(images: &Images, id: ComponentId, plan: &ImagePlan) -> Result<Self, ImageError> {
         let path = images.path(id, IMAGE).ok_or(ImageError::NoFolder)?;
         let gone = || ImageError::io("open", &path)(io::ErrorKind::NotFound.into());

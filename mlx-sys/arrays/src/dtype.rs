@@ -1,3 +1,5 @@
+//! Elements and shapes of safetensors files in MLX's terms.
+
 use weightsd_core::header::{self, Dtype};
 
 use crate::ArrayError;

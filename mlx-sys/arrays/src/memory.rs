@@ -1,3 +1,5 @@
+//! Arrays in memory of MLX: filled in place, copied, and read as bytes.
+
 use std::ffi::c_void;
 
 use mlx_rs::Array;
@@ -6,10 +8,11 @@ use weightsd_core::header::Dtype;
 
 use crate::{ArrayError, dtype::Form};
 
-/// An array that `fill` fills: its memory is MLX's from the beginning, so that what is read from a file is not copied.
+/// An array whose memory `fill` writes. The memory is MLX's from the start, so bytes that are read from a file are not
+/// copied.
 ///
 /// # Errors
-/// What `fill` says, or that there is no such array.
+/// When MLX cannot be loaded or has no such array, or when `fill` fails.
 pub fn filled<E: From<ArrayError>>(
     dtype: Dtype,
     shape: &[u64],
@@ -42,7 +45,7 @@ pub fn filled<E: From<ArrayError>>(
 /// An array with a copy of `bytes`.
 ///
 /// # Errors
-/// There is no such array.
+/// When MLX cannot be loaded or has no such array, or when the length of `bytes` is another.
 pub fn copied(dtype: Dtype, shape: &[u64], bytes: &[u8]) -> Result<Array, ArrayError> {
     let form = Form::of(dtype, shape)?;
     if form.bytes != bytes.len() {
@@ -54,10 +57,10 @@ pub fn copied(dtype: Dtype, shape: &[u64], bytes: &[u8]) -> Result<Array, ArrayE
     })
 }
 
-/// The elements of an array as bytes, in order. Computes it first if need be.
+/// The elements of an array as bytes, in row-major order. Evaluates the array first.
 ///
 /// # Errors
-/// It cannot be computed, or its elements are not in order in memory: make it contiguous.
+/// When it cannot be evaluated, or when it is not contiguous.
 pub fn bytes(array: &Array) -> Result<&[u8], ArrayError> {
     array.eval()?;
     if array.nbytes() == 0 {

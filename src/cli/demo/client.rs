@@ -1,4 +1,4 @@
-//! One of the demo's client processes.
+//! One of the demo's client processes: loads every component, reads every page, and reports its own memory.
 
 use std::{
     hint::black_box,
@@ -17,14 +17,14 @@ use crate::cli::{args::DemoClient, output::print};
 /// Smaller than any page.
 const STRIDE: usize = 4096;
 
-/// What a client has to say.
+/// The line of JSON that a client prints.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
     pub(super) acquires: Vec<Acquire>,
     pub(super) memory: Memory,
 }
 
-/// How a component was had.
+/// One acquired component.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Acquire {
     pub(super) component: String,
@@ -52,7 +52,7 @@ pub(in crate::cli) fn run(command: DemoClient, options: ConnectOptions, runtime:
         touch(component);
     }
     print("ready")?;
-    // Until the demo has seen that everyone is ready.
+    // The demo answers when every client is ready.
     io::stdin().lock().read_line(&mut String::new())?;
     let memory = MemoryUse::of_self()?;
     let memory = Memory {
@@ -63,7 +63,7 @@ pub(in crate::cli) fn run(command: DemoClient, options: ConnectOptions, runtime:
         page_tables: memory.page_tables,
     };
     print(serde_json::to_string(&Report { acquires, memory })?)?;
-    // Until the demo has seen enough.
+    // The demo closes this when it has measured.
     io::stdin().lock().read_line(&mut String::new())?;
     drop(components);
     Ok(ExitCode::SUCCESS)
@@ -97,6 +97,7 @@ async fn acquire(command: DemoClient, options: ConnectOptions) -> anyhow::Result
     Ok((components, acquires))
 }
 
+/// Reads one byte of every page, so that the system maps it.
 fn touch(component: &Component) {
     for tensor in component.tensors() {
         for byte in tensor.bytes().iter().step_by(STRIDE) {

@@ -7,7 +7,7 @@ use std::{
     env,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -28,41 +28,16 @@ use super::{
 
 const REPO: &str = "weightsd/z-image-turbo-demo";
 const CLIENTS: usize = 2;
-/// How long the daemon may take to answer.
+/// How long the daemon may take to answer its first call.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode> {
-    let mut folder = tempfile::Builder::new()
-        .prefix("weightsd-demo-")
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir()
-        .context("a temporary directory")?;
-    folder.disable_cleanup(command.keep);
-    let cache = folder.path().join("hub");
-    let socket = folder.path().join("run/weightsd.sock");
-    std::fs::DirBuilder::new().mode(0o700).create(folder.path().join("run"))?;
-
-    let began = Instant::now();
-    let checkpoint = Checkpoint::new(&Dims::demo(), Contents::Random { seed: 1 })?;
-    checkpoint.write_hub_cache(&cache, REPO, "main")?;
-    let size = bytes(checkpoint.payload_bytes());
-    print(format_args!(
-        "1. wrote a reduced Z-Image-Turbo, {size}, in {}\n   {}",
-        time(began.elapsed()),
-        cache.display()
-    ))?;
-
-    let began = Instant::now();
-    // What it computes is the demo's, and goes with it.
-    let own = folder.path().join("own");
-    let (cache_text, own_text) = (cache.to_string_lossy(), own.to_string_lossy());
-    let settings = ["--offline", "--hub-cache", &cache_text, "--own-cache", &own_text];
-    let mut daemon = Process::start("serve", &socket, &settings, Stdio::null())?;
-    let connected = runtime.block_on(connect(&socket, &mut daemon))?;
-    print(format_args!("\n2. weightsd (pid {}) answers after {}", daemon.id(), time(began.elapsed())))?;
+    let stage = Stage::new(command.keep)?;
+    stage.write_checkpoint()?;
+    let (mut daemon, connected) = stage.start_daemon(runtime)?;
 
     print("\n3. what the name means, and the audit from the headers alone")?;
-    runtime.block_on(describe(&connected, &cache))?;
+    runtime.block_on(describe(&connected, &stage.cache))?;
 
     print(format_args!(
         "\n4. {CLIENTS} client processes load every component and read every page; what has to be computed is"
@@ -70,7 +45,7 @@ pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode>
     print("   computed once: the transformer from F32 to BF16, the autoencoder's kernels, the transformer in 4 bits")?;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        clients.push(DemoClient::start(&socket, &cache)?);
+        clients.push(DemoClient::start(&stage.socket, &stage.cache)?);
     }
     // Both hold everything before either is measured.
     for client in &mut clients {
@@ -94,9 +69,54 @@ pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode>
     daemon.terminate()?;
     print(format_args!("\n7. the clients let go; the daemon stopped in {}", time(began.elapsed())))?;
     if command.keep {
-        print(format_args!("   the files stay in {}", folder.path().display()))?;
+        print(format_args!("   the files stay in {}", stage.folder.path().display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A private folder for everything that the demo makes. It is deleted at the end, unless it is to be kept.
+struct Stage {
+    folder: tempfile::TempDir,
+    /// A Hugging Face cache.
+    cache: PathBuf,
+    socket: PathBuf,
+}
+
+impl Stage {
+    fn new(keep: bool) -> anyhow::Result<Self> {
+        let mut folder = tempfile::Builder::new()
+            .prefix("weightsd-demo-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .context("a temporary directory")?;
+        folder.disable_cleanup(keep);
+        let (cache, socket) = (folder.path().join("hub"), folder.path().join("run/weightsd.sock"));
+        std::fs::DirBuilder::new().mode(0o700).create(folder.path().join("run"))?;
+        Ok(Self { folder, cache, socket })
+    }
+
+    fn write_checkpoint(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let checkpoint = Checkpoint::new(&Dims::demo(), Contents::Random { seed: 1 })?;
+        checkpoint.write_hub_cache(&self.cache, REPO, "main")?;
+        print(format_args!(
+            "1. wrote a reduced Z-Image-Turbo, {}, in {}\n   {}",
+            bytes(checkpoint.payload_bytes()),
+            time(began.elapsed()),
+            self.cache.display()
+        ))?;
+        Ok(())
+    }
+
+    fn start_daemon(&self, runtime: &Runtime) -> anyhow::Result<(Process, Client)> {
+        let began = Instant::now();
+        let (cache, own) = (self.cache.to_string_lossy(), self.folder.path().join("own"));
+        let settings = ["--offline", "--hub-cache", &cache, "--own-cache", &own.to_string_lossy()];
+        let mut daemon = Process::start("serve", &self.socket, &settings, Stdio::null())?;
+        let connected = runtime.block_on(connect(&self.socket, &mut daemon))?;
+        print(format_args!("\n2. weightsd (pid {}) answers after {}", daemon.id(), time(began.elapsed())))?;
+        Ok((daemon, connected))
+    }
 }
 
 async fn connect(socket: &Path, daemon: &mut Process) -> anyhow::Result<Client> {
@@ -187,7 +207,7 @@ impl Process {
             .arg(socket)
             .arg(command)
             .args(arguments)
-            // What it would find of the user's own is none of the demo's business.
+            // The demo uses no socket, settings or log level of the user's own.
             .env_remove("LISTEN_FDS")
             .env("WEIGHTSD_CONFIG", "/dev/null")
             .env("WEIGHTSD_LOG", "warn")
@@ -217,7 +237,7 @@ impl Drop for Process {
     }
 }
 
-/// A client process: it says a line when it holds everything, and reports when it is asked.
+/// A client process. It prints a line when it holds everything, and its report when it reads one.
 struct DemoClient {
     process: Process,
     lines: BufReader<std::process::ChildStdout>,
