@@ -25,5 +25,6 @@ pub mod progress;
 pub mod resolve;
 pub mod service;
 pub mod snapshot;
+pub mod source;
 pub mod tasks;
 mod turn;

@@ -111,10 +111,11 @@ impl Cache {
     pub fn new(config: CacheConfig, daemon: Daemon) -> Arc<Self> {
         let (hub, attestations) = (Arc::clone(&config.hub), Arc::clone(&config.attestations));
         let tell = tell(Arc::clone(daemon.events()));
-        let fetcher = Fetcher::new(hub, attestations, config.free_space_floor, Box::new(tell));
+        let source = Arc::new(Arc::clone(&hub));
+        let fetcher = Fetcher::new(source, attestations, config.free_space_floor, Box::new(tell));
         let (places, attestations) = (config.places.clone(), Arc::clone(&config.attestations));
         let images = Arc::clone(&config.images);
-        let tools = Tools::new(places, fetcher, attestations, images, config.load_deadline, daemon);
+        let tools = Tools::new(places, hub, fetcher, attestations, images, config.load_deadline, daemon);
         let cache = Arc::new(Self {
             config,
             tools: Arc::new(tools),

@@ -7,7 +7,7 @@
 use reqwest::Url;
 use weightsd_core::shown::shown_up_to;
 
-use super::HubError;
+use super::SourceError;
 
 /// The hub's address: scheme, host, port, and a path prefix where a mirror has one.
 #[derive(Debug, Clone)]
@@ -27,8 +27,8 @@ pub fn check_endpoint(text: &str) -> Result<Url, String> {
 }
 
 impl Endpoint {
-    pub(super) fn parse(text: &str) -> Result<Self, HubError> {
-        check_endpoint(text).map(Self).map_err(|problem| HubError::Unusable { setting: "hub_endpoint", problem })
+    pub(super) fn parse(text: &str) -> Result<Self, SourceError> {
+        check_endpoint(text).map(Self).map_err(|problem| SourceError::Unusable { setting: "hub_endpoint", problem })
     }
 
     /// Host and port.
@@ -171,7 +171,7 @@ mod tests {
     fn a_bad_endpoint_is_named() {
         for bad in ["localhost:8080", "hub", "", "ftp://hub", "https://"] {
             let error = Endpoint::parse(bad).unwrap_err();
-            assert!(matches!(error, HubError::Unusable { setting: "hub_endpoint", .. }), "{bad}: {error}");
+            assert!(matches!(error, SourceError::Unusable { setting: "hub_endpoint", .. }), "{bad}: {error}");
         }
     }
 }

@@ -15,10 +15,11 @@ use reqwest::{
 use weightsd_core::{listing::BlobName, shown::shown_up_to};
 
 use super::{
-    HubError, HubSettings,
+    HubSettings,
     endpoint::{Endpoint, host},
     token::Token,
 };
+use crate::source::{Body, ByteRange, Content, SourceError};
 
 /// Most redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -39,35 +40,15 @@ pub(super) struct Http {
     answer_deadline: Duration,
 }
 
-/// An answer with a good status, its body not read yet.
+/// An answer with a good status.
 #[derive(Debug)]
-pub struct Answer {
-    response: Response,
-    /// The blob that the hub says it is, where it says so in a way that can be understood.
-    pub blob: Option<BlobName>,
-    /// The commit that the hub says it is of.
-    pub commit: Option<String>,
-    /// The first byte of the body in the file.
-    pub offset: u64,
-    /// Length of the whole file, where the answer says so.
-    pub total: Option<u64>,
-    /// What names this very content on the host that sends it, for asking for its rest.
-    pub validator: Option<String>,
-    /// The host that sends the body.
-    pub host: String,
+pub(super) struct Answer {
+    /// The content, its body not read yet.
+    pub(super) content: Content,
     /// The address that sends the body.
     pub(super) url: Url,
-}
-
-/// Which range of a file is wanted.
-#[derive(Debug, Clone, Default)]
-pub struct ByteRange {
-    /// First byte.
-    pub from: u64,
-    /// Last byte and one; to the end when there is none.
-    pub to: Option<u64>,
-    /// The whole file is sent instead when the content is not the one of this validator.
-    pub validator: Option<String>,
+    /// The address of the next page of a listing, as the `Link` header gives it.
+    pub(super) next_page: Option<String>,
 }
 
 /// What the hub said beside a refusal.
@@ -88,19 +69,19 @@ pub(super) struct Refusal {
 /// What came instead of an answer.
 pub(super) enum NoAnswer {
     /// The host cannot be reached, or the answer cannot be used.
-    Broken(HubError),
+    Broken(SourceError),
     /// Another status than success.
     Refused(Refusal),
 }
 
-impl From<HubError> for NoAnswer {
-    fn from(error: HubError) -> Self {
+impl From<SourceError> for NoAnswer {
+    fn from(error: SourceError) -> Self {
         Self::Broken(error)
     }
 }
 
 impl Http {
-    pub(super) fn new(settings: &HubSettings) -> Result<Self, HubError> {
+    pub(super) fn new(settings: &HubSettings) -> Result<Self, SourceError> {
         let endpoint = Endpoint::parse(&settings.endpoint)?;
         let client = Client::builder()
             .user_agent(USER_AGENT)
@@ -109,7 +90,7 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(30))
             .http1_only()
             .build()
-            .map_err(|error| HubError::Unusable {
+            .map_err(|error| SourceError::Unusable {
                 setting: "certificates or proxies (SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY)",
                 problem: causes(&error),
             })?;
@@ -133,7 +114,7 @@ impl Http {
     ) -> Result<Answer, NoAnswer> {
         let deadline = self.answer_deadline;
         let sent_to = host(&url);
-        let late = |_| HubError::Unreachable { host: sent_to, problem: format!("no answer within {deadline:?}") };
+        let late = |_| SourceError::Unreachable { host: sent_to, problem: format!("no answer within {deadline:?}") };
         tokio::time::timeout(deadline, self.follow(url, range, token)).await.map_err(late)?
     }
 
@@ -155,7 +136,7 @@ impl Http {
             }
             let status = response.status();
             if status.is_redirection() && headers.contains_key(LOCATION) {
-                let malformed = |problem: String| HubError::Malformed { host: host(url), problem };
+                let malformed = |problem: String| SourceError::Malformed { host: host(url), problem };
                 let location = text(headers, LOCATION.as_str());
                 let location = location.ok_or_else(|| malformed("an unreadable redirect".to_owned()))?;
                 let next = self.endpoint.redirected(&seen, location).map_err(malformed)?;
@@ -173,7 +154,7 @@ impl Http {
             return Ok(answer(response, blob, commit, url)?);
         }
         let problem = format!("more than {REDIRECTS_MAX} redirects");
-        Err(HubError::Malformed { host: self.endpoint.host(), problem }.into())
+        Err(SourceError::Malformed { host: self.endpoint.host(), problem }.into())
     }
 
     async fn send(
@@ -181,7 +162,7 @@ impl Http {
         url: &Url,
         range: Option<&ByteRange>,
         authorization: Option<HeaderValue>,
-    ) -> Result<Response, HubError> {
+    ) -> Result<Response, SourceError> {
         let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -196,7 +177,7 @@ impl Http {
     }
 
     /// The error of a request that got no answer. A proxy in between is named, since nothing else of it shows.
-    pub(super) fn unreachable(&self, url: &Url, error: &reqwest::Error) -> HubError {
+    pub(super) fn unreachable(&self, url: &Url, error: &reqwest::Error) -> SourceError {
         let proxy = url.as_str().parse().ok().and_then(|uri| self.proxies.intercept(&uri));
         let proxy = proxy.filter(|_| error.is_connect()).map(|proxy| {
             let (host, port) = (proxy.uri().host().unwrap_or_default(), proxy.uri().port_u16());
@@ -204,7 +185,7 @@ impl Http {
             format!("through the proxy `{host}{port}`, which the environment names: ")
         });
         let problem = format!("{}{}", proxy.unwrap_or_default(), causes(error));
-        HubError::Unreachable { host: host(url), problem }
+        SourceError::Unreachable { host: host(url), problem }
     }
 }
 
@@ -231,56 +212,10 @@ impl Refusal {
     }
 }
 
-impl Answer {
-    /// The next bytes of the body; `None` at its end.
-    ///
-    /// # Errors
-    /// [`HubError::Unreachable`] when the connection breaks, or stays silent for `stall`.
-    pub async fn chunk(&mut self, stall: Duration) -> Result<Option<bytes::Bytes>, HubError> {
-        let broken = |problem: String| HubError::Unreachable { host: self.host.clone(), problem };
-        match tokio::time::timeout(stall, self.response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(broken(format!("the connection broke while the content came: {}", causes(&error)))),
-            Err(_) => Err(broken(format!("nothing came for {stall:?}"))),
-        }
-    }
-
-    /// The whole body, when it has `max` bytes at most.
-    ///
-    /// # Errors
-    /// As [`Self::chunk`]; [`HubError::Malformed`] when it is longer.
-    pub async fn bytes_to_end(&mut self, max: u64, stall: Duration) -> Result<Vec<u8>, HubError> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk(stall).await? {
-            if (bytes.len() + chunk.len()) as u64 > max {
-                let problem = format!("it is longer than the {max} bytes that are read");
-                return Err(HubError::Malformed { host: self.host.clone(), problem });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
-    }
-
-    /// The next `length` bytes of the body. A host that sends more than was asked for is not listened to any further.
-    ///
-    /// # Errors
-    /// As [`Self::chunk`]; [`HubError::Unreachable`] when the body ends before.
-    pub async fn bytes(&mut self, length: u64, stall: Duration) -> Result<Vec<u8>, HubError> {
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < length {
-            let Some(chunk) = self.chunk(stall).await? else {
-                let problem = format!("the content ended after {} of {length} bytes", bytes.len());
-                return Err(HubError::Unreachable { host: self.host.clone(), problem });
-            };
-            let wanted = usize::try_from(length - bytes.len() as u64).unwrap_or(usize::MAX);
-            bytes.extend_from_slice(&chunk[..chunk.len().min(wanted)]);
-        }
-        Ok(bytes)
-    }
-
-    /// The address of the next page of a listing, as the `Link` header gives it.
-    pub(super) fn next_page(&self) -> Option<&str> {
-        next_link(text(self.response.headers(), "link")?)
+#[async_trait::async_trait]
+impl Body for Response {
+    async fn piece(&mut self) -> Result<Option<bytes::Bytes>, String> {
+        self.chunk().await.map_err(|error| causes(&error))
     }
 }
 
@@ -292,13 +227,13 @@ fn next_link(header: &str) -> Option<&str> {
         .map(|(url, _)| url)
 }
 
-fn answer(response: Response, blob: Option<BlobName>, commit: Option<String>, url: Url) -> Result<Answer, HubError> {
+fn answer(response: Response, blob: Option<BlobName>, commit: Option<String>, url: Url) -> Result<Answer, SourceError> {
     let host = host(&url);
     let headers = response.headers();
     let length = response.content_length();
     let (offset, total) = if response.status() == StatusCode::PARTIAL_CONTENT {
         let range = text(headers, CONTENT_RANGE.as_str()).unwrap_or_default();
-        let parsed = content_range(range).ok_or_else(|| HubError::Malformed {
+        let parsed = content_range(range).ok_or_else(|| SourceError::Malformed {
             host: host.clone(),
             problem: format!("part of the file, but which? `Content-Range: {}`", shown_up_to(range, 80)),
         })?;
@@ -308,7 +243,9 @@ fn answer(response: Response, blob: Option<BlobName>, commit: Option<String>, ur
     };
     // A weak validator, or a date, is not good enough for putting parts together.
     let validator = text(headers, ETAG.as_str()).filter(|etag| etag.starts_with('"')).map(str::to_owned);
-    Ok(Answer { blob, commit, offset, total, validator, host, url, response })
+    let next_page = text(headers, "link").and_then(next_link).map(str::to_owned);
+    let content = Content { blob, commit, offset, total, validator, host, body: Box::new(response) };
+    Ok(Answer { content, url, next_page })
 }
 
 /// `bytes 5-9/10` or `bytes 5-9/*`: the first byte, and the length of the file.

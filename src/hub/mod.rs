@@ -6,16 +6,14 @@
 //! status nor length nor hash, cannot be resumed and have no deadline.
 
 mod endpoint;
-mod error;
 mod http;
 mod refusal;
-mod retry;
-mod store;
 mod token;
 
 use std::{
     fmt,
     future::Future,
+    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,7 +22,7 @@ use hf_hub::{HFClient, HFError};
 use moka::future::Cache;
 use tokio::{
     runtime::{self, Handle, Runtime},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::task::AbortOnDropHandle;
 use weightsd_core::{
@@ -34,15 +32,10 @@ use weightsd_core::{
     spec::{Commit, RepoId, Revision},
 };
 
-pub(crate) use self::store::{create_parent, is_absent};
-pub use self::{
-    endpoint::check_endpoint,
-    error::HubError,
-    http::{Answer, ByteRange},
-    retry::Backoff,
-    store::{Blob, BlobLock, FoundFile, Linked, Links, RepoStore, blob_name},
-};
+pub use self::endpoint::check_endpoint;
 use self::{http::Http, refusal::Asked, token::Token};
+
+use crate::source::{Backoff, ByteRange, Content, Limits, Links, Patience, RepoStore, Source, SourceError, read_bytes};
 
 /// Files of listings that are kept, over all commits. Each takes a few hundred bytes.
 const LISTED_FILES_KEPT: u64 = 300_000;
@@ -87,25 +80,16 @@ pub struct HubSettings {
     pub links: Links,
 }
 
-/// Whether the caller has something to fall back on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// It has: one try, and not for long.
-    Brief,
-    /// It has not: tries as the settings say.
-    Full,
-}
-
 /// See the module.
 pub struct Hub {
     settings: HubSettings,
     commits: Cache<(RepoId, Revision), Commit>,
     listings: Cache<(RepoId, Commit), Arc<Listing>>,
-    engine: OnceLock<Result<Engine, HubError>>,
+    engine: OnceLock<Result<Engine, SourceError>>,
     client: Mutex<Option<(Option<Token>, HFClient)>>,
-    absent: Mutex<Option<(Instant, HubError)>>,
+    absent: Mutex<Option<(Instant, SourceError)>>,
     /// Revisions that the hub refused to tell of a moment ago.
-    refused: Cache<(RepoId, Revision), HubError>,
+    refused: Cache<(RepoId, Revision), SourceError>,
     /// The present names of repositories that were renamed.
     renamed: Cache<RepoId, RepoId>,
     downloads: Arc<Semaphore>,
@@ -133,15 +117,13 @@ impl Drop for Engine {
 }
 
 impl Engine {
-    fn start(settings: &HubSettings) -> Result<Self, HubError> {
+    fn start(settings: &HubSettings) -> Result<Self, SourceError> {
         // First, because threads that have started cannot be ended from here.
         let http = Http::new(settings)?;
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("hub")
-            .enable_all()
-            .build()
-            .map_err(|error| HubError::Unusable { setting: "the limit of threads", problem: error.to_string() })?;
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(2).thread_name("hub").enable_all().build().map_err(
+                |error| SourceError::Unusable { setting: "the limit of threads", problem: error.to_string() },
+            )?;
         Ok(Self { http, runtime: Some(runtime) })
     }
 }
@@ -178,23 +160,20 @@ impl Hub {
         Token::read(&self.settings.token).is_some()
     }
 
-    /// The right to download one file. Whoever has none waits.
-    pub async fn download_place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        Arc::clone(&self.downloads).acquire_owned().await.ok()
-    }
-
-    fn engine(&self) -> Result<&Engine, HubError> {
+    fn engine(&self) -> Result<&Engine, SourceError> {
         self.engine.get_or_init(|| Engine::start(&self.settings)).as_ref().map_err(Clone::clone)
     }
 
     /// Where downloads run.
     ///
     /// # Errors
-    /// [`HubError::Unusable`].
-    pub fn handle(&self) -> Result<Handle, HubError> {
+    /// [`SourceError::Unusable`].
+    pub fn handle(&self) -> Result<Handle, SourceError> {
         let runtime = self.engine()?.runtime.as_ref().map(|runtime| runtime.handle().clone());
-        runtime
-            .ok_or_else(|| HubError::Unusable { setting: "the shutdown", problem: "the daemon is stopping".to_owned() })
+        runtime.ok_or_else(|| SourceError::Unusable {
+            setting: "the shutdown",
+            problem: "the daemon is stopping".to_owned(),
+        })
     }
 
     /// The commit that `revision` means, if it was asked for lately.
@@ -204,13 +183,13 @@ impl Hub {
 
     /// Whether the hub could not be asked a moment ago.
     #[must_use]
-    pub fn was_absent(&self) -> Option<HubError> {
+    pub fn was_absent(&self) -> Option<SourceError> {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
         absent.as_ref().filter(|(since, _)| since.elapsed() < ABSENCE).map(|(_, error)| error.clone())
     }
 
     /// Why the hub did not say a moment ago what `revision` means; `None` when it did, or was not asked.
-    pub async fn last_refusal(&self, repo: &RepoId, revision: &Revision) -> Option<HubError> {
+    pub async fn last_refusal(&self, repo: &RepoId, revision: &Revision) -> Option<SourceError> {
         match self.was_absent() {
             Some(error) => Some(error),
             None => self.refused.get(&(repo.clone(), revision.clone())).await,
@@ -229,21 +208,16 @@ impl Hub {
         self.commits.invalidate(&(repo.clone(), revision.clone())).await;
     }
 
-    /// Forgets a listing that turned out not to be true.
-    pub async fn forget_listing(&self, repo: &RepoId, commit: &Commit) {
-        self.listings.invalidate(&(repo.clone(), commit.clone())).await;
-    }
-
     /// The commit that `revision` means now. Callers who ask at the same time share one request.
     ///
     /// # Errors
-    /// [`HubError`].
+    /// [`SourceError`].
     pub async fn commit(
         self: &Arc<Self>,
         repo: &RepoId,
         revision: &Revision,
         patience: Patience,
-    ) -> Result<Commit, HubError> {
+    ) -> Result<Commit, SourceError> {
         self.online(|| format!("revision `{revision}` of `{repo}`"))?;
         if patience == Patience::Brief
             && let Some(error) = self.last_refusal(repo, revision).await
@@ -268,8 +242,8 @@ impl Hub {
     /// The files of a commit. Callers who ask at the same time share one request, and a commit never changes.
     ///
     /// # Errors
-    /// [`HubError`].
-    pub async fn listing(self: &Arc<Self>, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, HubError> {
+    /// [`SourceError`].
+    pub async fn listing(self: &Arc<Self>, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
         self.online(|| format!("the files of `{repo}`"))?;
         let key = (repo.clone(), commit.clone());
         let ask = self.on_own_threads(move |hub| async move {
@@ -281,14 +255,14 @@ impl Hub {
     /// Asks for a file of a commit, or a range of it. One try: whoever reads the body must be ready to begin anew.
     ///
     /// # Errors
-    /// [`HubError`].
+    /// [`SourceError`].
     pub async fn file(
         &self,
         repo: &RepoId,
         commit: &Commit,
         path: &str,
         range: Option<&ByteRange>,
-    ) -> Result<Answer, HubError> {
+    ) -> Result<Content, SourceError> {
         self.online(|| format!("`{path}` of `{repo}`"))?;
         let http = &self.engine()?.http;
         let named = self.named(repo).await;
@@ -298,36 +272,7 @@ impl Hub {
         let token = Token::read(&self.settings.token);
         let asked = Asked::File { repo: repo.clone(), path: path.to_owned() };
         let answer = http.get(http.endpoint().url(&parts), range, token.as_ref()).await;
-        answer.map_err(|answer| asked.error(answer, &self.settings))
-    }
-
-    /// The content of a file, or of a range of it, of exactly `length` bytes; tried again when that may help.
-    ///
-    /// # Errors
-    /// [`HubError`].
-    pub async fn bytes(
-        self: &Arc<Self>,
-        repo: &RepoId,
-        commit: &Commit,
-        path: &str,
-        range: Option<ByteRange>,
-        length: u64,
-    ) -> Result<Vec<u8>, HubError> {
-        let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
-        self.on_own_threads(move |hub| async move {
-            let stall = hub.settings.stall_deadline;
-            let get = async || {
-                let mut answer = hub.file(&repo, &commit, &path, range.as_ref()).await?;
-                let from = range.as_ref().map_or(0, |range| range.from);
-                if answer.offset != from {
-                    let problem = format!("bytes from {} on, and {from} was asked for", answer.offset);
-                    return Err(HubError::Malformed { host: answer.host, problem });
-                }
-                answer.bytes(length, stall).await
-            };
-            hub.settings.backoff.retry(get).await
-        })
-        .await
+        Ok(answer.map_err(|answer| asked.error(answer, &self.settings))?.content)
     }
 
     /// The repository under its present name.
@@ -335,26 +280,26 @@ impl Hub {
         self.new_name(repo).await.unwrap_or_else(|| repo.clone())
     }
 
-    fn online(&self, what: impl FnOnce() -> String) -> Result<(), HubError> {
+    fn online(&self, what: impl FnOnce() -> String) -> Result<(), SourceError> {
         match self.settings.offline {
-            true => Err(HubError::forbidden(what(), false)),
+            true => Err(SourceError::forbidden(what(), false)),
             false => Ok(()),
         }
     }
 
     /// Runs `work` on the hub's threads; it ends when the caller loses interest.
-    async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, HubError>
+    async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, SourceError>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, HubError>> + Send + 'static,
+        F: Future<Output = Result<T, SourceError>> + Send + 'static,
     {
         let work = AbortOnDropHandle::new(self.handle()?.spawn(work(Arc::clone(self))));
         work.await.unwrap_or_else(|_| {
-            Err(HubError::Unusable { setting: "a fault of weightsd", problem: "the request died".to_owned() })
+            Err(SourceError::Unusable { setting: "a fault of weightsd", problem: "the request died".to_owned() })
         })
     }
 
-    async fn ask_commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, HubError> {
+    async fn ask_commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, SourceError> {
         let limit = match patience {
             Patience::Brief => self.settings.answer_deadline.min(BRIEF),
             Patience::Full => self.settings.answer_deadline,
@@ -366,7 +311,12 @@ impl Hub {
         }
     }
 
-    async fn ask_commit_once(&self, repo: &RepoId, revision: &Revision, limit: Duration) -> Result<Commit, HubError> {
+    async fn ask_commit_once(
+        &self,
+        repo: &RepoId,
+        revision: &Revision,
+        limit: Duration,
+    ) -> Result<Commit, SourceError> {
         let http = &self.engine()?.http;
         let client = self.client(http)?;
         let named = self.named(repo).await;
@@ -380,19 +330,24 @@ impl Hub {
             Ok(Err(error)) => return Err(asked.error_of_hf_hub(error, http, &self.settings)),
             Err(_) => {
                 let problem = format!("no answer within {limit:?}");
-                return Err(HubError::Unreachable { host: http.endpoint().host(), problem });
+                return Err(SourceError::Unreachable { host: http.endpoint().host(), problem });
             }
         };
         sha.as_deref().and_then(Commit::parse).ok_or_else(|| self.no_commit(http, repo, revision))
     }
 
-    fn no_commit(&self, http: &Http, repo: &RepoId, revision: &Revision) -> HubError {
+    fn no_commit(&self, http: &Http, repo: &RepoId, revision: &Revision) -> SourceError {
         let problem = format!("no commit for revision `{revision}` of `{repo}`");
-        HubError::Malformed { host: http.endpoint().host(), problem }
+        SourceError::Malformed { host: http.endpoint().host(), problem }
     }
 
     /// Follows the redirect of a renamed repository, and remembers the new name.
-    async fn ask_where_it_moved(&self, repo: &RepoId, revision: &Revision, asked: &Asked) -> Result<Commit, HubError> {
+    async fn ask_where_it_moved(
+        &self,
+        repo: &RepoId,
+        revision: &Revision,
+        asked: &Asked,
+    ) -> Result<Commit, SourceError> {
         #[derive(serde::Deserialize)]
         struct Info {
             id: Option<String>,
@@ -405,8 +360,8 @@ impl Hub {
         let url = http.endpoint().url(&["api", "models", owner, name, "revision", revision.as_str()]);
         let answer = http.get(url, None, token.as_ref()).await;
         let mut answer = answer.map_err(|answer| asked.error(answer, &self.settings))?;
-        let json = answer.bytes_to_end(INFO_BYTES_MAX, self.settings.stall_deadline).await?;
-        let malformed = |problem| HubError::Malformed { host: answer.host.clone(), problem };
+        let json = answer.content.bytes_to_end(INFO_BYTES_MAX, self.settings.stall_deadline).await?;
+        let malformed = |problem| SourceError::Malformed { host: answer.content.host.clone(), problem };
         let info: Info = serde_json::from_slice(&json).map_err(|error| malformed(shown(&error.to_string())))?;
         let commit = info.sha.as_deref().and_then(Commit::parse);
         let commit = commit.ok_or_else(|| self.no_commit(http, repo, revision))?;
@@ -419,7 +374,7 @@ impl Hub {
     }
 
     /// hf-hub's client with the present token.
-    fn client(&self, http: &Http) -> Result<HFClient, HubError> {
+    fn client(&self, http: &Http) -> Result<HFClient, SourceError> {
         let token = Token::read(&self.settings.token);
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, client)) = kept.as_ref().filter(|(of, _)| *of == token) {
@@ -434,12 +389,12 @@ impl Hub {
             .token(token.as_ref().map_or(NO_TOKEN, Token::expose));
         let client = builder
             .build()
-            .map_err(|error| HubError::Unusable { setting: "hub_endpoint", problem: error.to_string() })?;
+            .map_err(|error| SourceError::Unusable { setting: "hub_endpoint", problem: error.to_string() })?;
         *kept = Some((token, client.clone()));
         Ok(client)
     }
 
-    async fn ask_listing(&self, repo: &RepoId, commit: &Commit) -> Result<Listing, HubError> {
+    async fn ask_listing(&self, repo: &RepoId, commit: &Commit) -> Result<Listing, SourceError> {
         let http = &self.engine()?.http;
         let asked = Asked::Listing { repo: repo.clone(), commit: commit.clone() };
         let token = Token::read(&self.settings.token);
@@ -454,10 +409,11 @@ impl Hub {
             seen.push(url.clone());
             let answer = http.get(url, None, token.as_ref()).await;
             let mut answer = answer.map_err(|answer| asked.error(answer, &self.settings))?;
-            let page = answer.bytes_to_end(bytes_left.min(PAGE_BYTES_MAX), self.settings.stall_deadline).await?;
+            let page =
+                answer.content.bytes_to_end(bytes_left.min(PAGE_BYTES_MAX), self.settings.stall_deadline).await?;
             bytes_left -= page.len() as u64;
-            listing.add_page(&page).map_err(|source| HubError::Listing { repo: repo.to_string(), source })?;
-            let Some(next) = answer.next_page() else {
+            listing.add_page(&page).map_err(|source| SourceError::Listing { repo: repo.to_string(), source })?;
+            let Some(next) = &answer.next_page else {
                 for skipped in listing.skipped() {
                     tracing::warn!(%repo, %commit, "a file is skipped: {skipped}");
                 }
@@ -466,10 +422,68 @@ impl Hub {
             // A page may be relative to where a redirect led.
             seen.push(answer.url.clone());
             let next = http.endpoint().next_page(&seen, next);
-            url = next.map_err(|problem| HubError::Malformed { host: http.endpoint().host(), problem })?;
+            url = next.map_err(|problem| SourceError::Malformed { host: http.endpoint().host(), problem })?;
         }
         let problem = format!("a listing of more than {PAGES_MAX} pages");
-        Err(HubError::Malformed { host: http.endpoint().host(), problem })
+        Err(SourceError::Malformed { host: http.endpoint().host(), problem })
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for Arc<Hub> {
+    fn store(&self, cache: &Path, repo: &RepoId) -> RepoStore {
+        RepoStore::new(cache, repo).with_links(self.settings.links)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { stall: self.settings.stall_deadline, backoff: self.settings.backoff }
+    }
+
+    fn runtime(&self) -> Result<Handle, SourceError> {
+        self.handle()
+    }
+
+    async fn download_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.downloads).acquire_owned().await.ok()
+    }
+
+    async fn commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, SourceError> {
+        Hub::commit(self, repo, revision, patience).await
+    }
+
+    async fn new_name(&self, repo: &RepoId) -> Option<RepoId> {
+        Hub::new_name(self, repo).await
+    }
+
+    async fn listing(&self, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
+        Hub::listing(self, repo, commit).await
+    }
+
+    async fn forget_listing(&self, repo: &RepoId, commit: &Commit) {
+        self.listings.invalidate(&(repo.clone(), commit.clone())).await;
+    }
+
+    async fn file(
+        &self,
+        repo: &RepoId,
+        commit: &Commit,
+        path: &str,
+        range: Option<&ByteRange>,
+    ) -> Result<Content, SourceError> {
+        Hub::file(self, repo, commit, path, range).await
+    }
+
+    async fn bytes(
+        &self,
+        repo: &RepoId,
+        commit: &Commit,
+        path: &str,
+        range: Option<ByteRange>,
+        length: u64,
+    ) -> Result<Vec<u8>, SourceError> {
+        let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
+        let work = |hub: Self| async move { read_bytes(&hub, &repo, &commit, &path, range, length).await };
+        self.on_own_threads(work).await
     }
 }
 
@@ -498,7 +512,7 @@ mod tests {
         let hub = Arc::new(Hub::new(settings));
         let repo = RepoId::parse("a/b").unwrap();
         let error = hub.commit(&repo, &Revision::default(), Patience::Full).await.unwrap_err();
-        assert!(matches!(error, HubError::Unusable { setting: "hub_endpoint", .. }), "{error}");
+        assert!(matches!(error, SourceError::Unusable { setting: "hub_endpoint", .. }), "{error}");
         assert!(error.leaves_last_known());
     }
 }

@@ -8,7 +8,7 @@ use weightsd_core::{
 };
 
 use super::{
-    HubError, HubSettings,
+    HubSettings, SourceError,
     http::{Http, NoAnswer, Refusal, causes},
     token::{Token, looked},
 };
@@ -34,52 +34,52 @@ impl Asked {
         }
     }
 
-    pub(super) fn error(&self, answer: NoAnswer, settings: &HubSettings) -> HubError {
+    pub(super) fn error(&self, answer: NoAnswer, settings: &HubSettings) -> SourceError {
         match answer {
             NoAnswer::Broken(error) => error,
             NoAnswer::Refused(refusal) => self.refused(refusal, settings),
         }
     }
 
-    fn refused(&self, refusal: Refusal, settings: &HubSettings) -> HubError {
+    fn refused(&self, refusal: Refusal, settings: &HubSettings) -> SourceError {
         let Refusal { status, code, message, commit, after, host, from_hub, with_token, redirected_to } = refusal;
         let repo = self.repo().to_string();
         if status == StatusCode::TOO_MANY_REQUESTS {
-            return HubError::RateLimited { after };
+            return SourceError::RateLimited { after };
         }
         if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
-            return HubError::Failing { host, status: status.as_u16(), after };
+            return SourceError::Failing { host, status: status.as_u16(), after };
         }
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
-            return HubError::NoSuchPart { host };
+            return SourceError::NoSuchPart { host };
         }
         if !from_hub {
-            return HubError::StorageRefused { host, status: status.as_u16() };
+            return SourceError::StorageRefused { host, status: status.as_u16() };
         }
         let via = redirected_to.as_ref().map(|to| format!(" after a redirect to `{to}`")).unwrap_or_default();
-        let malformed = |what: &str| HubError::Malformed {
+        let malformed = |what: &str| SourceError::Malformed {
             host: host.clone(),
             problem: format!("status {}{via}{what}", status.as_u16()),
         };
         let code = code.as_deref().unwrap_or_default();
         match (status, code) {
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, "GatedRepo") => {
-                HubError::Gated { page: format!("{}/{repo}", settings.endpoint), repo, with_token }
+                SourceError::Gated { page: format!("{}/{repo}", settings.endpoint), repo, with_token }
             }
-            (StatusCode::UNAUTHORIZED, _) if with_token => HubError::TokenRefused { message },
-            (StatusCode::UNAUTHORIZED, _) => HubError::TokenMissing { repo, looked: looked(&settings.token) },
-            (StatusCode::FORBIDDEN, _) => HubError::Forbidden { repo, message },
-            (StatusCode::NOT_FOUND, "RepoNotFound") => HubError::NoRepo { repo },
+            (StatusCode::UNAUTHORIZED, _) if with_token => SourceError::TokenRefused { message },
+            (StatusCode::UNAUTHORIZED, _) => SourceError::TokenMissing { repo, looked: looked(&settings.token) },
+            (StatusCode::FORBIDDEN, _) => SourceError::Forbidden { repo, message },
+            (StatusCode::NOT_FOUND, "RepoNotFound") => SourceError::NoRepo { repo },
             (StatusCode::NOT_FOUND, "RevisionNotFound") => match self {
-                Self::Revision { revision, .. } => HubError::NoRevision { repo, revision: revision.clone() },
-                Self::Listing { commit, .. } => HubError::NoRevision { repo, revision: commit.into() },
-                Self::File { path, .. } => HubError::NoFile { repo, path: path.clone(), commit: None },
+                Self::Revision { revision, .. } => SourceError::NoRevision { repo, revision: revision.clone() },
+                Self::Listing { commit, .. } => SourceError::NoRevision { repo, revision: commit.into() },
+                Self::File { path, .. } => SourceError::NoFile { repo, path: path.clone(), commit: None },
             },
             (StatusCode::NOT_FOUND, _) => match self {
                 Self::File { path, .. } if code == "EntryNotFound" => {
-                    HubError::NoFile { repo, path: path.clone(), commit }
+                    SourceError::NoFile { repo, path: path.clone(), commit }
                 }
-                Self::Revision { .. } if via.is_empty() => HubError::NoRepo { repo },
+                Self::Revision { .. } if via.is_empty() => SourceError::NoRepo { repo },
                 Self::Revision { .. } => malformed(""),
                 Self::Listing { .. } => malformed(&format!(
                     " and no reason, where the files of `{repo}` should be listed (/api/models/../tree)"
@@ -91,7 +91,7 @@ impl Asked {
     }
 
     /// hf-hub's variants often name another reason than the hub gave, so the status and the hub's code are looked at.
-    pub(super) fn error_of_hf_hub(&self, error: HFError, http: &Http, settings: &HubSettings) -> HubError {
+    pub(super) fn error_of_hf_hub(&self, error: HFError, http: &Http, settings: &HubSettings) -> SourceError {
         let host = http.endpoint().host();
         let (context, after) = match error {
             HFError::Http { context }
@@ -103,17 +103,17 @@ impl Asked {
             | HFError::RevisionNotFound { context, .. }
             | HFError::EntryNotFound { context, .. } => (context, None),
             HFError::Request { source, .. } if source.is_decode() || source.is_body() => {
-                return HubError::Malformed { host, problem: causes(&source) };
+                return SourceError::Malformed { host, problem: causes(&source) };
             }
             HFError::Request { source, .. } => return http.unreachable(&http.endpoint().url(&[]), &source),
-            HFError::MalformedResponse { what, .. } => return HubError::Malformed { host, problem: what },
-            HFError::Json(error) => return HubError::Malformed { host, problem: error.to_string() },
+            HFError::MalformedResponse { what, .. } => return SourceError::Malformed { host, problem: what },
+            HFError::Json(error) => return SourceError::Malformed { host, problem: error.to_string() },
             other => {
                 let problem = shown_up_to(&other.to_string(), MESSAGE_BYTES_MAX);
-                return HubError::Unusable { setting: "the library hf-hub", problem };
+                return SourceError::Unusable { setting: "the library hf-hub", problem };
             }
         };
-        let Some(context) = context else { return HubError::NoRepo { repo: self.repo().to_string() } };
+        let Some(context) = context else { return SourceError::NoRepo { repo: self.repo().to_string() } };
         let message = context.server_message.as_deref().unwrap_or("no reason given");
         let refusal = Refusal {
             status: context.status,

@@ -21,9 +21,9 @@ use crate::{
     assembly::RecipeError,
     checkpoint::CheckpointError,
     derive::ComputeFailed,
-    hub::HubError,
     resolve::ResolveError,
     snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
+    source::SourceError,
 };
 
 /// Why a load failed: one variant a stage.
@@ -34,7 +34,7 @@ pub enum LoadError {
     Resolve(#[from] ResolveError),
     /// The hub does not say what it means.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(#[from] SourceError),
     /// Its files cannot be used.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

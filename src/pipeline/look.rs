@@ -78,7 +78,7 @@ pub async fn remote(pinned: &Pinned, tools: &Tools) -> Result<Option<Remote>, Ac
     if !tools.may_ask(pinned.network) {
         return Ok(None);
     }
-    let remote = Remote::look(&tools.fetcher, &tools.hub, address, pin, &pinned.choice).await;
+    let remote = Remote::look(&tools.fetcher, address, pin, &pinned.choice).await;
     Ok(Some(remote.map_err(LoadError::from)?))
 }
 

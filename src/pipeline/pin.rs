@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use weightsd_core::{
-    ingredients::Ingredients,
-    spec::{Commit, RepoId},
-};
+use weightsd_core::{ingredients::Ingredients, spec::Commit};
 
 use super::{AcquireError, FINDING, LoadError, Pinned, Tools};
 use crate::{
-    hub::{HubError, Patience, RepoStore},
     resolve::{self as resolving, Address, Choice, HubAddress, Network, Pin, Places, Selector, Warning},
+    source::{Patience, RepoStore, Source},
 };
 
 /// A selector whose address is known.
@@ -55,28 +52,19 @@ pub(super) async fn pin(found: Addressed, tools: &Tools) -> Result<Pinned, Acqui
         Address::Hub(address) => match (address.commit(), known) {
             (Some(pin), _) => Some(pin),
             (None, known) if !tools.may_ask(network) => known.map(|commit| Pin { commit, warning: None }),
-            (None, known) => {
-                let patience = if known.is_some() { Patience::Brief } else { Patience::Full };
-                let asked = tools.hub.commit(&address.repo, &address.revision, patience).await;
-                let new_name = tools.hub.new_name(&address.repo).await;
-                Some(believed(asked, known, new_name, address)?)
-            }
+            (None, known) => Some(ask(&tools.hub, address, known).await?),
         },
     };
     Ok(Pinned { address: Arc::new(address), pin, choice, network })
 }
 
-/// The hub's answer; or the commit that was last known, when the hub does not say.
-fn believed(
-    asked: Result<Commit, HubError>,
-    known: Option<Commit>,
-    new_name: Option<RepoId>,
-    address: &HubAddress,
-) -> Result<Pin, LoadError> {
-    match (asked, known) {
+/// Asks a source what a revision means. When it does not say, the commit that was last known still counts.
+async fn ask(source: &dyn Source, address: &HubAddress, known: Option<Commit>) -> Result<Pin, LoadError> {
+    let patience = if known.is_some() { Patience::Brief } else { Patience::Full };
+    match (source.commit(&address.repo, &address.revision, patience).await, known) {
         (Ok(commit), _) => {
             let renamed = |to| Warning::Renamed { from: address.repo.clone(), to };
-            Ok(Pin { commit, warning: new_name.map(renamed) })
+            Ok(Pin { commit, warning: source.new_name(&address.repo).await.map(renamed) })
         }
         (Err(error), Some(commit)) if error.leaves_last_known() => {
             let warning = Warning::LastKnown { revision: address.revision.clone(), problem: error.to_string() };
@@ -114,5 +102,31 @@ impl Pinned {
         if let Err(error) = store.point(&address.revision, &pin.commit) {
             tracing::warn!(repo = %address.repo, revision = %address.revision, %error, "a ref cannot be written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weightsd_core::spec::{RepoId, Revision};
+
+    use super::*;
+    use crate::source::{SourceError, fake::Directory};
+
+    #[tokio::test]
+    async fn a_source_that_does_not_know_leaves_the_last_known_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Directory::new(folder.path());
+        let address = |revision: &str| HubAddress {
+            repo: RepoId::parse("a/b").unwrap(),
+            revision: Revision::parse(revision).unwrap(),
+            cache: folder.path().to_owned(),
+        };
+        let known = Commit::parse(&"d".repeat(40)).unwrap();
+        let pin = ask(&source, &address("main"), Some(known.clone())).await.unwrap();
+        assert_eq!(pin, Pin { commit: Directory::the_commit(), warning: None });
+        let pin = ask(&source, &address("gone"), Some(known.clone())).await.unwrap();
+        assert!(pin.commit == known && matches!(pin.warning, Some(Warning::LastKnown { .. })), "{pin:?}");
+        let error = ask(&source, &address("gone"), None).await.unwrap_err();
+        assert!(matches!(error, LoadError::Hub(SourceError::NoRevision { .. })), "{error}");
     }
 }

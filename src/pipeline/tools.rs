@@ -9,9 +9,10 @@ use crate::{
     checkpoint::ShardPool,
     derive::{Images, Maker},
     handle::Daemon,
-    hub::{Hub, HubError},
+    hub::Hub,
     resolve::{Network, Places},
     snapshot::{Attestations, Fetcher},
+    source::SourceError,
 };
 
 /// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
@@ -43,6 +44,7 @@ impl Tools {
     #[must_use]
     pub fn new(
         places: Places,
+        hub: Arc<Hub>,
         fetcher: Arc<Fetcher>,
         attestations: Arc<Attestations>,
         images: Arc<Images>,
@@ -51,7 +53,7 @@ impl Tools {
     ) -> Self {
         Self {
             places,
-            hub: Arc::clone(fetcher.hub()),
+            hub,
             fetcher,
             attestations,
             pool: ShardPool::default(),
@@ -95,7 +97,7 @@ impl Tools {
         if self.may_ask(network) {
             Ok(())
         } else {
-            Err(HubError::forbidden(what, network == Network::Forbidden).into())
+            Err(SourceError::forbidden(what, network == Network::Forbidden).into())
         }
     }
 

@@ -13,7 +13,7 @@ use weightsd_core::{
     spec::{self, Commit, HubSpec, ModelSpec, RepoId, Revision, SpecError},
 };
 
-use crate::{disk, hub::RepoStore};
+use crate::{disk, source::RepoStore};
 
 const PULL: &str = "it would be downloaded if the hub could be asked: `weightsd pull";
 

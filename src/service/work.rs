@@ -20,11 +20,11 @@ use weightsd_proto::v1::{
 use super::{Context, Failure, messages, request};
 use crate::{
     cache::{AcquireError, Cache},
-    hub::HubError,
     pipeline::{self, LoadError, Tools, blocking, look},
     progress::{Step, Watcher},
     resolve::{Address, ResolvedModel, Selector, WithoutVariant},
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
+    source::SourceError,
 };
 
 /// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
@@ -115,7 +115,7 @@ async fn pull_and_verify(
         let pinned = pipeline::pinned(selector, cache.tools()).await?;
         let report = pipeline::fetch(&pinned, want.clone(), cache.tools(), &*progress).await?;
         let (Address::Hub(address), Some(pin), Some(report)) = (&*pinned.address, &pinned.pin, report) else {
-            return Err(LoadError::from(HubError::NotAHubId { spec: selector.spec.clone() }).into());
+            return Err(LoadError::from(SourceError::NotAHubId { spec: selector.spec.clone() }).into());
         };
         fetched += report.bytes_fetched;
         let model = address.at(pin);

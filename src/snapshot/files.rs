@@ -17,8 +17,8 @@ use weightsd_core::{
 
 use super::{HashCandidate, SnapshotError, hash::BlobHasher, listing, read_bounded};
 use crate::{
-    hub::{FoundFile, RepoStore, blob_name, is_absent},
     resolve::{Choice, ModelKind, ResolvedModel},
+    source::{FoundFile, RepoStore, blob_name, is_absent},
 };
 
 /// The files of a model: their names, and where they lie.

@@ -39,8 +39,8 @@ pub use self::{
 };
 use crate::{
     disk,
-    hub::{FoundFile, RepoStore, is_absent},
     resolve::{Choice, ResolvedModel, WithoutVariant},
+    source::{FoundFile, RepoStore, is_absent},
     turn::in_turn,
 };
 

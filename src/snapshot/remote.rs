@@ -16,19 +16,19 @@ use weightsd_core::{
 
 use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
 use crate::{
-    hub::{ByteRange, Hub, RepoStore},
     resolve::{Choice, HubAddress, Pin},
+    source::{ByteRange, RepoStore, Source},
 };
 
 /// Bytes of a weight file that are asked for first: most headers fit.
 const FIRST_BYTES: u64 = 128 * 1024;
 
-/// A commit on the hub.
+/// A commit that is not on this machine, or not all of it.
 #[derive(Debug)]
 pub struct Remote {
     /// Its files, as far as the listing and the small JSON files tell.
     pub snapshot: Arc<Snapshot>,
-    hub: Arc<Hub>,
+    source: Arc<dyn Source>,
     address: HubAddress,
     pin: Pin,
     listing: Arc<Listing>,
@@ -84,27 +84,21 @@ impl Remote {
     ///
     /// # Errors
     /// [`FetchError`].
-    pub async fn look(
-        fetcher: &Fetcher,
-        hub: &Arc<Hub>,
-        address: &HubAddress,
-        pin: &Pin,
-        choice: &Choice,
-    ) -> Result<Self, FetchError> {
+    pub async fn look(fetcher: &Fetcher, address: &HubAddress, pin: &Pin, choice: &Choice) -> Result<Self, FetchError> {
         let listing = fetcher.listing(address, &pin.commit).await?;
-        let (hub, address, pin) = (Arc::clone(hub), address.clone(), pin.clone());
+        let (source, address, pin) = (Arc::clone(fetcher.source()), address.clone(), pin.clone());
         let snapshot = |documents| list(&address, &pin, choice, &listing, documents);
         let missing = snapshot(BTreeMap::new()).await?.missing_documents;
         let fetch = async |name: &String| {
             let listed = listing.get(name).filter(|listed| listed.bytes <= CONFIG_BYTES_MAX);
             match listed {
-                Some(listed) => Ok(Some((name.clone(), small_file(&hub, &address, &pin, name, listed).await?))),
+                Some(listed) => Ok(Some((name.clone(), small_file(&*source, &address, &pin, name, listed).await?))),
                 None => Ok::<_, FetchError>(None),
             }
         };
         let documents = try_join_all(missing.iter().map(fetch)).await?.into_iter().flatten().collect();
         let snapshot = Arc::new(snapshot(documents).await?);
-        Ok(Self { snapshot, hub, address, pin, listing })
+        Ok(Self { snapshot, source, address, pin, listing })
     }
 
     /// The files of a component.
@@ -122,7 +116,7 @@ impl Remote {
                     let (found, max) = (listed.bytes, INDEX_BYTES_MAX);
                     return Err(SnapshotError::TooLarge { path: path.into(), found, max }.into());
                 }
-                let bytes = small_file(&self.hub, &self.address, &self.pin, &path, &listed).await?;
+                let bytes = small_file(&*self.source, &self.address, &self.pin, &path, &listed).await?;
                 let index = Index::parse(&bytes, &site.folder);
                 let index = index.map_err(|source| SnapshotError::Index { path: path.into(), source })?;
                 chosen.settle(&index).map_err(SnapshotError::from)?;
@@ -164,7 +158,7 @@ impl Remote {
 
     async fn range(&self, file: &str, from: u64, to: u64) -> Result<Vec<u8>, FetchError> {
         let range = ByteRange { from, to: Some(to), validator: None };
-        let got = self.hub.bytes(&self.address.repo, &self.pin.commit, file, Some(range), to - from).await;
+        let got = self.source.bytes(&self.address.repo, &self.pin.commit, file, Some(range), to - from).await;
         got.map_err(|source| FetchError::File { file: file.to_owned(), source })
     }
 
@@ -194,7 +188,7 @@ async fn list(
 
 /// The content of a small file: the blob on this machine, or what the hub sends, compared with its hash.
 async fn small_file(
-    hub: &Arc<Hub>,
+    source: &dyn Source,
     address: &HubAddress,
     pin: &Pin,
     name: &str,
@@ -207,7 +201,7 @@ async fn small_file(
         return Ok(bytes);
     }
     let file = || name.to_owned();
-    let bytes = hub.bytes(&address.repo, &pin.commit, name, None, listed.bytes).await;
+    let bytes = source.bytes(&address.repo, &pin.commit, name, None, listed.bytes).await;
     let bytes = bytes.map_err(|source| FetchError::File { file: file(), source })?;
     let mut hasher = BlobHasher::new(listed.blob.kind(), listed.bytes);
     hasher.update(&bytes);

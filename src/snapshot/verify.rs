@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     disk,
-    hub::{RepoStore, is_absent},
     progress::{Phase, Step, Watcher},
+    source::{RepoStore, is_absent},
 };
 
 /// How often whoever watches is told how far it is.

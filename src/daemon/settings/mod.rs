@@ -20,7 +20,10 @@ use weightsd_segment::environment::variable;
 
 use self::kind::{Endpoint, Kind as _};
 pub use self::table::{Row, Settings};
-use crate::hub::{Backoff, HubSettings, Links};
+use crate::{
+    hub::HubSettings,
+    source::{Backoff, Links},
+};
 
 /// Why the daemon cannot start with these settings.
 #[derive(Debug, thiserror::Error)]

@@ -7,14 +7,14 @@ use weightsd_core::{
     listing::{BlobName, HashKind},
 };
 
-use crate::{disk, hub::HubError, snapshot::SnapshotError};
+use crate::{disk, snapshot::SnapshotError, source::SourceError};
 
 /// See the module. Cheap to clone, because everyone who waits for a file gets one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FetchError {
     /// The hub gave no answer, or none that can be used.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(#[from] SourceError),
     /// The hub did not give this file.
     #[error("cannot download `{file}`")]
     File {
@@ -22,7 +22,7 @@ pub enum FetchError {
         file: String,
         /// Why.
         #[source]
-        source: HubError,
+        source: SourceError,
     },
     /// The content has another length than the listing says.
     #[error("`{file}` has {expected} bytes by the hub's listing, and {found} are sent")]
@@ -154,7 +154,7 @@ impl FetchError {
                 | Self::OtherBlob { .. }
                 | Self::OtherCommit { .. }
                 | Self::Corrupt { .. }
-                | Self::File { source: HubError::NoFile { .. }, .. }
+                | Self::File { source: SourceError::NoFile { .. }, .. }
         )
     }
 

@@ -19,9 +19,9 @@ use super::{FetchError, blocking, partial::Partial};
 use crate::{
     disk,
     flight::{Work, WorkContext},
-    hub::{self, Answer, BlobLock, ByteRange, Hub, HubError, RepoStore},
     progress::{FileState, FileStep},
     snapshot::Attestations,
+    source::{self, BlobLock, ByteRange, Content, RepoStore, Source, SourceError},
 };
 
 /// How often a lock that another program holds is tried.
@@ -65,7 +65,7 @@ impl Work for FileWork {
 /// each piece to another would cost more than the writing does.
 pub(super) struct Download {
     job: FetchJob,
-    hub: Arc<Hub>,
+    source: Arc<dyn Source>,
     attestations: Arc<Attestations>,
     context: Arc<WorkContext<FileWork>>,
     fetched: u64,
@@ -76,11 +76,11 @@ pub(super) struct Download {
 impl Download {
     pub(super) fn new(
         job: FetchJob,
-        hub: Arc<Hub>,
+        source: Arc<dyn Source>,
         attestations: Arc<Attestations>,
         context: WorkContext<FileWork>,
     ) -> Self {
-        Self { job, hub, attestations, context: Arc::new(context), fetched: 0, validator: None }
+        Self { job, source, attestations, context: Arc::new(context), fetched: 0, validator: None }
     }
 
     /// Does the job, or gives up when nobody waits for it any more.
@@ -93,12 +93,12 @@ impl Download {
     }
 
     async fn steps(&mut self) -> Result<Arrived, FetchError> {
-        let _place = self.hub.download_place().await;
+        let _place = self.source.download_place().await;
         let blob = self.job.store.blob(&self.job.listed.blob);
         if self.is_there(&blob)? {
             return Ok(Arrived { fetched: 0 });
         }
-        hub::create_parent(&blob).map_err(FetchError::io(&blob))?;
+        source::create_parent(&blob).map_err(FetchError::io(&blob))?;
         let lock = self.lock().await?;
         // Whoever had the lock may have left the file.
         if self.is_there(&blob)? {
@@ -162,7 +162,7 @@ impl Download {
     /// content.
     async fn fill(&mut self, path: &Path) -> Result<(File, String), FetchError> {
         let mut partial = self.open(path).await?;
-        let backoff = self.hub.settings().backoff;
+        let backoff = self.source.limits().backoff;
         let mut pauses = backoff.pauses();
         while partial.length() < self.job.listed.bytes {
             let before = partial.length();
@@ -173,7 +173,7 @@ impl Download {
             }
             let Some(pause) = backoff.pause_after(source, pauses.next()) else { return Err(error) };
             tracing::info!(file = self.job.path, at = partial.length(), error = %source, ?pause, "it goes on soon");
-            if matches!(source, HubError::NoSuchPart { .. }) {
+            if matches!(source, SourceError::NoSuchPart { .. }) {
                 // The whole file can still be had.
                 partial.empty().await?;
             }
@@ -201,19 +201,19 @@ impl Download {
         let from = partial.length();
         let range = (from > 0).then(|| ByteRange { from, to: None, validator: self.validator.clone() });
         let file = |source| FetchError::File { file: path.clone(), source };
-        let asked = self.hub.file(repo, commit, path, range.as_ref()).await;
+        let asked = self.source.file(repo, commit, path, range.as_ref()).await;
         let mut answer = asked.map_err(|source| self.refused(source))?;
         self.check(&answer)?;
         self.validator.clone_from(&answer.validator);
         if answer.offset != from {
             if answer.offset != 0 {
                 let problem = format!("bytes from {} on, and {from} was asked for", answer.offset);
-                return Err(file(HubError::Malformed { host: answer.host, problem }));
+                return Err(file(SourceError::Malformed { host: answer.host, problem }));
             }
             // The host does not send parts, so everything comes again.
             partial.empty().await?;
         }
-        let stall = self.hub.settings().stall_deadline;
+        let stall = self.source.limits().stall;
         let expected = self.job.listed.bytes;
         while let Some(chunk) = answer.chunk(stall).await.map_err(file)? {
             self.fetched += chunk.len() as u64;
@@ -229,14 +229,14 @@ impl Download {
         let found = partial.length();
         if found < expected {
             let problem = format!("the content ended after {found} of {expected} bytes");
-            return Err(file(HubError::Unreachable { host: answer.host, problem }));
+            return Err(file(SourceError::Unreachable { host: answer.host, problem }));
         }
         Ok(())
     }
 
-    fn refused(&self, source: HubError) -> FetchError {
+    fn refused(&self, source: SourceError) -> FetchError {
         let commit = self.job.commit.as_str();
-        if matches!(&source, HubError::NoFile { commit: Some(of), .. } if of == commit) {
+        if matches!(&source, SourceError::NoFile { commit: Some(of), .. } if of == commit) {
             // As huggingface_hub does, so that neither asks again, and only at the hub's own word: Python believes the
             // marker for ever. A marker that cannot be made costs a request.
             let _ = self.job.store.mark_absent(&self.job.commit, &self.job.path);
@@ -245,7 +245,7 @@ impl Download {
     }
 
     /// Whether the answer is about the file that is wanted.
-    fn check(&self, answer: &Answer) -> Result<(), FetchError> {
+    fn check(&self, answer: &Content) -> Result<(), FetchError> {
         let FetchJob { commit, path, listed, .. } = &self.job;
         let file = path.clone();
         if let Some(found) = answer.commit.as_ref().filter(|found| found.as_str() != commit.as_str()) {

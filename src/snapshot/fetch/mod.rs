@@ -1,4 +1,4 @@
-//! What is missing comes from the hub: for a component its config, index and shards, and the model's small JSON files;
+//! Fetches what is missing: for a component its config, index and shards, and the model's small JSON files;
 //! for a pull what was asked for. Requests for the same set share one download of it, and sets that overlap share the
 //! downloads of their files.
 //!
@@ -26,10 +26,10 @@ use self::file::{Download, FetchJob, FileWork};
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
     flight::{Joined, SharedWork, Waiter, Work, WorkContext},
-    hub::{Hub, HubError, RepoStore},
     pace::Pace,
     progress::{FileProgress, FileState, FileStep, Phase, Step},
     resolve::{Choice, HubAddress, Pin},
+    source::{RepoStore, Source, SourceError},
 };
 
 /// Tells how far a file is; nothing once it has ended.
@@ -119,7 +119,7 @@ impl Work for SetWork {
 
 /// See the module.
 pub struct Fetcher {
-    hub: Arc<Hub>,
+    source: Arc<dyn Source>,
     attestations: Arc<Attestations>,
     files: Arc<SharedWork<FileWork>>,
     sets: Arc<SharedWork<SetWork>>,
@@ -134,16 +134,16 @@ impl fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// Downloads from `hub`, leaving `floor` bytes free. `tell` is told what begins and ends.
+    /// Downloads from `source`, leaving `floor` bytes free. `tell` is told what begins and ends.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, attestations: Arc<Attestations>, floor: u64, tell: OnDownload) -> Arc<Self> {
-        Arc::new(Self { hub, attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
+    pub fn new(source: Arc<dyn Source>, attestations: Arc<Attestations>, floor: u64, tell: OnDownload) -> Arc<Self> {
+        Arc::new(Self { source, attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
     }
 
-    /// The hub that it downloads from.
+    /// Where it downloads from.
     #[must_use]
-    pub fn hub(&self) -> &Arc<Hub> {
-        &self.hub
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
     }
 
     /// Downloads what is missing of `want`, or joins whoever does.
@@ -157,7 +157,7 @@ impl Fetcher {
         want: Want,
         mut progress: impl FnMut(&Step, usize),
     ) -> Result<Arc<FetchReport>, FetchError> {
-        let store = RepoStore::new(&address.cache, &address.repo).with_links(self.hub.settings().links);
+        let store = self.source.store(&address.cache, &address.repo);
         let (repo, revision) = (address.repo.clone(), address.revision.clone());
         let key = SetKey { store, repo, revision, commit: pin.commit.clone(), want };
         for _ in 0..ATTEMPTS {
@@ -168,7 +168,7 @@ impl Fetcher {
                     let context = leader.context();
                     let (address, pin, key) = (address.clone(), pin.clone(), key.clone());
                     let set = Set { fetcher: Arc::clone(self), address, pin, key };
-                    self.hub.handle()?.spawn(leader.run(async move {
+                    self.source.runtime()?.spawn(leader.run(async move {
                         tokio::select! {
                             result = set.fetch(&context) => result,
                             () = context.abandoned() => Err(FetchError::Abandoned),
@@ -188,13 +188,13 @@ impl Fetcher {
     /// The listing of a commit: from the cache, or from the hub.
     ///
     /// # Errors
-    /// [`HubError`].
-    pub async fn listing(&self, address: &HubAddress, commit: &Commit) -> Result<Arc<Listing>, HubError> {
+    /// [`SourceError`].
+    pub async fn listing(&self, address: &HubAddress, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
         let store = RepoStore::new(&address.cache, &address.repo);
         let asked = commit.clone();
         match spawn_blocking(move || store.listing(&asked)).await {
             Ok(Some(listing)) => Ok(Arc::new(listing)),
-            _ => self.hub.listing(&address.repo, commit).await,
+            _ => self.source.listing(&address.repo, commit).await,
         }
     }
 
@@ -240,7 +240,7 @@ impl Set {
             Ok(_) | Err(FetchError::Abandoned) => {}
             Err(error) => {
                 if error.is_contradiction() {
-                    self.fetcher.hub.forget_listing(&self.key.repo, &self.key.commit).await;
+                    self.fetcher.source.forget_listing(&self.key.repo, &self.key.commit).await;
                     self.key.store.drop_listing(&self.key.commit);
                 }
                 (self.fetcher.tell)(DownloadEvent::Failed(format!("{what}: {error}")));
@@ -405,9 +405,9 @@ impl Set {
             Joined::Done(_) => return Err(FetchError::Died),
             Joined::Waiting(waiter) => waiter,
             Joined::First(waiter, leader) => {
-                let (hub, attestations) = (Arc::clone(&fetcher.hub), Arc::clone(&fetcher.attestations));
-                let download = Download::new(job, hub, attestations, leader.context());
-                fetcher.hub.handle()?.spawn(leader.run(download.run()));
+                let (source, attestations) = (Arc::clone(&fetcher.source), Arc::clone(&fetcher.attestations));
+                let download = Download::new(job, source, attestations, leader.context());
+                fetcher.source.runtime()?.spawn(leader.run(download.run()));
                 waiter
             }
         })
@@ -453,4 +453,81 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
 ) -> Result<T, FetchError> {
     spawn_blocking(work).await.unwrap_or(Err(FetchError::Died))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::atomic::Ordering};
+
+    use super::*;
+    use crate::{snapshot::Remote, source::fake::Directory};
+
+    /// A safetensors file with one tensor of so many bytes.
+    fn weights(bytes: usize) -> Vec<u8> {
+        let header = format!(r#"{{"t":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#);
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.extend(std::iter::repeat_n(7, bytes));
+        file
+    }
+
+    /// A directory with a model of one file, a fetcher that downloads from it, and an address in an empty cache.
+    fn scene(folder: &Path) -> (Arc<Directory>, Arc<Fetcher>, HubAddress, Pin) {
+        let served = folder.join("served");
+        fs::create_dir(&served).unwrap();
+        fs::write(served.join("config.json"), "{}").unwrap();
+        fs::write(served.join("model.safetensors"), weights(10_000)).unwrap();
+        let source = Arc::new(Directory::new(&served));
+        let attestations = Arc::new(Attestations::new(None));
+        let fetcher = Fetcher::new(Arc::clone(&source) as Arc<dyn Source>, attestations, 0, Box::new(|_| ()));
+        let cache = folder.join("cache");
+        fs::create_dir(&cache).unwrap();
+        let address = HubAddress { repo: RepoId::parse("a/b").unwrap(), revision: Revision::default(), cache };
+        (source, fetcher, address, Pin { commit: Directory::the_commit(), warning: None })
+    }
+
+    fn everything() -> Want {
+        Want { components: Vec::new(), extent: Extent::Components, choice: Choice::default() }
+    }
+
+    #[tokio::test]
+    async fn any_source_fills_the_cache_and_broken_contents_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, fetcher, address, pin) = scene(folder.path());
+        source.breaks.store(3, Ordering::Relaxed);
+        let report = fetcher.fetch(&address, &pin, everything(), |_, _| ()).await.unwrap();
+        assert_eq!(report.bytes_fetched, 2 + weights(10_000).len() as u64, "what has come is not asked for again");
+        let snapshot = address.at(&pin).path;
+        assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), weights(10_000));
+        assert_eq!(fs::read_to_string(snapshot.join("config.json")).unwrap(), "{}");
+        let asked = source.asked.load(Ordering::Relaxed);
+        let again = fetcher.fetch(&address, &pin, everything(), |_, _| ()).await.unwrap();
+        assert_eq!((again.bytes_fetched, source.asked.load(Ordering::Relaxed)), (0, asked));
+    }
+
+    #[tokio::test]
+    async fn a_content_that_is_not_the_listings_is_thrown_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_source, fetcher, address, pin) = scene(folder.path());
+        let store = RepoStore::new(&address.cache, &address.repo);
+        let listing = fetcher.listing(&address, &pin.commit).await.unwrap();
+        store.keep_listing(&pin.commit, &listing).unwrap();
+        let mut other = weights(10_000);
+        other[9_000] ^= 1;
+        fs::write(folder.path().join("served/model.safetensors"), other).unwrap();
+        let error = fetcher.fetch(&address, &pin, everything(), |_, _| ()).await.unwrap_err();
+        assert!(matches!(error, FetchError::Corrupt { .. }), "{error}");
+        assert!(!address.at(&pin).path.join("model.safetensors").exists());
+    }
+
+    #[tokio::test]
+    async fn a_remote_component_is_known_by_its_header() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_source, fetcher, address, pin) = scene(folder.path());
+        let remote = Remote::look(&fetcher, &address, &pin, &Choice::default()).await.unwrap();
+        let component = remote.component("model").await.unwrap();
+        let headers = remote.headers(&component).await.unwrap();
+        assert_eq!((headers.len(), headers[0].0.as_str()), (1, "model.safetensors"));
+        assert!(!address.at(&pin).path.exists(), "nothing is kept");
+    }
 }

@@ -14,8 +14,8 @@ use weightsd_segment::FileIdentity;
 
 use super::FetchError;
 use crate::{
-    hub::{Blob, Linked, RepoStore},
     snapshot::Attestations,
+    source::{Blob, Linked, RepoStore},
 };
 
 /// Publishes `files`, which are all on this machine. Blocks.
@@ -87,7 +87,7 @@ mod tests {
     use weightsd_core::{listing::BlobName, spec::RepoId};
 
     use super::*;
-    use crate::hub::{FoundFile, Links};
+    use crate::source::{FoundFile, Links};
 
     #[test]
     fn without_links_snapshots_hold_the_files() {

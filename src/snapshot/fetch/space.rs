@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use weightsd_core::{listing::Listed, spec::Commit};
 
 use super::FetchError;
-use crate::{disk::free_bytes, hub::RepoStore};
+use crate::{disk::free_bytes, source::RepoStore};
 
 /// The files that are not on this machine: neither as a blob of the right length nor as a file of the snapshot's own.
 ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
 
-use super::HubError;
+use super::SourceError;
 
 /// How often, and after which pauses.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ impl Backoff {
 
     /// The pause before the next try after `error`, given the one that is due; `None` when there is no point in it.
     #[must_use]
-    pub fn pause_after(&self, error: &HubError, due: Option<Duration>) -> Option<Duration> {
+    pub fn pause_after(&self, error: &SourceError, due: Option<Duration>) -> Option<Duration> {
         let due = due.filter(|_| error.is_transient())?;
         match error.retry_after() {
             Some(asked) if asked > self.pause_max => None,
@@ -47,13 +47,13 @@ impl Backoff {
     ///
     /// # Errors
     /// The last error.
-    pub async fn retry<T, F>(&self, work: impl FnMut() -> F) -> Result<T, HubError>
+    pub async fn retry<T, F>(&self, work: impl FnMut() -> F) -> Result<T, SourceError>
     where
-        F: Future<Output = Result<T, HubError>>,
+        F: Future<Output = Result<T, SourceError>>,
     {
         work.retry(self.builder())
             .adjust(|error, due| self.pause_after(error, due))
-            .when(HubError::is_transient)
+            .when(SourceError::is_transient)
             .notify(|error, pause| tracing::info!(%error, ?pause, "the hub is asked again"))
             .await
     }
@@ -67,7 +67,7 @@ mod tests {
 
     const QUICK: Backoff = Backoff { tries: 3, pause: Duration::from_millis(1), pause_max: Duration::from_millis(20) };
 
-    async fn tries(error: HubError) -> usize {
+    async fn tries(error: SourceError) -> usize {
         let count = Cell::new(0);
         let result: Result<(), _> = QUICK
             .retry(|| {
@@ -81,10 +81,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_may_pass_is_tried_again() {
-        let failing = |after| HubError::Failing { host: "h".into(), status: 503, after };
+        let failing = |after| SourceError::Failing { host: "h".into(), status: 503, after };
         assert_eq!(tries(failing(None)).await, 4);
         assert_eq!(tries(failing(Some(Duration::from_millis(5)))).await, 4);
         assert_eq!(tries(failing(Some(Duration::from_secs(60)))).await, 1, "the caller is told when to come back");
-        assert_eq!(tries(HubError::NoRepo { repo: "a/b".into() }).await, 1);
+        assert_eq!(tries(SourceError::NoRepo { repo: "a/b".into() }).await, 1);
     }
 }

@@ -10,7 +10,7 @@ use weightsd_core::{
 
 /// See the module. Says nothing of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HubError {
+pub enum SourceError {
     /// The daemon, or the request, must not ask.
     #[error("the hub would have to be asked for {what}, and it may not be ({why})")]
     Offline {
@@ -146,7 +146,7 @@ pub enum HubError {
     },
 }
 
-impl Explain for HubError {
+impl Explain for SourceError {
     fn explain(&self) -> Explanation {
         let new = |reason, resource: &str, hint: &'static str| Explanation::new(reason, resource, hint);
         let explanation = match self {
@@ -221,7 +221,7 @@ impl Explain for HubError {
     }
 }
 
-impl HubError {
+impl SourceError {
     /// The error of what would need the hub, where the request or the daemon's own settings forbid to ask.
     #[must_use]
     pub fn forbidden(what: String, by_request: bool) -> Self {

@@ -1,0 +1,90 @@
+//! The content of a file on its way.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use weightsd_core::listing::BlobName;
+
+use super::SourceError;
+
+/// The bytes of a content, in the pieces in which they come.
+#[async_trait::async_trait]
+pub trait Body: Send {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks, with what is known of it.
+    async fn piece(&mut self) -> Result<Option<Bytes>, String>;
+}
+
+/// A file, or a range of it, whose body has not been read yet.
+pub struct Content {
+    /// The blob that the source says it is, where it says so in a way that can be understood.
+    pub blob: Option<BlobName>,
+    /// The commit that the source says it is of.
+    pub commit: Option<String>,
+    /// The first byte of the body in the file.
+    pub offset: u64,
+    /// Length of the whole file, where the answer says so.
+    pub total: Option<u64>,
+    /// Names this very content on the host that sends it, for asking for the rest.
+    pub validator: Option<String>,
+    /// The host that sends the body.
+    pub host: String,
+    /// The body.
+    pub body: Box<dyn Body>,
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Content").field("host", &self.host).field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+impl Content {
+    /// The next bytes of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// When the connection breaks, or stays silent for `stall`.
+    pub async fn chunk(&mut self, stall: Duration) -> Result<Option<Bytes>, SourceError> {
+        let broken = |problem: String| SourceError::Unreachable { host: self.host.clone(), problem };
+        match tokio::time::timeout(stall, self.body.piece()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(problem)) => Err(broken(format!("the connection broke while the content came: {problem}"))),
+            Err(_) => Err(broken(format!("nothing came for {stall:?}"))),
+        }
+    }
+
+    /// The whole body, when it has `max` bytes at most.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`], and when the body is longer.
+    pub async fn bytes_to_end(&mut self, max: u64, stall: Duration) -> Result<Vec<u8>, SourceError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk(stall).await? {
+            if (bytes.len() + chunk.len()) as u64 > max {
+                let problem = format!("it is longer than the {max} bytes that are read");
+                return Err(SourceError::Malformed { host: self.host.clone(), problem });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// The next `length` bytes of the body. A host that sends more than was asked for is not listened to any further.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`], and when the body ends before.
+    pub async fn bytes(&mut self, length: u64, stall: Duration) -> Result<Vec<u8>, SourceError> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < length {
+            let Some(chunk) = self.chunk(stall).await? else {
+                let problem = format!("the content ended after {} of {length} bytes", bytes.len());
+                return Err(SourceError::Unreachable { host: self.host.clone(), problem });
+            };
+            let wanted = usize::try_from(length - bytes.len() as u64).unwrap_or(usize::MAX);
+            bytes.extend_from_slice(&chunk[..chunk.len().min(wanted)]);
+        }
+        Ok(bytes)
+    }
+}
