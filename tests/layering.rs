@@ -29,7 +29,8 @@ struct Use {
     line: usize,
     /// The path as it stands there.
     written: String,
-    /// Whether it ends in a type, a trait, a variant or a constant, which are written with a capital.
+    /// Whether it ends in a type, a trait, a variant or a constant, which are written with a capital, or is a type's
+    /// default, which does no more than a variant.
     of_a_type: bool,
 }
 
@@ -101,7 +102,7 @@ impl Source {
             file: written.file.clone(),
             line: written.line,
             written: written.segments.join("::"),
-            of_a_type: leaf.starts_with(char::is_uppercase),
+            of_a_type: leaf.starts_with(char::is_uppercase) || leaf == "default",
         };
         match self.absolute(&written.module, &written.segments, HOPS_MAX) {
             Some(Absolute::Here(path)) => {
