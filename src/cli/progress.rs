@@ -44,7 +44,8 @@ impl Bars {
             let bar = self.files.entry(file.path.clone()).or_insert_with(|| {
                 all.add(ProgressBar::new(0).with_style(style("    {msg} {wide_bar} {bytes}/{total_bytes}")))
             });
-            bar.set_message(file_line(file));
+            let name = file.path.rsplit('/').next().unwrap_or_default();
+            bar.set_message(file_line(name, file));
             bar.set_length(file.bytes_total);
             bar.set_position(file.bytes_done);
         }
@@ -65,8 +66,9 @@ fn is_moving(file: &FileProgress) -> bool {
     !matches!(file.state(), FileState::Waiting | FileState::Unspecified)
 }
 
-pub(super) fn file_line(file: &FileProgress) -> String {
-    let name = file.path.rsplit('/').next().unwrap_or_default();
+/// A file and, unless bytes simply come, what is done with it. `name` is what the screen has room for: its path, or the last
+/// part of it.
+pub(super) fn file_line(name: &str, file: &FileProgress) -> String {
     match file.state() {
         FileState::Elsewhere => format!("{name} (another program downloads it)"),
         FileState::Checking => format!("{name} (checking what is there)"),

@@ -52,7 +52,12 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
             doing(&progress)
         ))?;
         for file in &progress.files {
-            print(format_args!("  {} {} of {}", file_line(file), bytes(file.bytes_done), bytes(file.bytes_total)))?;
+            print(format_args!(
+                "  {} {} of {}",
+                file_line(&file.path, file),
+                bytes(file.bytes_done),
+                bytes(file.bytes_total)
+            ))?;
         }
     }
     for load in &status.loads {
