@@ -175,6 +175,11 @@ def rule(layer: str) -> bool:
     return "embed" not in layer and "norm" not in layer and not layer.startswith(("all_x_embedder", "all_final_layer"))
 
 
+def any_rule(layer: str) -> bool:
+    """mlx-lm's, as far as names tell: linear layers and embeddings."""
+    return "norm" not in layer
+
+
 def in_mlx(component: str, tensors: Tensors) -> Tensors:
     """The names of zimage.swift's modules, and its kernels."""
     names = {

@@ -11,7 +11,7 @@ import pytest
 from daemon import error_detail
 from derive_inputs import any_bits, edge_rows, generic, normal, save, small
 from derive_judge import (
-    AFFINE, AS_STORED, BF16, F16, F32, SCHEMES, WISHES, Conversion, Scheme, chosen, dequantise, matrices,
+    AFFINE, AS_STORED, BF16, F16, F32, SCHEMES, WISHES, Conversion, Scheme, any_rule, chosen, dequantise, matrices,
     packed, quantise, rule,
 )  # fmt: skip
 from layouts import Tensors, read_component, read_file, to_original
@@ -48,9 +48,9 @@ def rows(tmp_path_factory) -> tuple[Path, Tensors]:
 def test_every_scheme_of_every_type_on_every_edge(daemon, rows, scheme):
     folder, tensors = rows
     layers = matrices(tensors)
-    conversion = Conversion(ask=scheme, chosen=chosen(layers, scheme, rule))
+    conversion = Conversion(ask=scheme, chosen=chosen(layers, scheme, any_rule))
     loaded = judge(daemon, folder, "model", tensors, conversion, layers)
-    assert len(conversion.chosen) == 3 * len(edge_rows(128, F32))
+    assert len(conversion.chosen) == 3 * len(edge_rows(128, F32)) + 1, "and the embedding"
     assert not any(tensor.operation == COMPUTED for tensor in loaded.tensors if not tensor.HasField("packing"))
 
 
@@ -59,7 +59,7 @@ def test_every_scheme_of_every_type_on_every_edge(daemon, rows, scheme):
 def test_what_is_quantised_is_cast_before(daemon, rows, scheme, dtype):
     folder, tensors = rows
     layers = matrices(tensors)
-    conversion = Conversion(dtype, scheme, chosen(layers, scheme, rule))
+    conversion = Conversion(dtype, scheme, chosen(layers, scheme, any_rule))
     judge(daemon, folder, "model", tensors, conversion, layers, dtype=WISHES[dtype])
 
 

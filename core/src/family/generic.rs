@@ -42,6 +42,11 @@ impl Family for Generic {
         Ok(Description::uncatalogued(config.map_or(serde_json::Value::Null, serde_json::Value::Object), None))
     }
 
+    /// As mlx-lm does: linear layers and embeddings. Nothing here tells them from other matrices but their names.
+    fn quantises(&self, _component: &str, layer: &str) -> bool {
+        !layer.contains("norm")
+    }
+
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
         let sites = self.components(facts);
         sites.iter().filter_map(|site| Some((site.name.clone(), self.describe(site, facts).ok()?.config))).collect()

@@ -1,0 +1,304 @@
+"""Checkpoints in quantisations that MLX does not have: lent as they are stored, byte for byte, named, and nothing is
+computed from them. And what declarations and neighbouring tensors say of MLX's own: used, or refused by name.
+
+The formats are those of public reports: ComfyUI's scaled FP8 and NVFP4, AWQ, GPTQ, bitsandbytes, FP8 in blocks, mixed
+bits of mlx-lm, nvfp4 with a global scale."""
+
+import json
+from pathlib import Path
+
+import grpc
+import ml_dtypes
+import mlx.core as mx
+import numpy as np
+import pytest
+from daemon import error_detail
+from derive_inputs import any_bits, generic, normal, save, small
+from derive_judge import BF16, F16, F32, Scheme, packed, quantise
+from judged import mlx_lm
+from layouts import Tensors, read_component, same, transformer_to_original
+from lent import array, check, lent, numpy
+from weights.v1 import audit_pb2, component_pb2, model_pb2
+
+SOURCE = component_pb2.LAYOUT_SOURCE
+REPORT_ONLY = audit_pb2.AUDIT_POLICY_REPORT_ONLY
+AS_STORED, ALL_BF16 = component_pb2.FLOAT_TYPE_AS_STORED, component_pb2.FLOAT_TYPE_BF16
+FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+MARKER = np.frombuffer(b'{"format": "float8_e4m3fn"}', np.uint8)
+A4 = Scheme("affine", 4, 32)
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 256, "intermediate_size": 256,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 1, "vocab_size": 96,
+    "rms_norm_eps": 1e-6, "rope_theta": 1000000, "tie_word_embeddings": True, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def qwen3() -> Tensors:
+    """A small language model in the layout of transformers."""
+    block = "model.layers.0"
+    shapes = {
+        "model.embed_tokens": (96, 256), f"{block}.self_attn.q_proj": (128, 256), f"{block}.self_attn.k_proj": (64, 256),
+        f"{block}.self_attn.v_proj": (64, 256), f"{block}.self_attn.o_proj": (256, 128),
+        f"{block}.mlp.gate_proj": (256, 256), f"{block}.mlp.up_proj": (256, 256), f"{block}.mlp.down_proj": (256, 256),
+        f"{block}.self_attn.q_norm": (32,), f"{block}.self_attn.k_norm": (32,), f"{block}.input_layernorm": (256,),
+        f"{block}.post_attention_layernorm": (256,), "model.norm": (256,),
+    }  # fmt: skip
+    return {f"{name}.weight": normal(seed, shape, BF16) for seed, (name, shape) in enumerate(shapes.items())}
+
+
+def awq(layer: str, rows: int, columns: int) -> Tensors:
+    groups = columns // 64
+    return {
+        f"{layer}.qweight": any_bits(1, (columns, rows // 8), np.dtype(np.int32)),
+        f"{layer}.qzeros": any_bits(2, (groups, rows // 8), np.dtype(np.int32)),
+        f"{layer}.scales": normal(3, (groups, rows), F16),
+    }
+
+
+def gptq(layer: str, rows: int, columns: int) -> Tensors:
+    parts = awq(layer, rows, columns)
+    parts[f"{layer}.qweight"] = any_bits(1, (columns // 8, rows), np.dtype(np.int32))
+    return parts | {f"{layer}.g_idx": np.arange(columns, dtype=np.int32) // 64}
+
+
+def bitsandbytes(layer: str, rows: int, columns: int) -> Tensors:
+    return {
+        f"{layer}.weight": any_bits(1, (rows * columns // 2, 1), np.dtype(np.uint8)),
+        f"{layer}.weight.absmax": normal(2, (rows * columns // 64,)),
+        f"{layer}.weight.quant_map": normal(3, (16,)),
+        f"{layer}.weight.quant_state.bitsandbytes__nf4": any_bits(4, (90,), np.dtype(np.uint8)),
+    }
+
+
+def blocks(layer: str, rows: int, columns: int) -> Tensors:
+    return {
+        f"{layer}.weight": any_bits(1, (rows, columns), FP8),
+        f"{layer}.weight_scale_inv": normal(2, (-(-rows // 128), -(-columns // 128)), BF16),
+    }
+
+
+FOREIGN = {"awq": awq, "gptq": gptq, "bitsandbytes": bitsandbytes, "fp8": blocks}
+
+
+def written(folder: Path, method: str, config: dict) -> Tensors:
+    """A model with all its projections in a foreign format."""
+    tensors: Tensors = {}
+    for name, values in qwen3().items():
+        layer = name.removesuffix(".weight")
+        tensors |= FOREIGN[method](layer, *values.shape) if layer.endswith("_proj") else {name: values}
+    generic(folder, tensors, config | {"quantization_config": {"quant_method": method}})
+    return tensors
+
+
+def refused(daemon, spec: Path, component: str, **options) -> str:
+    with pytest.raises(grpc.RpcError) as raised:
+        daemon.load(str(spec), component, **options)
+    assert error_detail(raised.value).hint
+    return raised.value.details()
+
+
+@pytest.mark.parametrize("method", FOREIGN)
+def test_a_foreign_quantisation_is_named_lent_and_not_computed_with(daemon, tmp_path, method):
+    tensors = written(tmp_path / "known", method, QWEN3)
+    (report,) = daemon.audit(str(tmp_path / "known")).reports
+    assert any(f"`{method}`" in scheme.scheme for scheme in report.schemes), report
+    # Modules of MLX cannot use it, and the refusal says what it is.
+    assert f"`{method}`" in refused(daemon, tmp_path / "known", "model")
+    check(lent(daemon.load(str(tmp_path / "known"), "model", layout=SOURCE)), tensors)
+    check(lent(daemon.load(str(tmp_path / "known"), "model", audit_policy=REPORT_ONLY)), tensors)
+    wishes = [{"quantise": A4.message()}, {"dequantise": True}, {"dtype": ALL_BF16}]
+    for wish in wishes:
+        for policy in ({"layout": SOURCE}, {"audit_policy": REPORT_ONLY}):
+            assert f"`{method}`" in refused(daemon, tmp_path / "known", "model", **wish, **policy), wish
+    # The same file under a name that nobody knows.
+    other = written(tmp_path / "unknown", method, {"model_type": "nobody_knows"})
+    check(lent(daemon.load(str(tmp_path / "unknown"), "model")), other)
+    assert f"`{method}`" in refused(daemon, tmp_path / "unknown", "model", dequantise=True)
+
+
+def fp8(tensors: Tensors, spelling: str, original: bool) -> Tensors:
+    """The matrices of the blocks in FP8, as ComfyUI writes them."""
+    out: Tensors = {}
+    for name, values in (transformer_to_original(tensors) if original else tensors).items():
+        layer = name.removesuffix(".weight")
+        if values.ndim != 2 or not name.startswith("layers.") or layer == name:
+            out[name] = values
+            continue
+        out[name] = (values.astype(np.float32) * 128).astype(FP8)
+        scale, one = np.array(2.0**-7, np.float32), np.array(1, np.float32)
+        if spelling == "scale_weight":
+            out |= {f"{layer}.scale_weight": scale, f"{layer}.scale_input": one}
+        elif spelling == "weight_scale":
+            out |= {f"{layer}.weight_scale": scale, f"{layer}.input_scale": one, f"{layer}.comfy_quant": MARKER}
+    return out | ({"scaled_fp8": np.zeros(2, FP8)} if spelling == "scale_weight" else {})
+
+
+@pytest.fixture
+def transformer(tmp_path) -> tuple[Path, Tensors]:
+    root = small(tmp_path / "model")
+    return root, read_component(root / "transformer")
+
+
+def replace(root: Path, tensors: Tensors) -> None:
+    for file in (root / "transformer").glob("*.safetensors*"):
+        file.unlink()
+    save(tensors, root / "transformer/diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize("spelling", ["scale_weight", "weight_scale", "cast"])
+def test_fp8_is_never_read_without_its_scale(daemon, tmp_path, transformer, spelling):
+    root, tensors = transformer
+    written = fp8(tensors, spelling, original=False)
+    replace(root, written)
+    assert "FP8" in refused(daemon, root, "transformer")
+    check(lent(daemon.load(str(root), "transformer", layout=SOURCE)), written)
+    dim = tensors["layers.0.attention.to_q.weight"].shape[0]
+    down, up = normal(1, (4, dim)), normal(2, (dim, 4))
+    lora = {"layers.0.attention.to_q.lora_A.weight": down, "layers.0.attention.to_q.lora_B.weight": up}
+    adapter = component_pb2.Adapter(
+        model=model_pb2.ModelSelector(spec=str(save(lora, tmp_path / "lora.safetensors"))), scale=1.0
+    )
+    wishes = [{"dtype": ALL_BF16}, {"quantise": A4.message()}, {"dequantise": True}, {"adapters": [adapter]}]
+    for wish in wishes:
+        assert "FP8" in refused(daemon, root, "transformer", audit_policy=REPORT_ONLY, **wish), wish
+    # Without a wish of a dtype the rest is lent as usual, and the answer says which tensors are not.
+    loaded = daemon.load(str(root), "transformer", audit_policy=REPORT_ONLY)
+    assert any("FP8" in remark for remark in loaded.component.audit.remarks)
+    assert same(lent(loaded)["layers.0.attention.to_q.weight"], written["layers.0.attention.to_q.weight"])
+    assert "FP8" in refused(daemon, root, "transformer", audit_policy=REPORT_ONLY, dtype=ALL_BF16), "though it is warm"
+
+
+def test_a_fused_fp8_layer_keeps_scale_and_marker_together(daemon, transformer):
+    root, tensors = transformer
+    replace(root, fp8(tensors, "weight_scale", original=True))
+    found = lent(daemon.load(str(root), "transformer", layout=SOURCE))
+    fused = [f"layers.0.attention.to_{part}" for part in "qkv"]
+    for layer in fused:
+        assert same(found[f"{layer}.comfy_quant"], MARKER)
+        assert found[f"{layer}.weight_scale"] == np.float32(2.0**-7)
+        expected = (tensors[f"{layer}.weight"].astype(np.float32) * 128).astype(FP8)
+        assert same(found[f"{layer}.weight"], expected)
+
+
+def test_nvfp4_of_comfyui_is_one_refusal_and_a_packed_norm_is_named(daemon, transformer):
+    root, tensors = transformer
+
+    def pack(layer: str, shape: tuple[int, ...]) -> Tensors:
+        scales = any_bits(2, (*shape[:-1], shape[-1] // 16), FP8)
+        return {
+            f"{layer}.weight": any_bits(1, (*shape[:-1], shape[-1] // 2), np.dtype(np.uint8)),
+            f"{layer}.weight_scale": scales,
+            f"{layer}.weight_scale_2": np.array(0.5, np.float32),
+        }
+
+    written: Tensors = {}
+    for name, values in tensors.items():
+        layer = name.removesuffix(".weight")
+        is_packed = values.ndim == 2 and name.startswith("layers.") and layer != name
+        written |= pack(layer, values.shape) if is_packed else {name: values}
+    replace(root, written)
+    said = refused(daemon, root, "transformer")
+    assert "NVFP4" in said and len(said) < 200, said
+    check(lent(daemon.load(str(root), "transformer", layout=SOURCE)), written)
+    norm = "cap_embedder.0"
+    spoilt = {name: values for name, values in written.items() if name != f"{norm}.weight"}
+    replace(root, spoilt | pack(norm, tensors[f"{norm}.weight"].shape))
+    (report,) = daemon.audit(str(root), "transformer").reports
+    assert [mismatch.name for mismatch in report.wrong_shape_sample] == [f"{norm}.weight"]
+
+
+@pytest.mark.parametrize("entries", ["matching", "elsewhere", "silent"])
+def test_mixed_bits_are_read_from_entries_or_from_shapes(daemon, tmp_path, entries):
+    """mlx-lm's own loader does so; entries that name no layer are told."""
+    tensors, expected, listed = {}, {}, {}
+    for name, values in qwen3().items():
+        layer = name.removesuffix(".weight")
+        if values.ndim != 2:
+            tensors[name] = expected[name] = values
+            continue
+        is_special = "v_proj" in layer or "down_proj" in layer
+        scheme = Scheme("affine", 6 if is_special else 4, 32)
+        parts = quantise(values, scheme)
+        tensors |= packed(layer, parts, scheme)
+        expected[name] = numpy(mx.dequantize(*map(array, parts), **scheme.keywords))
+        if is_special and entries != "silent":
+            listed[layer if entries == "matching" else f"language_model.{layer}"] = {"group_size": 32, "bits": 6}
+    config = QWEN3 | {"quantization": {"group_size": 32, "bits": 4} | listed}
+    folder = generic(tmp_path / "model", tensors, config)
+    loaded = daemon.load(str(folder), "model", dequantise=True, dtype=AS_STORED, layout=SOURCE)
+    check(lent(loaded), expected)
+    remarks = "\n".join(loaded.component.audit.remarks)
+    assert ("6-bit" in remarks and "4-bit" in remarks) == (entries != "matching"), remarks
+    assert ("language_model" in remarks) == (entries == "elsewhere"), remarks
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_a_global_scale_of_nvfp4_is_used(daemon, tmp_path, stack):
+    """As mlx-lm's `quantize_model(mode="nvfp4", global_scale=True)` writes it: one number for each matrix."""
+    shape = (3, 8, 64) if stack else (1, 8, 64)
+    weights = mx.array(normal(1, shape) * 0.02).astype(mx.bfloat16)
+    keywords = {"group_size": 16, "bits": 4, "mode": "nvfp4"}
+    scales = [mx.max(mx.abs(weight)).astype(mx.float32) for weight in weights]
+    pairs = zip(weights, scales, strict=True)
+    parts = [mx.quantize(weight, **keywords, global_scale=scale)[:2] for weight, scale in pairs]
+    codes, groups = (mx.stack([part[at] for part in parts]) for at in (0, 1))
+    plain = [
+        mx.dequantize(*part, None, **keywords, global_scale=scale) for part, scale in zip(parts, scales, strict=True)
+    ]
+    expected, factor = mx.stack(plain), mx.stack(scales)
+    if not stack:
+        codes, groups, expected, factor = codes[0], groups[0], expected[0], factor[0]
+    layer = "experts.up"
+    tensors = {
+        f"{layer}.weight": numpy(codes), f"{layer}.scales": numpy(groups), f"{layer}.global_scale": numpy(factor),
+        "norm.weight": normal(2, (8,)),
+    }  # fmt: skip
+    config = {"model_type": "nobody_knows", "quantization": keywords | {layer: keywords | {"global_scale": True}}}
+    folder = generic(tmp_path / "model", tensors, config)
+    check(lent(daemon.load(str(folder), "model")), tensors)
+    found = lent(daemon.load(str(folder), "model", dequantise=True))
+    check(found, {f"{layer}.weight": numpy(expected), "norm.weight": tensors["norm.weight"]})
+    assert np.abs(found[f"{layer}.weight"]).max() < 0.2
+    for scheme in (Scheme("affine", 4, 32), Scheme("nvfp4", 4, 16)):
+        again = lent(daemon.load(str(folder), "model", quantise=scheme.message(only=[layer])))
+        if stack:
+            continue
+        wanted = packed(layer, quantise(numpy(expected), scheme), scheme)
+        check(again, wanted | {"norm.weight": tensors["norm.weight"]})
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values"),
+    [
+        ("zero_point", np.zeros(8, np.int32)),
+        ("g_idx", np.arange(64, dtype=np.int32)),
+        ("input_scale", np.ones((), np.float32)),
+        ("weight_scale", np.ones(1, np.uint8)),
+        ("global_scale", np.ones((), np.float32)),
+    ],
+)
+def test_what_lies_unexplained_beside_a_packed_layer_forbids_computing(daemon, tmp_path, suffix, values):
+    tensors = packed("a", quantise(normal(1, (8, 64)), A4), A4) | {f"a.{suffix}": values}
+    folder = generic(tmp_path / "model", tensors, mlx_lm({"a": A4}))
+    check(lent(daemon.load(str(folder), "model")), tensors)
+    for wish in ({"dequantise": True}, {"quantise": Scheme("mxfp8", 8, 32).message()}):
+        assert f"a.{suffix}" in refused(daemon, folder, "model", **wish)
+
+
+def test_quantising_a_model_that_nobody_knows_says_that_it_is_a_guess(daemon, tmp_path):
+    """By mlx-lm's rule: linear layers and embeddings of which the rows are whole groups."""
+    tensors = {
+        "embed.weight": normal(1, (8, 64)), "linear.weight": normal(2, (8, 64)), "odd.weight": normal(3, (8, 65)),
+        "norm.weight": normal(4, (64,)),
+    }  # fmt: skip
+    loaded = daemon.load(str(generic(tmp_path / "model", tensors)), "model", quantise=A4.message())
+    assert {name.split(".")[0] for name in lent(loaded) if name.endswith(".scales")} == {"embed", "linear"}
+    assert any("no family knows" in remark for remark in loaded.component.audit.remarks)
+
+
+def test_contradicting_declarations_are_refused(daemon, tmp_path):
+    tensors = packed("a", quantise(normal(1, (8, 64)), A4), A4)
+    config = mlx_lm({"a": A4}) | {"quantization_config": {"group_size": 32, "bits": 8}}
+    said = refused(daemon, generic(tmp_path / "model", tensors, config), "model")
+    assert "contradict" in said or "put together" in said, json.dumps(said)
