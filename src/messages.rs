@@ -110,6 +110,7 @@ fn report_of(report: &AuditReport, names_max: usize, file: impl Fn(SourceId) -> 
         borrowed: names(&report.borrowed),
         tolerated: names(&report.tolerated),
         assumptions: Vec::new(),
+        unchecked: count(report.unchecked),
     }
 }
 

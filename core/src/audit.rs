@@ -97,8 +97,10 @@ pub struct AuditReport {
     pub matched: usize,
     /// Expected tensors that are absent.
     pub missing: Vec<String>,
-    /// Tensors that nothing expects.
+    /// Tensors that the catalogue does not have; none without a catalogue, which expects nothing.
     pub extra: Vec<String>,
+    /// How many tensors are taken as they are, since there is no catalogue; 0 where there is one.
+    pub unchecked: usize,
     /// Expected tensors with another shape.
     pub wrong_shape: Vec<Mismatch>,
     /// Expected tensors with an unusable dtype.
@@ -165,11 +167,28 @@ impl AuditReport {
         self.foreign = formats.into_iter().cloned().collect();
     }
 
+    /// What refuses a component that is not clean: faults against its catalogue, or, without one, packed tensors that
+    /// contradict each other.
+    #[must_use]
+    pub fn fault(&self) -> String {
+        let (component, summary) = (&self.component, self.summary());
+        match (self.expected, self.wrong_shape.first()) {
+            (None, Some(first)) => format!(
+                "`{component}` has {} tensors that do not fit their layers, such as `{}`: expected {}, found {}",
+                self.wrong_shape.len(),
+                first.name,
+                first.expected,
+                first.found
+            ),
+            _ => format!("`{component}` does not match its catalogue: {summary}"),
+        }
+    }
+
     /// The verdict in one line.
     #[must_use]
     pub fn summary(&self) -> String {
         let Some(expected) = self.expected else {
-            return format!("no catalogue: {} tensors taken as they are", self.extra.len());
+            return format!("no catalogue: {} tensors taken as they are", self.unchecked);
         };
         format!(
             "{} of {expected} tensors match, {} missing, {} of wrong shape, {} of wrong dtype, {} extra",
@@ -220,6 +239,7 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
         matched: 0,
         missing: Vec::new(),
         extra: Vec::new(),
+        unchecked: if catalogue.is_some() { 0 } else { table.tensors().len() },
         wrong_shape: Vec::new(),
         wrong_dtype: Vec::new(),
         dtypes,
@@ -247,13 +267,13 @@ pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut 
             report.matched += 1;
         }
     }
-    let known = |name: &str| catalogue.is_some_and(|catalogue| catalogue.contains(name));
-    let tolerates = |name: &str| catalogue.is_some_and(|catalogue| catalogue.tolerates(name));
-    for tensor in table.tensors().iter().filter(|tensor| !known(&tensor.info.name)) {
-        let list = if tolerates(&tensor.info.name) { &mut report.tolerated } else { &mut report.extra };
+    let Some(catalogue) = catalogue else { return report };
+    for tensor in table.tensors().iter().filter(|tensor| !catalogue.contains(&tensor.info.name)) {
+        let is_tolerated = catalogue.tolerates(&tensor.info.name);
+        let list = if is_tolerated { &mut report.tolerated } else { &mut report.extra };
         list.push(tensor.info.name.to_string());
     }
-    if let (true, Some(sample)) = (catalogue.is_some(), report.extra.first()) {
+    if let Some(sample) = report.extra.first() {
         let count = report.extra.len();
         report.remarks.push(format!(
             "{count} tensors that the catalogue does not have, such as `{sample}`, are left out in layout MLX"
@@ -286,6 +306,18 @@ mod tests {
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         let header = Header { data_start: 8, file_length: 8, tensors: infos, metadata: BTreeMap::new() };
         Table::of_file(header)
+    }
+
+    #[test]
+    fn without_a_catalogue_nothing_is_extra_and_no_fault_is_against_one() {
+        let tensors = ["a.weight", "a.scales"].map(|name| (name.to_owned(), vec![2, 3], Dtype::BF16));
+        let mut report = audit("model", &table(&tensors), None, vec![]);
+        assert_eq!((report.expected, report.unchecked, report.extra.len()), (None, 2, 0));
+        assert_eq!((report.is_clean(), report.summary().contains("2 tensors taken as they are")), (true, true));
+        let problem = LayerProblem { name: "a.scales".into(), expected: "[2, 1]".into(), found: "[2, 3]".into() };
+        report.add_damage(&[], &[problem]);
+        assert!(!report.is_clean() && !report.fault().contains("catalogue"), "{}", report.fault());
+        assert!(report.fault().contains("`a.scales`: expected [2, 1], found [2, 3]"), "{}", report.fault());
     }
 
     proptest! {

@@ -51,8 +51,8 @@ pub(super) async fn run(client: &Client, command: Audit, format: Format) -> anyh
 
 /// The report in one line.
 pub(super) fn verdict(report: &AuditReport) -> String {
-    if report.expected == 0 {
-        return format!("no catalogue, {} tensors taken as they are", report.extra);
+    if report.unchecked > 0 {
+        return format!("no catalogue, {} tensors taken as they are", report.unchecked);
     }
     let mut verdict = format!("{} of {} tensors match", report.matched, report.expected);
     let faults = [
@@ -90,14 +90,10 @@ pub(super) fn text(report: &AuditReport, detail: Detail) -> String {
         lines.push(wrapped(&format!("quantised: {layers} layers {}, {size}", scheme.scheme), 2));
     }
     lines.extend(origins(report));
-    if report.expected > 0 {
-        names(&mut lines, "missing", report.missing, &report.missing_sample);
-    }
+    names(&mut lines, "missing", report.missing, &report.missing_sample);
     mismatches(&mut lines, "wrong shape", report.wrong_shape, &report.wrong_shape_sample);
     mismatches(&mut lines, "wrong dtype", report.wrong_dtype, &report.wrong_dtype_sample);
-    if report.expected > 0 {
-        names(&mut lines, "extra", report.extra, &report.extra_sample);
-    }
+    names(&mut lines, "extra", report.extra, &report.extra_sample);
     lines.extend(some("borrowed from the transformer", &report.borrowed, detail));
     lines.extend(some("of no use and no harm", &report.tolerated, detail));
     lines.extend(report.assumptions.iter().map(|assumption| wrapped(&format!("assumed {assumption}"), 2)));

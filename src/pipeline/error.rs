@@ -63,7 +63,7 @@ pub enum LoadError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The audit refused it.
-    #[error("`{}` does not match its catalogue: {}", .0.component, .0.summary())]
+    #[error("{}", .0.fault())]
     Audit(Box<AuditReport>),
     /// Its layers are in a format that the modules of layout MLX do not have.
     #[error("`{}` is quantised as {}, which MLX does not have", .0.component, .0.foreign.join(" and as "))]

@@ -321,6 +321,9 @@ async fn a_component_of_another_class_is_lent_unchecked_and_the_report_says_why(
     fs::write(&config, written.replace("\"AutoencoderKL\"", "\"AutoencoderTiny\"")).unwrap();
     let report = model.audit("vae").await;
     assert_eq!((report.expected, report.clean), (0, true), "{report:?}");
+    // Nothing is compared, so nothing is extra.
+    let tensors: u32 = report.dtypes.iter().map(|dtype| dtype.tensors).sum();
+    assert_eq!((report.unchecked, report.extra, report.extra_sample.len()), (tensors, 0, 0), "{report:?}");
     let said = report.remarks.join("; ");
     assert!(said.contains("not checked") && said.contains("AutoencoderTiny"), "{said}");
     assert!(model.load("vae").await.is_ok());
