@@ -33,10 +33,10 @@ use crate::{
 /// The most that one message may take. The daemon keeps its own below a mebibyte, except for lists of everything.
 const MAX_MESSAGE: usize = 16 << 20;
 
-/// How long work that tells of its progress may say nothing: the hub may take its time for the first answer.
+/// How long work with progress may stay silent. The hub may be slow to give its first answer.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
-/// A connection to the daemon. Clones share it; it is made anew when the daemon was restarted.
+/// A connection to the daemon. Clones share it, and it reconnects after the daemon restarted.
 #[derive(Debug, Clone)]
 pub struct Client {
     service: Service,
@@ -45,7 +45,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon, and makes sure that it speaks this client's version of the interface.
+    /// Connects to the daemon, and checks that it speaks this client's version of the interface.
     ///
     /// # Errors
     /// When nobody serves on the socket, when the daemon does not answer in time, and with
@@ -87,7 +87,7 @@ impl Client {
         load::load(self.service(), &self.handoff, request, on_progress).await
     }
 
-    /// How the daemon is.
+    /// The daemon's state.
     ///
     /// # Errors
     /// When the daemon refuses, does not answer in time, or is gone.
@@ -113,7 +113,7 @@ impl Client {
         self.call("Resolve", self.service().resolve(ResolveRequest { model: Some(model) })).await
     }
 
-    /// How components compare with what their family expects; all components when none is named.
+    /// Audits components against their family's catalogue; all of them when `components` is empty.
     ///
     /// # Errors
     /// When the daemon refuses, does not answer in time, or is gone.
@@ -121,12 +121,12 @@ impl Client {
         self.audit_with(AuditRequest { model: Some(model), components, ..AuditRequest::default() }).await
     }
 
-    /// The same with all that can be asked for: another model's configs, a file laid over it, full lists.
+    /// Like `audit`, with a base, an overlay and full lists.
     pub async fn audit_with(&self, request: AuditRequest) -> Result<AuditResponse, ClientError> {
         self.call("Audit", self.service().audit(request)).await
     }
 
-    /// Downloads what a model's components need and verifies it. `on_progress` is called for every step.
+    /// Downloads the files that a model's components need and verifies them. Calls `on_progress` for every step.
     ///
     /// # Errors
     /// When the daemon refuses or is gone, says nothing for longer than the deadline, or ends without a report.
@@ -147,7 +147,7 @@ impl Client {
         Err(ProtocolError::NoReport.into())
     }
 
-    /// Compares files with the hashes that name them. `on_progress` is called for every step.
+    /// Compares files with the hashes in their names. Calls `on_progress` for every step.
     ///
     /// # Errors
     /// When the daemon refuses or is gone, says nothing for longer than the deadline, or ends without a report.
@@ -180,7 +180,7 @@ impl Client {
         self.call("Evict", self.service().evict(request)).await
     }
 
-    /// What happened, then what happens.
+    /// Past events, then new ones.
     pub async fn watch_events(&self, request: WatchEventsRequest) -> Result<Events, ClientError> {
         let stream = self.call("WatchEvents", self.service().watch_events(request)).await?;
         Ok(Events { stream, _service: self.service() })
@@ -209,7 +209,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Waits for the next event; `None` when no more will come. Nothing is lost when the wait is given up.
+    /// Waits for the next event; `None` when no more will come. Dropping the future loses no event.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -219,8 +219,8 @@ impl Events {
 }
 
 async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, ClientError> {
-    // Connected here, where the reason of a failure is still at hand; the channel uses it first, and connects by itself
-    // when it must do so again.
+    // Connect here, where a failure still has its reason. The channel uses this connection first, and connects again by
+    // itself when it must.
     let first = Arc::new(Mutex::new(Some(connect::open(&socket).await?)));
     let path = socket.clone();
     let connector = service_fn(move |_: Uri| {
@@ -233,7 +233,7 @@ async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, Clien
             }
         }
     });
-    // The address is never looked up; its host becomes the authority, in which HTTP/2 allows no path of a socket.
+    // Nothing looks the address up. Its host becomes the authority, where HTTP/2 allows no socket path.
     Endpoint::from_static("http://localhost")
         .connect_timeout(deadline)
         // A page of tensors should not have to wait for the window.

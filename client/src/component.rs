@@ -1,4 +1,4 @@
-//! A loaded component: its tensors, what the daemon says of it, and the stream that is its lease.
+//! A loaded component: its tensors, the daemon's description of it, and the stream that is its lease.
 
 use std::{collections::VecDeque, fmt};
 
@@ -28,7 +28,7 @@ impl Component {
         stream: Streaming<LoadComponentResponse>,
         service: Service,
     ) -> Component {
-        // It has done its work, and `info` may be printed.
+        // The ticket was used, and callers may print `info`.
         if let Some(lease) = &mut info.lease {
             lease.ticket.clear();
         }
@@ -45,7 +45,7 @@ impl Component {
         &self.info.name
     }
 
-    /// The family that recognised the model.
+    /// The family of the model.
     pub fn family(&self) -> &str {
         &self.info.family
     }
@@ -60,12 +60,12 @@ impl Component {
         self.info.model.as_ref()
     }
 
-    /// How the checkpoint compares with what the family expects.
+    /// The audit of the checkpoint against the family's catalogue.
     pub fn audit(&self) -> Option<&AuditReport> {
         self.info.audit.as_ref()
     }
 
-    /// All that the daemon says of the component: segments, lease, timings. The ticket is left out.
+    /// The daemon's whole description of the component, with segments, lease and timings, and without the ticket.
     pub fn info(&self) -> &v1::Component {
         &self.info
     }
@@ -94,20 +94,20 @@ impl Component {
         self.tensors.arrays()
     }
 
-    /// The tensors and their mappings, to be kept beyond the lease.
+    /// The tensors and their mappings, which may outlive the lease.
     pub fn storage(&self) -> Tensors {
         self.tensors.clone()
     }
 
-    /// Ends the lease and keeps the tensors. The daemon may then forget the component, and no notice will come when
-    /// somebody changes its files.
+    /// Ends the lease and keeps the tensors. The daemon may then drop the component, and sends no notice when somebody
+    /// changes its files.
     #[must_use]
     pub fn release(self) -> Tensors {
         self.tensors
     }
 
-    /// Waits for the next thing that a holder should know. `None` when no more will come: the daemon is gone, or the
-    /// component was asked for without a hold. Nothing is lost when the wait is given up.
+    /// Waits for the next notice. `None` when no more will come: the daemon is gone, or the load had no hold. Dropping
+    /// the future loses no notice.
     pub async fn next_notice(&mut self) -> Option<Notice> {
         if let Some(notice) = self.notices.pop_front() {
             return Some(notice);

@@ -35,7 +35,7 @@ impl Default for ConnectOptions {
     }
 }
 
-/// There is no connection to a daemon.
+/// Why there is no connection to a daemon.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -70,7 +70,7 @@ pub enum ConnectError {
         /// The user the daemon runs as.
         uid: u32,
     },
-    /// Something else.
+    /// Another error of the system.
     #[error("cannot connect to the socket at {}", path.display())]
     Io {
         /// The socket.

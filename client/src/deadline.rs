@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::ClientError;
 
-/// A point in time by which something must be done.
+/// A point in time by which an operation must end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     at: Option<Instant>,
@@ -18,7 +18,7 @@ impl Deadline {
         Deadline { at: Instant::now().checked_add(after), after }
     }
 
-    /// Gives up at the deadline, naming the operation.
+    /// Awaits `work` until the deadline. The error names the operation.
     pub(crate) async fn bound<T>(
         self,
         operation: &str,

@@ -34,7 +34,7 @@ elements! {
     u64: U64;
     u32: U32;
     u16: U16;
-    // Not `bool`, of which only two bit patterns are values.
+    // `bool` is absent, because only two of its bit patterns are values.
     u8: U8 BOOL;
 }
 

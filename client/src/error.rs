@@ -1,4 +1,4 @@
-//! What can go wrong between this process and its weights: one enum, with the daemon's own refusal as one case.
+//! Errors between this process and its weights: one enum, with the daemon's own refusal as one case.
 
 use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
 
@@ -13,7 +13,7 @@ use weightsd_segment::{MapError, descriptors};
 
 use crate::{ConnectError, HandoffFailure, ProtocolError};
 
-/// What can go wrong between this process and its weights.
+/// An error between this process and its weights.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -49,7 +49,7 @@ pub enum ClientError {
     /// The connection broke.
     #[error("the connection to the daemon broke during {operation}: {status}")]
     Disconnected {
-        /// What was going on.
+        /// The operation that broke.
         operation: String,
         /// What the transport says.
         status: Box<Status>,
@@ -75,20 +75,20 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// What a failed call means.
+    /// The error of a failed call.
     pub(crate) fn from_status(operation: &str, status: Status) -> ClientError {
         let transport = sources(&status).find_map(|source| source.downcast_ref::<ConnectError>()).cloned();
         if let Some(error) = transport {
             return ClientError::Connect(error);
         }
-        // A status that the daemon sent has no source; one that the transport made up has.
+        // A status from the daemon has no source. A status from the transport has one.
         if status.source().is_some() {
             return ClientError::Disconnected { operation: operation.to_owned(), status: Box::new(status) };
         }
         ClientError::Daemon(Box::new(DaemonError::from_status(&status)))
     }
 
-    /// The reason the daemon gave, if it was the daemon that refused.
+    /// The daemon's reason; `None` for errors that are not the daemon's.
     pub fn reason(&self) -> Option<ErrorReason> {
         self.daemon().and_then(DaemonError::reason)
     }
@@ -119,13 +119,13 @@ impl ClientError {
         }
     }
 
-    /// When to try again, if somebody said so.
+    /// When to try again, if the hub said so.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         Duration::try_from(self.daemon()?.detail()?.retry_after?).ok()
     }
 
-    /// What to do about it, where something can be done.
+    /// A step that can help; `None` when there is none.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -167,7 +167,7 @@ pub struct DaemonError {
 }
 
 impl DaemonError {
-    /// What a status of the daemon says.
+    /// Reads a status of the daemon.
     #[must_use]
     pub fn from_status(status: &Status) -> DaemonError {
         DaemonError { code: status.code(), message: status.message().to_owned(), detail: rich_error::decode(status) }
@@ -185,7 +185,7 @@ impl DaemonError {
         &self.message
     }
 
-    /// What to do about it.
+    /// A step that can help.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.detail().map(|detail| detail.hint.as_str()).filter(|hint| !hint.is_empty())
@@ -198,7 +198,7 @@ impl DaemonError {
         (reason != ErrorReason::Unspecified).then_some(reason)
     }
 
-    /// Who has to act, or what the code tells of that where the status comes from the gRPC library alone.
+    /// Who has to act. For a status of the gRPC library itself its code decides.
     pub fn tier(&self) -> Tier {
         match self.detail().map(ErrorDetail::tier) {
             Some(ErrorTier::Request) => Tier::Request,
@@ -225,7 +225,7 @@ impl DaemonError {
         self.detail()?.audit.as_ref()
     }
 
-    /// All the daemon says besides the message.
+    /// The daemon's details besides the message.
     #[must_use]
     pub fn detail(&self) -> Option<&ErrorDetail> {
         self.detail.as_ref()

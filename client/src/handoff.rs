@@ -17,7 +17,7 @@ use weightsd_segment::descriptors;
 
 use crate::{ConnectError, connect};
 
-/// The descriptors of a component did not come.
+/// Why the descriptors of a component did not arrive.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HandoffFailure {
@@ -33,7 +33,7 @@ pub enum HandoffFailure {
     /// The daemon refuses.
     #[error("{0}")]
     Refused(Status),
-    /// The answer is not one.
+    /// The bytes are no answer of this protocol.
     #[error(transparent)]
     Protocol(#[from] HandoffError),
     /// Not as many descriptors as there are segments.
@@ -82,7 +82,7 @@ impl HandoffClient {
         let result = match reply.status {
             Status::Granted if usize::from(reply.count) == expected => receive(&mut stream, reply.count).await,
             Status::Granted => {
-                // Descriptors are on their way: this connection is of no more use.
+                // Descriptors are under way, so this connection cannot be used again.
                 return Err(HandoffFailure::Count { expected, found: reply.count.into() });
             }
             status => Err(HandoffFailure::Refused(status)),

@@ -1,4 +1,4 @@
-//! The messages of a load put together. Checks their order and number; `table` checks what they say.
+//! Puts the messages of a load together. Checks their order and number; `table` checks their content.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use weightsd_proto::v1::{Component, LoadComponentResponse, Notice, Progress, Ten
 
 use crate::ProtocolError;
 
-/// Room that is made for tensors on the daemon's word; more grows as they come.
+/// Most tensors to reserve room for on the daemon's word. The list grows beyond it as they arrive.
 const TRUSTED_COUNT: usize = 1 << 16;
 
 /// A component that is coming in: progress, then the component, then its tensors in pages, then notices.
@@ -17,7 +17,7 @@ pub(crate) struct Incoming {
     notices: VecDeque<Notice>,
 }
 
-/// A component that has come in whole. Nothing about it is checked but that all tensors are there.
+/// A component with all its tensors. Its content is still unchecked.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) component: Component,
@@ -26,7 +26,7 @@ pub(crate) struct Received {
 }
 
 impl Incoming {
-    /// Takes one message of the stream, and gives back the progress if it is that.
+    /// Takes one message of the stream. Returns the progress in it, if any.
     pub(crate) fn accept(&mut self, message: LoadComponentResponse) -> Result<Option<Progress>, ProtocolError> {
         match message.event {
             Some(Event::Progress(progress)) => return Ok(Some(progress)),
@@ -69,7 +69,7 @@ impl Incoming {
         self.component.as_ref().is_some_and(|component| self.tensors.len() == component.tensor_count as usize)
     }
 
-    /// What has come in, once it is complete; otherwise what is missing.
+    /// The whole component, or an error that says what is missing.
     pub(crate) fn finish(self) -> Result<Received, ProtocolError> {
         let component = self.component.ok_or(ProtocolError::NoComponent)?;
         let (expected, found) = (component.tensor_count, self.tensors.len());

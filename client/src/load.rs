@@ -33,7 +33,7 @@ pub(crate) async fn load(
     let mut stream = Deadline::after(patience).bound(&operation, call).await?;
     read(&mut stream, &mut incoming, &operation, patience, Incoming::has_component, &mut on_progress).await?;
 
-    // The files come while the table comes: each is a journey of its own.
+    // Receive the files while the table arrives: they come on connections of their own.
     let component = incoming.component()?;
     let files = table::files(&component.segments)?;
     let ticket = ticket(component, request.handoff)?;
@@ -47,7 +47,7 @@ pub(crate) async fn load(
     Ok(Component::new(component, tensors, notices, stream, service))
 }
 
-/// Reads on until `enough` has come, or the stream ends, or nothing came for as long as `patience`.
+/// Reads until `enough` is true or the stream ends. Fails after a silence of `patience`.
 async fn read(
     stream: &mut Streaming<LoadComponentResponse>,
     incoming: &mut Incoming,
@@ -74,8 +74,8 @@ async fn map(handoff: &HandoffClient, ticket: Option<Ticket>, files: &[SegmentFi
     }
 }
 
-/// The ticket to exchange, or `None` when the files are to be opened by path: by choice, or because there is no lease
-/// and so no ticket.
+/// The ticket to exchange for descriptors. `None` when the client opens the files by path: by choice, or for want of a
+/// lease.
 fn ticket(component: &v1::Component, handoff: Handoff) -> Result<Option<Ticket>, ProtocolError> {
     let ticket = component.lease.as_ref().map_or(&[][..], |lease| &lease.ticket);
     match handoff {
@@ -97,7 +97,7 @@ async fn map_descriptors(
     fds.into_iter().zip(files).map(map).collect()
 }
 
-/// On a thread of its own, since opening a path may wait for a network file system.
+/// Runs on a thread of its own, because opening a path may wait for a network file system.
 async fn map_paths(files: Vec<SegmentFile>) -> Result<Vec<View>, ClientError> {
     let map = |file: SegmentFile| -> Result<View, (PathBuf, _)> {
         View::open_and_map(&file.path, &file.identity).map_err(|source| (file.path, source))

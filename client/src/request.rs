@@ -1,4 +1,4 @@
-//! What is loaded, and how; and what the daemon cannot see of this process.
+//! The request for a load. Fills in the facts about this process that the daemon cannot see.
 
 use std::{
     env,
@@ -16,13 +16,13 @@ use weightsd_segment::environment;
 /// The longest time that google.protobuf.Duration allows: ten thousand years.
 const LONGEST: Duration = Duration::from_secs(315_576_000_000);
 
-/// How the segments' files come to this process.
+/// How this process gets the segments' files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Handoff {
-    /// As descriptors from the daemon: they cannot mean another file, whatever happens to the path.
+    /// As descriptors from the daemon. They stay the same file even if the path changes.
     #[default]
     Descriptors,
-    /// By opening the paths the daemon names, and comparing what is found with what it lent.
+    /// By opening the daemon's paths and comparing the identity of each file.
     Path,
 }
 
@@ -36,8 +36,8 @@ pub struct LoadRequest {
 }
 
 impl LoadRequest {
-    /// Component `component` of the model that `spec` names. What the daemon cannot see of this process is filled in:
-    /// the current directory, the Hugging Face cache if the environment names one, and the program's name.
+    /// Component `component` of the model that `spec` names. Fills in the current directory, the Hugging Face cache if
+    /// the environment names one, and the program's name, because the daemon cannot see them.
     pub fn new(spec: impl Into<String>, component: impl Into<String>) -> LoadRequest {
         LoadRequest {
             message: LoadComponentRequest {
@@ -64,7 +64,7 @@ impl LoadRequest {
         self
     }
 
-    /// The directory from which a relative path in a spec is taken.
+    /// The directory that a relative path in a spec starts from.
     pub fn working_directory(mut self, directory: impl AsRef<Path>) -> LoadRequest {
         let directory = absolute(directory.as_ref());
         self.selectors().for_each(|selector| selector.working_directory.clone_from(&directory));
@@ -83,25 +83,25 @@ impl LoadRequest {
         self
     }
 
-    /// Whether the hub must not be asked; as the environment says unless said.
+    /// Whether the daemon must not ask the hub. The default is that of [`hub_env::is_offline`].
     pub fn offline(mut self, offline: bool) -> LoadRequest {
         self.selectors().for_each(|selector| selector.offline = offline);
         self
     }
 
-    /// When files that were here before are compared with their hashes.
+    /// When the daemon hashes files that were here before.
     pub fn verification(mut self, verification: Verification) -> LoadRequest {
         self.message.verification = verification.into();
         self
     }
 
-    /// The model whose configs are taken, for weights that come without.
+    /// The base: its configs count for weights that have none.
     pub fn base(mut self, spec: impl Into<String>) -> LoadRequest {
         self.message.base = Some(beside(self.model(), spec));
         self
     }
 
-    /// A file whose tensors take the place of the component's, all or some.
+    /// The overlay: its tensors replace all or some of the component's.
     pub fn overlay(mut self, spec: impl Into<String>) -> LoadRequest {
         self.message.overlay = Some(beside(self.model(), spec));
         self
@@ -113,13 +113,13 @@ impl LoadRequest {
         self
     }
 
-    /// Layers are quantised so.
+    /// Quantises layers.
     pub fn quantise(mut self, quantisation: Quantisation) -> LoadRequest {
         self.message.quantise = Some(quantisation);
         self
     }
 
-    /// Quantised layers are lent as plain ones.
+    /// Lends quantised layers as plain ones.
     pub fn dequantise(mut self) -> LoadRequest {
         self.message.dequantise = true;
         self
@@ -132,14 +132,14 @@ impl LoadRequest {
         self
     }
 
-    /// The same, of a model that has several files: the one whose path matches the glob.
+    /// Like `adapter`, for a model with several files: takes the one whose path matches the glob.
     pub fn adapter_file(mut self, spec: impl Into<String>, pattern: impl Into<String>, scale: f64) -> LoadRequest {
         let model = ModelSelector { patterns: vec![pattern.into()], ..beside(self.model(), spec) };
         self.message.adapters.push(Adapter { model: Some(model), scale: Some(scale) });
         self
     }
 
-    /// What becomes of quantised layers to which adapters add.
+    /// What the daemon does with quantised layers after it merged adapters into them.
     pub fn merged_layers(mut self, fused: MergedLayers) -> LoadRequest {
         self.message.merged_layers = fused.into();
         self
@@ -157,39 +157,39 @@ impl LoadRequest {
         self
     }
 
-    /// Whether the component is leased. With [`Hold::None`] its files are opened by path, since there is no lease that
-    /// could be exchanged for descriptors.
+    /// Whether the component is leased. With [`Hold::None`] there is no ticket for descriptors, so the client opens the
+    /// files by path.
     pub fn hold(mut self, hold: Hold) -> LoadRequest {
         self.message.hold = hold.into();
         self
     }
 
-    /// How long the component should stay warm after the last lease. The daemon has the last word.
+    /// How long the component should stay warm after the last lease. The daemon limits it.
     pub fn keep_alive(mut self, keep_alive: Duration) -> LoadRequest {
         let keep_alive = keep_alive.min(LONGEST);
         self.message.keep_alive = prost_types::Duration::try_from(keep_alive).ok();
         self
     }
 
-    /// What this client is called in lists and logs; the program's name unless said.
+    /// This client's name in lists and logs; the default is the program's name.
     pub fn client_name(mut self, name: impl Into<String>) -> LoadRequest {
         self.message.client_name = name.into();
         self
     }
 
-    /// How the files come to this process.
+    /// How this process gets the files.
     pub fn handoff(mut self, handoff: Handoff) -> LoadRequest {
         self.handoff = handoff;
         self
     }
 
-    /// How long the daemon may say nothing; two minutes unless said. While something is downloaded it says how far it is.
+    /// How long the daemon may stay silent; two minutes by default. During a download it reports its progress.
     pub fn deadline(mut self, deadline: Duration) -> LoadRequest {
         self.deadline = deadline;
         self
     }
 
-    /// The request as it is sent.
+    /// The message to send.
     #[must_use]
     pub fn message(&self) -> &LoadComponentRequest {
         &self.message
@@ -206,8 +206,8 @@ impl LoadRequest {
     }
 }
 
-/// A model selector with what the daemon cannot see of this process: current directory, Hugging Face cache if one is
-/// named, and whether the environment forbids asking the hub.
+/// A model selector with facts about this process that the daemon cannot see: current directory, Hugging Face cache if
+/// the environment names one, and whether the environment forbids asking the hub.
 pub fn selector(spec: impl Into<String>) -> ModelSelector {
     let env = environment::variable;
     let named = places::hub_cache_is_named(&env).then(|| places::hub_cache(&env)).flatten();
@@ -221,7 +221,7 @@ pub fn selector(spec: impl Into<String>) -> ModelSelector {
     }
 }
 
-/// Another model that is looked up where `model` is: a base model, or a file laid over it.
+/// A base, overlay or adapter that the daemon looks up in the same cache and folder as `model`.
 pub fn beside(model: &ModelSelector, spec: impl Into<String>) -> ModelSelector {
     ModelSelector {
         spec: spec.into(),
@@ -236,7 +236,7 @@ fn absolute(path: &Path) -> String {
     path::absolute(path).map_or_else(|_| text(path), |path| text(&path))
 }
 
-/// Paths that are not UTF-8 cannot be sent; the daemon refuses what becomes of them, and says so.
+/// Replaces bytes that are not UTF-8, which the wire cannot carry. The daemon refuses such a path by name.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -1,5 +1,5 @@
-//! The daemon's answer, checked before anything is mapped: a tensor lies within its segment and has the length that its
-//! shape and dtype make.
+//! Checks the daemon's answer before anything is mapped: each tensor lies within its segment and has the length that
+//! its shape and dtype give.
 
 use std::path::PathBuf;
 
@@ -25,12 +25,12 @@ pub enum ProtocolError {
     /// Tensors without a component.
     #[error("tensors came before their component")]
     EarlyPage,
-    /// Not as many tensors as announced.
+    /// The daemon announced another number of tensors than it sent.
     #[error("the component has {expected} tensors, {found} came")]
     TensorCount {
-        /// Announced.
+        /// Number announced.
         expected: u32,
-        /// Received.
+        /// Number received.
         found: usize,
     },
     /// A lease without a usable ticket.
@@ -48,7 +48,7 @@ pub enum ProtocolError {
         /// The name.
         name: String,
     },
-    /// A tensor that cannot be where it is said to be.
+    /// A tensor whose entry contradicts itself or its segment.
     #[error("tensor {name:?}: {problem}")]
     Tensor {
         /// The tensor.
@@ -58,7 +58,7 @@ pub enum ProtocolError {
     },
 }
 
-/// Why a tensor cannot be what the daemon says.
+/// Why a tensor's entry cannot be right.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TensorProblem {
@@ -102,7 +102,7 @@ pub(crate) struct SegmentFile {
     pub(crate) identity: FileIdentity,
 }
 
-/// A tensor whose range is known to lie within its segment.
+/// A tensor whose range lies within its segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: String,

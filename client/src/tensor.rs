@@ -21,7 +21,7 @@ pub enum ViewError {
         /// The type that was asked for.
         element: &'static str,
     },
-    /// Its first byte is not where such an element may begin; safetensors files may place tensors anywhere.
+    /// Its first byte is not aligned for the type. safetensors files may place tensors anywhere.
     #[error(
         "tensor {name:?} begins at address {address:#x}, which is no multiple of {alignment} as {element} needs; \
          copy its bytes() to an aligned place"
@@ -58,7 +58,7 @@ impl<'a> Tensor<'a> {
         if self.entry.source_name.is_empty() { &self.entry.name } else { &self.entry.source_name }
     }
 
-    /// What its elements are.
+    /// Type of its elements.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         self.entry.dtype
@@ -82,8 +82,7 @@ impl<'a> Tensor<'a> {
         self.bytes
     }
 
-    /// Whether its first byte is where an element of its dtype may begin, so that [`as_slice`](Self::as_slice) will
-    /// not complain of it.
+    /// Whether its first byte is aligned for its dtype. Otherwise [`as_slice`](Self::as_slice) fails.
     #[must_use]
     pub fn is_aligned(&self) -> bool {
         // Complex numbers are pairs of floats; the types below a byte have no alignment.
@@ -94,7 +93,7 @@ impl<'a> Tensor<'a> {
     /// Its elements, if `T` stands for its dtype and its first byte is aligned for `T`.
     ///
     /// # Errors
-    /// When `T` cannot stand for the dtype, or the tensor's first byte is not where a `T` may begin.
+    /// When `T` cannot stand for the dtype, or the tensor's first byte is not aligned for `T`.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T], ViewError> {
         let element = type_name::<T>();
         if !T::DTYPES.contains(&self.entry.dtype) {

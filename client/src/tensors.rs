@@ -10,13 +10,13 @@ use crate::{
     tree,
 };
 
-/// The tensors of a component, and the mappings they lie in. A clone shares both; the files stay mapped, and their
-/// bytes readable, for as long as one clone lives, whatever becomes of lease, daemon and paths.
+/// The tensors of a component, and the mappings they lie in. Clones share both. The files stay mapped and readable
+/// while one clone lives, even after the lease ends, the daemon stops or the paths change.
 #[derive(Clone)]
 pub struct Tensors(Arc<Inner>);
 
 struct Inner {
-    /// Each for itself: arrays over one may outlive the others.
+    /// Each has its own count, because arrays over one may outlive the others.
     views: Vec<Arc<View>>,
     entries: Vec<Entry>,
 }
@@ -25,7 +25,7 @@ impl Tensors {
     /// `entries` must be sorted by name.
     pub(crate) fn new(views: Vec<View>, entries: Vec<Entry>) -> Result<Tensors, ProtocolError> {
         let inner = Inner { views: views.into_iter().map(Arc::new).collect(), entries };
-        // The table was checked against what the daemon says of the segments; this is what they are.
+        // The table was checked against the lengths that the daemon stated; check the lengths of the mapped files too.
         if let Some(entry) = inner.entries.iter().find(|entry| inner.bytes(entry).is_none()) {
             let (offset, length) = (entry.offset, entry.length);
             let segment_length = inner.views.get(entry.segment).map_or(0, |view| view.len()) as u64;
@@ -35,13 +35,13 @@ impl Tensors {
         Ok(Tensors(Arc::new(inner)))
     }
 
-    /// How many there are.
+    /// Number of tensors.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether the component has no tensors.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.entries.is_empty()
@@ -53,7 +53,7 @@ impl Tensors {
         Some(self.0.tensor(&self.0.entries[self.position(name)?]))
     }
 
-    /// Which of [`iter`](Self::iter) has that name.
+    /// Position in [`iter`](Self::iter) of the tensor of that name.
     pub(crate) fn position(&self, name: &str) -> Option<usize> {
         self.0.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()
     }
@@ -64,7 +64,7 @@ impl Tensors {
         self.0.entries.iter().map(|entry| self.0.tensor(entry))
     }
 
-    /// The mappings, in the order of the component's segments. For those who wrap whole files.
+    /// The mappings, in the order of the component's segments, for callers that wrap whole files.
     #[must_use]
     pub fn views(&self) -> &[Arc<View>] {
         &self.0.views

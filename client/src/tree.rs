@@ -59,10 +59,10 @@ impl<T> Tree<T> {
     }
 }
 
-/// A leaf on its way to its place.
+/// A leaf that is not in its place yet.
 struct Item<'a, T> {
     name: &'a str,
-    /// What is left of the name below the node; empty for the node itself.
+    /// The rest of the name below the node; empty for the node itself.
     rest: &'a str,
     value: T,
 }
@@ -70,7 +70,7 @@ struct Item<'a, T> {
 /// Builds the tree of all items.
 pub(crate) fn unflatten<'a, T>(items: impl Iterator<Item = (&'a str, T)>) -> Result<Tree<T>, UnflattenError> {
     let items: Vec<_> = items.map(|(name, value)| Item { name, rest: name, value }).collect();
-    // One budget for the whole tree: with one a node, the name `9999.9999.9999` would get it three times over.
+    // One budget for the whole tree. With one for each node, the name `9999.9999.9999` would get three.
     let mut gaps = 10_000 + 4 * items.len();
     if let [Item { rest: "", .. }] = items.as_slice() {
         return node(items, 0, &mut gaps);
@@ -110,7 +110,7 @@ fn children<T>(items: Vec<Item<'_, T>>, depth: usize, gaps: &mut usize) -> Resul
     Ok(Tree::List(list))
 }
 
-/// Whether all keys are different numbers (`1` and `01` are not) and the gaps between them can be paid for.
+/// Whether all keys are different numbers (`1` and `01` are not) and the budget covers the gaps between them.
 fn is_list<T>(groups: &BTreeMap<&str, Vec<Item<'_, T>>>, gaps: &mut usize) -> bool {
     let Some(numbers) = groups.keys().map(|key| number(key)).collect::<Option<BTreeSet<usize>>>() else {
         return false;
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    // Each of these was compared with mlx.utils.tree_unflatten of mlx 0.32.4.
+    // These expectations are results of mlx.utils.tree_unflatten of mlx 0.32.4.
     #[test]
     fn trees_are_those_of_mlx() {
         let table: &[(&[&str], &str)] = &[

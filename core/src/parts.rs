@@ -14,43 +14,43 @@ use crate::{
     table::{DtypeTotal, Sourced, Table},
 };
 
-/// How a component is found in a file.
+/// What tells that a file holds a component, and under which prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartSign {
     /// The component.
     pub component: &'static str,
     /// What people call it.
     pub title: &'static str,
-    /// Prefixes that tell of it by themselves; a part `*` is any name. All end in a dot.
+    /// Prefixes that only this component has; a part `*` stands for any name. All end in a dot.
     pub prefixes: &'static [&'static str],
-    /// Prefixes that other components, or other models, have too; the empty one is none.
+    /// Prefixes that other components or models share; the empty string stands for no prefix.
     pub shared_prefixes: &'static [&'static str],
-    /// Tensors of the family's models and their shapes, which a part under a shared prefix must have. No matrices: they
-    /// may be packed.
+    /// Tensors, with their shapes, that a part under a shared prefix must have to be of this family. Never matrices,
+    /// because those may be packed.
     pub shared_shapes: &'static [(&'static str, &'static [u64])],
     /// Names for `*` that win where several components fit.
     pub preferred: &'static [&'static str],
-    /// What must be there.
+    /// Tensors that the component must have.
     pub landmarks: &'static [Landmark],
-    /// Whether a file with all such parts is a whole model.
+    /// Whether an all-in-one file needs it to be a whole model.
     pub housing: Housing,
 }
 
-/// What a component is to a file.
+/// Whether a component ships inside an all-in-one file or alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Housing {
-    /// An all-in-one checkpoint has it.
+    /// Inside an all-in-one file.
     InAllInOne,
-    /// It lies in a file of its own.
+    /// In a file of its own.
     Alone,
 }
 
-/// One thing that must be there.
+/// One feature that a component must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Landmark {
-    /// What it is, for people.
+    /// Its name in errors.
     pub what: &'static str,
-    /// Ways in which it may be there: lists of patterns, each of which must match some name.
+    /// Alternatives. In one of these lists every pattern must match some name.
     pub any_of: &'static [&'static [Pattern]],
 }
 
@@ -61,20 +61,20 @@ pub struct FilePart {
     pub component: &'static str,
     /// Its prefix; empty when it has none.
     pub prefix: String,
-    /// How many tensors it has.
+    /// Number of its tensors.
     pub tensors: usize,
-    /// Their bytes.
+    /// Bytes of its tensors.
     pub bytes: u64,
-    /// Their dtypes.
+    /// Number of its tensors by dtype.
     pub dtypes: BTreeMap<String, DtypeTotal>,
-    /// What cannot be done with it as it is.
+    /// Limits on its use.
     pub limits: Vec<Limit>,
 }
 
-/// What cannot be done with a part.
+/// A limit on the use of a part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Limit {
-    /// A dtype that is no parameter's.
+    /// Tensors of a dtype that MLX does not compute with.
     #[error(
         "{tensors} tensors, such as `{sample}`, are {dtype}, which MLX has no arithmetic for: they can be lent in layout \
          SOURCE, audited with REPORT_ONLY, and not be used by a module"
@@ -115,7 +115,7 @@ pub enum PartProblem {
         /// Prefixes that were looked for.
         expected: Vec<&'static str>,
     },
-    /// Something is under its prefix, and not what makes the component.
+    /// Its prefix has tensors, and a landmark is missing.
     #[error("the {title} under `{prefix}` lacks {what} ({})", patterns.join(", or "))]
     Incomplete {
         /// The component.
@@ -124,9 +124,9 @@ pub enum PartProblem {
         title: &'static str,
         /// The prefix.
         prefix: String,
-        /// What is not there.
+        /// The missing landmark.
         what: &'static str,
-        /// The names that would be, one text for each way.
+        /// The names that would satisfy it, one text for each alternative.
         patterns: Vec<String>,
     },
     /// It is there more than once.
@@ -136,13 +136,13 @@ pub enum PartProblem {
         component: &'static str,
         /// What people call it.
         title: &'static str,
-        /// Where.
+        /// The prefixes.
         prefixes: Vec<String>,
     },
 }
 
 impl PartProblem {
-    /// The component that it is about.
+    /// The component that the problem concerns.
     #[must_use]
     pub fn component(&self) -> &'static str {
         match self {
@@ -157,7 +157,7 @@ fn quoted<T: AsRef<str>>(texts: &[T]) -> String {
     texts.iter().map(|text| format!("`{}`", text.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
-/// What a file is.
+/// Which share of a model a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// A whole model.
@@ -166,18 +166,18 @@ pub enum FileKind {
     SomeParts,
     /// One component.
     Single,
-    /// Nothing that the family knows.
+    /// No component of the family.
     Unknown,
 }
 
-/// What a file holds.
+/// The parts of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
-    /// What it is.
+    /// The share of a model.
     pub kind: FileKind,
-    /// The components that were found, in the order of the family.
+    /// The components in it, in the order of the family.
     pub parts: Vec<FilePart>,
-    /// Why others were not.
+    /// Why other components are not in it.
     pub problems: Vec<PartProblem>,
     /// Names that belong to no part.
     pub unassigned: Vec<String>,
@@ -203,22 +203,22 @@ fn owner<'a>(parts: &'a [FilePart], name: &str) -> Option<&'a FilePart> {
     parts.iter().filter(|part| name.starts_with(&part.prefix)).max_by_key(|part| part.prefix.len())
 }
 
-/// Inspects a file by the rules of a family. Reads names, shapes and dtypes, no tensor.
+/// Finds the parts of a file by the signs of a family. Reads names, shapes and dtypes, never the tensors' bytes.
 #[must_use]
 pub fn locate(table: &Table, rules: &[PartSign]) -> Located {
     locate_by(table, rules, SharedPrefixes::ByShape)
 }
 
-/// What a part under a shared prefix must have beside its names.
+/// The evidence that a part under a shared prefix needs beside its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SharedPrefixes {
-    /// The shapes of the family's models: nothing else tells whose it is.
+    /// The shapes of the family's models, because names alone fit several families.
     ByShape,
-    /// Nothing: somebody says of which family the file is.
+    /// None: the caller knows the family.
     ByName,
 }
 
-/// Inspects a file, as [`locate`] does.
+/// Like [`locate`], with a choice of evidence for shared prefixes.
 #[must_use]
 pub fn locate_by(table: &Table, rules: &[PartSign], shared: SharedPrefixes) -> Located {
     let mut parts = Vec::new();
@@ -233,7 +233,7 @@ pub fn locate_by(table: &Table, rules: &[PartSign], shared: SharedPrefixes) -> L
                 dtypes: BTreeMap::new(),
                 limits: Vec::new(),
             }),
-            // That a file is not one of its own kind is no news.
+            // Components that ship in a file of their own are not expected here; do not report them missing.
             Err(PartProblem::Missing { .. }) if rule.housing == Housing::Alone => {}
             Err(problem) => problems.push(problem),
         }
@@ -251,7 +251,7 @@ pub fn locate_by(table: &Table, rules: &[PartSign], shared: SharedPrefixes) -> L
     Located { kind, parts, problems, unassigned }
 }
 
-/// Fills in what the parts hold, and returns what none of them does.
+/// Counts the tensors of each part, and returns the names that belong to none.
 fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
     let mut unassigned = Vec::new();
     let mut unusable: BTreeMap<(&str, String), (Dtype, usize, String)> = BTreeMap::new();
@@ -293,7 +293,7 @@ fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
     unassigned
 }
 
-/// Number of layers in formats that MLX does not have, and the name of one, by component and format.
+/// For each component and format that MLX does not have: the number of layers and the name of one.
 fn foreign(
     parts: &[FilePart],
     quantised: &BTreeMap<&str, Recognised<'_>>,
@@ -309,7 +309,7 @@ fn foreign(
     foreign
 }
 
-/// Whether something beside a weight says that it is quantised.
+/// Whether a tensor beside the weight shows that it is quantised.
 fn is_quantised(table: &Table, weight: &str) -> bool {
     let layer = layer_of(weight);
     layer.is_some_and(|layer| {
@@ -330,7 +330,7 @@ fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String
             shared == SharedPrefixes::ByName
                 || rule.shared_shapes.iter().all(|(name, shape)| {
                     let name = format!("{prefix}{name}");
-                    // A quantised tensor has another shape than the one that it stands for.
+                    // A quantised tensor has another shape than the plain one.
                     table.get(&name).is_some_and(|tensor| tensor.info.shape == *shape || is_quantised(table, &name))
                 })
         };
@@ -348,7 +348,7 @@ fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String
     if let Some(prefix) = found.pop() {
         return Ok(prefix);
     }
-    // Of several torsos the one with the most tensors is meant.
+    // The incomplete part with the most tensors is the one to report.
     let torso = own.into_iter().max_by_key(|prefix| table.under(prefix).len());
     match torso.and_then(|prefix| Some((lacks(table, &prefix, rule)?, prefix))) {
         Some((sign, prefix)) => {
@@ -362,7 +362,7 @@ fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String
     }
 }
 
-/// The prefixes of that form that are there.
+/// The prefixes of the form `prefix` that the table has.
 fn expand(table: &Table, prefix: &str) -> BTreeSet<String> {
     let parts: Vec<&str> = prefix.trim_end_matches('.').split('.').collect();
     let start = prefix.split('*').next().unwrap_or_default();
@@ -372,14 +372,14 @@ fn expand(table: &Table, prefix: &str) -> BTreeSet<String> {
         .filter_map(|tensor| {
             let mut found = tensor.info.name.split('.');
             let fits = parts.iter().all(|part| found.next().is_some_and(|name| *part == "*" || name == *part));
-            // A prefix is followed by something.
+            // A name follows every prefix.
             (fits && found.next().is_some())
                 .then(|| tensor.info.name.split('.').take(parts.len()).flat_map(|part| [part, "."]).collect::<String>())
         })
         .collect()
 }
 
-/// The first sign that is not there.
+/// The first landmark that the table lacks under `prefix`.
 fn lacks(table: &Table, prefix: &str, rule: &PartSign) -> Option<&'static Landmark> {
     let tensors = table.under(prefix);
     let is_there = |pattern: &Pattern| {

@@ -1,4 +1,4 @@
-//! Which weights are meant by a directory that holds safetensors files and says nothing about them: no index, no configs.
+//! Chooses the weights of a directory that has safetensors files, and neither an index nor configs.
 //!
 //! People keep several versions of a checkpoint in one directory. The rule: the only one; the only one whose name says
 //! `v2`; the largest one. Where that leaves two, both are named and none is taken.
@@ -10,15 +10,15 @@ use crate::{
     weight_name::set_of,
 };
 
-/// In a name, it wins over size.
+/// A name with this word wins over size.
 const NEWER: &str = "v2";
 /// Most names that an error lists.
 const NAMED_MAX: usize = 16;
 
-/// Why a choice is the choice.
+/// The reason for a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ground {
-    /// There is no other.
+    /// It is the only candidate.
     Only,
     /// Its name says `v2`.
     Newer,
@@ -36,10 +36,10 @@ impl fmt::Display for Ground {
     }
 }
 
-/// What may be chosen from.
+/// Which candidates are acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preference {
-    /// There must be one: control checkpoints and adapters, of which no size tells which is wanted.
+    /// A single candidate. For control checkpoints and adapters, whose size says nothing about the one wanted.
     OnlyOne,
     /// The rule of this module.
     NewerOrLargest,
@@ -48,15 +48,15 @@ pub enum Preference {
 /// A choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preferred {
-    /// Names of the files, in shard order; one, as a rule.
+    /// Names of the files, in shard order; usually one.
     pub files: Vec<String>,
-    /// Why this one.
+    /// The reason.
     pub ground: Ground,
     /// The others, one name each.
     pub others: Vec<String>,
 }
 
-/// Why there is no choice.
+/// Why no choice is possible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PreferredError {
     /// No safetensors file.
@@ -92,14 +92,14 @@ fn sample(names: &[String]) -> String {
 /// one candidate.
 ///
 /// # Errors
-/// [`PreferredError`].
+/// When no file fits, or several fit equally well.
 pub fn preferred<'a>(
     files: impl IntoIterator<Item = (&'a str, u64)>,
     preference: Preference,
 ) -> Result<Preferred, PreferredError> {
     let mut sets: BTreeMap<&str, (Vec<&str>, u64)> = BTreeMap::new();
     for (name, bytes) in files {
-        // What macOS leaves beside files on foreign disks is no file of the user's.
+        // macOS leaves `._` files beside files on foreign disks. They are not the user's.
         let Some(set) = set_of(name).filter(|_| !name.starts_with("._") && !name.contains('/')) else { continue };
         let set = sets.entry(set).or_default();
         set.0.push(name);

@@ -3,14 +3,14 @@
 
 use std::{fs::File, ops::Range};
 
-/// The bytes will not be wanted again soon: they need not stay in memory. What somebody has mapped stays.
+/// Lets the system drop these bytes from memory, because nobody will read them soon. Mapped pages stay.
 #[cfg(target_os = "linux")]
 pub fn forget(file: &File, range: Range<u64>) {
     let length = std::num::NonZero::new(range.end.saturating_sub(range.start));
     let _ = rustix::fs::fadvise(file, range.start, length, rustix::fs::Advice::DontNeed);
 }
 
-/// The bytes were written and should go to the disk now, while others are being made. Nobody waits for it.
+/// Starts writing these bytes to the disk, while the caller makes others. Does not wait.
 #[cfg(target_os = "linux")]
 pub fn start_writing(file: &File, range: Range<u64>) {
     use std::os::fd::AsRawFd as _;
@@ -18,17 +18,17 @@ pub fn start_writing(file: &File, range: Range<u64>) {
     else {
         return;
     };
-    // SAFETY: takes a descriptor that is open, and numbers; there is no memory in it.
+    // SAFETY: the descriptor is open, and the call takes only numbers beside it, no memory.
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
-/// The bytes will not be wanted again soon. The system knows no ranges here: from now on nothing that is read through this
-/// descriptor stays in memory for its sake.
+/// Lets the system drop these bytes from memory, because nobody will read them soon. macOS has no ranges for this: from
+/// now on no read through this descriptor keeps its bytes in memory.
 #[cfg(target_os = "macos")]
 pub fn forget(file: &File, _: Range<u64>) {
     let _ = rustix::fs::fcntl_nocache(file, true);
 }
 
-/// Nothing: the system does as it likes.
+/// Does nothing: macOS decides when to write.
 #[cfg(target_os = "macos")]
 pub fn start_writing(_: &File, _: Range<u64>) {}

@@ -51,7 +51,7 @@ pub fn send(stream: BorrowedFd<'_>, fds: &[BorrowedFd<'_>], byte: u8) -> io::Res
 /// # Errors
 /// When the peer is gone, nothing has come yet (`WouldBlock`), more than `max` descriptors come, or some are [`Lost`].
 pub fn receive(stream: BorrowedFd<'_>, max: usize) -> io::Result<(u8, Vec<OwnedFd>)> {
-    // Room for the most that can come, whatever is expected: macOS leaks into this process what does not fit.
+    // Room for the most that can come, because macOS leaks descriptors that do not fit into this process.
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut data = [0];
@@ -78,7 +78,7 @@ pub fn receive(stream: BorrowedFd<'_>, max: usize) -> io::Result<(u8, Vec<OwnedF
     Ok((data[0], fds))
 }
 
-/// Descriptors that found no place in this process: the system closed them.
+/// The system closed descriptors because this process may open no more files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("descriptors were lost on the way, because this process may have {limit} files open and no more (`ulimit -n`)")]
 pub struct Lost {
@@ -86,11 +86,11 @@ pub struct Lost {
     pub limit: u64,
 }
 
-/// What helps when [`are_exhausted`].
+/// The hint for errors of [`are_exhausted`].
 pub const EXHAUSTED_HINT: &str =
     "raise the limit of open files where this program is started, such as `ulimit -n 4096`";
 
-/// Whether `error`, or a cause of it, is that this process may open no more files.
+/// Whether `error` or one of its causes says that this process may open no more files.
 #[must_use]
 pub fn are_exhausted(error: &(dyn Error + 'static)) -> bool {
     let refused = |error: &io::Error| {
@@ -109,12 +109,12 @@ fn lost() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, Lost { limit })
 }
 
-/// How macOS says that they did not find a place. Linux cuts the message and says so in its flags.
+/// Whether macOS reports lost descriptors. Linux truncates the message and sets a flag instead.
 fn is_loss(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::MSGSIZE)
 }
 
-/// The next byte of a stream, left where it is; `None` when the peer has closed the stream.
+/// The next byte of a stream, without consuming it; `None` when the peer has closed the stream.
 ///
 /// # Errors
 /// When the system refuses, and where nothing has come yet (`WouldBlock`).
@@ -156,7 +156,7 @@ fn receive_flags() -> RecvFlags {
 
 #[cfg(target_os = "macos")]
 fn set_close_on_exec(fds: &[OwnedFd]) -> io::Result<()> {
-    // A child forked by another thread between the receipt and this call inherits them: macOS has no better way.
+    // A child that another thread forks between receipt and this call inherits them. macOS has no better way.
     for fd in fds {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
     }

@@ -1,4 +1,4 @@
-//! The variables of this process, as every part of weightsd reads them.
+//! The variables of this process; every part of weightsd reads them here.
 
 use std::env;
 
@@ -12,7 +12,7 @@ pub fn variable(name: &str) -> Option<String> {
     }
 }
 
-/// The first of `names` that is set to something other than UTF-8, and so is as good as unset.
+/// The first of `names` whose value is not UTF-8. [`variable`] treats it as unset.
 #[must_use]
 pub fn not_utf8<'a>(names: &[&'a str]) -> Option<&'a str> {
     names.iter().copied().find(|name| env::var_os(name).is_some_and(|value| value.to_str().is_none()))

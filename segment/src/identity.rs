@@ -1,4 +1,4 @@
-//! Which file something is, and in which state.
+//! Identity of files: device, inode, length and times.
 
 use std::{
     fs::{File, Metadata},
@@ -6,8 +6,8 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-/// Which file something is, and in which state: two equal identities mean the same file with the same content, as far
-/// as the system tells. Whoever writes to a file without a change of any of these has set out to deceive.
+/// The identity of a file in one state. Two equal identities mean the same file with the same content, as far as the
+/// system tells. Only deliberate deception changes content without changing one of these fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
     /// Device number.
@@ -23,7 +23,7 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// The identity that the metadata of a file tell.
+    /// The identity in a file's metadata.
     #[must_use]
     pub fn of(metadata: &Metadata) -> FileIdentity {
         FileIdentity {
@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    // Kernels stamp files with a coarse clock; without a pause two changes can carry one time.
+    // The kernel stamps files with a coarse clock. Without a pause two changes can have the same time.
     fn tick() {
         sleep(Duration::from_millis(15));
     }
@@ -92,7 +92,7 @@ mod tests {
         other.persist(&path).unwrap();
         let replaced = FileIdentity::of(&fs::metadata(&path).unwrap());
         assert_ne!(replaced.inode, truncated.inode);
-        // The open descriptor is still the old file, of which only the link count, and so the ctime, has changed.
+        // The open descriptor is still the old file. Only its link count, and so its ctime, has changed.
         assert_eq!(FileIdentity::of_file(&file).unwrap().inode, original.inode);
     }
 

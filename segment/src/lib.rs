@@ -1,5 +1,5 @@
-//! Files as shared memory: what a file is ([`FileIdentity`]), holding one open ([`PinnedFile`]), mapping one ([`View`]),
-//! passing one to another process ([`descriptors`]), and what all that costs ([`MemoryUse`]).
+//! Files as shared memory: a file's identity ([`FileIdentity`]), a file held open ([`PinnedFile`]), a mapped file
+//! ([`View`]), files passed to another process ([`descriptors`]), and the memory that this takes ([`MemoryUse`]).
 //!
 //! This is the one crate of weightsd that may say `unsafe`; every block says why it is sound.
 

@@ -15,24 +15,23 @@ use thiserror::Error;
 
 use crate::{FileIdentity, residency};
 
-/// What was to be opened as a file of weights is something else. Travels inside an [`io::Error`].
+/// A path that should be a regular file is something else. Travels inside an [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{} is a {kind}, not a regular file", path.display())]
 pub struct NotRegular {
-    /// What was opened.
+    /// The path.
     pub path: PathBuf,
-    /// What it is.
+    /// What it is instead.
     pub kind: &'static str,
 }
 
-/// The kind of a file whose content has to be downloaded from a cloud first.
+/// The kind of a file whose content is still in a cloud.
 const PLACEHOLDER: &str = "placeholder of a file in a cloud (download it in Finder first)";
 
 /// A file held open for reading, with the identity it had when it was opened.
 ///
-/// This is what the daemon has of a file. It can read at a position and it can ask which pages are in memory; it
-/// offers no mapping that could be dereferenced, so that a file truncated by somebody else costs an error and not the
-/// process.
+/// The daemon holds files in this form. It can read at a position and ask which pages are in memory. It has no mapping
+/// to dereference, so a file that somebody truncates causes an error and does not kill the process.
 #[derive(Debug)]
 pub struct PinnedFile {
     file: File,
@@ -41,8 +40,8 @@ pub struct PinnedFile {
 }
 
 impl PinnedFile {
-    /// Opens a regular file for reading. Anything else is refused with a [`NotRegular`] inside the error, and without
-    /// blocking: opening a FIFO that nobody writes to would otherwise wait for ever.
+    /// Opens a regular file for reading. Refuses anything else, with a [`NotRegular`] inside the error. Does not block,
+    /// also on a FIFO without a writer.
     ///
     /// # Errors
     /// When `path` cannot be opened, or is no regular file.
@@ -58,12 +57,12 @@ impl PinnedFile {
         if let Some(kind) = kind {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, NotRegular { path, kind }));
         }
-        // The flag has done its work; whoever borrows the descriptor gets an ordinary one.
+        // The flag was for opening only. Borrowers of the descriptor get an ordinary one.
         rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
         Ok(PinnedFile { identity: FileIdentity::of(&metadata), file, path })
     }
 
-    /// The path under which it was opened. It may mean another file by now.
+    /// The path that was opened. By now it may name another file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -75,7 +74,7 @@ impl PinnedFile {
         &self.identity
     }
 
-    /// The identity it has now. Another one than [`identity`](Self::identity) means that the content may have changed.
+    /// The identity it has now. If it differs from [`identity`](Self::identity), the content may have changed.
     ///
     /// # Errors
     /// When the system does not answer for the file.
@@ -116,7 +115,7 @@ impl PinnedFile {
 
     /// How many bytes of the file are in memory now. Costs a walk over its page tables.
     ///
-    /// Linux tells only the owner of a file and those who may write to it; for others every page counts as resident.
+    /// Linux answers only the file's owner and users who may write to it. For others every page counts as resident.
     ///
     /// # Errors
     /// When the file cannot be mapped, or the system does not tell.
@@ -131,7 +130,7 @@ impl AsFd for PinnedFile {
     }
 }
 
-/// What is not a regular file; `None` for one that is.
+/// The kind of a file that is not regular; `None` for a regular file.
 fn describe(kind: FileType) -> Option<&'static str> {
     match kind {
         kind if kind.is_file() => None,
@@ -144,8 +143,8 @@ fn describe(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// Whether the content of a file is in a cloud (iCloud's "Optimise Mac Storage", Dropbox, OneDrive). The first read of one
-/// waits for a download that nothing can interrupt.
+/// Whether the content of a file is still in a cloud (iCloud's "Optimise Mac Storage", Dropbox, OneDrive). Its first
+/// read waits for a download that nothing can interrupt.
 #[cfg(target_os = "macos")]
 fn is_placeholder(metadata: &Metadata) -> bool {
     use std::os::macos::fs::MetadataExt as _;

@@ -22,7 +22,7 @@ pub(crate) fn resident_bytes(file: BorrowedFd<'_>, length: u64) -> io::Result<u6
         states.resize(bytes.div_ceil(page), 0_u8);
         reserved.states(&mut states)?;
         for (index, state) in states.iter().enumerate() {
-            // The other bits are not defined everywhere.
+            // Some systems leave the other bits undefined.
             if state & 1 == 1 {
                 resident += page.min(bytes - index * page) as u64;
             }
@@ -32,8 +32,8 @@ pub(crate) fn resident_bytes(file: BorrowedFd<'_>, length: u64) -> io::Result<u6
     Ok(resident)
 }
 
-/// Reads the pages of `mapped`, which begins at a page boundary, that are not in memory, in the order of the file, and
-/// returns their length in bytes. Waits for the disk.
+/// Reads the pages of `mapped` that are not in memory, in the order of the file, and returns their length in bytes.
+/// `mapped` begins at a page boundary. Waits for the disk.
 ///
 /// # Errors
 /// The system cannot tell which pages are in memory.

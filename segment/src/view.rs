@@ -1,4 +1,4 @@
-//! A file as read-only memory, mapped only if it is the file that it should be.
+//! A file as read-only memory. Maps it only when its identity is the expected one.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::{FileIdentity, mapping::Mapping, residency};
 
-/// A file could not be mapped as the file it should be.
+/// Why a file could not be mapped.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MapError {
@@ -32,9 +32,9 @@ pub enum MapError {
     /// It is another file, or the same file in another state.
     #[error("the file is not the one that was lent: expected {expected:?}, found {found:?}")]
     Changed {
-        /// What it should be.
+        /// The expected identity.
         expected: FileIdentity,
-        /// What it is.
+        /// The identity found.
         found: FileIdentity,
     },
     /// The file is too long for this machine's addresses.

@@ -1,4 +1,4 @@
-//! What can be written on the command line.
+//! The commands and flags of the command line. Doc comments on fields and variants are their help texts.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -122,7 +122,7 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// What the flags say, and the configuration file where they say nothing.
+    /// The settings of the flags; the configuration file fills in the others.
     ///
     /// # Errors
     /// When the configuration file cannot be read or used.
@@ -237,7 +237,7 @@ pub(super) struct Treatment {
     pub(super) merged_plain: bool,
 }
 
-/// `affine:4:64`, and all that may be left out of it.
+/// Parses `affine:4:64`; the parts after the mode may be absent.
 fn quantisation(text: &str) -> Result<Quantisation, String> {
     let mut parts = text.split(':');
     let mode = match Mode::parse(parts.next().unwrap_or_default()).map_err(|error| error.to_string())? {

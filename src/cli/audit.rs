@@ -14,15 +14,15 @@ use super::{
     shell,
 };
 
-/// Borrowed tensors and tensors of no use that are named where not all are.
+/// Most borrowed tensors, and most useless ones, that the short form names.
 const NAMED_MAX: usize = 3;
 
-/// How much is said.
+/// How long a report is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// What fits a screen.
+    /// A report that fits a screen.
     Short,
-    /// All of it.
+    /// All names.
     Full,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn verdict(report: &AuditReport) -> String {
         let _ = write!(verdict, ", {count} {fault}");
     }
     if report.matched < report.expected {
-        // Rounded down: what is not whole is not 100 %.
+        // Rounded down, so that an incomplete component never shows 100 %.
         let _ = write!(verdict, " (coverage {:.1} %)", (report.coverage * 1000.0).floor() / 10.0);
     }
     verdict
@@ -107,7 +107,7 @@ pub(super) fn text(report: &AuditReport, detail: Detail) -> String {
     lines.join("\n")
 }
 
-/// Where the tensors come from, unless all files are lent as they are.
+/// The files that tensors come from; empty when every tensor is lent as it is.
 fn origins(report: &AuditReport) -> Vec<String> {
     let is_other = |origin: &&OriginCount| origin.renamed + origin.reshaped + origin.rows > 0;
     let is_laid_over = |origin: &&OriginCount| origin.file.starts_with('/');
@@ -154,7 +154,7 @@ fn more(count: u32, shown: usize) -> Option<String> {
     (rest > 0).then(|| format!("    and {rest} more"))
 }
 
-/// Names that are no fault, in one paragraph.
+/// Names of harmless tensors, in one paragraph.
 fn some(title: &str, names: &[String], detail: Detail) -> Option<String> {
     let shown = if detail == Detail::Full { names.len() } else { names.len().min(NAMED_MAX) };
     let mut text = format!("{title}: {}", names[..shown].join(", "));

@@ -15,7 +15,7 @@ use crate::{
     pipeline::LoadError,
 };
 
-/// What the command line itself refuses, where clap could not know.
+/// A refusal by the command line itself, of arguments that clap accepts.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub(super) struct UsageError {
@@ -53,7 +53,7 @@ pub(super) fn exit_code(tier: Tier) -> ExitCode {
 #[error("interrupted; what was downloaded is kept, and the same command goes on from there")]
 pub(super) struct Interrupted;
 
-/// Does `work` unless somebody presses Ctrl-C before it is done.
+/// Awaits `work`, or fails with [`Interrupted`] when somebody presses Ctrl-C first.
 pub(super) async fn unless_interrupted<T, E>(work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
 where
     anyhow::Error: From<E>,
@@ -73,7 +73,7 @@ pub(super) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() { INTERRUPTED.into() } else { exit_code(tier(error)) }
 }
 
-/// Who has to act; the one who runs the program, where nothing says better.
+/// The tier of the error; the environment's, for errors that do not explain themselves.
 fn tier(error: &anyhow::Error) -> Tier {
     match error.downcast_ref::<ClientError>() {
         Some(error) => error.tier(),
@@ -81,7 +81,7 @@ fn tier(error: &anyhow::Error) -> Tier {
     }
 }
 
-/// Prints what happened with its causes, and what to do.
+/// Prints the error, its causes and its hint.
 pub(super) fn report(error: &anyhow::Error) -> io::Result<()> {
     let mut out = io::stderr().lock();
     if let Some(error) = error.downcast_ref::<ClientError>() {

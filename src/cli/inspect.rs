@@ -1,4 +1,4 @@
-//! `weightsd inspect`: what is in a file or a model, read here and now from the headers, without the daemon.
+//! `weightsd inspect`: reads a file or a model from its headers, in this process, without the daemon.
 
 mod overview;
 mod tensors;
@@ -50,7 +50,7 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
     let snapshot = looked.snapshot;
     match (&command.component, snapshot.sites()) {
         (Some(component), _) => tensors::run(&looked, component, format),
-        // Of weights that nobody knows there is nothing to say but what they are.
+        // For unknown weights only their tensors can be shown.
         (None, [only]) if command.pattern.is_some() || snapshot.family.id() == family::GENERIC => {
             tensors::run(&looked, &only.name, format)
         }
@@ -58,7 +58,7 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
     }
 }
 
-/// A model that is looked at, with those beside it.
+/// The model to inspect, with its base and overlay.
 struct Looked<'a> {
     command: &'a Inspect,
     snapshot: &'a Snapshot,

@@ -15,7 +15,7 @@ const PLIST: &str = include_str!("../../launchd/dev.weightsd.plist");
 const SOCKET_UNIT: &str = include_str!("../../systemd/weightsd.socket");
 const SERVICE_UNIT: &str = include_str!("../../systemd/weightsd.service");
 
-/// A file to be written.
+/// A file to write.
 #[derive(Debug)]
 struct Unit {
     path: PathBuf,
@@ -59,7 +59,7 @@ pub(super) fn run(command: &Install) -> anyhow::Result<ExitCode> {
 
 fn launch_agent(home: &std::path::Path, program: &str) -> anyhow::Result<Unit> {
     let variable = |name: &str| match name {
-        // The plist is for launchd, which knows nothing of this shell.
+        // launchd reads the plist without this shell's variables.
         "HOME" => Some(home.display().to_string()),
         _ => None,
     };

@@ -70,7 +70,7 @@ fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
     request.patterns(model.patterns)
 }
 
-/// What is to be computed.
+/// The conversion that the flags ask for.
 fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow::Result<LoadRequest> {
     let Treatment { dtype, quantise, only, excluding, dequantise, adapters, scales, adapter_pattern, merged_plain } =
         treatment;
@@ -150,7 +150,7 @@ fn print_component(component: &Component) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What an adapter changed, and what it left.
+/// Describes the layers that an adapter changed and the keys that it left out.
 fn adapter_line(adapter: &proto::AdapterReport) -> String {
     let mut line = format!("adapter {} x {}: {} layers changed", adapter.adapter, adapter.scale, adapter.layers);
     if let Some(sample) = adapter.without_target_sample.first() {
@@ -165,7 +165,7 @@ fn adapter_line(adapter: &proto::AdapterReport) -> String {
     adapter.remarks.iter().fold(line, |line, remark| format!("{line}; {remark}"))
 }
 
-/// How strongly changes count, and who says so.
+/// Describes the strengths of an adapter's changes, each with its source.
 fn strong(strength: &proto::AdapterStrength) -> String {
     use proto::AdapterStrengthSource as Source;
     let source = match strength.source() {

@@ -27,17 +27,17 @@ pub use self::args::Serve;
 use self::args::{Args, Command, Task};
 use crate::{daemon::process, derive};
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug)]
 pub enum Asked {
-    /// To be the daemon.
+    /// Run the daemon.
     Serve {
         /// The command.
         command: Box<Serve>,
-        /// The socket, where it is named.
+        /// The socket of the flags; `None` when there is no flag.
         socket: Option<PathBuf>,
     },
-    /// To do something, and end.
+    /// Do one task and end.
     Task(Errand),
 }
 
@@ -52,8 +52,8 @@ pub struct Errand {
 /// Reads the command line.
 ///
 /// # Errors
-/// When there is nothing more to do: help was asked for and is printed, or the command line is wrong and that is said. The
-/// error is the exit code.
+/// When the program should end now: it printed the help, or it reported a wrong command line. The error is the exit
+/// code.
 pub fn parse() -> Result<Asked, ExitCode> {
     match Args::try_parse() {
         Ok(Args { command: Command::Serve(command), socket, .. }) => Ok(Asked::Serve { command, socket }),
@@ -69,7 +69,7 @@ pub fn parse() -> Result<Asked, ExitCode> {
     }
 }
 
-/// The exit code of what was done; a failure is printed.
+/// Prints a failure of the task, and returns the exit code.
 #[must_use]
 pub fn end(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
@@ -83,7 +83,7 @@ pub fn end(result: anyhow::Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// Does what is asked for.
+/// Runs the task.
 ///
 /// # Errors
 /// When the command cannot be carried out.
@@ -134,7 +134,7 @@ fn options(socket: Option<PathBuf>) -> ConnectOptions {
     ConnectOptions { socket: socket.unwrap_or(defaults.socket), ..defaults }
 }
 
-/// `weightsd ls | head -1` is no failure.
+/// A closed pipe, as in `weightsd ls | head -1`, is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(kind)

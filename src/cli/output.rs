@@ -10,12 +10,12 @@ use humansize::{DECIMAL, format_size};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
-/// For whom.
+/// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// People.
+    /// Text for people.
     Text,
-    /// Programs.
+    /// JSON for programs.
     Json,
 }
 
@@ -24,7 +24,7 @@ pub(super) fn print(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
-/// What the daemon wants people to know, on standard error, so that it is in nobody's way.
+/// Prints a warning of the daemon to standard error, so that it never mixes with the output.
 pub(super) fn warn(warning: &str) -> io::Result<()> {
     if warning.is_empty() { Ok(()) } else { writeln!(io::stderr().lock(), "warning: {warning}") }
 }
@@ -49,7 +49,7 @@ pub(super) fn print_json(name: &str, message: &impl Message) -> anyhow::Result<(
 /// Columns of a line where the output goes to no terminal.
 const COLUMNS: u16 = 120;
 
-/// The width of the terminal, if the output goes to one.
+/// The width of the terminal; [`COLUMNS`] when the output goes elsewhere.
 fn columns() -> usize {
     let width = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
     width.unwrap_or(usize::from(COLUMNS))
@@ -104,7 +104,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     format_size(bytes, DECIMAL)
 }
 
-/// The beginning of an id, as much as names it in practice.
+/// The first 12 digits of an id, enough to tell ids apart in practice.
 pub(super) fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
@@ -117,7 +117,7 @@ pub(super) fn time(duration: Duration) -> String {
     }
 }
 
-/// `3min 5s`, without the parts that nobody reads.
+/// `3min 5s`: whole seconds.
 pub(super) fn span(duration: Duration) -> String {
     humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }

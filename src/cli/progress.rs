@@ -51,7 +51,7 @@ impl Bars {
         }
     }
 
-    /// Leaves nothing on the terminal.
+    /// Clears the bars.
     pub(super) fn clear(self) {
         self.files.values().for_each(ProgressBar::finish_and_clear);
         self.total.finish_and_clear();
@@ -77,7 +77,7 @@ pub(super) fn file_line(name: &str, file: &FileProgress) -> String {
     }
 }
 
-/// What is being done, in a line: `downloading, 3 of 9 files, 12 MB/s, 2m left (with 1 other)`.
+/// Describes a step in one line: `downloading, 3 of 9 files, 12 MB/s, 2m left (with 1 other)`.
 pub(super) fn doing(progress: &Progress) -> String {
     let mut line = match progress.phase() {
         Phase::Unspecified | Phase::Resolve => "finding the model".to_owned(),

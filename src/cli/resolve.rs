@@ -23,10 +23,10 @@ pub(super) async fn run(client: &Client, command: Model, format: Format) -> anyh
     Ok(ExitCode::SUCCESS)
 }
 
-/// The hub may have to be asked.
+/// How long an answer may take: the daemon may have to ask the hub.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The model as the daemon is asked for it.
+/// The selector for the daemon's request.
 pub(super) fn selector(model: Model) -> ModelSelector {
     let mut selector = weightsd_client::selector(model.model);
     selector.revision = model.revision.unwrap_or_default();
@@ -39,7 +39,7 @@ pub(super) fn selector(model: Model) -> ModelSelector {
     selector
 }
 
-/// What the model is known as, and how it is usually run.
+/// The known model's name and preset, in one line.
 pub(super) fn preset(known: &KnownModel) -> String {
     let values: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&known.preset_json).unwrap_or_default();
@@ -47,7 +47,7 @@ pub(super) fn preset(known: &KnownModel) -> String {
     format!("known as: {} ({})\nusually run with: {}", known.name, known.evidence, values.join(", "))
 }
 
-/// How much of a model a file holds, in words.
+/// The share of a model that a file holds, in words.
 pub(super) fn file_kind(kind: FileKind) -> &'static str {
     match kind {
         FileKind::AllInOne => "all-in-one",

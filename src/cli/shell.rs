@@ -1,4 +1,4 @@
-//! Variables of this shell that the daemon does not see. Where they would have changed the answer, that is said.
+//! Warnings about variables of this shell that the daemon does not see and that would change its answer.
 
 use weightsd_client::{Client, proto::GetStatusResponse};
 use weightsd_core::{
@@ -10,7 +10,7 @@ use weightsd_segment::environment::variable;
 
 use super::output::warn;
 
-/// Warns of variables about the hub that this shell has and the daemon has not, where `spec` may mean a model on the hub.
+/// Warns of hub variables that this shell has and the daemon lacks, when `spec` may mean a model on the hub.
 pub(super) async fn warn_of_ignored(client: &Client, spec: &str) -> anyhow::Result<()> {
     if is_path_like(spec) || ["HF_ENDPOINT", "HF_TOKEN"].into_iter().all(|name| variable(name).is_none()) {
         return Ok(());

@@ -100,7 +100,7 @@ pub(super) async fn list(client: &Client, command: &Ls, format: Format) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was computed, and from what.
+/// Describes an image and the files that it was made from.
 fn made_from(image: &DerivedImage) -> String {
     match image.made_from.as_str() {
         "" => "from what is not known".to_owned(),

@@ -1,5 +1,5 @@
-//! Configs for weights that come without any: those of the known models where the file has their dimensions, and
-//! otherwise what the shapes tell.
+//! Infers configs for weights without configs: a known model's, when the file has its dimensions, else one built from
+//! the shapes.
 
 use super::{
     Blueprint, TextEncoderConfig, TransformerConfig, VaeConfig, control::ControlConfig, known, names, to_json,
@@ -28,7 +28,7 @@ impl Shapes<'_> {
         self.0.get(name).is_some()
     }
 
-    /// One more than the highest index.
+    /// One more than the highest index that `pattern` matches; 0 without a match.
     fn count(&self, pattern: &'static str) -> u64 {
         let pattern = Pattern(pattern);
         let indexes = self.0.tensors().iter().filter_map(|t| Some(*pattern.matches(&t.info.name)?.indexes().first()?));
@@ -36,7 +36,7 @@ impl Shapes<'_> {
     }
 }
 
-/// Describes a component by its tensors, which have the catalogue's names.
+/// Infers a component's config from its tensors, which have canonical names.
 pub(super) fn infer(component: &str, table: &Table, model: Named) -> Result<Inferred, InferError> {
     let shapes = Shapes(table);
     match component {
@@ -96,7 +96,7 @@ fn transformer(shapes: &Shapes<'_>, model: Named) -> Result<Inferred, InferError
     }
     let rules = super::rules("transformer", None);
     if (dim, cap_feat_dim) == (true_one.dim, true_one.cap_feat_dim) {
-        // All of its config, the number of layers too: layers that are not there are missing.
+        // Take the whole config, the number of layers included, so that the audit reports absent layers as missing.
         assumptions.push(assumed(
             "config",
             format!("Z-Image's, with {} layers", true_one.n_layers),
@@ -164,7 +164,7 @@ fn text_encoder(shapes: &Shapes<'_>) -> Result<Inferred, InferError> {
     finish(&config, names::TEXT_ENCODER, rules, assumptions)
 }
 
-/// A dtype as configs of transformers call it.
+/// The name of a dtype in configs of transformers.
 fn torch_name(dtype: Dtype) -> Option<&'static str> {
     match dtype {
         Dtype::BF16 => Some("bfloat16"),

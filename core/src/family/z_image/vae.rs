@@ -11,18 +11,18 @@ const LAYERS_PER_BLOCK_MAX: u64 = 64;
 /// Most blocks; real models have four.
 const BLOCKS_MAX: u64 = 16;
 
-/// A block of residual layers, and the same with attention after each layer, as diffusers names them.
+/// diffusers' names of a block of residual layers: without attention, and with attention after each layer.
 pub(super) const DOWN: [&str; 2] = ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"];
 pub(super) const UP: [&str; 2] = ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"];
 
-/// Whether the layers of a block attend.
+/// Where a block has attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attention {
     None,
     EachLayer,
 }
 
-/// The kind of a block, `None` for one that is not known; a block that no type is given for is a plain one.
+/// The attention of a block: `None` for an unknown type, [`Attention::None`] for a block without a type.
 fn attention(types: Option<&[String]>, block: usize, [plain, attending]: [&str; 2]) -> Option<Attention> {
     let Some(name) = types.and_then(|types| types.get(block)) else { return Some(Attention::None) };
     match name.strip_prefix("UNetRes").unwrap_or(name) {
