@@ -202,7 +202,7 @@ mod tests {
         unflatten([(name.as_str(), ())].into_iter()).unwrap();
     }
 
-    // Every leaf is found again under its own name, whatever the names are.
+    // Every leaf can be found under its own name, for all names.
     #[test]
     fn leaves_are_where_their_names_say() {
         let parts = ["a", "b", "0", "1", "7", "2-1", "weight"];

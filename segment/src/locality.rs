@@ -29,7 +29,7 @@ mod platform {
     ];
 
     pub(super) fn is_local(found: &rustix::fs::StatFs) -> bool {
-        // The kernel's numbers have 32 bits, whatever the field has.
+        // The kernel's numbers have 32 bits, also where the field is wider.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let kind = found.f_type as u32;
         !REMOTE.contains(&kind)

@@ -170,7 +170,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn cold_pages_are_brought_in() {
-        // A file system without a disk keeps its pages whatever it is told.
+        // A file system without a disk keeps its pages, despite the hint.
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         file.set_len(1 << 20).unwrap();
         file.sync_all().unwrap();

@@ -15,7 +15,7 @@ use weightsd_arrays::{Adopted, ArrayError, NotAdopted, bytes, copied};
 pub use self::report::{AdoptionReport, Copied, CopyReason};
 use crate::{Dtype, Tensor, Tensors, Tree, UnflattenError, tree};
 
-/// Tensors cannot be arrays of MLX.
+/// Why tensors cannot be arrays of MLX.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ArraysError {
@@ -46,21 +46,21 @@ pub enum ArraysError {
 /// The tensors of a component as arrays of MLX, in the shared pages wherever MLX can have them there;
 /// [`report`](Self::report) says of every tensor that was copied instead.
 ///
-/// Dtypes are those that MLX has when it loads the same file: 8-bit floats come as their bytes. An array, or a clone of
-/// it, is good for as long as it lives, whatever becomes of this, the component, its lease and the daemon; see
-/// [`View`](weightsd_segment::View) for what a mapping of a file cannot promise. No operation writes to the pages. When
-/// the last arrays go long after this, [`release_unused`](crate::release_unused) gives the address space back at once.
+/// Dtypes are those that MLX has when it loads the same file: 8-bit floats come as their bytes. Arrays and their clones
+/// stay valid after this value, the component, its lease and the daemon are gone; [`View`](weightsd_segment::View) says
+/// what a mapping of a file cannot promise. No operation writes to the pages. If arrays outlive this value, call
+/// [`release_unused`](crate::release_unused) after the last one to get the address space back at once.
 pub struct Arrays {
-    /// In the order of the tensors. First, so that the segments go when nobody needs them.
+    /// In the order of the tensors. The first field, so that arrays drop before the segments below them.
     arrays: Vec<Array>,
-    /// Their names, and the pages.
+    /// The tensors' names, and the pages.
     tensors: Tensors,
-    /// Held so that no array is ever the last one over its pages.
+    /// Keeps the pages, so that an array is never the last reference to them.
     _segments: Vec<Adopted>,
     report: AdoptionReport,
 }
 
-/// Where an array is.
+/// Where the bytes of an array lie.
 enum Made {
     InPlace(Array),
     Copied(Array, CopyReason),
@@ -101,12 +101,12 @@ impl Arrays {
         Ok(Arrays { arrays, tensors, _segments: segments, report })
     }
 
-    /// How many there are.
+    /// Number of arrays.
     pub fn len(&self) -> usize {
         self.arrays.len()
     }
 
-    /// Whether there are none.
+    /// Whether the component has no arrays.
     pub fn is_empty(&self) -> bool {
         self.arrays.is_empty()
     }
@@ -116,12 +116,12 @@ impl Arrays {
         Some(&self.arrays[self.tensors.position(name)?])
     }
 
-    /// All arrays with their names, in the order of these.
+    /// All arrays with their names, in the order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Array)> + DoubleEndedIterator {
         self.tensors.iter().map(|tensor| tensor.name()).zip(&self.arrays)
     }
 
-    /// What lies in the shared pages, and what was copied and why.
+    /// The arrays in the shared pages, and the copies with their reasons.
     pub fn report(&self) -> &AdoptionReport {
         &self.report
     }
@@ -167,7 +167,7 @@ fn make(tensor: &Tensor<'_>, segment: &Adopted) -> Result<Made, ArrayError> {
         return copy(CopyReason::Empty);
     }
     match segment.array(tensor.place().1, dtype, shape) {
-        // Only the address tells: MLX may take memory, and silently copy it.
+        // Compare addresses, because MLX may accept memory and silently copy it.
         Ok(array) if bytes(&array)?.as_ptr() == tensor.bytes().as_ptr() => Ok(Made::InPlace(array)),
         Ok(array) => Ok(Made::Copied(array, CopyReason::Backend)),
         Err(ArrayError::NotAdopted(why)) => copy(why.into()),

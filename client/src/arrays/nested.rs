@@ -10,7 +10,7 @@ use crate::{UnflattenError, tree::MAX_DEPTH};
 
 type Entries = HashMap<Rc<str>, NestedValue<Rc<str>, Array>>;
 
-/// Maps within maps, as modules of mlx-rs have their parameters. Flattened, they have the names that they were made of.
+/// Nested maps, the form in which modules of mlx-rs have their parameters. Flattening them gives the dotted names.
 pub(super) fn nested<'a>(arrays: impl Iterator<Item = (&'a str, &'a Array)>) -> Result<ModuleParam, UnflattenError> {
     let mut entries = Entries::new();
     for (name, array) in arrays {

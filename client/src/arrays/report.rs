@@ -2,18 +2,18 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::Tensor;
 
-/// Which tensors became arrays over the shared pages, by comparing addresses, and which are copies.
+/// Counts the arrays over the shared pages, found by their addresses, and lists the copies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AdoptionReport {
-    /// How many arrays lie in the shared pages.
+    /// Number of arrays in the shared pages.
     pub adopted: u32,
     /// Their length in bytes.
     pub adopted_bytes: u64,
-    /// The others, in the order of their names.
+    /// The copies, in the order of their names.
     pub copied: Vec<Copied>,
 }
 
-/// A tensor whose array is memory of this process alone.
+/// A tensor whose array lies in this process's own memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
     /// The tensor.
@@ -28,7 +28,7 @@ pub struct Copied {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CopyReason {
-    /// Its first byte is not where such an element may begin; safetensors files may place tensors anywhere.
+    /// Its first byte is not aligned for its dtype. safetensors files may place tensors anywhere.
     Misaligned,
     /// It has no bytes.
     Empty,

@@ -1,4 +1,4 @@
-//! What a process costs in memory, as its system counts it.
+//! The memory of a process, as the system counts it.
 
 use std::io;
 
@@ -18,11 +18,11 @@ use macos as platform;
 /// `private` is the footprint and `shared` is the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// In memory now and mapped by the process.
+    /// Bytes in memory that the process maps.
     pub resident: u64,
-    /// The part of it that other processes map too.
+    /// Resident bytes that other processes map too.
     pub shared: u64,
-    /// The part of it that is the process's own.
+    /// Resident bytes that only this process maps.
     pub private: u64,
     /// Resident bytes, each divided by the number of processes that map it; where the system tells (Linux).
     pub proportional: Option<u64>,
@@ -31,7 +31,7 @@ pub struct MemoryUse {
 }
 
 impl MemoryUse {
-    /// Of this process.
+    /// The memory of this process.
     ///
     /// # Errors
     /// When the system does not tell.
@@ -39,7 +39,7 @@ impl MemoryUse {
         platform::of_process(std::process::id())
     }
 
-    /// Of another process, which must belong to the same user.
+    /// The memory of another process of the same user.
     pub fn of_process(pid: u32) -> io::Result<MemoryUse> {
         platform::of_process(pid)
     }

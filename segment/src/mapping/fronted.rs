@@ -7,8 +7,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 /// A mapping of a whole file, with a page of this process's own in front of it whose last eight bytes hold the length.
 ///
-/// The allocator of MLX's CPU backend knows a buffer by the length in front of its data (platform facts, "MLX on Linux"):
-/// with it, MLX takes the file's pages for its own without a copy. Nobody else needs it, and it costs one page.
+/// The allocator of MLX's CPU backend reads a buffer's length in front of its data. With the length there, MLX uses the
+/// file's pages without a copy. Nothing else needs it, and it costs one page.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     /// The front page, and then the file.
@@ -21,7 +21,7 @@ impl Mapping {
     pub(crate) fn of(file: &File, length: usize) -> io::Result<Mapping> {
         let front = rustix::param::page_size();
         let whole = length.checked_add(front).ok_or(io::ErrorKind::OutOfMemory)?;
-        // Nothing is reserved for the part that the file takes the place of.
+        // NORESERVE, because the file replaces most of this region.
         let mut region = MmapOptions::new().len(whole).no_reserve_swap().map_anon()?;
         region[front - size_of::<usize>()..front].copy_from_slice(&length.to_ne_bytes());
         if length > 0 {

@@ -1,4 +1,4 @@
-//! A mapping as the system makes it.
+//! A mapping of the file and nothing else.
 
 use std::{fs::File, io};
 

@@ -14,7 +14,7 @@ use weightsd_segment::MemoryUse;
 
 use crate::cli::{args::DemoClient, output::print};
 
-/// Smaller than any page.
+/// No page is smaller, so a step never skips one.
 const STRIDE: usize = 4096;
 
 /// The line of JSON that a client prints.

@@ -74,7 +74,7 @@ pub(super) fn run(command: &Demo, runtime: &Runtime) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A private folder for everything that the demo makes. It is deleted at the end, unless it is to be kept.
+/// A private folder for everything that the demo makes. The demo deletes it at the end, unless `--keep` is given.
 struct Stage {
     folder: tempfile::TempDir,
     /// A Hugging Face cache.
@@ -187,7 +187,7 @@ fn print_memory(clients: &[DemoClient], reports: &[Report]) -> anyhow::Result<()
     print(table.trim_fmt())?;
     let held: u64 = reports.iter().flat_map(|report| &report.acquires).map(|acquire| acquire.bytes).sum();
     print(format_args!("   they hold {} of tensors", bytes(held)))?;
-    // Each page divided by the number of processes that map it: the sum is what exists.
+    // Each page divided by the number of processes that map it: the sum is the memory in use.
     if let Some(exists) = reports.iter().map(|report| report.memory.proportional).sum::<Option<u64>>() {
         print(format_args!("   and occupy {} of memory together, all of their own included", bytes(exists)))?;
     }

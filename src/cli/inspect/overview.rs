@@ -1,4 +1,4 @@
-//! What a model holds, on one screen.
+//! Shows the content of a model on one screen.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::messages;
 
-/// Names of tensors of no part that are shown.
+/// Most names shown of tensors that belong to no part.
 const UNASSIGNED_SHOWN: usize = 3;
 
-/// A component, as far as it can be looked at.
+/// A component, as far as its files can be read.
 struct Row {
     name: String,
     prefix: Option<String>,
@@ -84,7 +84,7 @@ impl Row {
             report: None,
             problem: None,
         };
-        // What lies in the files is known although it may not fit together.
+        // The content of the files is known even when it does not fit together.
         match (looked.open(&site.name), part) {
             (Ok(checkpoint), Some(part)) => {
                 row.files = checkpoint.files.shards.len();
@@ -155,7 +155,7 @@ fn table(rows: &[Row]) -> String {
     table.trim_fmt()
 }
 
-/// What there is to say of single components.
+/// Remarks about single components.
 fn details(rows: &[Row], inspection: Option<&FileInspection>) -> Vec<String> {
     let is_of_file = |remark: &String| inspection.is_some_and(|inspection| inspection.problems.contains(remark));
     let mut lines = Vec::new();
@@ -177,7 +177,7 @@ fn details(rows: &[Row], inspection: Option<&FileInspection>) -> Vec<String> {
     lines
 }
 
-/// What there is to say of the file.
+/// Remarks about the file.
 fn found(inspection: &FileInspection) -> Vec<String> {
     let mut lines: Vec<String> =
         inspection.problems.iter().map(|problem| wrapped(&format!("note: {problem}"), 0)).collect();

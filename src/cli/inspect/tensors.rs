@@ -17,10 +17,10 @@ use super::{
 };
 use crate::pipeline::LoadError;
 
-/// Tensors that are listed where not all are.
+/// Most tensors that the short form lists.
 const LISTED_MAX: usize = 30;
 
-/// Lists the tensors of a component; those of its files, when they cannot be put together.
+/// Lists the tensors of a component. When they do not fit together, lists those of its files.
 pub(super) fn run(looked: &Looked<'_>, component: &str, format: Format) -> anyhow::Result<ExitCode> {
     let command = looked.command;
     let pattern = match &command.pattern {
@@ -85,7 +85,7 @@ impl Listing<'_> {
         let has_origins = listed.iter().any(|tensor| tensor.origin.is_some());
         let has_files = self.files.iter().nth(1).is_some();
         let mut header = vec!["TENSOR", "DTYPE", "SHAPE", "SIZE"];
-        // A prefix that all have is said once.
+        // Print a prefix that all tensors share only once.
         let prefix = self.prefix.as_deref().unwrap_or_default();
         let in_file = if prefix.is_empty() { "IN THE FILE".to_owned() } else { format!("IN THE FILE, {prefix}") };
         header.extend(has_origins.then_some(in_file.as_str()));
@@ -101,7 +101,7 @@ impl Listing<'_> {
                 bytes(tensor.info.bytes()),
             ];
             row.extend(has_origins.then(|| origin(tensor, prefix)));
-            // The folder is the component's, and an overlay's no news.
+            // The folder of the component, or of the overlay, is known already.
             row.extend(has_files.then(|| self.file(tensor).rsplit('/').next().unwrap_or_default().to_owned()));
             table.add_row(row);
         }
@@ -125,7 +125,7 @@ impl Listing<'_> {
     }
 }
 
-/// The dtype, and how it is packed, if it is.
+/// The dtype and, for a packed tensor, its packing.
 fn dtype(tensor: &Sourced) -> String {
     let dtype = tensor.info.dtype;
     match tensor.packed.as_ref().map(|packed| packed.scheme) {
@@ -138,7 +138,7 @@ fn sides(shape: &[u64]) -> String {
     shape.iter().map(u64::to_string).collect::<Vec<_>>().join("x")
 }
 
-/// What the tensor is called in its file, if something else, and which rows of it are meant.
+/// The tensor's name in its file, if it differs, and the rows that it takes from there.
 fn origin(tensor: &Sourced, prefix: &str) -> String {
     let Some(origin) = &tensor.origin else { return String::new() };
     let name = origin.name.strip_prefix(prefix).unwrap_or(&origin.name);
