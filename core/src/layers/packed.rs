@@ -183,7 +183,11 @@ fn chosen(
     let by_shapes = tensors.schemes();
     let scheme = match (said, &by_shapes[..]) {
         // Entries bind. The default gives way to shapes that leave no choice, as it does in mlx-lm.
-        (Some(said), _) if by_shapes.contains(&said) || declared != Declared::Silent => said,
+        (Some(said), _) if declared != Declared::Silent => said,
+        (Some(said), shown) if shown.contains(&said) => {
+            not_misplaced(sought, layer, said, shown)?;
+            said
+        }
         (Some(_), [shown]) => {
             notes.by_shapes.entry(shown.to_string()).or_default().push(layer.to_owned());
             *shown
@@ -222,6 +226,21 @@ fn chosen(
     logical
         .map(|logical| (scheme, logical))
         .ok_or_else(|| wrong("weight", format!("a packed shape ({scheme})"), format!("{:?}", weight.shape)))
+}
+
+/// Fails when an entry that names no layer here would be this one's under another spelling, and shapes allow what it says as
+/// well as what the default says.
+fn not_misplaced(sought: &Sought<'_>, layer: &str, default: Scheme, by_shapes: &[Scheme]) -> Result<(), LayerProblem> {
+    let names_nothing = |entry: &str| sought.table.get(&weight_of(entry)).is_none();
+    let mut alike = sought.declaration.into_iter().flat_map(|declaration| declaration.alike(layer));
+    let other = alike.find(|(entry, said)| *said != default && by_shapes.contains(said) && names_nothing(entry));
+    let Some((entry, said)) = other else { return Ok(()) };
+    let entry = shown(entry);
+    Err(LayerProblem {
+        name: "weight".to_owned(),
+        expected: format!("{default}, which is the default, or {said}, as `{entry}` says, an entry of no layer here"),
+        found: "of a shape that is either".to_owned(),
+    })
 }
 
 /// `affine 6-bit, groups of 32, or affine 3-bit, groups of 64`.

@@ -9,7 +9,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 use super::{Mode, Scheme, SchemeError};
-use crate::{shown::shown, tool::Tool};
+use crate::{layer_name::WEIGHT, shown::shown, tool::Tool};
 
 /// Manifest of a quantised model, in its root.
 pub const MANIFEST: &str = "quantization.json";
@@ -24,7 +24,7 @@ const LAYERS_MAX: usize = 1 << 17;
 /// Keys of an MLX quantisation that have a meaning here.
 const SCHEME_KEYS: [&str; 3] = ["group_size", "bits", "mode"];
 /// What mlx-lm says beside them, and no stored weight depends on: that a layer has a global scale, which the tensor beside it
-/// tells too, and that its input is quantised.
+/// tells too, and that its input is quantised. They are yes or no: a number would be a factor.
 const HARMLESS_KEYS: [&str; 2] = ["global_scale", "quantize_input"];
 /// ComfyUI's list of quantised layers, in the metadata of a safetensors file.
 const COMFY_METADATA: &str = "_quantization_metadata";
@@ -224,17 +224,20 @@ impl Declaration {
         })?;
         let default = scheme_of(path, &format!("`{key}`"), entries)?;
         let mut declaration = Self::of(Tool::MlxLm, Some(default), None);
-        let is_known = |key: &str| SCHEME_KEYS.contains(&key) || HARMLESS_KEYS.contains(&key);
+        let is_known = |key: &str, value: &Value| {
+            SCHEME_KEYS.contains(&key) || value.is_null() || (HARMLESS_KEYS.contains(&key) && value.is_boolean())
+        };
         let mut others = Vec::new();
         for (name, entry) in entries {
             let declared = match entry {
                 Value::Object(entry) => {
-                    if let Some(keys) = unknown(entry.keys().filter(|key| !is_known(key))) {
+                    let strange = entry.iter().filter(|(key, value)| !is_known(key, value)).map(|(key, _)| key);
+                    if let Some(keys) = unknown(strange) {
                         declaration.doubts.insert(name.clone(), format!("its entry in `{path}` has {keys}"));
                     }
                     Declared::Packed(scheme_of(path, &format!("layer `{}`", shown(name)), entry)?)
                 }
-                _ if is_known(name) => continue,
+                _ if is_known(name, entry) => continue,
                 Value::Bool(false) => Declared::Plain,
                 // mlx-lm writes `true` for a layer that has the default.
                 Value::Bool(true) => Declared::Packed(default),
@@ -283,9 +286,26 @@ impl Declaration {
         Self::of(Tool::Unknown, None, Some(foreign))
     }
 
-    /// Names of layers with an entry, as the declaration spells them.
+    /// Names of layers that are declared as quantised, as the declaration spells them.
     pub fn listed(&self) -> impl Iterator<Item = &str> {
-        self.layers.keys().map(String::as_str)
+        self.listed_schemes().map(|(name, _)| name)
+    }
+
+    fn listed_schemes(&self) -> impl Iterator<Item = (&str, Scheme)> {
+        self.layers.iter().filter_map(|(name, declared)| match declared {
+            Declared::Packed(scheme) => Some((name.as_str(), *scheme)),
+            Declared::Silent | Declared::Plain => None,
+        })
+    }
+
+    /// The entries that would be the layer's if modules around it were called otherwise, or if entries were called as
+    /// tensors are.
+    pub fn alike<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = (&'a str, Scheme)> {
+        let ends = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|before| before.ends_with('.'));
+        self.listed_schemes().filter(move |(entry, _)| {
+            let entry = entry.strip_suffix(WEIGHT).unwrap_or(entry);
+            entry == layer || ends(entry, layer) || ends(layer, entry)
+        })
     }
 
     /// What is said of a layer, and the name of its entry. `names` are those that a writer may have given to it; each may
@@ -471,6 +491,11 @@ mod tests {
             "b": {"global_scale": true, "mode": "nvfp4"}}}));
         assert!(of_one.doubt(Some("a")).unwrap().contains("`sym`"));
         assert_eq!((of_one.doubt(Some("b")), of_one.doubt(None)), (None, None));
+        let of_null = read(json!({"quantization": {"bits": 4, "zero_point": null, "a": null, "b": {"sym": null}}}));
+        assert_eq!((of_null.doubt(Some("b")), of_null.doubt(None)), (None, None), "`null` says nothing");
+        let of_factor = read(json!({"quantization": {"bits": 4, "global_scale": 0.5, "a": {"global_scale": 2}}}));
+        assert!(of_factor.doubt(None).unwrap().contains("`global_scale`"), "a factor is no yes or no");
+        assert!(of_factor.doubt(Some("a")).unwrap().contains("`global_scale`"));
         let of_manifest = manifest(&json!({"group_size": 32, "bits": 8, "mode": "affine", "rotation": 3, "layers": [
             layer("a", &json!({"zeros": 1}))]}))
         .unwrap();
