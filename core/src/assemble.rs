@@ -7,6 +7,7 @@ use crate::{
     catalogue::Catalogue,
     explain::{Explain, Explanation, Reason},
     family::{Assumption, ComponentSite, ConfigError, Description, Family, InferError, ModelFacts, Named},
+    json::without_python_numbers,
     layer_name::layer_of,
     layers::{Layers, Sought, layers},
     parts::{Located, PartProblem, locate},
@@ -221,7 +222,7 @@ pub fn declaration(
     }
     if let Some((path, json)) = site.config.as_ref().and_then(|path| Some((path, facts.documents.get(path)?))) {
         // What is not JSON at all is said when the config is read.
-        if let Ok(config) = serde_json::from_slice(json)
+        if let Ok(config) = serde_json::from_slice(&without_python_numbers(json))
             && let Some(found) = Declaration::from_config(path, &config)?
         {
             return Ok(Some(found));

@@ -1,6 +1,7 @@
 """What `config.json` says of MLX's quantised layers, where neither a family nor the shapes of the tensors can check it."""
 
 import json
+import math
 from pathlib import Path
 
 import grpc
@@ -26,7 +27,8 @@ def model(folder: Path, entries: dict) -> dict[str, np.ndarray]:
         plain[f"{layer}.weight"] = np.array(mx.dequantize(codes, scales, biases, **scheme))
     folder.mkdir()
     mx.save_safetensors(str(folder / "model.safetensors"), tensors)
-    config = {"model_type": "nobody-knows-it", "quantization": DEFAULT | entries}
+    # Python writes `Infinity`, which JSON does not have; configs of state-space models have it here.
+    config = {"model_type": "nobody-knows-it", "time_step_limit": [0.0, math.inf], "quantization": DEFAULT | entries}
     (folder / "config.json").write_text(json.dumps(config))
     return plain
 
