@@ -313,7 +313,7 @@ pub fn header_length(prefix: [u8; 8], file_length: u64) -> Result<usize, HeaderE
         return usize::try_from(announced).map_err(|_| HeaderError::HeaderTooLong { found: announced });
     };
     // Only now, since the first bytes of some other formats are the length of a short header, too.
-    Err(match Impostor::of(&prefix) {
+    Err(match Impostor::of_weights(&prefix) {
         Some(&Impostor { what, hint, .. }) => HeaderError::SomethingElse { what, hint },
         None => error,
     })

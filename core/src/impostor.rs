@@ -16,17 +16,32 @@ const PAGE: &str = "the download saved an error page: fetch the file again, with
 const GGUF: &str = "weightsd lends safetensors: name the repository that the GGUF was made from, or convert it";
 const PYTORCH: &str = "convert it to safetensors: load it in PyTorch and save it with `safetensors.torch.save_file`";
 
-const IMPOSTORS: [Impostor; 12] = [
+const UNPACK: &str = "unpack it";
+const XET: &str = "only the pointer is here: fetch the file with `hf download`";
+
+/// What servers and tools leave in a file's place in words: no header is so long as the first eight letters of a text say.
+const TEXT: Impostor = Impostor {
+    start: b"",
+    what: "a text, perhaps an error message of a server",
+    hint: "read the file: it may say why the download failed; then fetch it again",
+};
+
+const IMPOSTORS: [Impostor; 17] = [
     Impostor { start: b"version ", what: "a Git LFS pointer", hint: POINTER },
+    Impostor { start: b"# xet ve", what: "a Xet pointer", hint: XET },
     Impostor { start: b"<!DOCTYP", what: "a web page", hint: PAGE },
     Impostor { start: b"<!doctyp", what: "a web page", hint: PAGE },
     Impostor { start: b"<html", what: "a web page", hint: PAGE },
     Impostor { start: b"<?xml", what: "an XML document", hint: PAGE },
+    Impostor { start: b"<HTML", what: "a web page", hint: PAGE },
     Impostor { start: b"GGUF", what: "a GGUF file", hint: GGUF },
     Impostor { start: b"PK\x03\x04", what: "a zip archive, perhaps a PyTorch checkpoint", hint: PYTORCH },
     Impostor { start: b"\x80\x02", what: "a Python pickle, perhaps a PyTorch checkpoint", hint: PYTORCH },
     Impostor { start: b"\x80\x04", what: "a Python pickle, perhaps a PyTorch checkpoint", hint: PYTORCH },
-    Impostor { start: b"\x1f\x8b", what: "a gzip archive", hint: "unpack it" },
+    Impostor { start: b"\x1f\x8b", what: "a gzip archive", hint: UNPACK },
+    Impostor { start: b"\x28\xb5\x2f\xfd", what: "a Zstandard archive", hint: UNPACK },
+    Impostor { start: b"\xfd7zXZ\0", what: "an XZ archive", hint: UNPACK },
+    Impostor { start: b"7z\xbc\xaf\x27\x1c", what: "a 7z archive", hint: UNPACK },
     Impostor { start: b"\x89HDF", what: "an HDF5 file, perhaps a Keras checkpoint", hint: "convert it to safetensors" },
     Impostor { start: b"\x93NUMPY", what: "a NumPy array", hint: "save it with `safetensors.numpy.save_file`" },
 ];
@@ -36,6 +51,15 @@ impl Impostor {
     #[must_use]
     pub fn of(start: &[u8]) -> Option<&'static Self> {
         IMPOSTORS.iter().find(|impostor| start.starts_with(impostor.start))
+    }
+
+    /// The same of a file that should be weights, which no text is.
+    #[must_use]
+    pub fn of_weights(start: &[u8]) -> Option<&'static Self> {
+        let letters = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+        let is_text =
+            letters.len() >= 4 && letters.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t'));
+        Self::of(letters).or_else(|| is_text.then_some(&TEXT))
     }
 
     /// The same of a file that should be JSON, as one phrase.
@@ -74,6 +98,11 @@ mod tests {
             assert!(found.what.contains(word) && !found.hint.is_empty(), "{word}");
             assert!(Impostor::in_place_of_json(start).unwrap().contains(word));
         }
+        for text in [*b"{\"error\"", *b"Access t", *b"\n <html ", *b"\xef\xbb\xbfEntry"] {
+            assert_eq!(Impostor::of_weights(&text), Some(&TEXT));
+            assert!(matches!(header_length(text, 1000), Err(HeaderError::SomethingElse { .. })));
+        }
+        assert!(Impostor::of_weights(b"\xff\0\0\0\0\0\0\x7f").is_none());
         assert!(Impostor::of(b"{\"a\":1}").is_none());
     }
 }
