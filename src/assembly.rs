@@ -7,10 +7,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use weightsd_core::{
     assemble::{self, AssembleError, Assembled, Inputs, Raw, declaration},
     explain::{Explain, Explanation, Reason},
-    family::{ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, Named},
+    family::{ComponentSite, ConfigError, Description, Family, GENERIC, Membership, ModelFacts, Named},
     parts::Located,
+    resemblance::Resemblance,
     table::Table,
     tool::Tool,
+    weight_name,
 };
 
 use crate::snapshot::{Snapshot, SnapshotError};
@@ -22,6 +24,8 @@ pub struct Recipe {
     pub family: &'static dyn Family,
     /// Where it is.
     pub site: ComponentSite,
+    /// Where the component is, as people say it.
+    place: String,
     facts: Arc<ModelFacts>,
     description: Option<Description>,
     model: Option<Named>,
@@ -102,8 +106,9 @@ impl Recipe {
                 described => Some(described?),
             },
         };
+        let place = weight_name::in_folder(spec, &site.folder).trim_end_matches('/').to_owned();
         let (site, facts) = (site.clone(), Arc::new(snapshot.facts.clone()));
-        Ok(Self { family, site, facts, description, model, located })
+        Ok(Self { family, site, place, facts, description, model, located })
     }
 
     /// What, beside the files, decides what the component becomes: configs, declarations, and the model it is taken for.
@@ -129,13 +134,16 @@ impl Recipe {
     /// # Errors
     /// When the tensors do not make the component: see the variants.
     pub fn assemble(&self, own: Tensors<'_>, other: Option<Tensors<'_>>) -> Result<Assembled, AssembleError> {
-        let Self { family, site, facts, description, model, located } = self;
+        let Self { family, site, place, facts, description, model, located } = self;
         let (component, family) = (site.name.as_str(), *family);
         let mut raw = match located {
             Some(located) => Raw::of_part(own.table, located, component, description.as_ref(), family)?,
             None => Raw::of_files(own.table, component, description.as_ref(), family, Tool::of_metadata(own.metadata))?,
         };
         raw.remarks.splice(0..0, own.remarks);
+        if family.id() == GENERIC {
+            raw.remarks.extend(Resemblance::of(own.table).map(|resemblance| resemblance.told(place)));
+        }
         let declared = declaration(facts, site, own.metadata)?;
         let other =
             other.map(|other| Raw::of_override(other.table, component, description.as_ref(), family)).transpose()?;

@@ -31,6 +31,7 @@ pub mod places;
 pub mod policy;
 pub mod preferred;
 pub mod quantisation;
+pub mod resemblance;
 pub mod rewrite;
 pub mod select;
 pub mod shown;

@@ -310,11 +310,17 @@ fn foreign(
 }
 
 /// Whether a tensor beside the weight shows that it is quantised.
-fn is_quantised(table: &Table, weight: &str) -> bool {
+pub(crate) fn is_quantised(table: &Table, weight: &str) -> bool {
     let layer = layer_of(weight);
     layer.is_some_and(|layer| {
         table.under(&format!("{layer}.")).iter().any(|tensor| side_layer(&tensor.info.name) == Some(layer))
     })
+}
+
+/// All prefixes under which a component may lie: its own that are there, and those that others have too.
+pub(crate) fn prefixes(table: &Table, rule: &PartSign) -> BTreeSet<String> {
+    let shared = rule.shared_prefixes.iter().map(|&prefix| prefix.to_owned());
+    rule.prefixes.iter().flat_map(|prefix| expand(table, prefix)).chain(shared).collect()
 }
 
 /// The prefix under which a component lies.

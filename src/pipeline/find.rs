@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use weightsd_core::{
     family,
     ingredients::{Adapter, Ingredients, Role},
+    resemblance::Resemblance,
     table::Table,
 };
 
@@ -123,8 +124,9 @@ pub fn snapshot(pinned: &Pinned, base: Option<&Snapshot>, pool: &ShardPool) -> R
         let shard = pool.get_or_open(&file)?;
         let table = Table::of_file(shard.header.clone());
         let of_base = |base: &Snapshot| Some((base.family, family::locate_as(&table, base.family)?));
-        if let Some((family, located)) = base.and_then(of_base).or_else(|| family::locate(&table)) {
-            snapshot.adopt(&file.name, family, located);
+        match base.and_then(of_base).or_else(|| family::locate(&table)) {
+            Some((family, located)) => snapshot.adopt(&file.name, family, located),
+            None => snapshot.note_resemblance(Resemblance::of(&table)),
         }
     }
     Ok(snapshot)

@@ -25,6 +25,7 @@ use weightsd_core::{
     listing::{BlobName, Listing},
     parts::{FilePart, Located},
     preferred::{Ground, Preference, PreferredError, preferred},
+    resemblance::Resemblance,
     select::{self, SelectError, WeightFiles},
     weight_name,
 };
@@ -66,6 +67,8 @@ pub struct Snapshot {
     choice: Choice,
     /// The file that holds all components, when the model is one file.
     single: Option<(String, Located)>,
+    /// What the only file looks like, where no family takes it.
+    resemblance: Option<Resemblance>,
 }
 
 /// One weight file of a component.
@@ -153,7 +156,7 @@ pub enum SnapshotError {
         max: u64,
     },
     /// A component that the model does not have.
-    #[error("`{model}` has no component `{component}`; it has {}", known.join(", "))]
+    #[error("`{model}` has no component `{component}`; it has {}{}", known.join(", "), looks(model, resemblance.as_ref()))]
     NoSuchComponent {
         /// The model.
         model: String,
@@ -161,6 +164,8 @@ pub enum SnapshotError {
         component: String,
         /// What there is.
         known: Vec<String>,
+        /// What the weights look like, where no family takes them.
+        resemblance: Option<Resemblance>,
     },
     /// Shards that are not on disk.
     #[error(
@@ -237,6 +242,10 @@ fn beside(unlisted: &[String]) -> String {
     format!("; beside them are complete weights that the index does not list: {}", unlisted.join(", "))
 }
 
+fn looks(model: &str, resemblance: Option<&Resemblance>) -> String {
+    resemblance.map(|resemblance| format!("; {}", resemblance.told(model))).unwrap_or_default()
+}
+
 impl Lacking {
     /// What can help.
     fn hint(self, has_unlisted: bool) -> &'static str {
@@ -279,8 +288,9 @@ impl Explain for SnapshotError {
                 path,
                 "no model has such a config: the file is damaged or another one, fetch it again",
             ),
-            Self::NoSuchComponent { component, .. } => {
-                Explanation::new(Reason::ComponentNotFound, component, "ask for one of the components listed")
+            Self::NoSuchComponent { component, resemblance, .. } => {
+                let hint = resemblance.as_ref().map_or("ask for one of the components listed", Resemblance::hint);
+                Explanation::new(Reason::ComponentNotFound, component, hint)
             }
             Self::Incomplete { component, unlisted, lacking, .. } => {
                 Explanation::new(Reason::SnapshotIncomplete, component, lacking.hint(!unlisted.is_empty()))
@@ -365,6 +375,7 @@ impl Snapshot {
             sites: Vec::new(),
             choice,
             single: None,
+            resemblance: None,
         };
         snapshot.recognise()?;
         Ok(snapshot)
@@ -515,6 +526,11 @@ impl Snapshot {
         self.single = Some((file.to_owned(), located));
     }
 
+    /// Notes what the only file looks like, which no family takes.
+    pub fn note_resemblance(&mut self, resemblance: Option<Resemblance>) {
+        self.resemblance = resemblance;
+    }
+
     /// What the file holds, when the model is one file.
     #[must_use]
     pub fn located(&self) -> Option<&Located> {
@@ -540,6 +556,7 @@ impl Snapshot {
             model: self.model.to_string(),
             component: name.to_owned(),
             known: self.sites.iter().map(|site| site.name.clone()).collect(),
+            resemblance: self.resemblance.clone(),
         })
     }
 

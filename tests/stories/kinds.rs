@@ -3,12 +3,13 @@
 
 use std::fs;
 
+use safetensors::tensor::TensorView;
 use weightsd_client::{
     AuditReport, Client, ClientError, Component, ErrorReason, Layout,
     proto::{AuditRequest, FileKind, KnownBy, PackingRole, QuantisationMode, ResolveResponse, Tensor},
     selector,
 };
-use weightsd_fixtures::{Checkpoint, ControlVersion, Dtype, FilePart, Names, Quantisation};
+use weightsd_fixtures::{Checkpoint, Contents, ControlVersion, Dims, Dtype, FilePart, Names, Quantisation};
 
 use crate::{
     harness::{Daemon, Home, tiny},
@@ -357,6 +358,50 @@ async fn an_index_of_another_set_is_refused_with_both_lists_and_a_step_that_help
     // The step helps.
     fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
     assert_eq!(model.load("text_encoder").await.unwrap().tensors().count(), whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_given_as_a_model_is_told_with_the_command_that_applies_it() {
+    let home = Home::new();
+    let folder = home.path().join("model");
+    fs::create_dir(&folder).unwrap();
+    let bytes = [0; 16];
+    let view = || TensorView::new(safetensors::Dtype::F32, vec![2, 2], &bytes).unwrap();
+    let keys = ["A", "B"].map(|matrix| (format!("base_model.model.layers.0.q.lora_{matrix}.weight"), view()));
+    safetensors::serialize_to_file(keys, None, &folder.join("adapter_model.safetensors")).unwrap();
+    fs::write(folder.join("adapter_config.json"), r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 2}"#).unwrap();
+    let model = Model::in_home(home).await;
+    let command = format!("weightsd load BASE COMPONENT --adapter {}", model.spec());
+    // Asked for as a component of the model that it changes, it is refused.
+    let error = model.refusal("transformer").await;
+    assert_eq!(error.reason(), Some(ErrorReason::ComponentNotFound), "{error}");
+    assert!(error.to_string().contains(&command) && error.hint().unwrap().contains("--adapter"), "{error}");
+    // Its tensors are lent as they are to somebody who asks for them, and both reports say what they are.
+    let lent = model.load("model").await.unwrap();
+    for report in [lent.audit().unwrap().clone(), model.audit("model").await] {
+        assert!(report.remarks.iter().any(|remark| remark.contains(&command)), "{:?}", report.remarks);
+    }
+    // A file of a model is none.
+    let plain = [("layers.0.q.weight".to_owned(), view())];
+    safetensors::serialize_to_file(plain, None, &folder.join("adapter_model.safetensors")).unwrap();
+    let error = model.refusal("transformer").await;
+    assert!(!error.to_string().contains("adapter and no model"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_lacks_one_tensor_of_a_known_component_is_refused_with_its_name() {
+    let home = Home::new();
+    let mut checkpoint = Checkpoint::new(&Dims::true_size(), Contents::Sparse).unwrap();
+    checkpoint.component_mut("transformer").remove("cap_embedder.0.weight");
+    let part = [FilePart { component: "transformer", prefix: "", names: Names::Diffusers }];
+    checkpoint.write_single_file(home.path().join("model"), "z.safetensors", &part).unwrap();
+    let model = Model::in_home(home).await;
+    let error = model.refusal("transformer").await;
+    let said = "520 of the 521 tensors of z-image's transformer and lack cap_embedder.0.weight";
+    assert_eq!(error.reason(), Some(ErrorReason::ComponentNotFound), "{error}");
+    assert!(error.to_string().contains(said) && error.hint().unwrap().contains("save it whole"), "{error}");
+    let report = model.audit("model").await;
+    assert!(report.remarks.iter().any(|remark| remark.contains(said)), "{:?}", report.remarks);
 }
 
 #[tokio::test(flavor = "multi_thread")]

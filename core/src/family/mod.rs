@@ -181,6 +181,11 @@ pub trait Family: Send + Sync + std::fmt::Debug {
         &[]
     }
 
+    /// The tensors of a component in the family's published models, by which one that is nearly whole is recognised.
+    fn published(&self, _component: &str) -> Option<Catalogue> {
+        None
+    }
+
     /// Rules for the names of a component's tensors, before anything else is known of it.
     fn rules(&self, _component: &str, _tool: Tool) -> Rules {
         Rules::NONE
@@ -247,6 +252,11 @@ pub const GENERIC: &str = "generic";
 
 /// Families in the order in which they are asked; the last one takes everything.
 static FAMILIES: [&dyn Family; 3] = [&z_image::ZImage, &causal_lm::CausalLm, &generic::Generic];
+
+/// All families.
+pub fn all() -> impl Iterator<Item = &'static dyn Family> {
+    FAMILIES.into_iter()
+}
 
 /// The first family that recognises the model.
 #[must_use]

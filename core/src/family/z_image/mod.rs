@@ -115,6 +115,15 @@ impl Family for ZImage {
         &parts::PARTS
     }
 
+    fn published(&self, component: &str) -> Option<Catalogue> {
+        match component {
+            "transformer" => Some(known::transformer().catalogue()),
+            "text_encoder" => Some(known::text_encoder().catalogue()),
+            "vae" => Some(known::vae().catalogue()),
+            _ => None,
+        }
+    }
+
     fn rules(&self, component: &str, tool: Tool) -> Rules {
         match (component, tool) {
             ("vae", Tool::Mflux) => Rules { set: &dialects::VAE_MFLUX, count: None },
