@@ -144,8 +144,8 @@ impl Source {
 
     /// The longest beginning of a path that is a module.
     fn deepest(&self, path: &[String]) -> Module {
-        let beginnings = (0..=path.len()).rev().map(|length| &path[..length]);
-        beginnings.filter(|path| self.scopes.contains_key(*path)).next().unwrap_or_default().to_vec()
+        let mut beginnings = (0..=path.len()).rev().map(|length| &path[..length]);
+        beginnings.find(|path| self.scopes.contains_key(*path)).unwrap_or_default().to_vec()
     }
 
     /// The module in which what `path` names is written down, however often it is passed on.
@@ -524,7 +524,7 @@ fn no_crate_has_a_circle_of_imports() {
         for parent in source.scopes.keys() {
             let edges = source.edges_below(parent);
             if let Some(circle) = circle(&edges) {
-                let folder = [&[source.folder.clone()], &parent[..]].concat().join("/");
+                let folder = [std::slice::from_ref(&source.folder), &parent[..]].concat().join("/");
                 let steps = circle.iter().zip(circle.iter().cycle().skip(1)).map(|(from, to)| {
                     let Use { file, line, written, .. } = &edges[from][to];
                     format!("    {}:{line}: `{written}` of {to}", file.display())
@@ -573,7 +573,7 @@ fn road_back(edges: &Edges, start: &String) -> Option<Vec<String>> {
                     return Some(road);
                 }
                 if seen.insert(next.clone()) {
-                    further.push([&road[..], &[next.clone()]].concat());
+                    further.push([&road[..], std::slice::from_ref(next)].concat());
                 }
             }
         }

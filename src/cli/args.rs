@@ -40,6 +40,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a process has one command")]
 pub(super) enum Command {
     /// Run the daemon in the foreground, until SIGTERM or Ctrl-C
     Serve(Box<Serve>),

@@ -29,6 +29,7 @@ use crate::{daemon::process, derive};
 
 /// A parsed command line.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process has one command line")]
 pub enum Asked {
     /// Run the daemon.
     Serve {

@@ -162,7 +162,7 @@ mod tests {
         let first = url("http://mirror/api/models/o/n/tree/c?recursive=true");
         let second = url("http://mirror/api/models/o/n/tree/c?cursor=2");
         for link in ["https://huggingface.co/api/models/o/n/tree/c?cursor=2", "?cursor=2", second.as_str()] {
-            assert_eq!(endpoint.next_page(&[first.clone()], link), Ok(second.clone()), "{link}");
+            assert_eq!(endpoint.next_page(std::slice::from_ref(&first), link), Ok(second.clone()), "{link}");
         }
         assert!(endpoint.next_page(&[first.clone(), second], first.as_str()).is_err());
     }

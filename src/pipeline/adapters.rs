@@ -68,7 +68,7 @@ pub(super) fn plan(
         family: family.id(),
         adapter: name.clone(),
     })?;
-    let refused = |problem| AdapterRefused { adapter: name.clone(), problem };
+    let refused = |problem| AdapterRefused { adapter: name.clone(), problem: Box::new(problem) };
     let metadata = FileStrengths::parse(&adapter.it.metadata).map_err(|problem| refused(problem.into()))?;
     let config = files.config.as_ref().map(config_of).transpose()?;
     let input = AdapterInput {

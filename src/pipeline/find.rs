@@ -39,7 +39,7 @@ pub(super) async fn list_and_fetch(
         // Each once: what the hub cannot bring stays missing.
         match missing.iter().filter_map(fetchable).find(|(role, _)| fetched.insert(*role)) {
             Some((role, pinned)) => drop(fetch(pinned, want(role, &request.component, pinned), tools, progress).await?),
-            None => return listed.map_err(|unlisted| unlisted.error.into()),
+            None => return listed.map_err(|unlisted| (*unlisted.error).into()),
         }
     }
 }
@@ -71,11 +71,11 @@ pub async fn fetch(
 /// Why the files of an ingredient are not known.
 struct Unlisted {
     role: Role,
-    error: LoadError,
+    error: Box<LoadError>,
 }
 
 fn of(role: Role) -> impl FnOnce(LoadError) -> Unlisted {
-    move |error| Unlisted { role, error }
+    move |error| Unlisted { role, error: Box::new(error) }
 }
 
 /// Lists the files of all ingredients, as far as they are on this machine. Blocks.

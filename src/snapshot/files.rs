@@ -124,7 +124,7 @@ impl Files {
         let is_blob = blob_name(&path).is_some();
         // Whatever else the system says about it is said when it is read.
         let is_here = !fs::metadata(&path).is_err_and(|error| is_absent(&error));
-        is_here.then(|| if is_blob { FoundFile::Blob(path) } else { FoundFile::Own(path) })
+        is_here.then_some(if is_blob { FoundFile::Blob(path) } else { FoundFile::Own(path) })
     }
 
     /// Like [`Self::find`], and also finds a blob whose length is wrong.

@@ -123,6 +123,9 @@ pub enum AdapterConfigError {
     },
 }
 
+/// A prefix of keys, and what they say of the component of that name.
+pub(super) type Section = (String, Result<AdapterConfig, AdapterConfigError>);
+
 impl AdapterConfigError {
     pub(super) fn hint(&self) -> &'static str {
         match self {
@@ -260,10 +263,7 @@ impl AdapterConfig {
 
     /// Reads configs whose keys have a component's prefix, from the metadata of a file: each with its prefix, which may be
     /// empty.
-    pub(super) fn parse_sections(
-        place: &str,
-        json: &[u8],
-    ) -> Result<Vec<(String, Result<Self, AdapterConfigError>)>, AdapterConfigError> {
+    pub(super) fn parse_sections(place: &str, json: &[u8]) -> Result<Vec<Section>, AdapterConfigError> {
         let PrefixedConfig(sections) =
             parse_object(json).map_err(|problem| AdapterConfigError::Malformed { place: place.to_owned(), problem })?;
         let config = |(prefix, fields): (String, Fields)| {

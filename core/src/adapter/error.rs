@@ -186,7 +186,7 @@ pub struct AdapterRefused {
     /// The adapter, as its user named it.
     pub adapter: String,
     /// Why.
-    pub problem: AdapterError,
+    pub problem: Box<AdapterError>,
 }
 
 impl Explain for AdapterRefused {

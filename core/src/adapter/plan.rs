@@ -79,7 +79,7 @@ pub fn plan(
     weights: &Weights,
 ) -> Result<AdapterPlan, AdapterRefused> {
     planned(input, component, targets, weights)
-        .map_err(|problem| AdapterRefused { adapter: shown(input.name), problem })
+        .map_err(|problem| AdapterRefused { adapter: shown(input.name), problem: Box::new(problem) })
 }
 
 /// Adds the deltas of one more adapter to those of others.
@@ -95,7 +95,7 @@ pub fn merge(
         let before = all.entry(tensor.clone()).or_default();
         let replaces = |deltas: &[Delta]| deltas.iter().any(|delta| delta.effect == Effect::Replaces);
         if !before.is_empty() && (replaces(before) || replaces(&more)) {
-            let problem = AdapterError::ReplacedAndChanged { layer: tensor };
+            let problem = Box::new(AdapterError::ReplacedAndChanged { layer: tensor });
             return Err(AdapterRefused { adapter: shown(adapter), problem });
         }
         before.append(&mut more);
@@ -465,7 +465,7 @@ mod tests {
         };
         plan(&input, "transformer", &TARGETS, &weights()).map_err(|refused| {
             assert!(refused.to_string().starts_with("adapter `style`: "), "{refused}");
-            refused.problem
+            *refused.problem
         })
     }
 

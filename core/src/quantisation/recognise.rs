@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn each_format_is_told_by_its_parts() {
         use Dtype::{BF16, F8_E4M3, F8_E8M0, F16, F32, I8, I32, U8, U32};
-        let cases: &[(&[(&str, Dtype)], Option<&str>)] = &[
+        type Case<'a> = (&'a [(&'a str, Dtype)], Option<&'a str>);
+        let cases: &[Case<'_>] = &[
             (&[(".weight", U32), (".scales", F16), (".biases", F16)], Some("affine")),
             (&[(".weight", U32), (".scales", U8)], Some("mxfp4")),
             (&[(".qweight", I32), (".qzeros", I32), (".scales", F16), (".g_idx", I32)], Some("GPTQ")),

@@ -20,8 +20,8 @@ impl Mode {
 
     /// Its row in the table of formats, and what is computed with it.
     fn row(self) -> (&'static Format, &'static Computed) {
-        let rows = FORMATS.iter().filter_map(|format| Some((format, format.computed.as_ref()?)));
-        rows.filter(|(_, computed)| computed.mode == self).next().expect("each mode has a row, says a test")
+        let mut rows = FORMATS.iter().filter_map(|format| Some((format, format.computed.as_ref()?)));
+        rows.find(|(_, computed)| computed.mode == self).expect("each mode has a row, says a test")
     }
 
     /// The tensors of a layer.

@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_end_of_all_addresses_is_no_window() {
-        assert_eq!(windows(&[u64::MAX - 4..u64::MAX], PAGE, u64::MAX), []);
+        assert_eq!(windows(std::slice::from_ref(&(u64::MAX - 4..u64::MAX)), PAGE, u64::MAX), []);
     }
 
     proptest! {

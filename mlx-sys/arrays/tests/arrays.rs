@@ -56,7 +56,7 @@ fn arrays_lie_in_the_mapping() {
 fn nothing_is_written_to_an_array_that_is_the_last_one() {
     let content = floats((0..7_000).map(|number| number as f32));
     let view = view(&content);
-    let adopted = adopted(&view, &[0..28_000]);
+    let adopted = adopted(&view, std::slice::from_ref(&(0..28_000)));
     // What is to be computed has the only reference to its input, and MLX would take the input's memory for the result.
     let array = adopted.array(0, Dtype::F32, &[7_000]).unwrap().add(mlx_rs::array!(1.0f32)).unwrap();
     drop(adopted);
@@ -69,7 +69,7 @@ fn nothing_is_written_to_an_array_that_is_the_last_one() {
 fn a_mapping_goes_with_its_last_array() {
     let view = view(&floats([1.0; 1000]));
     let watch = Arc::downgrade(&view);
-    let adopted = adopted(&view, &[0..40]);
+    let adopted = adopted(&view, std::slice::from_ref(&(0..40)));
     let first = adopted.array(0, Dtype::F32, &[10]).unwrap();
     let second = first.clone();
     drop((view, adopted));
