@@ -25,6 +25,7 @@ fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     // Before there are threads: taking over a socket changes the environment.
     let inherited = BoundListener::inherit(must_be_activated)?;
     process::raise_file_limit();
+    process::share_arenas();
     let runtime = process::runtime()?;
     let ended = runtime.block_on(async {
         // Handlers are in place before anyone can connect, so no signal is missed.

@@ -1,7 +1,7 @@
 //! Files as shared memory: a file's identity ([`FileIdentity`]), a file held open ([`PinnedFile`]), a mapped file
 //! ([`View`]), files passed to another process ([`descriptors`]), and the memory that this takes ([`MemoryUse`]).
 //!
-//! This is the one crate of weightsd that may say `unsafe`; every block says why it is sound.
+//! `unsafe` is allowed here and below `mlx-sys/`, and nowhere else; every block says why it is sound.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -10,6 +10,7 @@ pub mod activation;
 pub mod advice;
 pub mod descriptors;
 pub mod environment;
+pub mod heap;
 mod identity;
 mod locality;
 mod mapping;

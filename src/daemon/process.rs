@@ -37,6 +37,11 @@ pub fn raise_file_limit() {
     }
 }
 
+/// Makes memory that one thread frees good for the others; before there are threads.
+pub fn share_arenas() {
+    weightsd_segment::heap::share_arenas();
+}
+
 /// One thread: what blocks or computes has threads of its own, and a request that wakes no other thread is answered
 /// sooner.
 ///
