@@ -1,7 +1,7 @@
 //! Weights that are quantised on disk: which formats there are, what the tensors of a layer in each of them are, and what a
 //! checkpoint declares of itself.
 //!
-//! [`FORMATS`] is the table of formats; [`recognise`] tells by it which layers are quantised. With some formats, MLX's own,
+//! [`FORMATS`] is the table of formats; [`recognise()`] tells by it which layers are quantised. With some formats, MLX's own,
 //! weightsd computes: a [`Scheme`] is one of them with its numbers. MLX stores for each layer a packed `weight`, its
 //! `scales`, and for affine quantisation its `biases` (not to be confused with the layer's own `bias`).
 //!
