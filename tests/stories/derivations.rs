@@ -27,6 +27,11 @@ pub fn large(seed: u64) -> Checkpoint {
     of_layers(16, Contents::Random { seed })
 }
 
+/// Twice as much, to be stopped in the middle on a machine that is busy with other stories.
+pub fn larger(seed: u64) -> Checkpoint {
+    of_layers(32, Contents::Random { seed })
+}
+
 /// A transformer in F32 of about 10 MB a layer, and no other component.
 pub fn of_layers(layers: u64, contents: Contents) -> Checkpoint {
     let mut dims = Dims::demo();

@@ -10,7 +10,9 @@ use weightsd_client::{
 };
 
 use crate::{
-    derivations::{Running, Worker, assert_tidy, files, folder, heavy, images, large, look, peak, sum, written},
+    derivations::{
+        Running, Worker, assert_tidy, files, folder, heavy, images, large, larger, look, peak, sum, written,
+    },
     harness::{Daemon, Home, events, eventually, leases, until},
 };
 
@@ -65,7 +67,7 @@ async fn kill_at(moment: Moment, home: &Home, daemon: Daemon, model: &str) -> Op
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_killed_at_any_moment_of_a_computation_leaves_no_half_image() {
     let home = Home::new();
-    let model = written(&home, &large(1));
+    let model = written(&home, &larger(1));
     let folder = folder(&home);
     let expected = {
         let daemon = home.daemon();
@@ -107,7 +109,7 @@ async fn a_daemon_killed_at_any_moment_of_a_computation_leaves_no_half_image() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_computation_that_is_killed_is_an_error_and_the_next_one_succeeds() {
     let home = Home::new();
-    let model = written(&home, &large(2));
+    let model = written(&home, &larger(2));
     home.tiny("test/z-image");
     let daemon = home.daemon();
     let client = daemon.client().await;
