@@ -156,7 +156,7 @@ pub enum SnapshotError {
         max: u64,
     },
     /// A component that the model does not have.
-    #[error("`{model}` has no component `{component}`; it has {}{}", known.join(", "), looks(model, resemblance.as_ref()))]
+    #[error("`{model}` has no component `{component}`; it has {}{}", known.join(", "), looks(model, resemblance.as_deref()))]
     NoSuchComponent {
         /// The model.
         model: String,
@@ -165,7 +165,7 @@ pub enum SnapshotError {
         /// What there is.
         known: Vec<String>,
         /// What the weights look like, where no family takes them.
-        resemblance: Option<Resemblance>,
+        resemblance: Option<Box<Resemblance>>,
     },
     /// Shards that are not on disk.
     #[error(
@@ -289,7 +289,7 @@ impl Explain for SnapshotError {
                 "no model has such a config: the file is damaged or another one, fetch it again",
             ),
             Self::NoSuchComponent { component, resemblance, .. } => {
-                let hint = resemblance.as_ref().map_or("ask for one of the components listed", Resemblance::hint);
+                let hint = resemblance.as_deref().map_or("ask for one of the components listed", Resemblance::hint);
                 Explanation::new(Reason::ComponentNotFound, component, hint)
             }
             Self::Incomplete { component, unlisted, lacking, .. } => {
@@ -556,7 +556,7 @@ impl Snapshot {
             model: self.model.to_string(),
             component: name.to_owned(),
             known: self.sites.iter().map(|site| site.name.clone()).collect(),
-            resemblance: self.resemblance.clone(),
+            resemblance: self.resemblance.clone().map(Box::new),
         })
     }
 
