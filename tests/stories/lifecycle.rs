@@ -221,10 +221,13 @@ async fn the_settings_in_force_are_logged_and_the_token_is_not() {
 #[test]
 fn a_daemon_that_is_refused_touches_nothing_of_the_other() {
     let home = Home::new();
-    let daemon = home.daemon();
     let images = home.path().join(".cache/weightsd/images");
     std::fs::create_dir_all(&images).unwrap();
     let half = images.join("x-1-0.partial");
+    std::fs::write(&half, "x").unwrap();
+    // The daemon sweeps after it listens; what is written after that sweep can be deleted by a second daemon only.
+    let daemon = home.daemon();
+    eventually("the daemon has swept", || !half.exists());
     std::fs::write(&half, "x").unwrap();
     assert!(!home.command().arg("serve").output().unwrap().status.success());
     assert!(half.exists(), "the second daemon swept before it had the socket");
