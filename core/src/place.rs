@@ -273,25 +273,7 @@ fn renamed(tensor: &Sourced, naming: &Naming) -> Placed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        catalogue::Expected,
-        header::{Header, TensorInfo},
-    };
-
-    fn header(names: &[(&str, &[u64])]) -> Header {
-        let mut begin = 8;
-        let mut tensors: Vec<TensorInfo> = names
-            .iter()
-            .map(|(name, shape)| {
-                let bytes = shape.iter().product::<u64>();
-                let range = begin..begin + bytes;
-                begin += bytes;
-                TensorInfo { name: (*name).into(), dtype: Dtype::U8, shape: shape.to_vec(), range }
-            })
-            .collect();
-        tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Header { data_start: 8, file_length: begin, tensors, metadata: Default::default() }
-    }
+    use crate::{catalogue::Expected, table::tests::header};
 
     #[test]
     fn kernels_that_only_change_their_shape_are_lent_and_the_others_are_to_be_reordered() {

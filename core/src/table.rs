@@ -211,11 +211,12 @@ fn tensors_of(source: SourceId, tensors: Vec<TensorInfo>) -> impl Iterator<Item 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::header::Dtype;
 
-    fn header(names: &[(&str, &[u64])]) -> Header {
+    /// A header of U8 tensors with these names and shapes, one after the other.
+    pub(crate) fn header(names: &[(&str, &[u64])]) -> Header {
         let mut begin = 8;
         let mut tensors: Vec<TensorInfo> = names
             .iter()
