@@ -48,6 +48,18 @@ pub enum ProtocolError {
         /// The name.
         name: String,
     },
+    /// A quantised layer without its codes or without its scales.
+    #[error("quantised layer {name:?} lacks its weight or its scales")]
+    TornLayer {
+        /// The layer.
+        name: String,
+    },
+    /// A part of a quantised layer whose role this client does not know.
+    #[error("tensor {name:?} has a role in a quantised layer that this client does not know")]
+    UnknownPart {
+        /// The tensor.
+        name: String,
+    },
     /// A tensor whose entry contradicts itself or its segment.
     #[error("tensor {name:?}: {problem}")]
     Tensor {
@@ -113,6 +125,8 @@ pub(crate) struct Entry {
     pub(crate) segment: usize,
     pub(crate) offset: u64,
     pub(crate) length: u64,
+    /// Its part in a quantised layer; boxed, because most tensors have none.
+    pub(crate) packing: Option<Box<v1::Packing>>,
 }
 
 /// The segments, each with an identity.
@@ -149,6 +163,7 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, files: &[SegmentFile]) -> Result
                 segment: tensor.segment as usize,
                 offset: tensor.offset,
                 length: tensor.length,
+                packing: tensor.packing.map(Box::new),
             }),
             Err(problem) => return Err(ProtocolError::Tensor { name: tensor.name, problem }),
         }

@@ -4,6 +4,7 @@ use std::{any::type_name, fmt};
 
 use safetensors::Dtype;
 use thiserror::Error;
+use weightsd_proto::v1::Packing;
 
 use crate::{Element, table::Entry};
 
@@ -76,6 +77,12 @@ impl<'a> Tensor<'a> {
         (self.entry.segment, self.entry.offset)
     }
 
+    /// Its part in a quantised layer. `None` for the tensors of plain layers, and of layers in formats that MLX lacks.
+    #[must_use]
+    pub fn packing(&self) -> Option<&'a Packing> {
+        self.entry.packing.as_deref()
+    }
+
     /// Its bytes, little endian, row-major, without gaps.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
@@ -137,6 +144,7 @@ mod tests {
             segment: 0,
             offset: 0,
             length: elements * dtype.bitsize() as u64 / 8,
+            packing: None,
         }
     }
 

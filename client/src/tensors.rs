@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use weightsd_segment::View;
 
 use crate::{
-    ProtocolError, Tensor, Tree, UnflattenError,
+    ProtocolError, QuantisedLayer, Tensor, Tree, UnflattenError, layers,
     table::{Entry, TensorProblem},
     tree,
 };
@@ -70,6 +70,15 @@ impl Tensors {
         &self.0.views
     }
 
+    /// The layers that are quantised in a format of MLX, in the order of their names. Their tensors are also among
+    /// [`iter`](Self::iter)'s.
+    ///
+    /// # Errors
+    /// When a layer lacks its codes or its scales, or has a part that this client does not know.
+    pub fn quantised_layers(&self) -> Result<Vec<QuantisedLayer<'_>>, ProtocolError> {
+        layers::layers(self.iter())
+    }
+
     /// The tensors as the tree that the dots in their names describe, as `mlx.utils.tree_unflatten` builds it.
     ///
     /// # Errors
@@ -106,7 +115,7 @@ mod tests {
 
     fn entry(name: &str, offset: u64, length: u64) -> Entry {
         let (name, shape) = (name.into(), vec![length]);
-        Entry { name, source_name: String::new(), dtype: Dtype::U8, shape, segment: 0, offset, length }
+        Entry { name, source_name: String::new(), dtype: Dtype::U8, shape, segment: 0, offset, length, packing: None }
     }
 
     fn view(bytes: &[u8]) -> View {
