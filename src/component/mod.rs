@@ -123,7 +123,7 @@ impl Component {
     /// Whether all its files have hashes to be compared with.
     #[must_use]
     pub fn is_verifiable(&self) -> bool {
-        self.sources.iter().all(|source| source.file.blob().is_some())
+        self.sources.iter().all(|source| source.file.expected.is_some())
     }
 
     /// When all its files were found to be what their names say: the earliest of the times, `None` unless each has one.
@@ -140,7 +140,7 @@ impl Component {
     }
 
     fn attested(&self, at: impl Fn(&BlobName, &FileIdentity) -> Option<SystemTime>) -> Option<SystemTime> {
-        let one = |source: &Source| at(&source.file.blob()?, source.open.file.identity());
+        let one = |source: &Source| at(source.file.expected.as_ref()?, source.open.file.identity());
         let times = self.sources.iter().map(one).collect::<Option<Vec<_>>>()?;
         times.into_iter().min()
     }

@@ -97,8 +97,9 @@ impl Prepared {
                 files.shards.iter().map(|shard| format!(" + {}", shard.path.display())).collect()
             }
         };
-        let source =
-            |shard: &ShardFile| shard.blob().map_or_else(|| shard.path.display().to_string(), |blob| blob.to_string());
+        let source = |shard: &ShardFile| {
+            shard.expected.as_ref().map_or_else(|| shard.path.display().to_string(), ToString::to_string)
+        };
         Provenance {
             component: self.component().to_owned(),
             made_from: std::iter::once(self.model().to_string()).chain(self.files.iter().flat_map(laid_over)).collect(),

@@ -2,7 +2,7 @@
 //! that no link leads to yet.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,8 +14,9 @@ use weightsd_core::{
     spec::Commit,
     weight_name,
 };
+use weightsd_segment::PinnedFile;
 
-use super::{HashCandidate, SnapshotError, hash::BlobHasher, listing, read_bounded};
+use super::{HashCandidate, SnapshotError, hash::BlobHasher, listing};
 use crate::{
     resolve::{Choice, ModelKind, ResolvedModel},
     source::{FoundFile, RepoStore, blob_name, is_absent},
@@ -201,4 +202,22 @@ pub(super) fn glob_set(patterns: &[String]) -> Result<Option<GlobSet>, SnapshotE
         builder.add(Glob::new(folder.as_deref().unwrap_or(pattern)).map_err(bad(pattern))?);
     }
     builder.build().map(Some).map_err(bad("all of them"))
+}
+
+/// Content of a regular file; `None` when there is none of that name.
+pub(super) fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+    let io_error = |source| SnapshotError::Io { path: path.to_owned(), source };
+    let file = match PinnedFile::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error(source)),
+    };
+    let found = file.identity().length;
+    let length = usize::try_from(found).ok().filter(|_| found <= max);
+    let Some(length) = length else {
+        return Err(SnapshotError::TooLarge { path: path.to_owned(), found, max });
+    };
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).map_err(io_error)?;
+    Ok(Some(bytes))
 }
