@@ -182,7 +182,7 @@ impl File<'_> {
             let captures: Captures<'_> = from.matches(name)?;
             let fill = |to: &'static str| Pattern(to).fill(&captures, from, self.count);
             Some(match rule.action {
-                Action::Rename(to) | Action::Alias(to) => Applied::Renamed(fill(to)?),
+                Action::Rename(to) => Applied::Renamed(fill(to)?),
                 Action::Squeeze(to) => Applied::Squeezed(fill(to)?),
                 Action::Row(to) => Applied::Row(fill(to)?),
                 Action::FromOrder(to, axes) => Applied::FromOrder(fill(to)?, axes),

@@ -7,7 +7,7 @@
 mod canonical;
 mod overlay;
 
-use crate::{axes::Axes, pattern::Pattern};
+use crate::axes::Axes;
 
 pub use self::{
     canonical::{Canonical, RewriteError, Unusable, canonical},
@@ -19,14 +19,11 @@ pub use self::{
 pub enum Action {
     /// Another name.
     Rename(&'static str),
-    /// Another name, by which some writers call it. The way back is not taken.
-    Alias(&'static str),
     /// Another name, and a kernel of 1x1 becomes a matrix: `[o, i, 1, 1]` or `[o, 1, 1, i]` to `[o, i]`.
     Squeeze(&'static str),
-    /// Another name, and a vector becomes a matrix of one row: `[n]` to `[1, n]`. The way back is not taken.
+    /// Another name, and a vector becomes a matrix of one row: `[n]` to `[1, n]`.
     Row(&'static str),
-    /// Another name, and the kernel lies in MLX's order. It is described in the checkpoint's order, like any other. The
-    /// way back is not taken.
+    /// Another name, and the kernel lies in MLX's order. It is described in the checkpoint's order, like any other.
     FromOrder(&'static str, Axes),
     /// A fused layer becomes several: the rows of its weight and bias are dealt out, and with them the parts of a quantised
     /// weight. Another tensor that the pattern matches keeps its name.
@@ -49,12 +46,6 @@ impl Rule {
     #[must_use]
     pub const fn rename(from: &'static str, to: &'static str) -> Self {
         Self { from, action: Action::Rename(to) }
-    }
-
-    /// A new name for one that some writers give.
-    #[must_use]
-    pub const fn alias(from: &'static str, to: &'static str) -> Self {
-        Self { from, action: Action::Alias(to) }
     }
 
     /// A new name, and a matrix in place of a 1x1 kernel.
@@ -120,41 +111,7 @@ pub struct Rules {
     pub count: Option<u64>,
 }
 
-/// Where a tensor of the catalogue comes from in a file of the other layout.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// Name in that file, without prefix.
-    pub name: String,
-    /// Its rows, when they are a part: first share, number of shares, shares in all.
-    pub rows: Option<(u64, u64, u64)>,
-}
-
 impl Rules {
     /// Every name stays.
     pub const NONE: Self = Self { set: &Ruleset::NONE, count: None };
-
-    /// The way back: where a tensor of the catalogue's `name` lies in a file of the other layout. `None` when it has
-    /// the same name there.
-    #[must_use]
-    pub fn source_of(&self, name: &str) -> Option<Source> {
-        let count = self.count.unwrap_or(0);
-        self.set.rules.iter().find_map(|rule| {
-            let from = Pattern(rule.from);
-            let back = |to: &'static str| from.fill(&Pattern(to).matches(name)?, Pattern(to), count);
-            let source = match rule.action {
-                Action::Rename(to) | Action::Squeeze(to) => Source { name: back(to)?, rows: None },
-                Action::SplitRows(into) => {
-                    let all = into.iter().map(|(_, share)| share).sum();
-                    let mut first = 0;
-                    into.iter().find_map(|&(to, share)| {
-                        let begin = first;
-                        first += share;
-                        Some(Source { name: back(to)?, rows: Some((begin, share, all)) })
-                    })?
-                }
-                Action::Drop | Action::Alias(_) | Action::Row(_) | Action::FromOrder(..) => return None,
-            };
-            (source.name != name).then_some(source)
-        })
-    }
 }

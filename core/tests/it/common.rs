@@ -1,4 +1,4 @@
-//! Headers made from catalogues, and the other layouts made from headers.
+//! Headers made from catalogues, and the same tensors in other dialects.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use weightsd_core::{
         z_image::{TextEncoderConfig, TransformerConfig, VaeConfig, ZImage, known},
     },
     header::{Dtype, Header, TensorInfo, byte_length},
-    rewrite::Rules,
+    pattern::Pattern,
+    rewrite::{Action, Rules},
     table::Table,
 };
 
@@ -77,11 +78,38 @@ pub(crate) fn table(entries: &[Entry]) -> Table {
     Table::of_file(header(entries))
 }
 
-/// The same tensors in the other layout, by the rules' way back.
+/// Where a tensor of the catalogue comes from in a file of another dialect.
+pub(crate) struct Origin {
+    /// Name in that file, without prefix.
+    pub(crate) name: String,
+    /// Whether it is a share of a fused layer there.
+    is_share: bool,
+}
+
+/// Names that mflux alone gives. Files of the publisher's dialect do not have them.
+const ONLY_MFLUX: [&str; 2] = ["t_embedder.linear1.*", "t_embedder.linear2.*"];
+
+/// The rules read backwards: where a tensor of the catalogue's `name` lies in a file of the publisher's dialect. `None`
+/// when it has the same name there.
+pub(crate) fn origin(rules: &Rules, name: &str) -> Option<Origin> {
+    let count = rules.count.unwrap_or(0);
+    rules.set.rules.iter().filter(|rule| !ONLY_MFLUX.contains(&rule.from)).find_map(|rule| {
+        let from = Pattern(rule.from);
+        let back = |to: &'static str| from.fill(&Pattern(to).matches(name)?, Pattern(to), count);
+        let origin = match rule.action {
+            Action::Rename(to) | Action::Squeeze(to) => Origin { name: back(to)?, is_share: false },
+            Action::SplitRows(into) => Origin { name: into.iter().find_map(|&(to, _)| back(to))?, is_share: true },
+            Action::Drop | Action::Row(_) | Action::FromOrder(..) => return None,
+        };
+        (origin.name != name).then_some(origin)
+    })
+}
+
+/// The same tensors in the publisher's dialect.
 pub(crate) fn backwards(entries: &[Entry], rules: &Rules) -> Vec<Entry> {
     let mut out: BTreeMap<String, (Dtype, Vec<u64>)> = BTreeMap::new();
     for (name, dtype, shape) in entries {
-        let Some(source) = rules.source_of(name) else {
+        let Some(origin) = origin(rules, name) else {
             out.insert(name.clone(), (*dtype, shape.clone()));
             continue;
         };
@@ -89,13 +117,11 @@ pub(crate) fn backwards(entries: &[Entry], rules: &Rules) -> Vec<Entry> {
         if shape.len() == 2 && name.contains("mid_block.attentions") {
             shape.extend([1, 1]);
         }
-        match source.rows {
-            // Each part adds its rows.
-            Some(_) => {
-                let whole = out.entry(source.name).or_insert_with(|| (*dtype, [&[0], &shape[1..]].concat()));
-                whole.1[0] += shape[0];
-            }
-            None => assert!(out.insert(source.name, (*dtype, shape)).is_none(), "{name}"),
+        if origin.is_share {
+            let whole = out.entry(origin.name).or_insert_with(|| (*dtype, [&[0], &shape[1..]].concat()));
+            whole.1[0] += shape[0];
+        } else {
+            assert!(out.insert(origin.name, (*dtype, shape)).is_none(), "{name}");
         }
     }
     out.into_iter().map(|(name, (dtype, shape))| (name, dtype, shape)).collect()
@@ -111,7 +137,7 @@ pub(crate) fn all_in_one(model: &Model) -> Vec<Entry> {
     let part = |prefix: &str, component: &str| {
         let description = model.describe(component);
         let own = entries(&description.catalogue.unwrap(), Dtype::BF16);
-        // The text encoder's way back is that of a model saved without its head, which ComfyUI does not use.
+        // The text encoder's rules are for models saved without their head, which ComfyUI does not use.
         let theirs = if component == "text_encoder" { own } else { backwards(&own, &description.rules) };
         under(prefix, &theirs)
     };

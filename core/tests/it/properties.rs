@@ -13,7 +13,7 @@ use weightsd_core::{
     rewrite::canonical,
 };
 
-use crate::common::{COMPONENTS, Entry, Model, backwards, entries, header, shapes, table};
+use crate::common::{COMPONENTS, Entry, Model, backwards, entries, header, origin, shapes, table};
 
 prop_compose! {
     fn models()(
@@ -67,10 +67,10 @@ proptest! {
             // What has the catalogue's names already stays as it is.
             let again = canonical(there.table.tensors().iter().map(|tensor| (&*tensor.info.name, tensor)), &rules).unwrap();
             prop_assert_eq!(&again.table, &there.table, "{}", component);
-            // Each part points at the tensor that the way back names.
+            // Each tensor points at the one that the rules read backwards name.
             for tensor in there.table.tensors() {
-                let source = description.rules.source_of(&tensor.info.name);
-                let name = source.map_or_else(|| tensor.info.name.to_string(), |source| source.name);
+                let origin = origin(&description.rules, &tensor.info.name);
+                let name = origin.map_or_else(|| tensor.info.name.to_string(), |origin| origin.name);
                 prop_assert_eq!(tensor.source_name(), name);
             }
         }

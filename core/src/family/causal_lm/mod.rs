@@ -198,10 +198,18 @@ fn catalogue(config: &config::Dimensions, architecture: &Architecture, head: Hea
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
-    use crate::{adapter::Weights, family::detect};
+    use crate::{
+        adapter::Weights,
+        family::detect,
+        header::{Dtype, Header, TensorInfo},
+        rewrite::canonical,
+        table::Table,
+    };
 
     fn facts(config: &Value) -> ModelFacts {
         let documents = [(CONFIG.to_owned(), config.to_string().into_bytes())].into();
@@ -334,9 +342,14 @@ mod tests {
     fn models_saved_without_their_head_have_the_same_names() {
         let facts = facts(&config("qwen3", &json!({"tie_word_embeddings": true})));
         let rules = CausalLm.describe(&CausalLm.components(&facts).remove(0), &facts).unwrap().rules;
-        let bare = rules.source_of("model.layers.1.mlp.up_proj.weight").unwrap();
-        assert_eq!((bare.name.as_str(), bare.rows), ("layers.1.mlp.up_proj.weight", None));
-        assert_eq!(rules.source_of("lm_head.weight"), None);
+        let names = ["layers.1.mlp.up_proj.weight", "lm_head.weight", "norm.weight"];
+        let info = |name: &str| TensorInfo { name: name.into(), dtype: Dtype::BF16, shape: vec![0], range: 8..8 };
+        let tensors = names.map(info).into();
+        let header = Header { data_start: 8, file_length: 8, tensors, metadata: BTreeMap::new() };
+        let file = Table::of_file(header);
+        let found = canonical(file.tensors().iter().map(|tensor| (&*tensor.info.name, tensor)), &rules).unwrap();
+        let found: Vec<&str> = found.table.tensors().iter().map(|tensor| &*tensor.info.name).collect();
+        assert_eq!(found, ["lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ const OUT: Rule = Rule::rename("*.#.attention.out.*", "*.#.attention.to_out.0.*"
 const Q_NORM: Rule = Rule::rename("*.#.attention.q_norm.*", "*.#.attention.norm_q.*");
 const K_NORM: Rule = Rule::rename("*.#.attention.k_norm.*", "*.#.attention.norm_k.*");
 
-/// Original names, with fused attention. mflux's own names come last; they have no way back.
+/// Original names, with fused attention. mflux's own names come last.
 pub(super) static TRANSFORMER: Ruleset = Ruleset {
     strip: &["model.diffusion_model.", "diffusion_model.", "transformer.", "model.model.", "model.", "net."],
     rules: &[
@@ -32,9 +32,9 @@ pub(super) static TRANSFORMER: Ruleset = Ruleset {
         Rule::row("siglip_pad_token", "siglip_pad_token"),
         // Some conversions carry the norm of a language model; this one has no affine parameters.
         Rule::drop("norm_final.weight"),
-        Rule::alias("t_embedder.linear1.*", "t_embedder.mlp.0.*"),
-        Rule::alias("t_embedder.linear2.*", "t_embedder.mlp.2.*"),
-        Rule::alias("all_final_layer.*.adaLN_modulation.0.*", "all_final_layer.*.adaLN_modulation.1.*"),
+        Rule::rename("t_embedder.linear1.*", "t_embedder.mlp.0.*"),
+        Rule::rename("t_embedder.linear2.*", "t_embedder.mlp.2.*"),
+        Rule::rename("all_final_layer.*.adaLN_modulation.0.*", "all_final_layer.*.adaLN_modulation.1.*"),
     ],
     counted: &[],
 };
@@ -109,7 +109,7 @@ pub(super) static VAE_MFLUX: Ruleset = Ruleset {
         ohwi("*.conv_out.conv2d.*", "*.conv_out.*"),
         ohwi("*.conv_in.conv.*", "*.conv_in.*"),
         ohwi("*.conv_out.conv.*", "*.conv_out.*"),
-        Rule::alias("*.conv_norm_out.norm.*", "*.conv_norm_out.*"),
+        Rule::rename("*.conv_norm_out.norm.*", "*.conv_norm_out.*"),
         ohwi("*.*.#.resnets.#.*.weight", "*.*.#.resnets.#.*.weight"),
         ohwi("*.*.resnets.#.*.weight", "*.*.resnets.#.*.weight"),
         ohwi("*.*.#.*.#.conv.weight", "*.*.#.*.#.conv.weight"),
@@ -126,8 +126,8 @@ pub(super) static CONTROLNET: Ruleset = Ruleset {
         OUT,
         Q_NORM,
         K_NORM,
-        Rule::alias("control_layers.#.adaLN_modulation.1.*", "control_layers.#.adaLN_modulation.0.*"),
-        Rule::alias("control_noise_refiner.#.adaLN_modulation.1.*", "control_noise_refiner.#.adaLN_modulation.0.*"),
+        Rule::rename("control_layers.#.adaLN_modulation.1.*", "control_layers.#.adaLN_modulation.0.*"),
+        Rule::rename("control_noise_refiner.#.adaLN_modulation.1.*", "control_noise_refiner.#.adaLN_modulation.0.*"),
     ],
     counted: &[],
 };
