@@ -171,7 +171,7 @@ pub static FORMATS: &[Format] = &[
         computed: None,
     },
     Format {
-        name: "MXFP8",
+        name: "MXFP8 in 8-bit floats",
         methods: &["mxfp8"],
         parts: &[
             weight(F8, Padded { multiple: 32, codes: 1 }),
@@ -201,7 +201,7 @@ pub static FORMATS: &[Format] = &[
         computed: None,
     },
     Format {
-        name: "scaled FP8",
+        name: "scaled FP8 of early ComfyUI",
         methods: &["fp8"],
         parts: &[
             weight(F8, PLAIN),

@@ -94,6 +94,13 @@ mod tests {
     }
 
     #[test]
+    fn each_format_has_a_name_of_its_own() {
+        let mut names: Vec<String> = FORMATS.iter().map(|format| format.name.to_lowercase()).collect();
+        names.sort_unstable();
+        assert_eq!(names.windows(2).find(|pair| pair[0] == pair[1]), None);
+    }
+
+    #[test]
     fn each_format_is_told_by_its_parts() {
         use Dtype::{BF16, F8_E4M3, F8_E8M0, F16, F32, I8, I32, U8, U32};
         type Case<'a> = (&'a [(&'a str, Dtype)], Option<&'a str>);
@@ -106,9 +113,9 @@ mod tests {
             (&[(".weight", I8), (".SCB", F32)], Some("bitsandbytes 8-bit")),
             (&[(".weight_packed", I32), (".weight_scale", BF16)], Some("compressed-tensors")),
             (&[(".weight", U8), (".weight_scale", F8_E4M3), (".weight_scale_2", F32)], Some("NVFP4 with two scales")),
-            (&[(".weight", F8_E4M3), (".weight_scale", F8_E8M0)], Some("MXFP8")),
+            (&[(".weight", F8_E4M3), (".weight_scale", F8_E8M0)], Some("MXFP8 in 8-bit floats")),
             (&[(".weight", F8_E4M3), (".weight_scale", F32), (".comfy_quant", U8)], Some("scaled FP8")),
-            (&[(".weight", F8_E4M3), (".scale_weight", F32)], Some("scaled FP8")),
+            (&[(".weight", F8_E4M3), (".scale_weight", F32)], Some("scaled FP8 of early ComfyUI")),
             (&[(".weight", F8_E4M3), (".weight_scale_inv", BF16)], Some("FP8 in blocks")),
             (&[(".weight", F8_E4M3)], Some("FP8 without a scale")),
             (&[(".weight", I8), (".weight_scale", F32)], Some("scaled INT8")),
