@@ -42,43 +42,50 @@ pub(crate) fn run(program: &Path, python: &Path, count: usize) -> anyhow::Result
                 samples.p50().as_secs_f64() / python.p50().as_secs_f64()
             );
         };
-        let client = runtime.block_on(Client::connect(server.options()))?;
-        // Holds it, so that everything below is warm.
-        let _held = acquire(&runtime, &client, request())?;
-        row("weightsd, connection reused", &Samples::take(count, || acquire(&runtime, &client, request()).map(drop))?);
-        row(
-            "weightsd, connection reused, files by path",
-            &Samples::take(count, || acquire(&runtime, &client, request().handoff(Handoff::Path)).map(drop))?,
-        );
-        row(
-            "weightsd, new connection",
-            &Samples::take(count, || {
-                let client = runtime.block_on(Client::connect(server.options()))?;
-                acquire(&runtime, &client, request()).map(drop)
-            })?,
-        );
-        row(
-            "weightsd, connection reused, and one byte of each tensor read",
-            &Samples::take(count, || {
-                let component = acquire(&runtime, &client, request())?;
-                for tensor in component.tensors() {
-                    black_box(tensor.bytes().first());
-                }
-                Ok(())
-            })?,
-        );
-        row(
-            "one unary RPC on the same connection (Evict, dry run)",
-            &Samples::take(count, || {
-                black_box(runtime.block_on(client.evict(EvictRequest { dry_run: true, ..EvictRequest::default() }))?);
-                Ok(())
-            })?,
-        );
+        for (way, samples) in ways(&runtime, &server, count, &request)? {
+            row(way, &samples);
+        }
         row("raw open + mmap, no table", &Samples::take(count, || baseline::open_and_map(&files))?);
         row("raw open + mmap + safetensors crate's table", &Samples::take(count, || baseline::open_and_parse(&files))?);
         row("Python safe_open + get_slice", &python);
     }
     Ok(())
+}
+
+/// Times the ways to get a warm component from the daemon, and one call that gets nothing.
+fn ways(
+    runtime: &Runtime,
+    server: &Server,
+    count: usize,
+    request: &dyn Fn() -> LoadRequest,
+) -> anyhow::Result<Vec<(&'static str, Samples)>> {
+    let client = runtime.block_on(Client::connect(server.options()))?;
+    // Holds it, so that everything below is warm.
+    let _held = acquire(runtime, &client, request())?;
+    let reused = Samples::take(count, || acquire(runtime, &client, request()).map(drop))?;
+    let by_path = Samples::take(count, || acquire(runtime, &client, request().handoff(Handoff::Path)).map(drop))?;
+    let connected = Samples::take(count, || {
+        let client = runtime.block_on(Client::connect(server.options()))?;
+        acquire(runtime, &client, request()).map(drop)
+    })?;
+    let read = Samples::take(count, || {
+        let component = acquire(runtime, &client, request())?;
+        for tensor in component.tensors() {
+            black_box(tensor.bytes().first());
+        }
+        Ok(())
+    })?;
+    let unary = Samples::take(count, || {
+        black_box(runtime.block_on(client.evict(EvictRequest { dry_run: true, ..EvictRequest::default() }))?);
+        Ok(())
+    })?;
+    Ok(vec![
+        ("weightsd, connection reused", reused),
+        ("weightsd, connection reused, files by path", by_path),
+        ("weightsd, new connection", connected),
+        ("weightsd, connection reused, and one byte of each tensor read", read),
+        ("one unary RPC on the same connection (Evict, dry run)", unary),
+    ])
 }
 
 fn acquire(runtime: &Runtime, client: &Client, request: LoadRequest) -> anyhow::Result<Component> {

@@ -87,7 +87,7 @@ impl fmt::Display for Sample<'_> {
 }
 
 /// The full report. Expected names come in the order of the catalogue, extra ones sorted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditReport {
     /// Component that was audited.
     pub component: String,
@@ -158,10 +158,9 @@ impl AuditReport {
     /// Adds the layers in formats that MLX does not have.
     pub fn add_foreign(&mut self, table: &Table, layers: &Layers) {
         for foreign in layers.foreign.values() {
-            let total = self.schemes.entry(foreign.format.clone()).or_default();
-            total.tensors += 1;
             let tensors = foreign.tensors.iter().filter_map(|(name, _)| table.get(name));
-            total.bytes += tensors.map(|tensor| tensor.info.bytes()).sum::<u64>();
+            let bytes = tensors.map(|tensor| tensor.info.bytes()).sum();
+            self.schemes.entry(foreign.format.clone()).or_default().add(1, bytes);
         }
         let formats: BTreeSet<&String> = layers.foreign.values().map(|foreign| &foreign.format).collect();
         self.foreign = formats.into_iter().cloned().collect();
@@ -203,83 +202,83 @@ impl AuditReport {
 
 /// Compares `table` with `catalogue`. `remarks` come from reading the checkpoint.
 #[must_use]
-pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, mut remarks: Vec<String>) -> AuditReport {
-    let mut dtypes: BTreeMap<String, DtypeTotal> = BTreeMap::new();
-    for tensor in table.tensors() {
-        let total = dtypes.entry(tensor.info.dtype.to_string()).or_default();
-        total.tensors += 1;
-        total.bytes += tensor.info.bytes();
-    }
-    let mut shapes: BTreeMap<Vec<u64>, DtypeTotal> = BTreeMap::new();
-    let mut schemes: BTreeMap<String, DtypeTotal> = BTreeMap::new();
-    let mut origins: BTreeMap<SourceId, OriginTotal> = BTreeMap::new();
-    let mut plain: BTreeSet<String> = BTreeSet::new();
-    for tensor in table.tensors() {
-        let total = shapes.entry(tensor.info.shape.clone()).or_default();
-        total.tensors += 1;
-        total.bytes += tensor.info.bytes();
-        origins.entry(tensor.source).or_default().add(tensor);
-        match &tensor.packed {
-            Some(packed) => {
-                let total = schemes.entry(packed.scheme.to_string()).or_default();
-                total.tensors += u32::from(packed.role == PartRole::Weight);
-                total.bytes += tensor.info.bytes();
-            }
-            None => drop(plain.insert(tensor.info.dtype.to_string())),
-        }
-    }
-    // Quantised layers have several by their nature.
-    if catalogue.is_some() && plain.len() > 1 {
-        let kinds: Vec<&str> = plain.iter().map(String::as_str).collect();
-        remarks.push(format!("the tensors have several dtypes: {}", kinds.join(", ")));
-    }
+pub fn audit(component: &str, table: &Table, catalogue: Option<&Catalogue>, remarks: Vec<String>) -> AuditReport {
     let mut report = AuditReport {
         component: component.to_owned(),
         expected: catalogue.map(|catalogue| catalogue.tensors().len()),
-        matched: 0,
-        missing: Vec::new(),
-        extra: Vec::new(),
         unchecked: if catalogue.is_some() { 0 } else { table.tensors().len() },
-        wrong_shape: Vec::new(),
-        wrong_dtype: Vec::new(),
-        dtypes,
-        shapes,
-        schemes,
-        foreign: Vec::new(),
-        origins,
-        tolerated: Vec::new(),
-        borrowed: Vec::new(),
         tensor_bytes: table.tensor_bytes(),
         remarks,
+        ..AuditReport::default()
     };
-    for expected in catalogue.iter().flat_map(|catalogue| catalogue.tensors()) {
-        let Some(found) = table.get(&expected.name).map(|found| &found.info) else {
-            report.missing.push(expected.name.clone());
-            continue;
-        };
-        let mismatch = |expected_text, found| Mismatch { name: expected.name.clone(), expected: expected_text, found };
-        if !expected.has_shape(&found.shape) {
-            let text = |shape: &[u64]| format!("{shape:?}");
-            report.wrong_shape.push(mismatch(text(&expected.shape), text(&found.shape)));
-        } else if let Some(dtypes) = expected.dtypes().filter(|dtypes| !dtypes.contains(&found.dtype)) {
-            report.wrong_dtype.push(mismatch(names(dtypes), found.dtype.to_string()));
-        } else {
-            report.matched += 1;
-        }
-    }
-    let Some(catalogue) = catalogue else { return report };
-    for tensor in table.tensors().iter().filter(|tensor| !catalogue.contains(&tensor.info.name)) {
-        let is_tolerated = catalogue.tolerates(&tensor.info.name);
-        let list = if is_tolerated { &mut report.tolerated } else { &mut report.extra };
-        list.push(tensor.info.name.to_string());
-    }
-    if let Some(sample) = report.extra.first() {
-        let count = report.extra.len();
-        report.remarks.push(format!(
-            "{count} tensors that the catalogue does not have, such as `{sample}`, are left out in layout MLX"
-        ));
+    report.add_totals(table);
+    if let Some(catalogue) = catalogue {
+        report.add_dtypes_remark(table);
+        report.compare(table, catalogue);
+        report.add_extra(table, catalogue);
     }
     report
+}
+
+impl AuditReport {
+    /// Counts the tensors by dtype, shape, scheme and file.
+    fn add_totals(&mut self, table: &Table) {
+        for tensor in table.tensors() {
+            let bytes = tensor.info.bytes();
+            self.dtypes.entry(tensor.info.dtype.to_string()).or_default().add(1, bytes);
+            self.shapes.entry(tensor.info.shape.clone()).or_default().add(1, bytes);
+            self.origins.entry(tensor.source).or_default().add(tensor);
+            if let Some(packed) = &tensor.packed {
+                let layers = u32::from(packed.role == PartRole::Weight);
+                self.schemes.entry(packed.scheme.to_string()).or_default().add(layers, bytes);
+            }
+        }
+    }
+
+    /// Notes that the plain tensors have several dtypes. Quantised layers have several by their nature.
+    fn add_dtypes_remark(&mut self, table: &Table) {
+        let plain = table.tensors().iter().filter(|tensor| tensor.packed.is_none());
+        let dtypes: BTreeSet<String> = plain.map(|tensor| tensor.info.dtype.to_string()).collect();
+        if dtypes.len() > 1 {
+            let dtypes: Vec<&str> = dtypes.iter().map(String::as_str).collect();
+            self.remarks.push(format!("the tensors have several dtypes: {}", dtypes.join(", ")));
+        }
+    }
+
+    /// Compares each expected tensor with the one of its name.
+    fn compare(&mut self, table: &Table, catalogue: &Catalogue) {
+        for expected in catalogue.tensors() {
+            let Some(found) = table.get(&expected.name).map(|found| &found.info) else {
+                self.missing.push(expected.name.clone());
+                continue;
+            };
+            let mismatch =
+                |expected_text, found| Mismatch { name: expected.name.clone(), expected: expected_text, found };
+            if !expected.has_shape(&found.shape) {
+                let text = |shape: &[u64]| format!("{shape:?}");
+                self.wrong_shape.push(mismatch(text(&expected.shape), text(&found.shape)));
+            } else if let Some(dtypes) = expected.dtypes().filter(|dtypes| !dtypes.contains(&found.dtype)) {
+                self.wrong_dtype.push(mismatch(names(dtypes), found.dtype.to_string()));
+            } else {
+                self.matched += 1;
+            }
+        }
+    }
+
+    /// Lists the tensors that the catalogue does not have.
+    fn add_extra(&mut self, table: &Table, catalogue: &Catalogue) {
+        for tensor in table.tensors().iter().filter(|tensor| !catalogue.contains(&tensor.info.name)) {
+            let is_tolerated = catalogue.tolerates(&tensor.info.name);
+            let list = if is_tolerated { &mut self.tolerated } else { &mut self.extra };
+            list.push(tensor.info.name.to_string());
+        }
+        if let Some(sample) = self.extra.first() {
+            let count = self.extra.len();
+            self.remarks.push(format!(
+                "{count} tensors that the catalogue does not have, such as `{sample}`, are left out in layout MLX"
+            ));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -199,11 +199,11 @@ pub fn misaligned(tensors: &[Placed<At>]) -> DtypeTotal {
         let element = (tensor.dtype.bitsize() as u64 / 8).max(1);
         tensor.at.bytes() > 0 && !tensor.at.range().start.is_multiple_of(element)
     };
-    let add = |total: DtypeTotal, tensor: &Placed<At>| DtypeTotal {
-        tensors: total.tensors + 1,
-        bytes: total.bytes + tensor.at.bytes(),
-    };
-    tensors.iter().filter(is_misaligned).fold(DtypeTotal::default(), add)
+    let mut total = DtypeTotal::default();
+    for tensor in tensors.iter().filter(is_misaligned) {
+        total.add(1, tensor.at.bytes());
+    }
+    total
 }
 
 /// The order in which the module has a tensor, where it is another than the checkpoint's.

@@ -20,6 +20,14 @@ pub struct DtypeTotal {
     pub bytes: u64,
 }
 
+impl DtypeTotal {
+    /// Counts `tensors` more, of `bytes` together.
+    pub(crate) fn add(&mut self, tensors: u32, bytes: u64) {
+        self.tensors += tensors;
+        self.bytes += bytes;
+    }
+}
+
 /// Most tensors of a component, in all its shards: the largest mixtures of experts have some 200 000.
 pub const TENSORS_MAX: usize = 1 << 19;
 

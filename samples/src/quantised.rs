@@ -84,13 +84,19 @@ impl Checkpoint {
         }
         self.component_mut(component).tensors = tensors;
         let count = layers.len();
+        let manifest = json!({"model_id": "org/quantised", "revision": "main", "group_size": group_size,
+            "bits": bits, "mode": mode, "layers": layers});
+        self.declare(component, how, &manifest);
+        count
+    }
+
+    /// Writes down how the component is quantised, where the tool of `how` does.
+    fn declare(&mut self, component: &str, how: Quantisation, manifest: &serde_json::Value) {
         match how {
             Quantisation::Manifest { .. } | Quantisation::Mxfp4 => {
-                let manifest = json!({"model_id": "org/quantised", "revision": "main", "group_size": group_size,
-                    "bits": bits, "mode": mode, "layers": layers});
                 self.put_file("quantization.json", manifest.to_string());
             }
-            Quantisation::MlxLm { .. } => {
+            Quantisation::MlxLm { bits, group_size } => {
                 let path = format!("{component}/config.json");
                 let config = self.file(&path).expect("the component has a config");
                 let mut config: serde_json::Value = serde_json::from_slice(config).expect("a config is JSON");
@@ -105,6 +111,5 @@ impl Checkpoint {
             }
             Quantisation::Undeclared { .. } => {}
         }
-        count
     }
 }

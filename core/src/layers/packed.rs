@@ -163,56 +163,15 @@ fn strangers(sought: &Sought<'_>, notes: &Notes<'_>, layer: &str, scheme: &Schem
     (!names.is_empty()).then(|| format!("beside it lies {}, and nothing here knows what that means", names.join(", ")))
 }
 
-/// The scheme of a layer and the shape of the weight that it stands for; what is wrong when there is none. Its tensor is
-/// named without the layer.
+/// The scheme of a layer and the shape of the weight that it stands for. An error names the wrong tensor without its
+/// layer.
 fn chosen(
     tensors: &Tensors<'_>,
     notes: &mut Notes<'_>,
     declared: Declared,
 ) -> Result<(Scheme, Vec<u64>), LayerProblem> {
-    let wrong = |name: &str, expected: String, found: String| LayerProblem { name: name.to_owned(), expected, found };
     let (sought, layer) = (tensors.sought, tensors.layer);
-    let default = sought.declaration.and_then(|declaration| declaration.default);
-    let said = match declared {
-        Declared::Plain => {
-            return Err(wrong("scales", "absent: the layer is declared as not quantised".into(), "there".into()));
-        }
-        Declared::Packed(scheme) => Some(scheme),
-        Declared::Silent => default,
-    };
-    let by_shapes = tensors.schemes();
-    let scheme = match (said, &by_shapes[..]) {
-        // Entries bind. The default gives way to shapes that leave no choice, as it does in mlx-lm.
-        (Some(said), _) if declared != Declared::Silent => said,
-        (Some(said), shown) if shown.contains(&said) => {
-            not_misplaced(sought, layer, said, shown)?;
-            said
-        }
-        (Some(_), [shown]) => {
-            notes.by_shapes.entry(shown.to_string()).or_default().push(layer.to_owned());
-            *shown
-        }
-        (Some(said), [_, _, ..]) => {
-            return Err(wrong(
-                "weight",
-                format!("a packed shape ({said})"),
-                format!("of a shape that is {}", list(&by_shapes)),
-            ));
-        }
-        (Some(said), []) => said,
-        (None, [shown]) => {
-            notes.undeclared += 1;
-            *shown
-        }
-        (None, shown) => {
-            let what = if shown.is_empty() {
-                "none, and the shapes do not tell".to_owned()
-            } else {
-                format!("none, and by its shapes it is {}", list(shown))
-            };
-            return Err(wrong("scales", "a declaration of bits and group size".into(), what));
-        }
-    };
+    let scheme = scheme_of(tensors, notes, declared)?;
     if let Some(logical) = sought.shape(layer) {
         return match scheme.packs(logical) {
             true => Ok((scheme, logical.to_vec())),
@@ -226,6 +185,53 @@ fn chosen(
     logical
         .map(|logical| (scheme, logical))
         .ok_or_else(|| wrong("weight", format!("a packed shape ({scheme})"), format!("{:?}", weight.shape)))
+}
+
+/// The scheme that the declaration and the shapes of the parts agree on.
+fn scheme_of(tensors: &Tensors<'_>, notes: &mut Notes<'_>, declared: Declared) -> Result<Scheme, LayerProblem> {
+    let (sought, layer) = (tensors.sought, tensors.layer);
+    let default = sought.declaration.and_then(|declaration| declaration.default);
+    let said = match declared {
+        Declared::Plain => {
+            return Err(wrong("scales", "absent: the layer is declared as not quantised".into(), "there".into()));
+        }
+        Declared::Packed(scheme) => Some(scheme),
+        Declared::Silent => default,
+    };
+    let by_shapes = tensors.schemes();
+    match (said, &by_shapes[..]) {
+        // Entries bind. The default gives way to shapes that leave no choice, as it does in mlx-lm.
+        (Some(said), _) if declared != Declared::Silent => Ok(said),
+        (Some(said), shown) if shown.contains(&said) => {
+            not_misplaced(sought, layer, said, shown)?;
+            Ok(said)
+        }
+        (Some(_), [shown]) => {
+            notes.by_shapes.entry(shown.to_string()).or_default().push(layer.to_owned());
+            Ok(*shown)
+        }
+        (Some(said), [_, _, ..]) => {
+            let found = format!("of a shape that is {}", list(&by_shapes));
+            Err(wrong("weight", format!("a packed shape ({said})"), found))
+        }
+        (Some(said), []) => Ok(said),
+        (None, [shown]) => {
+            notes.undeclared += 1;
+            Ok(*shown)
+        }
+        (None, shown) => {
+            let what = if shown.is_empty() {
+                "none, and the shapes do not tell".to_owned()
+            } else {
+                format!("none, and by its shapes it is {}", list(shown))
+            };
+            Err(wrong("scales", "a declaration of bits and group size".into(), what))
+        }
+    }
+}
+
+fn wrong(name: &str, expected: String, found: String) -> LayerProblem {
+    LayerProblem { name: name.to_owned(), expected, found }
 }
 
 /// Fails when an entry that names no layer here would be this one's under another spelling, and shapes allow what it says as

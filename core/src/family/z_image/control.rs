@@ -113,6 +113,30 @@ pub struct ControlConfig {
     has_projected_refiners: bool,
 }
 
+impl Profile {
+    /// The version that has so many control layers, such refiners, and an embedder of so many features a patch.
+    fn find(layers: u64, refiners: (u64, Refiners), features: u64) -> Result<&'static Self, InferError> {
+        let (count, kind) = refiners;
+        let fits = |profile: &&Self| {
+            (profile.layers, profile.refiners, profile.in_dim * PATCH_FEATURES) == (layers, kind, features)
+        };
+        let unknown = || InferError::Unknown {
+            problem: format!(
+                "{layers} control layers, {count} refiners ({}) and {} input channels are no known version: 1.0 has 6, \
+                 2 (plain) and 16; 2.0 has 15, none and 33; 2.1 has 15, 2 (projected) and 33; 2.1-lite has 3, \
+                 2 (projected) and 33",
+                match kind {
+                    Refiners::None => "none",
+                    Refiners::Plain => "plain",
+                    Refiners::Projected => "projected",
+                },
+                features / PATCH_FEATURES
+            ),
+        };
+        PROFILES.iter().find(fits).ok_or_else(unknown)
+    }
+}
+
 impl ControlConfig {
     /// Reads the version and the dimensions off the tensors.
     pub(super) fn infer(table: &Table) -> Result<Self, InferError> {
@@ -135,24 +159,7 @@ impl ControlConfig {
             (_, 0) => Refiners::Plain,
             _ => Refiners::Projected,
         };
-        let in_dim = features / PATCH_FEATURES;
-        let fits = |profile: &&Profile| {
-            (profile.layers, profile.refiners, profile.in_dim * PATCH_FEATURES) == (layers, refiners, features)
-        };
-        let Some(profile) = PROFILES.iter().find(fits) else {
-            return Err(InferError::Unknown {
-                problem: format!(
-                    "{layers} control layers, {refiner_count} refiners ({}) and {in_dim} input channels are no known \
-                     version: 1.0 has 6, 2 (plain) and 16; 2.0 has 15, none and 33; 2.1 has 15, 2 (projected) and 33; \
-                     2.1-lite has 3, 2 (projected) and 33",
-                    match refiners {
-                        Refiners::None => "none",
-                        Refiners::Plain => "plain",
-                        Refiners::Projected => "projected",
-                    }
-                ),
-            });
-        };
+        let profile = Profile::find(layers, (refiner_count, refiners), features)?;
         let qk_norm = shape("control_layers.0.attention.norm_q.weight");
         let head = match qk_norm {
             Some(&[head]) if head > 0 => head,
@@ -162,7 +169,7 @@ impl ControlConfig {
             version: profile.version,
             control_layers_places: profile.places.map(<[u64]>::to_vec),
             control_refiner_layers_places: (0..refiner_count).collect(),
-            control_in_dim: in_dim,
+            control_in_dim: profile.in_dim,
             add_control_noise_refiner: match profile.version {
                 ControlVersion::V1 => None,
                 ControlVersion::V2 => Some("control_layers"),
