@@ -44,6 +44,12 @@ pub(crate) fn without_python_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// Whether a config holds JSON, or what Python's `json` takes for it. A file that does not is damaged.
+#[must_use]
+pub fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(&without_python_numbers(bytes)).is_ok()
+}
+
 /// Parses a JSON object; the error says where in it the problem is.
 pub(crate) fn parse_object<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let bytes = &*without_python_numbers(bytes);
@@ -83,5 +89,8 @@ mod tests {
         let problem = parse_object::<Needs>(br#"{"width": NaN}"#).unwrap_err();
         assert!(problem.contains("width") && problem.contains("NaN"), "{problem}");
         assert!(parse_object::<Value>(br#"{"width": Infinite}"#).is_err(), "no other word is let through");
+        for (text, expected) in [(&config[..], true), (b"[NaN, -Infinity]", true), (b"[nan]", false), (b"{", false)] {
+            assert_eq!(is_json(text), expected, "{text:?}");
+        }
     }
 }

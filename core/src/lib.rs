@@ -18,7 +18,7 @@ pub mod identity;
 pub mod impostor;
 pub mod index;
 pub mod ingredients;
-mod json;
+pub mod json;
 pub mod layer_name;
 pub mod layers;
 pub mod listing;

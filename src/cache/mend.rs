@@ -3,6 +3,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use weightsd_core::json;
+
 use super::Cache;
 use crate::{
     pipeline::{self, LoadError, Request, Tools, look},
@@ -62,5 +64,5 @@ impl Cache {
 
 /// Whether a small file holds JSON.
 fn is_json(path: &Path) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok())
+    std::fs::read(path).is_ok_and(|bytes| json::is_json(&bytes))
 }

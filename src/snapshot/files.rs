@@ -9,6 +9,7 @@ use std::{
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use weightsd_core::{
+    json,
     listing::{BlobName, Listed, Listing},
     select,
     spec::Commit,
@@ -157,8 +158,7 @@ impl Files {
     pub(super) fn read_small(&self, name: &str, found: &FoundFile, max: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
         let path = found.path();
         let Some(bytes) = read_bounded(path, max)? else { return Ok(None) };
-        let is_edited = || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
-        if matches!(found, FoundFile::Own(_)) && is_edited() {
+        if matches!(found, FoundFile::Own(_)) && json::is_json(&bytes) {
             return Ok(Some(bytes));
         }
         let Some(expected) = self.expected(name, found) else { return Ok(Some(bytes)) };

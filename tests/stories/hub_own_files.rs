@@ -137,6 +137,24 @@ async fn a_load_uses_an_edited_file_and_verification_refuses_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_edited_config_may_hold_what_only_python_reads() {
+    let scene = Scene::new();
+    let daemon = scene.home.daemon_on(&scene.hub, &[]);
+    let client = daemon.client().await;
+    scene.pull(&client).await;
+    let edited = br#"{"time_step_limit": [0.0, Infinity], "scale": NaN}"#;
+    let entry = scene.put("config.json", edited);
+    // A header that does not parse has the small files looked at too.
+    for damage in [false, true] {
+        if damage {
+            damage::flip_byte(&scene.entry(WEIGHTS), 9).unwrap();
+        }
+        assert!(is_file(&load(&client, &scene.home, "model").await.unwrap(), &scene.file));
+        assert_eq!(fs::read(&entry).unwrap(), edited, "damage {damage}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cache_without_links_is_whole_and_is_repaired_where_it_is_not() {
     let scene = Scene::new();
     let daemon = scene.home.daemon_on(&scene.hub, &[]);
