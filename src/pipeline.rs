@@ -57,6 +57,7 @@ pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) 
             plan::audit(&assembled.report, &prepared.request)?;
             let placed = plan::place(&prepared, &assembled)?;
             let plan = plan::plan(&prepared, opened, assembled, placed)?;
+            plan::met(&plan, &prepared.request)?;
             Ok((prepared, plan))
         };
         let (prepared, plan) = tools.stage("the load", opening).await??;

@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{ATTEMPTS, Acquired, Cache, Holder, Lease};
 use crate::{
     component::Component,
-    pipeline::{
-        self, AcquireError, Desk, FloatWish, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools,
-        Verification,
-    },
+    pipeline::{self, AcquireError, Desk, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools, Verification},
     resolve::{Address, ModelKind, Network, ResolvedModel, Selector, Warning},
 };
 
@@ -74,8 +71,8 @@ impl Cache {
 /// those who named its dtype and for those who got it as the usual one, so each request is asked.
 fn met(request: &Request, acquired: Acquired) -> Result<Acquired, AcquireError> {
     let component = acquired.lease.component();
-    match (&component.unmet, request.treatment.float) {
-        (Some(unmet), FloatWish::All(_)) => {
+    match &component.unmet {
+        Some(unmet) if request.names_dtype() => {
             Err(LoadError::Derive { component: component.name.clone(), source: unmet.clone() }.into())
         }
         _ => Ok(acquired),
@@ -105,6 +102,8 @@ impl Counter<'_> {
                 Err(AcquireError::Load(error)) if !mended && self.cache.is_mended(self.request, &error).await => {
                     mended = true;
                 }
+                // Whoever asked first named a dtype that the component cannot have; this request did not.
+                Err(AcquireError::Load(error)) if error.is_unmet_dtype() && !self.request.names_dtype() => {}
                 result => return result,
             }
         }

@@ -40,6 +40,7 @@ pub fn audit(snapshots: &Ingredients<Arc<Snapshot>>, component: &str, pool: &Sha
     let overlay = checkpoints.overlay.as_ref().map(Checkpoint::tensors);
     let mut assembled = plan::put_together(&recipe, &own.model, checkpoints.own.tensors(), overlay)?;
     assembled.report.remarks.extend(own.remark_on(&files.own.site));
+    assembled.report.remarks.extend(assembled.report.left_out());
     let is_own = |source: &Source| files.own.shards.iter().any(|shard| shard.path == source.file.path);
     let name = |source: &Source| match is_own(source) {
         true => source.file.name.clone(),
@@ -66,7 +67,9 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     remarks.extend(snapshot.remark_on(&found.site));
     let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
     let own = Tensors { table: &table, metadata: &metadata, remarks };
-    Ok(Audited { assembled: plan::put_together(&recipe, &snapshot.model, own, None)?, files: names })
+    let mut assembled = plan::put_together(&recipe, &snapshot.model, own, None)?;
+    assembled.report.remarks.extend(assembled.report.left_out());
+    Ok(Audited { assembled, files: names })
 }
 
 /// Looks at a hub model where it is; `None` for a path, and where the hub must not be asked.

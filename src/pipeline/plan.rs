@@ -133,10 +133,21 @@ pub(super) fn plan(
     let layout = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
     assembled.report.remarks.extend(remarks);
     assembled.report.remarks.extend(unmet.as_ref().map(ToString::to_string));
+    assembled.report.remarks.extend((layout == Layout::Mlx).then(|| assembled.report.left_out()).flatten());
     assembled.report.remarks.extend(said(prepared.request.layout, layout, &tensors));
     let image = derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
     let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
     Ok(Plan { sources, assembled, tensors, adapters: adapted, layout, image, unmet, timings })
+}
+
+/// Refuses a plan in which some tensors do not have the dtype that the request names, before anything is computed.
+pub(super) fn met(plan: &Plan, request: &Request) -> Result<(), LoadError> {
+    match &plan.unmet {
+        Some(unmet) if request.names_dtype() => {
+            Err(LoadError::Derive { component: request.component.clone(), source: unmet.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What an answer says of tensors that do not come as a caller of layout MLX may expect.

@@ -29,6 +29,14 @@ pub struct Request {
     pub verification: Verification,
 }
 
+impl Request {
+    /// Whether the caller named the dtype, and is refused where some tensors cannot have it.
+    #[must_use]
+    pub fn names_dtype(&self) -> bool {
+        matches!(self.treatment.float, FloatWish::All(_))
+    }
+}
+
 /// In which dtype floats are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum FloatWish {

@@ -18,7 +18,7 @@ from derive_judge import BF16, F16, F32, Scheme, packed, quantise
 from judged import mlx_lm
 from layouts import Tensors, read_component, same, transformer_to_original
 from lent import array, check, lent, numpy
-from weights.v1 import audit_pb2, component_pb2, model_pb2
+from weights.v1 import audit_pb2, component_pb2, model_pb2, weights_service_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
 REPORT_ONLY = audit_pb2.AUDIT_POLICY_REPORT_ONLY
@@ -162,6 +162,10 @@ def test_fp8_is_never_read_without_its_scale(daemon, tmp_path, transformer, spel
     wishes = [{"dtype": ALL_BF16}, {"quantise": A4.message()}, {"dequantise": True}, {"adapters": [adapter]}]
     for wish in wishes:
         assert "FP8" in refused(daemon, root, "transformer", audit_policy=REPORT_ONLY, **wish), wish
+    # What is refused is refused before anything was computed.
+    listed = weights_service_pb2.ListComponentsRequest(images=True)
+    made_from = {image.made_from for image in daemon.weights.ListComponents(listed).images}
+    assert not any(str(root) in source for source in made_from), made_from
     # Without a wish of a dtype the rest is lent as usual, and the answer says which tensors are not.
     loaded = daemon.load(str(root), "transformer", audit_policy=REPORT_ONLY)
     assert any("FP8" in remark for remark in loaded.component.audit.remarks)
