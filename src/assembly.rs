@@ -54,12 +54,14 @@ pub enum RecipeError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The base model is of another kind.
-    #[error("the base model is of the family `{base}`, the weights are of `{family}`")]
+    #[error("the base model is of the family `{base}`, the weights are {}", of_family(family, looks.as_deref()))]
     OtherFamily {
         /// The base's.
         base: &'static str,
         /// The weights'.
         family: &'static str,
+        /// What the weights look like, where no family takes them: a sentence and its hint.
+        looks: Option<Box<(String, &'static str)>>,
     },
 }
 
@@ -72,10 +74,20 @@ impl Explain for RecipeError {
                 Explanation::new(Reason::InvalidConfig, "", hint)
             }
             Self::Snapshot(error) => error.explain(),
-            Self::OtherFamily { .. } => {
-                Explanation::new(Reason::InvalidRequest, "base", "name a model of the same kind with `--base` (`base`)")
+            Self::OtherFamily { looks, .. } => {
+                let hint =
+                    looks.as_ref().map_or("name a model of the same kind with `--base` (`base`)", |looks| looks.1);
+                Explanation::new(Reason::InvalidRequest, "base", hint)
             }
         }
+    }
+}
+
+fn of_family(family: &str, looks: Option<&(String, &'static str)>) -> String {
+    match (family, looks) {
+        (GENERIC, Some((told, _))) => format!("of none that is known; {told}"),
+        (GENERIC, None) => "of none that is known: neither their config nor their tensors are those of one".to_owned(),
+        _ => format!("of `{family}`"),
     }
 }
 
@@ -96,7 +108,8 @@ impl Recipe {
         let model = family.name(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
         let description = match base {
             Some(base) if base.family.id() != family.id() => {
-                return Err(RecipeError::OtherFamily { base: base.family.id(), family: family.id() });
+                let looks = snapshot.resemblance().map(|found| Box::new((found.told(spec), found.hint())));
+                return Err(RecipeError::OtherFamily { base: base.family.id(), family: family.id(), looks });
             }
             Some(base) => Some(family.describe(base.site(&site.name)?, &base.facts)?),
             // A file says nothing, and a folder without a config may be told by its tensors.

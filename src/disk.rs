@@ -1,6 +1,10 @@
 //! Free space, errors that mean there is none, and what other errors of the system mean.
 
-use std::{io, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use rustix::io::Errno;
 use weightsd_core::explain::{Explanation, Reason};
@@ -20,6 +24,9 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
 /// What it means that the system refuses `path`.
 pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
     const NOT_A_FILE: &str = "put a regular file in its place";
+    if let Some(link) = dangling(path) {
+        return Explanation::new(Reason::FileRefused, link.path.display().to_string(), link.hint());
+    }
     let (reason, hint) = match error.kind() {
         _ if is_full(error) => (Reason::NoSpace, "make room on that disk; what has come already is kept"),
         io::ErrorKind::NotFound => (Reason::FileVanished, "the file was there a moment ago: try again"),
@@ -33,6 +40,95 @@ pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
     Explanation::new(reason, path.display().to_string(), hint)
 }
 
+/// What it means that the system does not let the daemon write `path`. `instead` names the setting that can point elsewhere.
+pub(crate) fn explain_write(path: &Path, error: &io::Error, instead: &str) -> Explanation {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            // The nearest thing that is there is what refuses.
+            let refusing = path.ancestors().find_map(|path| Some((path, fs::symlink_metadata(path).ok()?.uid())));
+            let (refusing, owner) = refusing.unwrap_or((path, 0));
+            format!(
+                "`{}` belongs to the user with id {owner}, and the daemon runs as {}: let that user's group write to it, or \
+                 {instead}",
+                refusing.display(),
+                rustix::process::geteuid().as_raw()
+            )
+        }
+        io::ErrorKind::ReadOnlyFilesystem => format!("the file system is mounted read-only: {instead}"),
+        _ => return explain(path, error),
+    };
+    if dangling(path).is_some() {
+        return explain(path, error);
+    }
+    Explanation::new(Reason::FileRefused, path.display().to_string(), hint)
+}
+
+/// A link that leads to nothing, such as a folder on a disk that is not mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dangling {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+/// The link on the way to `path` that leads to nothing.
+pub(crate) fn dangling(path: &Path) -> Option<Dangling> {
+    let leads_nowhere = |path: &&Path| {
+        path.is_symlink() && fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let path = path.ancestors().find(leads_nowhere)?;
+    Some(Dangling { path: path.to_owned(), target: fs::read_link(path).ok()? })
+}
+
+impl Dangling {
+    /// What can help.
+    pub(crate) fn hint(&self) -> String {
+        let Self { path, target } = self;
+        format!(
+            "`{}` is a link to `{}`, where nothing is: mount that disk, or mend the link",
+            path.display(),
+            target.display()
+        )
+    }
+}
+
 fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_to_nothing_is_named_from_whatever_lies_below_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, good) = (folder.path().join("cache"), folder.path().join("good"));
+        symlink("away/hub", &link).unwrap();
+        symlink(folder.path(), &good).unwrap();
+        for below in [link.clone(), link.join("models--a--b/blobs/x")] {
+            let hint = dangling(&below).unwrap().hint();
+            assert!(hint.contains(&format!("`{}` is a link to `away/hub`", link.display())), "{hint}");
+            let error = fs::create_dir_all(&below).unwrap_err();
+            let explanation = explain_write(&below, &error, "");
+            assert!(explanation.reason == Reason::FileRefused && explanation.hint == hint, "{explanation:?}");
+        }
+        assert_eq!(dangling(&good.join("absent/x")), None);
+    }
+
+    #[test]
+    fn whoever_refuses_a_write_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("models--a--b/blobs/x");
+        let denied = explain_write(&below, &io::ErrorKind::PermissionDenied.into(), "name another");
+        let owner = format!(
+            "`{}` belongs to the user with id {}",
+            folder.path().display(),
+            rustix::process::geteuid().as_raw()
+        );
+        assert!(denied.hint.contains(&owner) && denied.hint.ends_with("name another"), "{denied:?}");
+        let frozen = explain_write(&below, &io::ErrorKind::ReadOnlyFilesystem.into(), "name another");
+        assert!(frozen.hint.contains("read-only"), "{frozen:?}");
+    }
 }

@@ -209,7 +209,8 @@ impl LoadRequest {
 /// A model selector with facts about this process that the daemon cannot see: current directory, Hugging Face cache if
 /// the environment names one, and whether the environment forbids asking the hub.
 pub fn selector(spec: impl Into<String>) -> ModelSelector {
-    let env = environment::variable;
+    // A name that is not UTF-8 is sent with marks, and the daemon refuses it: another cache would be a guess.
+    let env = environment::variable_lossy;
     let named = places::hub_cache_is_named(&env).then(|| places::hub_cache(&env)).flatten();
     ModelSelector {
         spec: spec.into(),
@@ -236,7 +237,8 @@ fn absolute(path: &Path) -> String {
     path::absolute(path).map_or_else(|_| text(path), |path| text(&path))
 }
 
-/// Replaces bytes that are not UTF-8, which the wire cannot carry. The daemon refuses such a path by name.
+/// Replaces bytes that are not UTF-8, which the wire cannot carry. The daemon refuses such a cache, and finds nothing at
+/// such a path.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

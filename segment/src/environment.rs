@@ -12,6 +12,12 @@ pub fn variable(name: &str) -> Option<String> {
     }
 }
 
+/// Like [`variable`], with a mark (U+FFFD) in the place of what is not UTF-8: for values that must not be taken for unset.
+#[must_use]
+pub fn variable_lossy(name: &str) -> Option<String> {
+    variable(name).or_else(|| Some(env::var_os(name)?.to_string_lossy().into_owned()))
+}
+
 /// The first of `names` whose value is not UTF-8. [`variable`] treats it as unset.
 #[must_use]
 pub fn not_utf8<'a>(names: &[&'a str]) -> Option<&'a str> {

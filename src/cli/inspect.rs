@@ -6,10 +6,10 @@ mod tensors;
 use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use weightsd_core::{family, ingredients::Ingredients, places, source::Sources};
-use weightsd_segment::environment::variable;
+use weightsd_core::{family, ingredients::Ingredients, places, source::Sources, spec::is_path_like};
+use weightsd_segment::environment::{not_utf8, variable};
 
-use super::{args::Inspect, output::Format};
+use super::{args::Inspect, failure::UsageError, output::Format};
 use crate::{
     checkpoint::{self, Checkpoint, ShardPool},
     pipeline::{
@@ -22,6 +22,17 @@ use crate::{
 };
 
 pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode> {
+    if let Some(name) = not_utf8(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
+        && command.model.hub_cache.is_none()
+        && !is_path_like(&command.model.model)
+    {
+        let problem = format!("the value of {name} is not UTF-8");
+        return Err(UsageError::new(
+            problem,
+            "give the cache another name, such as a link's, or name it with `--hub-cache`",
+        )
+        .into());
+    }
     let places = Places { home: variable("HOME").map(PathBuf::from), hub_cache: places::hub_cache(&variable) };
     let asked = Selector {
         spec: command.model.model.clone(),
@@ -54,6 +65,7 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         (None, [only]) if command.pattern.is_some() || snapshot.family.id() == family::GENERIC => {
             tensors::run(&looked, &only.name, format)
         }
+        (None, []) => Err(LoadError::from(snapshot.nothing()).into()),
         (None, _) => overview::run(&looked, format),
     }
 }

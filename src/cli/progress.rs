@@ -70,17 +70,28 @@ fn is_moving(file: &FileProgress) -> bool {
 /// part of it.
 pub(super) fn file_line(name: &str, file: &FileProgress) -> String {
     match file.state() {
-        FileState::Elsewhere => format!("{name} (another program downloads it)"),
+        FileState::Elsewhere => {
+            format!("{name} (waits for another program, which has locked it; the log names the lock)")
+        }
         FileState::Checking => format!("{name} (checking what is there)"),
         FileState::Retrying => format!("{name} (trying again)"),
         FileState::Waiting | FileState::Downloading | FileState::Unspecified => name.to_owned(),
     }
 }
 
+/// Whether nothing comes because other programs have locked all files that are left.
+fn waits_for_others(progress: &Progress) -> bool {
+    let mut moving = progress.files.iter().filter(|file| is_moving(file)).peekable();
+    moving.peek().is_some() && moving.all(|file| file.state() == FileState::Elsewhere)
+}
+
 /// Describes a step in one line: `downloading, 3 of 9 files, 12 MB/s, 2m left (with 1 other)`.
 pub(super) fn doing(progress: &Progress) -> String {
     let mut line = match progress.phase() {
         Phase::Unspecified | Phase::Resolve => "finding the model".to_owned(),
+        Phase::Download if waits_for_others(progress) => {
+            format!("waiting for another program's download, {} of {} files", progress.files_done, progress.files_total)
+        }
         Phase::Download => format!("downloading, {} of {} files", progress.files_done, progress.files_total),
         Phase::Verify => format!("verifying {}", progress.file),
         Phase::Open => format!("reading headers {}", progress.file),
@@ -118,5 +129,12 @@ mod tests {
         };
         progress.set_phase(Phase::Download);
         assert_eq!(doing(&progress), "downloading, 3 of 9 files, 12 MB/s, 2m left (with 2 others)");
+        let file = |state: FileState| FileProgress { state: state.into(), ..FileProgress::default() };
+        let waiting = Progress { files_done: 1, files_total: 3, sharers: 1, ..Progress::default() };
+        let mut waiting = Progress { files: vec![file(FileState::Elsewhere), file(FileState::Waiting)], ..waiting };
+        waiting.set_phase(Phase::Download);
+        assert_eq!(doing(&waiting), "waiting for another program's download, 1 of 3 files");
+        waiting.files.push(file(FileState::Downloading));
+        assert_eq!(doing(&waiting), "downloading, 1 of 3 files");
     }
 }

@@ -182,10 +182,13 @@ impl Http {
         let proxy = proxy.filter(|_| error.is_connect()).map(|proxy| {
             let (host, port) = (proxy.uri().host().unwrap_or_default(), proxy.uri().port_u16());
             let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-            format!("through the proxy `{host}{port}`, which the environment names: ")
+            format!("{host}{port}")
         });
-        let problem = format!("{}{}", proxy.unwrap_or_default(), causes(error));
-        SourceError::Unreachable { host: host(url), problem }
+        let (host, problem) = (host(url), causes(error));
+        match proxy {
+            Some(proxy) => SourceError::ProxyUnreachable { host, proxy, problem },
+            None => SourceError::Unreachable { host, problem },
+        }
     }
 }
 

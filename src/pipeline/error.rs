@@ -10,7 +10,7 @@ use weightsd_core::{
     adapter::{AdapterConfigError, AdapterRefused},
     assemble::AssembleError,
     audit::AuditReport,
-    derive::CannotConvert,
+    derive::{CannotConvert, Wish},
     explain::{Explain, Explanation, Reason},
     family::ConfigError,
     place::PlanError,
@@ -41,6 +41,17 @@ pub enum LoadError {
     /// Its files do not come.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// Its files do not come, and those of another commit are here.
+    #[error("`{wanted}` cannot be fetched, though `{here}` is here whole")]
+    NotFetched {
+        /// Repository and commit that are wanted.
+        wanted: String,
+        /// Repository and commit that are on this machine.
+        here: String,
+        /// Why the files do not come.
+        #[source]
+        source: Box<LoadError>,
+    },
     /// It cannot be looked at where it is.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -128,6 +139,11 @@ impl Explain for LoadError {
             Self::Hub(error) => error.explain(),
             Self::Snapshot(error) => error.explain(),
             Self::Fetch(error) => error.explain(),
+            Self::NotFetched { here, source, .. } => {
+                let explanation = source.explain();
+                let hint = format!("ask for `{here}` to load what is here; or: {}", explanation.hint);
+                Explanation { hint: hint.into(), ..explanation }
+            }
             Self::Remote(error) => error.explain(),
             Self::Verify(error) => error.explain(),
             Self::Corrupt { name, aside, .. } => {
@@ -172,6 +188,12 @@ impl LoadError {
             Self::Audit(report) | Self::Foreign(report) => Some(report),
             _ => None,
         }
+    }
+
+    /// Whether the dtype that a request names is one that some tensors cannot have.
+    #[must_use]
+    pub fn is_unmet_dtype(&self) -> bool {
+        matches!(self, Self::Derive { source: CannotConvert::Opaque { wish: Wish::Cast, .. }, .. })
     }
 
     /// Whether something is not on this machine that a hub may have.

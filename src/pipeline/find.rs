@@ -13,9 +13,12 @@ use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Reques
 use crate::{
     assembly::Recipe,
     checkpoint::ShardPool,
-    resolve::Address,
+    resolve::{Address, Pin},
     snapshot::{ComponentFiles, Extent, FetchReport, Snapshot, Want},
 };
+
+/// Most other commits in the cache that are looked at for one that is whole.
+const OLDER_MAX: usize = 8;
 
 /// Lists the files that `request` is made of, and fetches those that are missing.
 pub(super) async fn list_and_fetch(
@@ -38,7 +41,12 @@ pub(super) async fn list_and_fetch(
             |role: &Role| pinned.get(*role).filter(|pinned| pinned.is_fetchable(tools)).map(|it| (*role, it));
         // Each once: what the hub cannot bring stays missing.
         match missing.iter().filter_map(fetchable).find(|(role, _)| fetched.insert(*role)) {
-            Some((role, pinned)) => drop(fetch(pinned, want(role, &request.component, pinned), tools, progress).await?),
+            Some((role, pinned)) => {
+                let fetched = fetch(pinned, want(role, &request.component, pinned), tools, progress).await;
+                if let Err(error) = fetched {
+                    return Err(beside_older(error, role, pinned, &request.component, tools).await.into());
+                }
+            }
             None => return listed.map_err(|unlisted| (*unlisted.error).into()),
         }
     }
@@ -66,6 +74,25 @@ pub async fn fetch(
 ) -> Result<Option<Arc<FetchReport>>, LoadError> {
     let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
     Ok(Some(tools.fetcher.fetch(address, pin, want, |step, waiters| progress(step, waiters)).await?))
+}
+
+/// The error of a fetch; where another commit of the repository is here whole, it says how to ask for that one.
+async fn beside_older(error: LoadError, role: Role, pinned: &Pinned, component: &str, tools: &Arc<Tools>) -> LoadError {
+    let (Address::Hub(address), Some(wanted)) = (&*pinned.address, pinned.pin.clone()) else { return error };
+    let (address, pinned, component) = (address.clone(), pinned.clone(), component.to_owned());
+    let older = move |tools: &Tools| {
+        let others = address.cached_commits().into_iter().filter(|commit| *commit != wanted.commit);
+        others.take(OLDER_MAX).find_map(|commit| {
+            let pin = Some(Pin { commit: commit.clone(), warning: None });
+            let here = snapshot(&Pinned { pin, ..pinned.clone() }, None, &tools.pool).ok()?;
+            let is_whole = here.missing_documents.is_empty() && component_files(role, &here, &component).is_ok();
+            is_whole.then(|| (format!("{}@{}", address.repo, wanted.commit), format!("{}@{commit}", address.repo)))
+        })
+    };
+    match tools.stage(FINDING, older).await {
+        Ok(Some((wanted, here))) => LoadError::NotFetched { wanted, here, source: Box::new(error) },
+        Ok(None) | Err(_) => error,
+    }
 }
 
 /// Why the files of an ingredient are not known.

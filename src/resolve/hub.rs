@@ -54,6 +54,15 @@ pub(super) fn at(address: &HubAddress, pin: &Pin) -> ResolvedModel {
     ResolvedModel { kind, dependencies, path, warning: pin.warning.clone() }
 }
 
+/// The commits that have a folder, sorted.
+pub(super) fn commits(address: &HubAddress) -> Vec<Commit> {
+    let folder = address.cache.join(address.repo.cache_folder()).join("snapshots");
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut commits: Vec<_> = entries.filter_map(|entry| Commit::parse(entry.file_name().to_str()?)).collect();
+    commits.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+    commits
+}
+
 pub(super) fn ref_path(address: &HubAddress) -> PathBuf {
     address.cache.join(address.repo.cache_folder()).join("refs").join(address.revision.as_str())
 }

@@ -294,8 +294,9 @@ impl Explain for ResolveError {
             Self::NotAbsolute { field, .. } => new(Reason::InvalidRequest, format!("model.{field}"), absolute()),
             Self::Home { path, .. } => new(Reason::InvalidSpec, path.clone(), absolute()),
             Self::PathNotFound { path } => {
-                let hint = "check the spelling; the daemon sees the same file system as you do, but not your shell's variables";
-                new(Reason::PathNotFound, path.display().to_string(), hint.to_owned())
+                const SPELLING: &str = "check the spelling; the daemon sees the same file system as you do, but not your shell's variables";
+                let hint = disk::dangling(path).map_or_else(|| SPELLING.to_owned(), |link| link.hint());
+                new(Reason::PathNotFound, path.display().to_string(), hint)
             }
             Self::NotAModel { path, .. } => new(
                 Reason::NotAModel,
@@ -306,10 +307,13 @@ impl Explain for ResolveError {
                 let hint = "name one with `--hub-cache`, or with `hub_cache` in the request or the configuration file";
                 new(Reason::NoHubCache, String::new(), hint.to_owned())
             }
-            Self::RepoNotCached { repo, .. } => {
-                let hint = format!(
-                    "{PULL} {repo}`; if it lies in another cache, name that cache with `--hub-cache` (`hub_cache`)"
-                );
+            Self::RepoNotCached { repo, cache } => {
+                let pull = || {
+                    format!(
+                        "{PULL} {repo}`; if it lies in another cache, name that cache with `--hub-cache` (`hub_cache`)"
+                    )
+                };
+                let hint = disk::dangling(&cache.join(repo.cache_folder())).map_or_else(pull, |link| link.hint());
                 new(Reason::RepoNotCached, repo.to_string(), hint)
             }
             Self::RevisionNotCached { repo, revision, .. } => {
@@ -380,6 +384,15 @@ impl HubAddress {
     #[must_use]
     pub fn last_known(&self) -> Option<Commit> {
         hub::read_ref(&hub::ref_path(self)).ok().flatten()
+    }
+
+    /// The commits that have a folder in the cache: the one last known for the revision first.
+    #[must_use]
+    pub fn cached_commits(&self) -> Vec<Commit> {
+        let known = self.last_known();
+        let mut commits = hub::commits(self);
+        commits.sort_by_key(|commit| Some(commit) != known.as_ref());
+        commits
     }
 
     /// The model at a commit, whether it is on this machine or not.

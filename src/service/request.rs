@@ -8,6 +8,7 @@ use weightsd_core::{
     ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
     quantisation::{Mode, Scheme},
+    shown::shown,
 };
 use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
 
@@ -169,6 +170,12 @@ pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure
         }
         Ok((!text.is_empty()).then(|| PathBuf::from(text)))
     };
+    if model.hub_cache.contains(char::REPLACEMENT_CHARACTER) {
+        let problem = format!("is `{}`, and the caller's path is not UTF-8", shown(&model.hub_cache));
+        let hint =
+            "give the cache another name, such as a link's, with `--hub-cache` or HF_HUB_CACHE: a request holds UTF-8";
+        return Err(Failure::invalid("model.hub_cache", &problem, hint));
+    }
     Ok(Selector {
         spec: model.spec,
         revision: (!model.revision.is_empty()).then_some(model.revision),

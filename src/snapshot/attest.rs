@@ -4,15 +4,17 @@
 
 use std::{
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use dashmap::DashMap;
-use redb::{Database, ReadableDatabase as _, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition};
 use weightsd_core::listing::BlobName;
 use weightsd_segment::FileIdentity;
+
+use crate::disk;
 
 /// Blob name, device, inode.
 type Key = (&'static str, u64, u64);
@@ -114,15 +116,31 @@ impl Attestations {
     fn database(&self) -> Option<&Database> {
         let open = || {
             let path = self.path.as_ref()?;
-            let opened = path
-                .parent()
-                .map_or(Ok(()), fs::create_dir_all)
-                .map_err(|error: io::Error| error.to_string())
-                .and_then(|()| Database::create(path).map_err(|error| error.to_string()));
-            opened.inspect_err(|error| tracing::warn!(path = %path.display(), error, "attestations are not kept")).ok()
+            let made = path.parent().map_or(Ok(()), fs::create_dir_all).map_err(DatabaseError::from);
+            let opened = made.and_then(|()| Database::create(path));
+            opened.inspect_err(|error| tracing::warn!(%error, "{}", not_kept(path, error))).ok()
         };
         self.database.get_or_init(open).as_ref()
     }
+}
+
+/// What it means that the database at `path` cannot be used, and what helps.
+fn not_kept(path: &Path, error: &DatabaseError) -> String {
+    const ANOTHER_FOLDER: &str = "give this daemon a folder of its own with `--own-cache` (`own_cache`)";
+    let helps = match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            format!("another daemon of this user has it open: end that one, or {ANOTHER_FOLDER}")
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            disk::explain_write(path, error, ANOTHER_FOLDER).hint.into_owned()
+        }
+        _ => "it is damaged or of another version: delete it, and the next daemon makes a new one".to_owned(),
+    };
+    format!(
+        "which files were verified is remembered until this daemon ends and not longer, so the next one hashes them again, \
+         because `{}` cannot be used; {helps}",
+        path.display()
+    )
 }
 
 #[cfg(test)]
@@ -149,7 +167,10 @@ mod tests {
         assert!(again.get(&blob, &identity(5)).is_some());
         assert_eq!(again.get(&blob, &identity(6)), None, "it was written to since");
         assert_eq!(again.get(&blob, &identity(7)), None, "it was not for good");
-        // A second daemon cannot open the file, and works without it.
+        // A second daemon cannot open the file, says so, and works without it.
+        let error = Database::create(&path).unwrap_err();
+        let said = not_kept(&path, &error);
+        assert!(said.contains("another daemon") && said.contains("--own-cache"), "{error:?}: {said}");
         let second = Attestations::new(Some(path));
         assert_eq!(second.get(&blob, &identity(5)), None);
         second.attest_for_good(&blob, &identity(5));
@@ -161,6 +182,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("attestations.redb");
         fs::write(&path, "not a database").unwrap();
+        let said = not_kept(&path, &Database::create(&path).unwrap_err());
+        assert!(said.contains("delete it"), "{said}");
         let store = Attestations::new(Some(path));
         let blob = BlobName::parse(&"a".repeat(40)).unwrap();
         store.attest_for_good(&blob, &identity(5));

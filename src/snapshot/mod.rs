@@ -180,6 +180,12 @@ impl Snapshot {
         self.single = Some((file.to_owned(), located));
     }
 
+    /// What the only file looks like, where no family takes it.
+    #[must_use]
+    pub fn resemblance(&self) -> Option<&Resemblance> {
+        self.resemblance.as_ref()
+    }
+
     /// Notes what the only file looks like, which no family takes.
     pub fn note_resemblance(&mut self, resemblance: Option<Resemblance>) {
         self.resemblance = resemblance;

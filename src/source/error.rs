@@ -27,6 +27,16 @@ pub enum SourceError {
         /// What happened.
         problem: String,
     },
+    /// No connection to the proxy that stands in between.
+    #[error("`{host}` cannot be reached through the proxy `{proxy}`, which the environment names: {problem}")]
+    ProxyUnreachable {
+        /// The host behind it.
+        host: String,
+        /// The proxy.
+        proxy: String,
+        /// What happened.
+        problem: String,
+    },
     /// 401: the repository is private or does not exist, and there is no token.
     #[error("`{repo}` does not exist, or is private and there is no token ({looked})")]
     TokenMissing {
@@ -160,6 +170,12 @@ impl Explain for SourceError {
                 host,
                 "check the network and `hub_endpoint`; what has come already is kept, and the rest follows at the next try",
             ),
+            Self::ProxyUnreachable { proxy, .. } => new(
+                Reason::HubUnreachable,
+                proxy,
+                "start the proxy, or restart the daemon without HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (NO_PROXY names hosts \
+                 that need none); what has come already is kept",
+            ),
             Self::Failing { host, .. } => new(
                 Reason::HubFailing,
                 host,
@@ -234,6 +250,7 @@ impl SourceError {
         matches!(
             self,
             Self::Unreachable { .. }
+                | Self::ProxyUnreachable { .. }
                 | Self::RateLimited { .. }
                 | Self::Failing { .. }
                 | Self::StorageRefused { .. }
@@ -275,6 +292,7 @@ impl SourceError {
             self,
             Self::Offline { .. }
                 | Self::Unreachable { .. }
+                | Self::ProxyUnreachable { .. }
                 | Self::RateLimited { .. }
                 | Self::Failing { .. }
                 | Self::Malformed { .. }

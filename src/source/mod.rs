@@ -19,7 +19,7 @@ use weightsd_core::{
     spec::{Commit, RepoId, Revision},
 };
 
-pub(crate) use self::store::{create_parent, is_absent};
+pub(crate) use self::store::{create_parent, has_no_locks, is_absent};
 pub use self::{
     content::{Body, Content},
     error::SourceError,

@@ -251,14 +251,24 @@ impl RepoStore {
         File::create(marker).map(drop)
     }
 
+    /// Where the lock of a blob lies, or would.
+    #[must_use]
+    pub fn lock_path(&self, blob: &BlobName) -> PathBuf {
+        self.cache.join(".locks").join(&self.repo).join(format!("{blob}.lock"))
+    }
+
     /// Tries to become the only one, among all programs, who writes this blob. `None` when somebody else is.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says of [`Self::lock_path`]. [`has_no_locks`] tells a file system without locks.
     pub fn try_lock(&self, blob: &BlobName) -> io::Result<Option<BlobLock>> {
-        let path = self.cache.join(".locks").join(&self.repo).join(format!("{blob}.lock"));
+        let path = self.lock_path(blob);
         create_parent(&path)?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
+            // Locking needs no right to write: a lock file that another user left is as good as one's own.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(&path).map_err(|_| error)?,
+            opened => opened?,
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -385,6 +395,13 @@ pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory)
 }
 
+/// Whether a file could not be locked because its file system has no locks.
+pub(crate) fn has_no_locks(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let none = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOTSUP, Errno::NOSYS].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| none.contains(&code))
+}
+
 /// Whether a link could not be made because the file system has none. FAT answers EPERM, network mounts EOPNOTSUPP.
 fn has_no_links(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -462,5 +479,16 @@ mod tests {
         assert!(store.try_lock(&blob).unwrap().is_none());
         drop(lock);
         assert!(store.try_lock(&blob).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_told() {
+        use rustix::io::Errno;
+        for none in [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS] {
+            assert!(has_no_locks(&none.into()), "{none}");
+        }
+        for other in [Errno::ACCESS, Errno::AGAIN, Errno::IO] {
+            assert!(!has_no_locks(&other.into()), "{other}");
+        }
     }
 }

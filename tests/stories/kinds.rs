@@ -402,6 +402,12 @@ async fn a_file_that_lacks_one_tensor_of_a_known_component_is_refused_with_its_n
     assert!(error.to_string().contains(said) && error.hint().unwrap().contains("save it whole"), "{error}");
     let report = model.audit("model").await;
     assert!(report.remarks.iter().any(|remark| remark.contains(said)), "{:?}", report.remarks);
+    // A base does not make it one.
+    model.home.tiny("org/base");
+    let request = model.home.request(&model.spec(), "model").base("org/base");
+    let error = model.client.load(request, |_| ()).await.unwrap_err();
+    assert!(error.to_string().contains("of none that is known") && error.to_string().contains(said), "{error}");
+    assert!(error.hint().unwrap().contains("save it whole"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@
 
 mod activation;
 mod adapters;
+mod caches;
 mod changes;
 mod checkpoints;
 mod client_process;

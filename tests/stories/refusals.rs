@@ -49,7 +49,9 @@ async fn exit_codes_say_who_has_to_act() {
     let (code, text) = exit(&["status"]);
     assert!(code == 69 && text.contains("weightsd serve"), "{code}: {text}");
     let _daemon = home.daemon();
-    let cases: [(&[&str], i32); 8] = [
+    let empty = home.path().join("empty.safetensors");
+    std::fs::create_dir(&empty).unwrap();
+    let cases: [(&[&str], i32); 9] = [
         (&["status"], 0),
         (&["--help"], 0),
         (&["stauts"], 64),
@@ -57,6 +59,7 @@ async fn exit_codes_say_who_has_to_act() {
         (&["load", REPO, "unet"], 64),
         (&["resolve", "/nowhere"], 64),
         (&["inspect", "/nowhere"], 64),
+        (&["inspect", empty.to_str().unwrap()], 1),
         (&["load", "test/not-here", "vae"], 1),
     ];
     for (arguments, expected) in cases {

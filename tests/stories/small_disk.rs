@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::harness::not_run;
+use crate::harness::{eventually, not_run};
 
 /// Gone when dropped.
 pub struct SmallDisk(PathBuf);
@@ -23,6 +23,13 @@ impl SmallDisk {
         }
         not_run("only root can mount a small disk");
         None
+    }
+
+    /// Lets nobody write to it any more.
+    pub fn freeze(&self) {
+        // Refused while a file is open for writing.
+        let freeze = || Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).output().unwrap();
+        eventually("the disk is read-only", || freeze().status.success());
     }
 
     /// Fills it to the last page, and returns the file that does.

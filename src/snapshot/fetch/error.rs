@@ -7,7 +7,14 @@ use weightsd_core::{
     listing::{BlobName, HashKind},
 };
 
-use crate::{disk, snapshot::SnapshotError, source::SourceError};
+use crate::{
+    disk,
+    snapshot::SnapshotError,
+    source::{self, SourceError},
+};
+
+/// What helps where the cache cannot be written to.
+const ANOTHER_CACHE: &str = "name a cache of your own with `--hub-cache` (`hub_cache`)";
 
 /// See the module. Cheap to clone, because everyone who waits for a file gets one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -98,6 +105,15 @@ pub enum FetchError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The lock of a blob cannot be had.
+    #[error("cannot lock `{}`, which keeps two programs from writing one file", path.display())]
+    Lock {
+        /// The lock.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
     /// Nobody waits any more.
     #[error("the download was given up, because nobody waits for it")]
     Abandoned,
@@ -131,7 +147,13 @@ impl Explain for FetchError {
                 Explanation::new(Reason::FileNotFound, repo, "`weightsd resolve` lists the files")
             }
             Self::Snapshot(error) => error.explain(),
-            Self::Io { path, source } => disk::explain(path, source),
+            Self::Lock { path, source } if source::has_no_locks(source) => Explanation::new(
+                Reason::FileRefused,
+                path.display().to_string(),
+                "its file system has no locks (flock): mount it with locks (NFS: `local_lock=flock`), or name a cache on \
+                 another one with `--hub-cache` (`hub_cache`)",
+            ),
+            Self::Lock { path, source } | Self::Io { path, source } => disk::explain_write(path, source, ANOTHER_CACHE),
             Self::Abandoned => Explanation::new(Reason::Abandoned, "", "ask again"),
             Self::Died => Explanation::new(Reason::Internal, "", "report it with the daemon's log"),
         }

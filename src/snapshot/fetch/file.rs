@@ -148,11 +148,19 @@ impl Download {
     }
 
     async fn lock(&self) -> Result<BlobLock, FetchError> {
-        let blob = &self.job.listed.blob;
+        let (store, blob) = (&self.job.store, &self.job.listed.blob);
+        let mut has_waited = false;
         loop {
-            if let Some(lock) = self.job.store.try_lock(blob).map_err(FetchError::io(self.job.store.cache()))? {
+            let lock = store.try_lock(blob);
+            let refused = |source| FetchError::Lock { path: store.lock_path(blob), source: Arc::new(source) };
+            if let Some(lock) = lock.map_err(refused)? {
                 return Ok(lock);
             }
+            if !has_waited {
+                let lock = store.lock_path(blob);
+                tracing::info!(file = self.job.path, lock = %lock.display(), "another program has the lock: `fuser` names it");
+            }
+            has_waited = true;
             self.context.report(FileStep { state: FileState::Elsewhere, bytes_done: 0 });
             tokio::time::sleep(LOCK_PAUSE).await;
         }
