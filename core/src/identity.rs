@@ -14,8 +14,52 @@ const FORMAT_VERSION: u64 = 3;
 pub enum ContentKey {
     /// The name of a blob in a Hugging Face cache: sha-256 or git-sha1 of the content, in hex.
     Blob(String),
-    /// A file that can change: device, inode, length, modified and changed times in nanoseconds.
-    File(u64, u64, u64, i64, i64),
+    /// A file that can change, in one state.
+    File(FileKey),
+}
+
+/// A file in one state, told from every other file and state also after a restart of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileKey {
+    /// The volume that it lies on.
+    pub volume: Volume,
+    /// Its inode's number.
+    pub inode: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// When its content changed last, in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// When its content or attributes changed last, in nanoseconds since 1970.
+    pub changed_ns: i64,
+}
+
+/// What a volume is known by. Numbers of devices belong to a mount: after a restart of the system they may be another
+/// volume's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Volume {
+    /// Its UUID.
+    Uuid([u8; 16]),
+    /// A number that its file system makes of its UUID.
+    Serial(u64),
+    /// The number of its device, where nothing that lasts is known of it.
+    Device(u64),
+}
+
+impl fmt::Display for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uuid(uuid) => write!(f, "uuid {:032x}", u128::from_be_bytes(*uuid)),
+            Self::Serial(number) => write!(f, "serial {number:x}"),
+            Self::Device(number) => write!(f, "device {number:x}"),
+        }
+    }
+}
+
+impl fmt::Display for FileKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { volume, inode, length, modified_ns, changed_ns } = self;
+        write!(f, "{volume} {inode} {length} {modified_ns} {changed_ns}")
+    }
 }
 
 /// Identity of a component, 32 bytes, written as 64 hex digits.
@@ -61,9 +105,7 @@ impl ComponentId {
             field(path.as_bytes());
             match content {
                 ContentKey::Blob(name) => field(name.as_bytes()),
-                ContentKey::File(device, inode, length, modified, changed) => {
-                    field(format!("{device} {inode} {length} {modified} {changed}").as_bytes());
-                }
+                ContentKey::File(file) => field(file.to_string().as_bytes()),
             }
         }
         Self(hash.finalize().into())
@@ -99,7 +141,11 @@ mod tests {
     #[test]
     fn every_input_counts() {
         let shards = [("a".to_owned(), ContentKey::Blob("b".into()))];
-        let other = [("a".to_owned(), ContentKey::File(1, 2, 3, 4, 5))];
+        let file = |volume| {
+            let key = FileKey { volume, inode: 2, length: 3, modified_ns: 4, changed_ns: 5 };
+            [("a".to_owned(), ContentKey::File(key))]
+        };
+        let [one, other, third] = [Volume::Uuid([1; 16]), Volume::Uuid([2; 16]), Volume::Device(1)].map(file);
         let base = IdentityInputs {
             family: "f",
             component: "c",
@@ -117,7 +163,9 @@ mod tests {
             IdentityInputs { policy: AuditPolicy::ReportOnly, ..base.clone() },
             IdentityInputs { config: b"", ..base.clone() },
             IdentityInputs { conversion: b"F16", ..base.clone() },
+            IdentityInputs { shards: &one, ..base.clone() },
             IdentityInputs { shards: &other, ..base.clone() },
+            IdentityInputs { shards: &third, ..base.clone() },
             IdentityInputs { shards: &[], ..base.clone() },
         ];
         let ids: std::collections::HashSet<_> = variants.iter().map(ComponentId::of).collect();

@@ -6,8 +6,11 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
+use weightsd_core::identity::{FileKey, Volume};
+
 /// The identity of a file in one state. Two equal identities mean the same file with the same content, as far as the
-/// system tells. Only deliberate deception changes content without changing one of these fields.
+/// system tells, for as long as its volume stays mounted. Only deliberate deception changes content without changing one
+/// of these fields. What outlives a mount is kept under a [`FileKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
     /// Device number.
@@ -41,6 +44,13 @@ impl FileIdentity {
     /// When the system does not answer for the file.
     pub fn of_file(file: &File) -> io::Result<FileIdentity> {
         Ok(FileIdentity::of(&file.metadata()?))
+    }
+
+    /// The same state, as it is known after the volume was mounted again.
+    #[must_use]
+    pub const fn on(&self, volume: Volume) -> FileKey {
+        let FileIdentity { device: _, inode, length, modified_ns, changed_ns } = *self;
+        FileKey { volume, inode, length, modified_ns, changed_ns }
     }
 }
 

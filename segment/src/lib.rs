@@ -19,6 +19,7 @@ mod reserve;
 mod residency;
 mod sync;
 mod view;
+mod volume;
 
 pub use accounting::MemoryUse;
 pub use identity::FileIdentity;
@@ -27,3 +28,4 @@ pub use pinned::{NotRegular, PinnedFile};
 pub use reserve::reserve;
 pub use sync::sync;
 pub use view::{MapError, View};
+pub use volume::{file_key, file_key_of};

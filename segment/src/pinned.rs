@@ -12,8 +12,9 @@ use std::{
 
 use rustix::fs::OFlags;
 use thiserror::Error;
+use weightsd_core::identity::{FileKey, Volume};
 
-use crate::{FileIdentity, residency};
+use crate::{FileIdentity, residency, volume::volume};
 
 /// A path that should be a regular file is something else. Travels inside an [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -37,6 +38,7 @@ pub struct PinnedFile {
     file: File,
     path: PathBuf,
     identity: FileIdentity,
+    volume: Volume,
 }
 
 impl PinnedFile {
@@ -59,7 +61,7 @@ impl PinnedFile {
         }
         // The flag was for opening only. Borrowers of the descriptor get an ordinary one.
         rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
-        Ok(PinnedFile { identity: FileIdentity::of(&metadata), file, path })
+        Ok(PinnedFile { identity: FileIdentity::of(&metadata), volume: volume(&file)?, file, path })
     }
 
     /// The path that was opened. By now it may name another file.
@@ -72,6 +74,12 @@ impl PinnedFile {
     #[must_use]
     pub fn identity(&self) -> &FileIdentity {
         &self.identity
+    }
+
+    /// The state it had when it was opened, as it is known after a restart of the system.
+    #[must_use]
+    pub const fn key(&self) -> FileKey {
+        self.identity.on(self.volume)
     }
 
     /// The identity it has now. If it differs from [`identity`](Self::identity), the content may have changed.

@@ -11,12 +11,12 @@ use weightsd_core::adapter::AdapterReport;
 use weightsd_core::{
     audit::AuditReport,
     derive::CannotConvert,
-    identity::ComponentId,
+    identity::{ComponentId, FileKey},
     listing::BlobName,
     place::{At, Layout, Placed},
     source::{SegmentId, Sources},
 };
-use weightsd_segment::{FileIdentity, PinnedFile};
+use weightsd_segment::PinnedFile;
 
 use crate::{
     checkpoint::{OpenShard, Source},
@@ -139,8 +139,8 @@ impl Component {
         self.attested(|blob, file| attestations.get(blob, file))
     }
 
-    fn attested(&self, at: impl Fn(&BlobName, &FileIdentity) -> Option<SystemTime>) -> Option<SystemTime> {
-        let one = |source: &Source| at(source.file.expected.as_ref()?, source.open.file.identity());
+    fn attested(&self, at: impl Fn(&BlobName, &FileKey) -> Option<SystemTime>) -> Option<SystemTime> {
+        let one = |source: &Source| at(source.file.expected.as_ref()?, &source.open.file.key());
         let times = self.sources.iter().map(one).collect::<Option<Vec<_>>>()?;
         times.into_iter().min()
     }

@@ -329,7 +329,7 @@ impl Images {
         let note = Note { provenance: provenance.clone(), modified_ns: identity.modified_ns };
         let json = serde_json::to_vec(&note).expect("a note has string keys and finite numbers");
         let mut file = &beside.file;
-        let written = file.write_all(&json).and_then(|()| file.sync_all());
+        let written = file.write_all(&json).and_then(|()| weightsd_segment::sync(file));
         written.map_err(ImageError::io("write", &beside.path))?;
         Ok(PartialImage { id, image, provenance: beside, made })
     }
@@ -343,13 +343,13 @@ impl Images {
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
         let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
         let file = &partial.image.file;
-        let dated = file.set_modified(partial.made).and_then(|()| file.sync_all());
+        let dated = file.set_modified(partial.made).and_then(|()| weightsd_segment::sync(file));
         dated.map_err(ImageError::io("publish", &path))?;
         // Publish the note first: an image must never be visible without it.
         for (from, to) in [(&partial.provenance.path, &beside), (&partial.image.path, &path)] {
             fs::rename(from, to).map_err(ImageError::io("publish", to))?;
         }
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        let synced = File::open(folder).and_then(|folder| weightsd_segment::sync(&folder));
         synced.map_err(ImageError::io("publish", &path))
     }
 }

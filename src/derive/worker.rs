@@ -99,7 +99,7 @@ fn run() -> Result<(), WorkerFailure> {
     mlx_rs::memory::set_cache_limit(KEPT_BYTES).map_err(ArrayError::from)?;
     let work = ImageWork::new(&order.jobs, &files, &image);
     work.run()?;
-    image.sync_all().map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))
+    weightsd_segment::sync(&image).map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))
 }
 
 /// Ends the process when standard input ends: the daemon is gone, and nobody wants the image.

@@ -11,18 +11,19 @@ use std::{
 
 use dashmap::DashMap;
 use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition};
-use weightsd_core::listing::BlobName;
-use weightsd_segment::FileIdentity;
+use weightsd_core::{identity::FileKey, listing::BlobName};
 
 use crate::disk;
 
-/// Blob name, device, inode.
-type Key = (&'static str, u64, u64);
+/// Blob name, volume, inode.
+type Key = (&'static str, &'static str, u64);
 /// Length, time of the last change of content, of content or attributes (nanoseconds since 1970), time of the attestation
 /// (seconds since 1970).
 type Value = (u64, i64, i64, u64);
 
-const TABLE: TableDefinition<'_, Key, Value> = TableDefinition::new("attestations-1");
+const TABLE: TableDefinition<'_, Key, Value> = TableDefinition::new("attestations-2");
+/// Had numbers of devices in its keys, which belong to other volumes after a restart of the system.
+const FORMER: TableDefinition<'_, (&str, u64, u64), Value> = TableDefinition::new("attestations-1");
 
 /// See the module.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub struct Attestations {
     path: Option<PathBuf>,
     database: OnceLock<Option<Database>>,
     /// What was attested since the start. Answers at once, and is all there is when the database cannot be used.
-    recent: DashMap<BlobName, (FileIdentity, SystemTime)>,
+    recent: DashMap<BlobName, (FileKey, SystemTime)>,
     writing: Mutex<()>,
 }
 
@@ -43,14 +44,14 @@ impl Attestations {
 
     /// As [`Self::get`], as far as it was asked for or attested since the start. Never waits.
     #[must_use]
-    pub fn recent(&self, blob: &BlobName, file: &FileIdentity) -> Option<SystemTime> {
+    pub fn recent(&self, blob: &BlobName, file: &FileKey) -> Option<SystemTime> {
         self.recent.get(blob).filter(|recent| recent.0 == *file).map(|recent| recent.1)
     }
 
     /// When the file of that identity was found to be the blob of that name; `None` when it never was. May wait for the
     /// disk.
     #[must_use]
-    pub fn get(&self, blob: &BlobName, file: &FileIdentity) -> Option<SystemTime> {
+    pub fn get(&self, blob: &BlobName, file: &FileKey) -> Option<SystemTime> {
         if let Some(recent) = self.recent(blob, file) {
             return Some(recent);
         }
@@ -64,7 +65,7 @@ impl Attestations {
         found
     }
 
-    fn read(&self, blob: &BlobName, file: &FileIdentity) -> Result<Option<SystemTime>, redb::Error> {
+    fn read(&self, blob: &BlobName, file: &FileKey) -> Result<Option<SystemTime>, redb::Error> {
         let Some(database) = self.database() else { return Ok(None) };
         let reading = database.begin_read()?;
         let table = match reading.open_table(TABLE) {
@@ -72,21 +73,21 @@ impl Attestations {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let Some(value) = table.get((blob.as_str(), file.device, file.inode))? else { return Ok(None) };
+        let Some(value) = table.get((blob.as_str(), &*file.volume.to_string(), file.inode))? else { return Ok(None) };
         let (length, modified_ns, changed_ns, at) = value.value();
         let same = (length, modified_ns, changed_ns) == (file.length, file.modified_ns, file.changed_ns);
         Ok(same.then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(at)))
     }
 
     /// Attests, for as long as the daemon runs. A file that is not on the disk yet can still become another one.
-    pub fn attest(&self, blob: &BlobName, file: &FileIdentity) -> SystemTime {
+    pub fn attest(&self, blob: &BlobName, file: &FileKey) -> SystemTime {
         let now = SystemTime::now();
         self.recent.insert(blob.clone(), (*file, now));
         now
     }
 
     /// Attests for good. Call it when the file is on the disk. A failure costs another hashing later, and is logged.
-    pub fn attest_for_good(&self, blob: &BlobName, file: &FileIdentity) -> SystemTime {
+    pub fn attest_for_good(&self, blob: &BlobName, file: &FileKey) -> SystemTime {
         let now = self.attest(blob, file);
         if let Err(error) = self.write(blob, file) {
             tracing::warn!(%error, "an attestation cannot be kept");
@@ -94,7 +95,7 @@ impl Attestations {
         now
     }
 
-    fn write(&self, blob: &BlobName, file: &FileIdentity) -> Result<(), redb::Error> {
+    fn write(&self, blob: &BlobName, file: &FileKey) -> Result<(), redb::Error> {
         let Some(database) = self.database() else { return Ok(()) };
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -102,8 +103,9 @@ impl Attestations {
         {
             let mut table = writing.open_table(TABLE)?;
             let value = (file.length, file.modified_ns, file.changed_ns, now.as_secs());
-            table.insert((blob.as_str(), file.device, file.inode), value)?;
+            table.insert((blob.as_str(), &*file.volume.to_string(), file.inode), value)?;
         }
+        writing.delete_table(FORMER)?;
         writing.commit()?;
         Ok(())
     }
@@ -145,10 +147,12 @@ fn not_kept(path: &Path, error: &DatabaseError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weightsd_core::identity::Volume;
+
     use super::*;
 
-    fn identity(changed_ns: i64) -> FileIdentity {
-        FileIdentity { device: 1, inode: 2, length: 3, modified_ns: 4, changed_ns }
+    fn identity(changed_ns: i64) -> FileKey {
+        FileKey { volume: Volume::Uuid([1; 16]), inode: 2, length: 3, modified_ns: 4, changed_ns }
     }
 
     #[test]
@@ -167,6 +171,8 @@ mod tests {
         assert!(again.get(&blob, &identity(5)).is_some());
         assert_eq!(again.get(&blob, &identity(6)), None, "it was written to since");
         assert_eq!(again.get(&blob, &identity(7)), None, "it was not for good");
+        let elsewhere = FileKey { volume: Volume::Uuid([2; 16]), ..identity(5) };
+        assert_eq!(again.get(&blob, &elsewhere), None, "a file of the same number on another volume");
         // A second daemon cannot open the file, says so, and works without it.
         let error = Database::create(&path).unwrap_err();
         let said = not_kept(&path, &error);

@@ -1,18 +1,22 @@
 //! Which files a component is made of: one file, a set of shards, or what an index lists.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use weightsd_core::{
     adapter::{Beside, finished},
     family::{self, ComponentSite},
-    identity::ContentKey,
+    identity::{ContentKey, FileKey, Volume},
     index::{INDEX_BYTES_MAX, Index},
     listing::BlobName,
     preferred::{Ground, Preference, preferred},
     select::{self, SelectError, WeightFiles},
     weight_name,
 };
-use weightsd_segment::FileIdentity;
+use weightsd_segment::{FileIdentity, file_key};
 
 use super::{HashCandidate, Lacking, Snapshot, SnapshotError, files::read_bounded};
 use crate::{
@@ -337,7 +341,7 @@ impl Snapshot {
         let content = match (&found, &expected) {
             (FoundFile::Blob(_), Some(blob)) => ContentKey::Blob(blob.to_string()),
             // Nobody vouches for what a user put there.
-            _ => file_key(&identity),
+            _ => ContentKey::File(key_of(&path, identity)),
         };
         Ok(Some(ShardFile { name: name.to_owned(), path, identity, content, expected }))
     }
@@ -351,6 +355,9 @@ impl ShardFile {
     }
 }
 
-fn file_key(identity: &FileIdentity) -> ContentKey {
-    ContentKey::File(identity.device, identity.inode, identity.length, identity.modified_ns, identity.changed_ns)
+/// The state of a file that had `identity` a moment ago. One that cannot be opened cannot be lent either, and whoever
+/// opens it says why.
+fn key_of(path: &Path, identity: FileIdentity) -> FileKey {
+    let volume = file_key(path).map_or(Volume::Device(identity.device), |key| key.volume);
+    identity.on(volume)
 }

@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use weightsd_core::listing::{BlobName, HashKind};
-use weightsd_segment::{FileIdentity, PinnedFile};
+use weightsd_segment::PinnedFile;
 
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -59,7 +59,7 @@ pub(super) fn hash_file(
     path: &Path,
     blob: &BlobName,
     mut go_on: impl FnMut(u64) -> bool,
-) -> Result<(String, FileIdentity), NotHashed> {
+) -> Result<(String, PinnedFile), NotHashed> {
     let file = PinnedFile::open(path).map_err(NotHashed::Io)?;
     let length = file.identity().length;
     let mut hasher = BlobHasher::new(blob.kind(), length);
@@ -78,7 +78,7 @@ pub(super) fn hash_file(
         }
     }
     match file.current_identity() {
-        Ok(now) if now == *file.identity() => Ok((hasher.finish(), now)),
+        Ok(now) if now == *file.identity() => Ok((hasher.finish(), file)),
         Ok(_) => Err(NotHashed::Changed),
         Err(error) => Err(NotHashed::Io(error)),
     }
@@ -98,8 +98,8 @@ mod tests {
             "ce013625030ba8dba906f756967f9e9ca394464a",
             "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
         ] {
-            let (found, identity) = hash_file(&path, &BlobName::parse(name).unwrap(), |_| true).unwrap();
-            assert_eq!((found.as_str(), identity.length), (name, 6));
+            let (found, file) = hash_file(&path, &BlobName::parse(name).unwrap(), |_| true).unwrap();
+            assert_eq!((found.as_str(), file.identity().length), (name, 6));
         }
         let blob = BlobName::parse(&"0".repeat(40)).unwrap();
         assert!(matches!(hash_file(&path, &blob, |_| false), Err(NotHashed::Abandoned)));

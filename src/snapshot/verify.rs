@@ -11,7 +11,7 @@ use weightsd_core::{
     explain::{Explain, Explanation, Reason},
     listing::BlobName,
 };
-use weightsd_segment::FileIdentity;
+use weightsd_segment::{FileIdentity, file_key};
 
 use super::{
     Attestations,
@@ -212,17 +212,19 @@ fn find(
     };
     let Some(blob) = &candidate.blob else { return Ok((Some(identity), Finding::Unnamed)) };
     if how.scope == Scope::Unattested
-        && let Some(at) = how.attestations.get(blob, &identity)
+        && let Ok(key) = file_key(&candidate.path)
+        && let Some(at) = how.attestations.get(blob, &key)
     {
         return Ok((Some(identity), Finding::Good(at)));
     }
-    let (found, identity) = hash_file(&candidate.path, blob, go_on).map_err(|error| match error {
+    let (found, file) = hash_file(&candidate.path, blob, go_on).map_err(|error| match error {
         NotHashed::Io(source) => io_error(source),
         NotHashed::Abandoned => VerifyError::Abandoned,
         NotHashed::Changed => VerifyError::Changed { path: path() },
     })?;
+    let identity = *file.identity();
     if found == blob.as_str() {
-        return Ok((Some(identity), Finding::Good(how.attestations.attest_for_good(blob, &identity))));
+        return Ok((Some(identity), Finding::Good(how.attestations.attest_for_good(blob, &file.key()))));
     }
     let is_blob = how.store.is_none_or(|store| store.is_blob(&candidate.path, blob));
     if !is_blob && how.own == OwnFiles::Leave {

@@ -232,7 +232,7 @@ impl RepoStore {
         }
         let mut copy = temporary_file(parent)?;
         io::copy(&mut File::open(from)?, copy.as_file_mut())?;
-        copy.as_file().sync_data()?;
+        weightsd_segment::sync(copy.as_file())?;
         copy.persist(&entry)?;
         Ok(entry)
     }
@@ -384,7 +384,7 @@ fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = temporary_file(create_parent(path)?)?;
     file.write_all(bytes)?;
-    file.as_file().sync_data()?;
+    weightsd_segment::sync(file.as_file())?;
     file.persist(path)?;
     Ok(())
 }

@@ -55,6 +55,10 @@ mod sharing;
 mod small_disk;
 mod strangers;
 #[cfg(target_os = "linux")]
+mod syncing;
+#[cfg(target_os = "linux")]
 mod true_size;
 mod verifying;
+#[cfg(target_os = "linux")]
+mod volumes;
 mod without_mlx;

@@ -13,7 +13,7 @@ use weightsd_core::{
     listing::{BlobName, Listed},
     spec::{Commit, RepoId},
 };
-use weightsd_segment::FileIdentity;
+use weightsd_segment::file_key_of;
 
 use super::{FetchError, blocking, partial::Partial};
 use crate::{
@@ -283,12 +283,12 @@ impl Download {
 
     /// Attests the content, for good when it is on the disk; that takes a while, and nobody has to wait for it.
     fn attest(&self, file: File) -> io::Result<()> {
-        let identity = FileIdentity::of_file(&file)?;
+        let key = file_key_of(&file)?;
         let blob = self.job.listed.blob.clone();
-        self.attestations.attest(&blob, &identity);
+        self.attestations.attest(&blob, &key);
         let attestations = Arc::clone(&self.attestations);
-        tokio::task::spawn_blocking(move || match file.sync_all() {
-            Ok(()) => drop(attestations.attest_for_good(&blob, &identity)),
+        tokio::task::spawn_blocking(move || match weightsd_segment::sync(&file) {
+            Ok(()) => drop(attestations.attest_for_good(&blob, &key)),
             Err(error) => tracing::warn!(%blob, %error, "a downloaded file is not safely on the disk"),
         });
         Ok(())

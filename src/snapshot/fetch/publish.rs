@@ -1,16 +1,13 @@
 //! Makes a set of files visible in the cache, in an order in which a reader never finds a ref to a half-filled snapshot:
 //! the listing, the entries of the snapshot, and last the ref.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs, io,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use weightsd_core::{
     listing::{Listed, Listing},
     spec::{Commit, Revision},
 };
-use weightsd_segment::FileIdentity;
+use weightsd_segment::file_key;
 
 use super::FetchError;
 use crate::{
@@ -66,23 +63,19 @@ fn place(
         *left -= 1;
         let then = if *left > 0 || store.is_linked(&listed.blob) { Blob::Kept } else { Blob::Moved };
         // Another name is another state of the file, to which the attestation does not belong.
-        let before = identity(&store.blob(&listed.blob)).map_err(at())?;
+        let before = file_key(&store.blob(&listed.blob)).map_err(at())?;
         let was_attested = attestations.get(&listed.blob, &before).is_some();
         let placed = store.place(commit, path, &listed.blob, then).map_err(at())?;
         if was_attested {
-            attestations.attest_for_good(&listed.blob, &identity(&placed).map_err(at())?);
+            attestations.attest_for_good(&listed.blob, &file_key(&placed).map_err(at())?);
         }
     }
     Ok(())
 }
 
-fn identity(path: &std::path::Path) -> io::Result<FileIdentity> {
-    fs::metadata(path).map(|found| FileIdentity::of(&found))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::{fs, os::unix::fs::MetadataExt as _};
 
     use weightsd_core::{listing::BlobName, spec::RepoId};
 
@@ -104,20 +97,20 @@ mod tests {
         for listed in files.values() {
             let blob = store.blob(&listed.blob);
             fs::write(&blob, "four").unwrap();
-            attestations.attest(&listed.blob, &identity(&blob).unwrap());
+            attestations.attest(&listed.blob, &file_key(&blob).unwrap());
         }
         publish(&store, &commit, &revision, &listing, &files, &attestations).unwrap();
         for (path, listed) in &files {
             let found = store.locate(&commit, path, listed).unwrap();
             assert_eq!(found, FoundFile::Own(store.snapshot(&commit).join(path)));
             assert!(found.path().symlink_metadata().unwrap().is_file());
-            assert!(attestations.get(&listed.blob, &identity(found.path()).unwrap()).is_some(), "{path}");
+            assert!(attestations.get(&listed.blob, &file_key(found.path()).unwrap()).is_some(), "{path}");
         }
         let links = fs::metadata(store.blob(&files["z"].blob)).unwrap().nlink();
         assert_eq!(links, 2, "it takes its room once");
         // A second time there is nothing to do.
         publish(&store, &commit, &revision, &listing, &files, &attestations).unwrap();
         let name: BlobName = files["z"].blob.clone();
-        assert!(attestations.recent(&name, &identity(&store.snapshot(&commit).join("z")).unwrap()).is_some());
+        assert!(attestations.recent(&name, &file_key(&store.snapshot(&commit).join("z")).unwrap()).is_some());
     }
 }
