@@ -21,6 +21,7 @@ pub mod hub;
 mod messages;
 mod pace;
 pub mod pipeline;
+pub mod private;
 pub mod progress;
 pub mod resolve;
 pub mod service;

@@ -17,13 +17,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// The daemon, from its settings to its last task.
+/// The daemon, from its log to its last task.
 fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    process::start_log();
-    let must_be_activated = command.activated;
+    process::start_log(command.log_file.as_deref());
+    // Before there are threads: taking over a socket changes the environment. Before anything can fail: whoever waits on
+    // the socket is told.
+    let inherited = BoundListener::inherit(command.activated)?;
+    let waiting = inherited.as_ref().and_then(BoundListener::waiting);
+    let ended = run(command, socket, inherited);
+    if let (Err(error), Some(waiting)) = (&ended, waiting) {
+        let (message, explanation) = cli::explain(error);
+        tracing::error!("cannot start: {message}");
+        waiting.tell(message, explanation)?;
+    }
+    ended
+}
+
+/// The daemon, from its settings to its last task.
+fn run(command: Serve, socket: Option<PathBuf>, inherited: Option<BoundListener>) -> anyhow::Result<ExitCode> {
     let config = command.settings(socket)?.complete()?;
-    // Before there are threads: taking over a socket changes the environment.
-    let inherited = BoundListener::inherit(must_be_activated)?;
     process::raise_file_limit();
     process::share_arenas();
     let runtime = process::runtime()?;

@@ -159,7 +159,11 @@ fn missing(named: &str) -> Option<String> {
                     ["tests"] => {
                         (!read(&file).contains("mod tests")).then(|| format!("{} has no tests", file.display()))
                     }
-                    [.., name] => (!test(&file, name)).then(|| format!("{} has no such test", file.display())),
+                    [.., name] => {
+                        let beside = path.join("tests.rs");
+                        let is_there = test(&file, name) || root().join(&beside).exists() && test(&beside, name);
+                        (!is_there).then(|| format!("{} has no such test", file.display()))
+                    }
                 };
             }
         }

@@ -4,7 +4,7 @@ use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -12,7 +12,10 @@ use tokio::{net::UnixStream, time::sleep};
 use tonic::transport::Channel;
 use weightsd_core::places::{self, Platform, SocketPathTooLong};
 use weightsd_proto::v1::weights_service_client::WeightsServiceClient;
-use weightsd_segment::environment;
+use weightsd_segment::{
+    descriptors, environment,
+    file_limit::{self, Raised},
+};
 
 /// The daemon's service over a connection that is made when it is needed.
 pub(crate) type Service = WeightsServiceClient<Channel>;
@@ -84,12 +87,11 @@ pub enum ConnectError {
 /// Connects, and makes sure that the daemon belongs to this user or to root.
 pub(crate) async fn open(path: &Path) -> Result<UnixStream, ConnectError> {
     places::check_socket_path(path, Platform::current())?;
+    let mut patience = Patience::new(Platform::current());
     let stream = loop {
         match UnixStream::connect(path).await {
-            Ok(stream) => break stream,
-            // Linux says so when the queue of the listener is full. The caller's deadline ends this.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(Duration::from_millis(2)).await,
-            Err(error) => return Err(explain(path, error)),
+            Err(error) if patience.allows(&error) => sleep(places::REFUSAL_PAUSE).await,
+            connected => break connected.map_err(|error| explain(path, error))?,
         }
     };
     // A socket that the service manager opened shows the service manager's uid, which is ours or root's as well.
@@ -98,6 +100,32 @@ pub(crate) async fn open(path: &Path) -> Result<UnixStream, ConnectError> {
         return Err(ConnectError::WrongOwner { path: path.to_owned(), uid });
     }
     Ok(stream)
+}
+
+/// Which failures to connect pass by themselves, or can be mended here.
+struct Patience {
+    platform: Platform,
+    /// When the first refusal came.
+    refused: Option<Instant>,
+}
+
+impl Patience {
+    fn new(platform: Platform) -> Patience {
+        Patience { platform, refused: None }
+    }
+
+    /// Whether it is worth another try.
+    fn allows(&mut self, error: &io::Error) -> bool {
+        match error.kind() {
+            // Linux says so when the queue of the listener is full. The caller's deadline ends this.
+            ErrorKind::WouldBlock => true,
+            // macOS says so when the queue is full, and every system says so when nobody listens.
+            ErrorKind::ConnectionRefused => {
+                self.refused.get_or_insert_with(Instant::now).elapsed() < places::refusal_patience(self.platform)
+            }
+            _ => descriptors::are_exhausted(error) && file_limit::raise().is_ok_and(Raised::is_more),
+        }
+    }
 }
 
 fn explain(path: &Path, error: io::Error) -> ConnectError {
@@ -112,7 +140,9 @@ fn explain(path: &Path, error: io::Error) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream as StdStream};
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
     use super::*;
 
@@ -133,6 +163,63 @@ mod tests {
 
         let denied = explain(&path, ErrorKind::PermissionDenied.into());
         assert!(matches!(denied, ConnectError::Denied(_)));
+    }
+
+    /// A real listener with a full queue. `platform` says how the system reports it.
+    fn through_a_full_queue(platform: Platform) -> (io::Result<StdStream>, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let address = SocketAddrUnix::new(folder.path().join("s")).unwrap();
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let connect = || {
+            let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+            rustix::io::ioctl_fionbio(&socket, true)?;
+            rustix::net::connect(&socket, &address)?;
+            Ok::<_, io::Error>(StdStream::from(socket))
+        };
+        let mut waiting = Vec::new();
+        while let Ok(stream) = connect() {
+            waiting.push(stream);
+        }
+        let mut full = 0;
+        let (mut patience, mut full) = (Patience::new(platform), 0);
+        loop {
+            let error = match connect() {
+                Ok(stream) => return (Ok(stream), full),
+                Err(_) if platform == Platform::MacOs => ErrorKind::ConnectionRefused.into(),
+                Err(error) => error,
+            };
+            if !patience.allows(&error) {
+                return (Err(error), full);
+            }
+            full += 1;
+            if full == 5 {
+                drop(rustix::net::accept(&listener).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_queue_is_waited_for() {
+        for platform in [Platform::Linux, Platform::MacOs] {
+            let (connected, full) = through_a_full_queue(platform);
+            assert!(connected.is_ok() && full == 5, "{platform:?}: {connected:?} after {full}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_counts_when_it_lasts() {
+        for platform in [Platform::Linux, Platform::MacOs] {
+            let (mut patience, mut asked, began) = (Patience::new(platform), 1, Instant::now());
+            while patience.allows(&ErrorKind::ConnectionRefused.into()) {
+                asked += 1;
+            }
+            assert!(asked >= 2 && began.elapsed() >= places::refusal_patience(platform));
+        }
+        let mut patience = Patience::new(Platform::MacOs);
+        assert!(!patience.allows(&ErrorKind::PermissionDenied.into()));
+        assert!(!patience.allows(&ErrorKind::NotFound.into()));
     }
 
     #[tokio::test]

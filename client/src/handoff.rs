@@ -13,7 +13,10 @@ use tokio::{
     net::UnixStream,
 };
 use weightsd_core::handoff::{ACK, BATCH, HandoffError, REPLY_LEN, Reply, Request, Status, Ticket, batches};
-use weightsd_segment::descriptors;
+use weightsd_segment::{
+    descriptors,
+    file_limit::{self, Raised},
+};
 
 use crate::{ConnectError, connect};
 
@@ -59,8 +62,18 @@ impl HandoffClient {
     }
 
     /// The descriptors of all segments, in order. Has no deadline of its own; dropping it half-way closes the
-    /// connection it used and everything received.
+    /// connection it used and everything received. When this process may not have that many files open, its limit is raised
+    /// as far as it goes, and not before: programs that use `select` rely on a low one.
     pub(crate) async fn fetch(&self, ticket: Ticket, expected: usize) -> Result<Vec<OwnedFd>, HandoffFailure> {
+        match self.attempt(ticket, expected).await {
+            Err(error) if descriptors::are_exhausted(&error) && file_limit::raise().is_ok_and(Raised::is_more) => {
+                self.attempt(ticket, expected).await
+            }
+            result => result,
+        }
+    }
+
+    async fn attempt(&self, ticket: Ticket, expected: usize) -> Result<Vec<OwnedFd>, HandoffFailure> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(stream) = idle {
             match self.exchange(stream, ticket, expected).await {
@@ -159,6 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn descriptors_come_in_order_and_the_connection_is_reused_until_it_breaks() {
+        file_limit::raise().unwrap(); // macOS's 256 are too few for both sides.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
@@ -183,6 +197,54 @@ mod tests {
         assert!(matches!(error, HandoffFailure::Refused(Status::UnknownTicket)), "{error}");
         assert_eq!(client.fetch(TICKET, 0).await.unwrap().len(), 0);
         server.join().unwrap();
+    }
+
+    /// Set where [`with_few_descriptors`] runs in a process of its own: a limit is the whole process's.
+    const FEW: &str = "WEIGHTSD_TEST_FEW_DESCRIPTORS";
+
+    #[test]
+    fn a_low_limit_is_raised_when_descriptors_do_not_fit() {
+        let program = std::env::current_exe().unwrap();
+        let run = |limits: &str| {
+            let shell = format!("{limits}; exec \"$0\" --exact handoff::tests::with_few_descriptors --nocapture");
+            let mut command = std::process::Command::new("sh");
+            let output = command.args(["-c", &shell]).arg(&program).env(FEW, "1").output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+        };
+        let raised = run("ulimit -Sn 100");
+        assert!(raised.contains("fetched 130"), "{raised}");
+        // Nothing can be raised: the error says how many there may be.
+        let said = run("ulimit -n 100");
+        assert!(said.contains("this process may have 100 files open"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn with_few_descriptors() {
+        if std::env::var_os(FEW).is_none() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        thread::spawn(move || {
+            let file = tempfile::tempfile().unwrap();
+            for (mut stream, _) in std::iter::from_fn(|| listener.accept().ok()) {
+                let mut request = [0; REQUEST_LEN];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(&granted(130).encode()).unwrap();
+                // One file for all: the other side of this process is the one that has too few descriptors.
+                for batch in batches(130) {
+                    let sent = descriptors::send(stream.as_fd(), &vec![file.as_fd(); batch], batch as u8);
+                    if sent.and_then(|()| stream.read_exact(&mut [0])).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        match HandoffClient::new(path.into()).fetch(TICKET, 130).await {
+            Ok(fds) => println!("fetched {}", fds.len()),
+            Err(error) => println!("{}", weightsd_core::explain::sentence(&error)),
+        }
     }
 
     #[tokio::test]

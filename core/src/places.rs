@@ -3,7 +3,10 @@
 //! Everywhere here an empty variable counts as an unset one. Python's `huggingface_hub` takes an empty `HF_HOME` for
 //! the current directory; nobody means that, and a daemon has no useful current directory.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -118,6 +121,18 @@ pub const fn socket_path_limit(platform: Platform) -> usize {
         Platform::MacOs => 103,
     }
 }
+
+/// How long a connection that is refused is tried again before it means that nobody listens. On macOS a listener refuses
+/// while its queue is full, as if it were gone. On Linux it refuses only for the moment between `bind` and `listen`.
+pub const fn refusal_patience(platform: Platform) -> Duration {
+    match platform {
+        Platform::Linux => Duration::from_millis(20),
+        Platform::MacOs => Duration::from_millis(400),
+    }
+}
+
+/// The pause between two tries of a connection that is refused.
+pub const REFUSAL_PAUSE: Duration = Duration::from_millis(2);
 
 /// Refuses a socket path that is longer than [`socket_path_limit`].
 pub fn check_socket_path(path: &Path, platform: Platform) -> Result<(), SocketPathTooLong> {

@@ -10,6 +10,7 @@ pub mod activation;
 pub mod advice;
 pub mod descriptors;
 pub mod environment;
+pub mod file_limit;
 pub mod heap;
 mod identity;
 mod locality;

@@ -88,7 +88,17 @@ Examples:
     #[command(hide = true, name = derive::worker::COMMAND)]
     DeriveWorker,
     /// Let launchd (macOS) or systemd (Linux) start the daemon on the first connection
+    #[command(after_help = "\
+Examples:
+  weightsd install --dry-run
+  weightsd install")]
     Install(Install),
+    /// Take back what `weightsd install` wrote
+    #[command(after_help = "\
+Examples:
+  weightsd uninstall --dry-run
+  weightsd uninstall")]
+    Uninstall(Install),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -120,6 +130,9 @@ pub struct Serve {
     /// Fail unless launchd or systemd hands over a socket
     #[arg(long)]
     pub activated: bool,
+    /// Write the log to this file, and begin a new one when it is large [default: standard error]
+    #[arg(long, value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
 }
 
 impl Serve {
@@ -407,13 +420,10 @@ pub(super) struct DemoClient {
     pub(super) hub_cache: PathBuf,
 }
 
+/// `weightsd install` and `weightsd uninstall`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  weightsd install --dry-run
-  weightsd install")]
 pub(super) struct Install {
-    /// Print what would be written, and where
+    /// Print what would be done, and do nothing
     #[arg(long)]
     pub(super) dry_run: bool,
     /// The service manager's system [default: this one]

@@ -13,6 +13,7 @@ use super::audit;
 use crate::{
     daemon::{BindError, SettingsError},
     pipeline::LoadError,
+    private::FolderError,
 };
 
 /// A refusal by the command line itself, of arguments that clap accepts.
@@ -81,6 +82,13 @@ fn tier(error: &anyhow::Error) -> Tier {
     }
 }
 
+/// The error with its causes, and what it means to whoever gets it.
+#[must_use]
+pub fn explain(error: &anyhow::Error) -> (String, Explanation) {
+    let unknown = || Explanation::new(Reason::Internal, "", "see the daemon's log");
+    (format!("{error:#}"), local(error).map_or_else(unknown, Explain::explain))
+}
+
 /// Prints the error, its causes and its hint.
 pub(super) fn report(error: &anyhow::Error) -> io::Result<()> {
     let mut out = io::stderr().lock();
@@ -112,4 +120,5 @@ fn local(error: &anyhow::Error) -> Option<&dyn Explain> {
         .or_else(|| error.downcast_ref::<UsageError>().map(|error| error as &dyn Explain))
         .or_else(|| error.downcast_ref::<BindError>().map(|error| error as &dyn Explain))
         .or_else(|| error.downcast_ref::<SettingsError>().map(|error| error as &dyn Explain))
+        .or_else(|| error.downcast_ref::<FolderError>().map(|error| error as &dyn Explain))
 }

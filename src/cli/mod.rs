@@ -1,5 +1,5 @@
-//! The command line: tables for people, `--json` for programs. Every command but `serve`, `inspect`, `demo`, `install`
-//! and `completions` is a client of the daemon.
+//! The command line: tables for people, `--json` for programs. Every command but `serve`, `inspect`, `demo`, `install`,
+//! `uninstall` and `completions` is a client of the daemon.
 
 mod args;
 mod audit;
@@ -23,8 +23,8 @@ use clap::{CommandFactory as _, Parser as _};
 use weightsd_client::{Client, ConnectOptions};
 use weightsd_core::explain::Tier;
 
-pub use self::args::Serve;
 use self::args::{Args, Command, Task};
+pub use self::{args::Serve, failure::explain};
 use crate::{daemon::process, derive};
 
 /// A parsed command line.
@@ -122,7 +122,8 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         Task::Demo(command) => demo::run(&command, &process::runtime()?),
         Task::DemoClient(command) => demo::client::run(command, options(socket), &process::runtime()?),
         Task::DeriveWorker => Ok(derive::worker::main()),
-        Task::Install(command) => install::run(&command),
+        Task::Install(command) => install::install(&command),
+        Task::Uninstall(command) => install::uninstall(&command),
         Task::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "weightsd", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

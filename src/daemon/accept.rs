@@ -88,7 +88,7 @@ pub(super) async fn accept(
 }
 
 /// Nothing is read from, or said to, a peer of another user.
-fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
+pub(super) fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == uid => Ok(()),
         Ok(peer) => Err(format!("a process of uid {} connected, and this daemon serves uid {uid} only", peer.uid())),

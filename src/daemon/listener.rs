@@ -1,24 +1,29 @@
 //! The socket: taken over from launchd or systemd, or made here. One daemon a socket; a lock file beside it says whose.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
-    io::{self, Read as _, Seek as _, Write as _},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    io::{self, ErrorKind, Read as _, Seek as _, Write as _},
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
-        net::{UnixListener, UnixStream},
+        fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
     places::{self, Platform, SocketPathTooLong},
 };
 use weightsd_segment::activation;
 
-use crate::disk;
+use super::Waiting;
+use crate::{
+    disk,
+    private::{self, FolderError, Links, Others},
+};
 
 /// Name of the socket in the launchd plist.
 const LAUNCHD_NAME: &str = "Listener";
@@ -38,7 +43,19 @@ enum Origin {
     /// Belongs to launchd or systemd, which keep it.
     Inherited,
     /// Made here. The file is the locked lock.
-    Own { _lock: File },
+    Own { _lock: File, socket: SocketFile },
+}
+
+/// Which socket lies at a path: its device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SocketFile(u64, u64);
+
+impl SocketFile {
+    /// The socket at `path`; `None` when something else is there.
+    fn at(path: &Path) -> io::Result<Option<Self>> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(metadata.file_type().is_socket().then(|| Self(metadata.dev(), metadata.ino())))
+    }
 }
 
 /// How long the lock of a daemon that is gone may last: a process that it was about to start has it until it is another
@@ -60,13 +77,8 @@ pub enum BindError {
         pid: Option<u32>,
     },
     /// The socket's directory is open to others.
-    #[error("`{}` {problem}, and the socket's directory must be the user's alone (mode 0700)", path.display())]
-    OpenDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    #[error("the socket's directory cannot be used")]
+    Directory(#[from] FolderError),
     /// Something else is in the socket's place.
     #[error("`{}` exists and is not a socket", path.display())]
     NotASocket {
@@ -97,9 +109,10 @@ impl Explain for BindError {
                 Reason::InUse,
                 "`weightsd status` shows the daemon; stop it first, or choose another socket with `--socket`",
             ),
-            Self::OpenDirectory { .. } => {
+            Self::Directory(FolderError::NotOurs { .. }) => {
                 (Reason::InvalidRequest, "`chmod 700` it, or name a socket in a directory of your own with `--socket`")
             }
+            Self::Directory(error) => return error.explain(),
             Self::NotASocket { .. } => {
                 (Reason::InvalidRequest, "move it away, or choose another path with `--socket` or WEIGHTSD_SOCKET")
             }
@@ -128,8 +141,18 @@ impl BoundListener {
         Ok(Some(Self { listener, path, origin: Origin::Inherited }))
     }
 
+    /// Whoever waits on a socket that was handed over, in case the daemon cannot start. `None` for a socket that was made
+    /// here: nobody can have connected before it was.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Waiting> {
+        match self.origin {
+            Origin::Inherited => self.listener.try_clone().ok().map(Waiting::new),
+            Origin::Own { .. } => None,
+        }
+    }
+
     /// Makes a socket at `path`, mode 0600, in a directory of mode 0700 that is made if it is missing. A socket that a
-    /// dead daemon left is removed.
+    /// dead daemon left is removed: one that refuses connections for as long as a living listener with a full queue might.
     ///
     /// # Errors
     /// When another daemon has it, when others can enter the directory, when something else is at `path`, when the path is
@@ -138,44 +161,28 @@ impl BoundListener {
         places::check_socket_path(path, Platform::current())?;
         let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        private_directory(directory)?;
+        private::make(directory, Others::Nobody, Links::Followed)?;
         let lock = lock(path)?;
-        remove_stale(path)?;
+        remove_stale(path, Platform::current(), connect)?;
         let listener = UnixListener::bind(path).map_err(at("listen on"))?;
+        let socket = SocketFile::at(path).map_err(at("look at"))?;
+        let socket = socket.ok_or_else(|| BindError::NotASocket { path: path.to_owned() })?;
         // The directory keeps others out until this is done.
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(at("protect"))?;
         listener.set_nonblocking(true).map_err(at("listen on"))?;
-        Ok(Self { listener, path: path.to_owned(), origin: Origin::Own { _lock: lock } })
+        Ok(Self { listener, path: path.to_owned(), origin: Origin::Own { _lock: lock, socket } })
     }
 }
 
 impl Drop for BoundListener {
     fn drop(&mut self) {
-        if matches!(self.origin, Origin::Own { .. }) {
-            // The lock is still held: nobody else can have made a socket here. The lock file stays, because removing a
-            // locked file would let two daemons lock two files of one name.
+        let Origin::Own { socket, .. } = &self.origin else { return };
+        // Service managers and other programs replace a socket without asking for our lock. The lock file stays, because
+        // removing a locked file would let two daemons lock two files of one name.
+        if SocketFile::at(&self.path).is_ok_and(|found| found.as_ref() == Some(socket)) {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-fn private_directory(directory: &Path) -> Result<(), BindError> {
-    let at = |action| move |source| BindError::Io { action, path: directory.to_owned(), source };
-    if !directory.exists() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at("make"))?;
-    }
-    let metadata = fs::metadata(directory).map_err(at("look at"))?;
-    let fail = |problem| Err(BindError::OpenDirectory { path: directory.to_owned(), problem });
-    if !metadata.is_dir() {
-        return fail("is not a directory".to_owned());
-    }
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return fail(format!("belongs to uid {}", metadata.uid()));
-    }
-    if metadata.mode() & 0o077 != 0 {
-        return fail(format!("has mode {:04o}", metadata.mode() & 0o7777));
-    }
-    Ok(())
 }
 
 /// Locks the file beside the socket and writes the process id into it. The lock ends with the process, however it ends.
@@ -207,21 +214,60 @@ fn lock(socket: &Path) -> Result<File, BindError> {
     Ok(file)
 }
 
-/// Removes a socket that nobody listens on.
-fn remove_stale(path: &Path) -> Result<(), BindError> {
+/// Removes a socket that nobody listens on. What else may be the matter is an error: a listener with a full queue, or one
+/// that this user may not connect to, is alive.
+fn remove_stale(
+    path: &Path,
+    platform: Platform,
+    connect: impl FnMut(&Path) -> io::Result<()>,
+) -> Result<(), BindError> {
     let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    let before = match SocketFile::at(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(at("look at")(source)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket { path: path.to_owned() });
-        }
-        Ok(_) => {}
-    }
+        Ok(None) => return Err(BindError::NotASocket { path: path.to_owned() }),
+        Ok(found) => found,
+    };
     // A socket that answers belongs to someone without our lock: a service manager, or another program.
-    match UnixStream::connect(path) {
-        Ok(_) => Err(BindError::InUse { path: path.to_owned(), pid: None }),
-        Err(_) => fs::remove_file(path).map_err(at("remove the stale socket")),
+    let in_use = || BindError::InUse { path: path.to_owned(), pid: None };
+    match ask(path, platform, connect) {
+        Ok(()) => Err(in_use()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => match SocketFile::at(path) {
+            Ok(after) if after != before => Err(in_use()),
+            _ => fs::remove_file(path).or_else(unless_gone).map_err(at("remove the stale socket")),
+        },
+        Err(source) => Err(at("find out who listens on")(source)),
+    }
+}
+
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Connects, and asks again for a moment when it is refused: at least twice.
+fn ask(path: &Path, platform: Platform, mut connect: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let asked = Instant::now();
+    loop {
+        match connect(path) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            answer => return answer,
+        }
+        thread::sleep(places::REFUSAL_PAUSE);
+        if asked.elapsed() >= places::refusal_patience(platform) {
+            return connect(path);
+        }
+    }
+}
+
+/// Connects without waiting. A queue that is full is somebody's who listens.
+fn connect(path: &Path) -> io::Result<()> {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INPROGRESS) => Ok(()),
+        connected => Ok(connected?),
     }
 }
 
@@ -267,10 +313,72 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_removes_only_the_socket_that_it_made() {
+        let folder = private();
+        let path = folder.path().join("s");
+        let first = BoundListener::bind(&path).unwrap();
+        // As launchd and systemd take a path over: without asking for a lock.
+        fs::remove_file(&path).unwrap();
+        let manager = UnixListener::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "the manager's socket was removed");
+        drop(manager);
+    }
+
+    /// A listener whose queue is full, as macOS shows it.
+    #[test]
+    fn a_full_queue_is_no_stale_socket() {
+        let folder = private();
+        let path = folder.path().join("s");
+        let living = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&living, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&living, 0).unwrap();
+        // Not answered, and nobody waits for the answer: the queue is full now.
+        let mut waiting = Vec::new();
+        let full = loop {
+            let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+            rustix::io::ioctl_fionbio(&socket, true).unwrap();
+            match rustix::net::connect(&socket, &SocketAddrUnix::new(&path).unwrap()) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(remove_stale(&path, Platform::Linux, connect), Err(BindError::InUse { .. })), "{full}");
+
+        // On macOS the same queue refuses, until somebody takes from it.
+        let mut refusals = 0;
+        let as_on_macos = |path: &Path| {
+            refusals += 1;
+            if refusals < 3 { Err(ErrorKind::ConnectionRefused.into()) } else { connect(path) }
+        };
+        assert!(matches!(remove_stale(&path, Platform::MacOs, as_on_macos), Err(BindError::InUse { .. })));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn only_a_refusal_makes_a_socket_stale() {
+        let folder = private();
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::Other] {
+            let error = remove_stale(&path, Platform::Linux, |_| Err(kind.into())).unwrap_err();
+            assert!(matches!(error, BindError::Io { action: "find out who listens on", .. }), "{error}");
+            assert!(path.exists());
+        }
+        let mut asked = 0;
+        let refuses = |_: &Path| {
+            asked += 1;
+            Err(ErrorKind::ConnectionRefused.into())
+        };
+        remove_stale(&path, Platform::Linux, refuses).unwrap();
+        assert!(asked >= 2 && !path.exists(), "asked {asked} times");
+    }
+
+    #[test]
     fn a_directory_that_others_can_enter_is_refused() {
         let folder = private();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         let error = BoundListener::bind(&folder.path().join("s")).unwrap_err();
-        assert!(error.to_string().contains("0755"), "{error}");
+        assert!(weightsd_core::explain::sentence(&error).contains("0755"), "{error}");
     }
 }

@@ -4,8 +4,10 @@ mod accept;
 mod config;
 mod lifecycle;
 mod listener;
+mod log_file;
 pub mod process;
 mod settings;
+mod waiting;
 mod watchdog;
 
 pub use self::{
@@ -13,4 +15,5 @@ pub use self::{
     lifecycle::{RunError, run},
     listener::{BindError, BoundListener},
     settings::{Row, Settings, SettingsError},
+    waiting::Waiting,
 };

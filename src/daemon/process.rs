@@ -1,39 +1,42 @@
 //! What this process is to the system: its log, its limits, its threads, and the signals that end it.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    sync::Mutex,
+};
 
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+
+use super::log_file::LogFile;
 
 /// Exit code after a second signal: the shell's for SIGINT.
 const IMPATIENT: i32 = 130;
 
-/// Starts the log on standard error; `WEIGHTSD_LOG` says how much.
-pub fn start_log() {
+/// Starts the log, in the file if there is one, on standard error otherwise; `WEIGHTSD_LOG` says how much.
+pub fn start_log(file: Option<&Path>) {
     let filter = EnvFilter::try_from_env("WEIGHTSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let opened = file.map(LogFile::new).transpose();
+    let (writer, problem) = match opened {
+        Ok(None) => (BoxMakeWriter::new(io::stderr), None),
+        Ok(Some(file)) => (BoxMakeWriter::new(Mutex::new(file)), None),
+        Err(error) => (BoxMakeWriter::new(io::stderr), Some(error)),
+    };
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).with_target(false).init();
+    if let (Some(error), Some(file)) = (problem, file) {
+        tracing::warn!(%error, file = %file.display(), "the log cannot be kept in its file");
+    }
 }
 
-/// Raises the limit of open files as far as it goes: connections and shards take descriptors, and the usual soft limit
-/// (256 on macOS) is soon spent.
+/// Raises the limit of open files as far as it goes.
 pub fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    // macOS refuses more than OPEN_MAX even where the hard limit is infinite.
-    let wanted = limit.maximum.unwrap_or(u64::MAX).min(10_240);
-    if limit.current.is_some_and(|current| current < wanted) {
-        limit.current = Some(wanted);
-        if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "cannot raise the limit of open files");
-        }
+    if let Err(error) = weightsd_segment::file_limit::raise() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 

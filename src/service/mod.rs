@@ -2,6 +2,7 @@
 //! messages mean is written in the `.proto` files.
 
 mod call;
+mod cannot_start;
 mod events;
 mod evict;
 mod failure;
@@ -29,6 +30,7 @@ use weightsd_proto::{
     },
 };
 
+pub use self::cannot_start::refuse_all;
 use self::failure::Failure;
 pub use self::token_probe::TokenProbe;
 use crate::{cache::Cache, handle::Daemon, messages};

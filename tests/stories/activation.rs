@@ -10,7 +10,9 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use weightsd_client::{Client, ConnectOptions};
+use rustix::process::Signal;
+use tonic::Code;
+use weightsd_client::{Client, ConnectOptions, proto::ErrorReason};
 
 use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, not_run, until};
 
@@ -29,6 +31,13 @@ async fn serve_and_end(home: &Home, client: Client, daemon: Daemon) {
     assert_eq!(fs::metadata(home.socket()).unwrap().ino(), inode, "the socket belongs to the service manager");
 }
 
+/// The daemon with descriptor 3 for its socket.
+fn handed_down() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve --activated"#, PROGRAM]);
+    command
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handed_down_socket_is_served_and_left_in_place() {
     let home = Home::new();
@@ -39,9 +48,7 @@ async fn a_handed_down_socket_is_served_and_left_in_place() {
     let mut waiting = Some(tokio::spawn(async move { connect(&socket).await }));
     let mut clients = Vec::new();
     for _ in 0..2 {
-        let mut command = Command::new("sh");
-        command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve --activated"#, PROGRAM]);
-        let mut command = home.around(command);
+        let mut command = home.around(handed_down());
         let parent_fd = listener.as_fd().try_clone_to_owned().unwrap();
         command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
         let daemon = home.start(command);
@@ -75,6 +82,40 @@ async fn systemd_starts_the_daemon_on_the_first_connection() {
     })
     .await;
     serve_and_end(&home, client.unwrap(), daemon).await;
+}
+
+#[cfg(not(target_os = "macos"))] // launchd hands sockets over by a protocol of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_daemon_that_cannot_start_is_told_why() {
+    let home = Home::new();
+    let config = home.path().join("config.toml");
+    fs::write(&config, "keep_alife = \"1h\"\n").unwrap();
+    let listener = UnixListener::bind(home.socket()).unwrap();
+    let ask = || {
+        let options = ConnectOptions { socket: home.socket(), deadline: PATIENCE };
+        tokio::spawn(async move { Client::connect(options).await.unwrap_err() })
+    };
+    let first = ask();
+    let mut command = home.around(handed_down());
+    command.env("WEIGHTSD_CONFIG", &config);
+    let parent_fd = listener.as_fd().try_clone_to_owned().unwrap();
+    command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+    let mut daemon = home.start(command);
+    // Also who comes a moment later: launchd would not start another process for him yet.
+    for error in [first.await.unwrap(), ask().await.unwrap()] {
+        let told = error.daemon().unwrap();
+        assert_eq!(told.reason(), Some(ErrorReason::CannotStart), "{told}");
+        assert_eq!(told.code(), Code::Unavailable);
+        for words in ["config.toml", "keep_alife"] {
+            assert!(told.message().contains(words), "{told}");
+        }
+        assert!(error.hint().unwrap().contains("weightsd serve --help"), "{error:?}");
+        assert!(!error.retryable());
+    }
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(64), "{}", home.log());
+    assert!(home.log().contains("cannot start: the configuration file"), "{}", home.log());
+    assert!(home.socket().exists(), "the socket belongs to the service manager");
 }
 
 #[test]

@@ -38,6 +38,21 @@ async fn a_second_daemon_is_refused_and_told_by_whom() {
     assert!(home.daemon().terminate().success());
 }
 
+#[test]
+fn the_log_goes_to_a_file_of_its_own() {
+    let home = Home::new();
+    let file = home.path().join("daemon.log");
+    let daemon = home.daemon_with(&["--log-file", file.to_str().unwrap()]);
+    assert!(daemon.terminate().success());
+    let log = std::fs::read_to_string(&file).unwrap();
+    assert!(log.contains("ready") && log.contains("stopped"), "{log}");
+    assert_eq!(home.log(), "", "standard error is elsewhere");
+    // A log that cannot be kept there is kept where it was, and keeps nobody from being served.
+    let daemon = home.daemon_with(&["--log-file", home.path().to_str().unwrap()]);
+    assert!(daemon.terminate().success());
+    assert!(home.log().contains("the log cannot be kept in its file"), "{}", home.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn holders_are_told_of_the_end_and_keep_their_bytes() {
     let home = Home::new();

@@ -39,6 +39,7 @@ mod hub_races;
 mod hub_resumes;
 mod hub_tokens;
 mod hubs;
+mod installing;
 mod keeping;
 mod kinds;
 mod lending;

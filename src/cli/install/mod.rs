@@ -1,0 +1,137 @@
+//! `weightsd install` and `weightsd uninstall`: the service manager's files, filled in from the templates in `launchd/` and
+//! `systemd/`. What is done is decided in [`plan`]; here it is done, or shown.
+
+mod plan;
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use weightsd_core::places::Platform;
+use weightsd_segment::environment::variable;
+
+use self::plan::{Folder, Installation, Removal, Surroundings};
+use super::args::{Install, InstallPlatform};
+use crate::private;
+
+/// Writes the files, or shows them.
+pub(super) fn install(command: &Install) -> anyhow::Result<ExitCode> {
+    let platform = platform(command)?;
+    let installation = Installation::new(platform, &surroundings()?)?;
+    let mut out = io::stdout().lock();
+    if command.dry_run {
+        show(&installation, &mut out)?
+    } else {
+        make(&installation, &mut out)?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes the files, or shows which.
+pub(super) fn uninstall(command: &Install) -> anyhow::Result<ExitCode> {
+    let platform = platform(command)?;
+    let removal = Removal::new(platform, &surroundings()?);
+    let mut out = io::stdout().lock();
+    if command.dry_run {
+        for file in &removal.files {
+            writeln!(out, "would remove {}", file.display())?;
+        }
+        write!(out, "{}", removal.words)?;
+    } else {
+        remove(&removal, &mut out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn platform(command: &Install) -> anyhow::Result<Platform> {
+    let platform = match command.platform {
+        Some(InstallPlatform::Linux) => Platform::Linux,
+        Some(InstallPlatform::Macos) => Platform::MacOs,
+        None => Platform::current(),
+    };
+    let is_here = platform == Platform::current();
+    anyhow::ensure!(is_here || command.dry_run, "what belongs to another system can only be shown, with --dry-run");
+    Ok(platform)
+}
+
+fn surroundings() -> anyhow::Result<Surroundings> {
+    Ok(Surroundings {
+        home: PathBuf::from(variable("HOME").context("this user has no home directory")?),
+        program: env::current_exe().context("the path of this program")?,
+        uid: rustix::process::getuid().as_raw(),
+        socket_variable: variable("WEIGHTSD_SOCKET").map(PathBuf::from),
+    })
+}
+
+fn show(installation: &Installation, out: &mut impl Write) -> io::Result<()> {
+    for Folder { path, is_ours } in &installation.folders {
+        let mode = if *is_ours { ", mode 0700" } else { "" };
+        writeln!(out, "# {} (a folder{mode})\n", path.display())?;
+    }
+    for unit in &installation.units {
+        writeln!(out, "# {}\n{}", unit.path.display(), unit.text)?;
+    }
+    write!(out, "{}", installation.words.trim_start())
+}
+
+/// Makes folders and files, and says so.
+fn make(installation: &Installation, out: &mut impl Write) -> anyhow::Result<()> {
+    for folder in &installation.folders {
+        if folder.is_ours {
+            private::make_or_close(&folder.path)?;
+        } else {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder.path);
+            made.with_context(|| format!("cannot make `{}`", folder.path.display()))?;
+        }
+        writeln!(out, "made sure of {}", folder.path.display())?;
+    }
+    for unit in &installation.units {
+        let at = || format!("cannot write `{}`", unit.path.display());
+        if let Some(folder) = unit.path.parent() {
+            fs::create_dir_all(folder).with_context(at)?;
+        }
+        write_whole(&unit.path, &unit.text).with_context(at)?;
+        writeln!(out, "wrote {}", unit.path.display())?;
+    }
+    Ok(write!(out, "{}", installation.words)?)
+}
+
+/// Writes a file that a service manager may be reading: it sees the old one or the new one.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    // launchd ignores a plist that others may write to, and needs no secret.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(mode)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Removes files and links, and says which were there.
+fn remove(removal: &Removal, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut was_there = false;
+    for file in &removal.files {
+        match fs::remove_file(file) {
+            Ok(()) => {
+                was_there = true;
+                writeln!(out, "removed {}", file.display())?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot remove `{}`", file.display())),
+        }
+    }
+    if !was_there {
+        writeln!(out, "nothing was installed: there is no {}", removal.files[removal.files.len() - 1].display())?;
+        return Ok(());
+    }
+    Ok(write!(out, "{}", removal.words)?)
+}
+
+#[cfg(test)]
+mod tests;
