@@ -11,7 +11,7 @@ const LINES_MAX: usize = 500;
 const REASON: &str = "Longer than 500 lines:";
 
 /// The documents whose links and tests are followed.
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -22,6 +22,7 @@ const DOCUMENTS: [&str; 10] = [
     "docs/MACOS.md",
     "tests/README.md",
     "bench/README.md",
+    "client/c/README.md",
 ];
 
 fn root() -> &'static Path {

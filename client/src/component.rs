@@ -1,6 +1,6 @@
 //! A loaded component: its tensors, the daemon's description of it, and the stream that is its lease.
 
-use std::{collections::VecDeque, fmt};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use tonic::Streaming;
 use weightsd_proto::v1::{
@@ -12,7 +12,7 @@ use crate::{Tensor, Tensors, Tree, UnflattenError, connect::Service};
 /// A component, mapped and leased. Dropping it ends the lease; [`Tensors`] taken from it stay readable.
 #[must_use = "dropping a component ends its lease"]
 pub struct Component {
-    info: v1::Component,
+    info: Arc<v1::Component>,
     tensors: Tensors,
     notices: VecDeque<Notice>,
     stream: Streaming<LoadComponentResponse>,
@@ -32,7 +32,7 @@ impl Component {
         if let Some(lease) = &mut info.lease {
             lease.ticket.clear();
         }
-        Component { info, tensors, notices, stream, _service: service }
+        Component { info: Arc::new(info), tensors, notices, stream, _service: service }
     }
 
     /// A hash of everything that determines the content, in 64 hex digits.
@@ -68,6 +68,12 @@ impl Component {
     /// The daemon's whole description of the component, with segments, lease and timings, and without the ticket.
     pub fn info(&self) -> &v1::Component {
         &self.info
+    }
+
+    /// The same, for those who need it after the lease.
+    #[must_use]
+    pub fn shared_info(&self) -> Arc<v1::Component> {
+        Arc::clone(&self.info)
     }
 
     /// The tensor of that name.

@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "json")]
+pub mod json;
 pub mod prepared;
 pub mod rich_error;
 

@@ -3,10 +3,11 @@
 use std::{process::ExitCode, time::SystemTime};
 
 use weightsd_client::{Client, proto::WatchEventsRequest};
+use weightsd_proto::json;
 
 use super::{
     args::Events,
-    output::{self, Format, print},
+    output::{Format, print},
 };
 
 pub(super) async fn run(client: &Client, command: &Events, format: Format) -> anyhow::Result<ExitCode> {
@@ -23,7 +24,7 @@ pub(super) async fn run(client: &Client, command: &Events, format: Format) -> an
         let Some(answer) = next else { return Ok(ExitCode::SUCCESS) };
         if format == Format::Json {
             // One line an event, so that a program can read them as they come.
-            print(output::json("WatchEventsResponse", &answer)?)?;
+            print(json::to_json("WatchEventsResponse", &answer))?;
             continue;
         }
         if answer.skipped > 0 {

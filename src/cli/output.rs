@@ -8,7 +8,7 @@ use std::{
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use humansize::{DECIMAL, format_size};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use weightsd_proto::json;
 
 /// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,21 +29,9 @@ pub(super) fn warn(warning: &str) -> io::Result<()> {
     if warning.is_empty() { Ok(()) } else { writeln!(io::stderr().lock(), "warning: {warning}") }
 }
 
-/// A message as protobuf's JSON, with fields that have their default, and 64-bit numbers as numbers.
-pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<serde_json::Value> {
-    let pool = DescriptorPool::decode(weightsd_proto::FILE_DESCRIPTOR_SET)?;
-    let descriptor = pool
-        .get_message_by_name(&format!("weights.v1.{name}"))
-        .ok_or_else(|| anyhow::anyhow!("there is no message {name}"))?;
-    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
-    let options =
-        SerializeOptions::new().skip_default_fields(false).stringify_64_bit_integers(false).use_proto_field_name(true);
-    Ok(message.serialize_with_options(serde_json::value::Serializer, &options)?)
-}
-
 /// Prints a message as JSON.
-pub(super) fn print_json(name: &str, message: &impl Message) -> anyhow::Result<()> {
-    Ok(print(format_args!("{:#}", json(name, message)?))?)
+pub(super) fn print_json(name: &str, message: &impl Message) -> io::Result<()> {
+    print(format_args!("{:#}", json::to_json(name, message)))
 }
 
 /// Columns of a line where the output goes to no terminal.
