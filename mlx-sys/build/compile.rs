@@ -38,7 +38,11 @@ impl Unit {
         }
         names.sort();
         let files = names.iter().map(|name| format!("#include \"mlx/c/{name}\"\n"));
-        let parts = [FORMAT.to_owned()].into_iter().chain(files).chain(SHIM.map(str::to_owned));
+        let parts = [FORMAT.to_owned()]
+            .into_iter()
+            .chain(files)
+            .chain(["#undef format\n".to_owned()])
+            .chain(SHIM.map(str::to_owned));
         Ok(Self(parts.collect()))
     }
 }

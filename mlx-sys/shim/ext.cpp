@@ -5,8 +5,10 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
 #include <variant>
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include "mlx/allocator.h"
@@ -255,4 +257,33 @@ extern "C" const char* mlx_ext_build() {
 // The version of the MLX that was loaded, in MLX's own words.
 extern "C" const char* mlx_ext_version() {
   return version();
+}
+
+// What computes unless a caller chooses: "cpu", "cuda" or "metal".
+extern "C" const char* mlx_ext_backend() {
+  if (default_device() == Device::cpu) {
+    return "cpu";
+  }
+  return metal::is_available() ? "metal" : "cuda";
+}
+
+// The kind of its processor, in MLX's words; empty where it has none.
+extern "C" const char* mlx_ext_architecture() {
+  static const auto found = []() -> std::string {
+    try {
+      auto& info = device_info(default_device());
+      auto kind = info.find("architecture");
+      auto* words = kind == info.end() ? nullptr : std::get_if<std::string>(&kind->second);
+      return words ? *words : "";
+    } catch (std::exception&) {
+      return "";
+    }
+  }();
+  return found.c_str();
+}
+
+// The file of the MLX that was loaded; empty where the system does not tell.
+extern "C" const char* mlx_ext_library() {
+  Dl_info found;
+  return dladdr(reinterpret_cast<const void*>(&version), &found) && found.dli_fname ? found.dli_fname : "";
 }

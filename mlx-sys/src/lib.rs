@@ -4,7 +4,10 @@
 //! No program is linked with the library: it is opened on first use ([`load`]), so that only the processes that compute
 //! carry MLX, and a program runs where there is none.
 
-use std::{path::Path, sync::OnceLock};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 mod functions;
 
@@ -69,6 +72,32 @@ static LOADED: OnceLock<Result<Functions, LoadError>> = OnceLock::new();
 /// build. Asking again gives the same answer.
 pub fn load() -> Result<&'static Path, &'static LoadError> {
     loaded().as_ref().map(|functions| functions.file.path.as_path())
+}
+
+/// What computes in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// `cpu`, `cuda` or `metal`.
+    pub backend: String,
+    /// The kind of processor, in MLX's words; empty where it has none.
+    pub architecture: String,
+    /// The library that was loaded, and then the files that MLX's package has beside it. What the system itself has (the C
+    /// library, those of a driver) is not among them.
+    pub files: Vec<PathBuf>,
+}
+
+/// Loads MLX and says what it computes with.
+///
+/// # Errors
+/// As [`load`].
+pub fn engine() -> Result<Engine, &'static LoadError> {
+    let Functions { file, .. } = loaded().as_ref()?;
+    let words = |function: &str| file.words(function).unwrap_or_default();
+    Ok(Engine {
+        backend: words("mlx_ext_backend\0"),
+        architecture: words("mlx_ext_architecture\0"),
+        files: library::package(&file.path, Path::new(&words("mlx_ext_library\0"))),
+    })
 }
 
 fn loaded() -> &'static Result<Functions, LoadError> {

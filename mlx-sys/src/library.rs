@@ -4,6 +4,7 @@ use std::{
     env,
     error::Error as _,
     ffi::{CStr, c_char},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -115,11 +116,27 @@ impl File {
 
     /// The words that a function without arguments returns. `None` without such a function.
     pub(crate) fn words(&self, name: &str) -> Option<String> {
-        // SAFETY: functions of these two names are the shim's, and they return constants.
+        // SAFETY: functions of these names are the shim's, and they return texts that nobody changes.
         let words = unsafe { self.function::<unsafe extern "C" fn() -> *const c_char>(name).ok()?() };
         // SAFETY: as above.
         Some(unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned())
     }
+}
+
+/// The files of the package that the library at `mlxc` stands on, `mlxc` first: MLX at `mlx`, its kernels for Metal, and
+/// the libraries that a Python package brings along in folders called `*.libs`. What the system has is not among them.
+pub(crate) fn package(mlxc: &Path, mlx: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| {
+        let mut found: Vec<_> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        found.sort();
+        found
+    };
+    let beside = mlxc.parent().map(entries).unwrap_or_default();
+    let is_brought = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "libs");
+    let brought = beside.iter().filter(is_brought).flat_map(|folder| entries(folder));
+    let kernels = Some(mlx.with_file_name("mlx.metallib")).filter(|path| path.exists());
+    [mlxc.to_owned(), mlx.to_owned()].into_iter().chain(kernels).chain(brought).collect()
 }
 
 /// The file that [`load`](crate::load) would load. Only looks whether it is there.

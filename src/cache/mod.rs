@@ -38,7 +38,7 @@ use self::{flight::Load, recall::Recalls, verify::VerifyWork};
 pub use crate::pipeline::AcquireError;
 use crate::{
     component::Component,
-    derive::Images,
+    derive::{Engines, Images, Maker},
     events::{EventKind, Events},
     flight::SharedWork,
     handle::Daemon,
@@ -70,6 +70,8 @@ pub struct CacheConfig {
     pub free_space_floor: u64,
     /// What was computed.
     pub images: Arc<Images>,
+    /// What computes.
+    pub engines: Arc<Engines>,
     /// Bytes that images may take together.
     pub image_budget: u64,
 }
@@ -114,8 +116,8 @@ impl Cache {
         let source = Arc::new(Arc::clone(&hub));
         let fetcher = Fetcher::new(source, attestations, config.free_space_floor, Box::new(tell));
         let (places, attestations) = (config.places.clone(), Arc::clone(&config.attestations));
-        let images = Arc::clone(&config.images);
-        let tools = Tools::new(places, hub, fetcher, attestations, images, config.load_deadline, daemon);
+        let maker = Maker::new(Arc::clone(&config.images), Arc::clone(&config.engines), daemon.clone());
+        let tools = Tools::new(places, hub, fetcher, attestations, maker, config.load_deadline, daemon);
         let cache = Arc::new(Self {
             config,
             tools: Arc::new(tools),

@@ -12,7 +12,7 @@ use weightsd_segment::environment::{not_utf8, variable};
 use super::settings::{Settings, SettingsError};
 use crate::{
     cache::CacheConfig,
-    derive::Images,
+    derive::{Engines, Images},
     hub::{Hub, HubSettings},
     resolve::Places,
     snapshot::Attestations,
@@ -53,6 +53,8 @@ pub struct Config {
     pub hub: HubSettings,
     /// The database of attestations; `None` keeps them in memory.
     pub attestations: Option<PathBuf>,
+    /// The note of which MLX computes here; `None` keeps it in memory.
+    pub engine: Option<PathBuf>,
     /// The folder of derived images; `None` where there is no home.
     pub image_folder: Option<PathBuf>,
     /// Bytes that images may take together.
@@ -88,6 +90,7 @@ impl Settings {
             keep_alive,
             load_deadline: self.load_deadline(),
             attestations: self.own_cache.as_ref().map(|folder| folder.join("attestations.redb")),
+            engine: self.own_cache.as_ref().map(|folder| folder.join("engine.json")),
             image_folder: self.image_folder.clone(),
             image_budget: self.image_budget().as_u64(),
             free_space_floor: self.free_space().as_u64(),
@@ -120,6 +123,7 @@ impl Config {
             verify_afterwards: self.verify_afterwards,
             free_space_floor: self.free_space_floor,
             images: Arc::new(Images::new(self.image_folder)),
+            engines: Arc::new(Engines::new(self.engine)),
             image_budget: self.image_budget,
         }
     }

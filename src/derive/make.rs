@@ -8,7 +8,10 @@ use tokio::{
 };
 use weightsd_core::{derive::Derivation, identity::ComponentId};
 
-use super::{ComputeFailed, Image, Images, Order, OrderedFile, PULSE, PartialImage, Provenance, compute, look_for_mlx};
+use super::{
+    ComputeFailed, Engines, FoundEngine, Image, Images, Installed, Order, OrderedFile, PULSE, PartialImage, Provenance,
+    compute, process::ASKING_MAX,
+};
 use crate::{
     events::EventKind,
     handle::Daemon,
@@ -22,6 +25,8 @@ pub struct Wanted {
     pub id: ComponentId,
     /// What is computed, and the file that it makes.
     pub derivation: Derivation,
+    /// The engine that computes it.
+    pub engine: FoundEngine,
     /// What it is made from, in words.
     pub provenance: Provenance,
     /// The files that are read, in the order of their numbers.
@@ -43,6 +48,7 @@ pub type MakeRoom = Arc<dyn Fn(&Path, u64) -> Result<(), ComputeFailed> + Send +
 #[derive(Debug)]
 pub struct Maker {
     images: Arc<Images>,
+    engines: Arc<Engines>,
     turn: Semaphore,
     daemon: Daemon,
 }
@@ -50,8 +56,8 @@ pub struct Maker {
 impl Maker {
     /// Keeps what it makes in `images`.
     #[must_use]
-    pub fn new(images: Arc<Images>, daemon: Daemon) -> Self {
-        Self { images, turn: Semaphore::new(1), daemon }
+    pub fn new(images: Arc<Images>, engines: Arc<Engines>, daemon: Daemon) -> Self {
+        Self { images, engines, turn: Semaphore::new(1), daemon }
     }
 
     /// The image, and how long it took to compute it: no time, if it was there.
@@ -73,18 +79,28 @@ impl Maker {
         if let Some(image) = self.find(wanted).await? {
             return Ok((image, Duration::ZERO));
         }
+        // Before others are deleted for its sake.
+        let installed = wanted.installed()?;
         let partial = self.begin(wanted, make_room).await?;
         tokio::select! {
             // First, so that a daemon that stops starts no process any more.
             biased;
             () = self.daemon.stopping().cancelled() => return Err(ComputeFailed::Stopping),
-            result = wanted.compute(&partial, watcher) => result?,
+            result = wanted.compute(installed, &partial, watcher) => result?,
         }
         let image = self.publish(wanted, partial).await?;
         let took = started.elapsed();
         let message = format!("{} in {took:.1?}", image.provenance);
         self.daemon.events().push(EventKind::Derived, Some(wanted.id), message);
         Ok((image, took))
+    }
+
+    /// The engine that computes here.
+    ///
+    /// # Errors
+    /// When the process that tells cannot be started, or dies.
+    pub async fn engine(&self) -> Result<FoundEngine, ComputeFailed> {
+        timeout(ASKING_MAX, self.engines.find()).await.unwrap_or(Err(ComputeFailed::EngineUnknown))
     }
 
     async fn find(&self, wanted: &Arc<Wanted>) -> Result<Option<Image>, ComputeFailed> {
@@ -111,8 +127,6 @@ impl Maker {
     async fn begin(&self, wanted: &Arc<Wanted>, make_room: &MakeRoom) -> Result<PartialImage, ComputeFailed> {
         let (images, wanted, make_room) = (Arc::clone(&self.images), Arc::clone(wanted), Arc::clone(make_room));
         blocking(move || {
-            // Before others are deleted for its sake.
-            look_for_mlx()?;
             let length = wanted.derivation.image.length;
             images.begin(wanted.id, length, &wanted.provenance, |folder| make_room(folder, length))
         })
@@ -134,9 +148,23 @@ impl Maker {
 }
 
 impl Wanted {
+    /// The engine, where there is one.
+    fn installed(&self) -> Result<Arc<Installed>, ComputeFailed> {
+        match &self.engine {
+            FoundEngine::Installed(installed) => Ok(Arc::clone(installed)),
+            FoundEngine::Absent { why, .. } => Err(why.clone().into()),
+        }
+    }
+
     /// Computes it into `partial`, in a process of its own.
-    async fn compute(&self, partial: &PartialImage, watcher: &dyn Watcher) -> Result<(), ComputeFailed> {
+    async fn compute(
+        &self,
+        engine: Arc<Installed>,
+        partial: &PartialImage,
+        watcher: &dyn Watcher,
+    ) -> Result<(), ComputeFailed> {
         let order = Order {
+            engine: Installed::clone(&engine),
             files: self.files.clone(),
             image: partial.path().to_owned(),
             head: self.derivation.image.head.clone(),
@@ -144,7 +172,7 @@ impl Wanted {
         };
         let total = self.derivation.input_bytes();
         let mut pace = Pace::default();
-        compute(&order, |bytes, tensor| {
+        compute(order, |bytes, tensor| {
             pace.add(bytes);
             watcher.step(&Step {
                 phase: Phase::Derive,

@@ -5,14 +5,16 @@
 //! memory or meets a fault in one of its threads, and it keeps memory that it once had; the daemon must do neither.
 
 mod arithmetic;
+mod engine;
 mod images;
 mod make;
 mod order;
 mod process;
 pub mod worker;
 
-pub(crate) use self::process::{PULSE, compute, look_for_mlx};
+pub(crate) use self::process::{PULSE, compute};
 pub use self::{
+    engine::{Engine, Engines, FoundEngine, Installed, WithoutEngine},
     images::{Image, ImageError, Images, PartialImage, Provenance, StoredImage},
     make::{MakeRoom, Maker, Wanted},
     order::{FailureKind, Order, OrderedFile},

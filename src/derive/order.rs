@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use weightsd_core::derive::Job;
 use weightsd_segment::FileIdentity;
 
+use super::Installed;
+
 /// An input of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderedFile {
@@ -26,9 +28,20 @@ impl From<&FileIdentity> for Identity {
     }
 }
 
+/// What the worker is asked for: the line on its standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// To say which engine it computes with.
+    Describe,
+    /// To compute an image.
+    Compute(Order),
+}
+
 /// What the worker computes, from which files, and where it writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {
+    /// The engine that the image is for; the worker refuses to be another.
+    pub engine: Installed,
     /// The inputs. Slices name them by their place in this list.
     pub files: Vec<OrderedFile>,
     /// The partial image. It exists, and it has its final length.
@@ -50,6 +63,8 @@ pub enum FailureKind {
     Io,
     /// MLX is missing, or it is not the one that this program was built with.
     NoMlx,
+    /// MLX is another one than was ordered.
+    Engine,
     /// MLX failed, or made something else than was planned.
     Mlx,
 }
@@ -57,6 +72,8 @@ pub enum FailureKind {
 /// A line of the worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum WorkerReport {
+    /// The engine of the worker.
+    Engine(Installed),
     /// Progress.
     Done {
         /// Input bytes that are done.

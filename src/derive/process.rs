@@ -12,10 +12,17 @@ use weightsd_core::{
     explain::{Explain, Explanation, Reason},
 };
 
-use super::{FailureKind, ImageError, Order, images::NO_ROOM, order::WorkerReport, worker::COMMAND};
+use super::{
+    FailureKind, ImageError, Installed, Order, WithoutEngine,
+    images::NO_ROOM,
+    order::{Task, WorkerReport},
+    worker::COMMAND,
+};
 
 /// How long the worker may be silent: enough for the largest product on a slow machine, and for a slow disk.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long it may take to find out which MLX computes here: its library is read once, from a slow disk perhaps.
+pub(super) const ASKING_MAX: Duration = Duration::from_secs(60);
 /// How often progress is repeated while nothing moves.
 pub(crate) const PULSE: Duration = Duration::from_secs(5);
 
@@ -51,6 +58,9 @@ pub enum ComputeFailed {
     /// The daemon is stopping.
     #[error("weightsd is stopping")]
     Stopping,
+    /// Nobody could tell in time which MLX computes here.
+    #[error("which MLX computes here was not found out within {ASKING_MAX:?}")]
+    EngineUnknown,
     /// The worker hangs.
     #[error("the process that computes said nothing for {SILENCE_MAX:?}")]
     Silent,
@@ -71,6 +81,9 @@ impl Explain for ComputeFailed {
         }
         let (reason, hint) = match self {
             _ if self.is_full() => (Reason::NoSpace, NO_ROOM),
+            Self::Failed { kind: FailureKind::Engine, .. } => {
+                (Reason::ComputingDied, "MLX's library was replaced meanwhile: try again")
+            }
             Self::Changed { .. } | Self::Failed { kind: FailureKind::Changed, .. } => {
                 (Reason::FileChanged, "somebody writes to the model's files: try again when they are done")
             }
@@ -78,7 +91,7 @@ impl Explain for ComputeFailed {
             Self::Image(_) | Self::NoRoom(_) | Self::Failed { kind: FailureKind::Io, .. } => {
                 (Reason::OwnFiles, "see the daemon's log, and who may write to its cache")
             }
-            Self::NoMlx(_) | Self::Failed { .. } | Self::Start(_) | Self::Silent => {
+            Self::NoMlx(_) | Self::Failed { .. } | Self::Start(_) | Self::Silent | Self::EngineUnknown => {
                 (Reason::ComputingFailed, "report it with the daemon's log")
             }
             Self::Died { .. } => (
@@ -109,12 +122,13 @@ impl ComputeFailed {
     }
 }
 
-/// Looks whether MLX is here, without loading it.
-///
-/// # Errors
-/// [`ComputeFailed::NoMlx`].
-pub(crate) fn look_for_mlx() -> Result<(), ComputeFailed> {
-    Ok(weightsd_arrays::find().map(drop)?)
+impl From<WithoutEngine> for ComputeFailed {
+    fn from(why: WithoutEngine) -> Self {
+        match why {
+            WithoutEngine::Missing(missing) => Self::NoMlx(missing),
+            WithoutEngine::Refused(message) => Self::Failed { kind: FailureKind::NoMlx, message },
+        }
+    }
 }
 
 /// The program of this process, even when its file was replaced since it was started.
@@ -123,12 +137,33 @@ fn this_program() -> std::io::Result<PathBuf> {
     if running.exists() { Ok(running) } else { std::env::current_exe() }
 }
 
+/// Asks a worker which engine it computes with.
+///
+/// # Errors
+/// When the worker cannot be started, gives up, ends early, or is silent for [`SILENCE_MAX`].
+pub(super) async fn ask() -> Result<Installed, ComputeFailed> {
+    match work(&Task::Describe, |_, _| {}).await? {
+        Done::Described(installed) => Ok(installed),
+        Done::Computed => Err(ComputeFailed::Died { how: "it did not say what it computes with".to_owned() }),
+    }
+}
+
 /// Lets a worker carry out `order`. Calls `progress` with the input bytes that are done and the last tensor, at least every
 /// [`PULSE`]. Dropping the future ends the worker.
 ///
 /// # Errors
 /// When the worker cannot be started, gives up, ends early, or is silent for [`SILENCE_MAX`].
-pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) -> Result<(), ComputeFailed> {
+pub(crate) async fn compute(order: Order, progress: impl FnMut(u64, &str)) -> Result<(), ComputeFailed> {
+    work(&Task::Compute(order), progress).await.map(drop)
+}
+
+/// What a worker has done.
+enum Done {
+    Described(Installed),
+    Computed,
+}
+
+async fn work(task: &Task, mut progress: impl FnMut(u64, &str)) -> Result<Done, ComputeFailed> {
     let program = this_program().map_err(ComputeFailed::Start)?;
     let mut command = Command::new(program);
     command.arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
@@ -140,7 +175,7 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
     // Kept open: its end tells the worker that nobody wants the result any more.
     let mut input = child.stdin.take().ok_or_else(missing)?;
     let mut output = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
-    let mut line = serde_json::to_vec(order).map_err(|error| ComputeFailed::Start(error.into()))?;
+    let mut line = serde_json::to_vec(task).map_err(|error| ComputeFailed::Start(error.into()))?;
     line.push(b'\n');
     // A worker that died before it read the whole order is noticed below.
     let _ = input.write_all(&line).await;
@@ -167,8 +202,9 @@ pub(crate) async fn compute(order: &Order, mut progress: impl FnMut(u64, &str)) 
                 // Ends the worker before its input ends: it would take that for the end of the daemon and delete the
                 // image, which is about to be published.
                 let _ = child.kill().await;
-                return Ok(());
+                return Ok(Done::Computed);
             }
+            Ok(WorkerReport::Engine(installed)) => return Ok(Done::Described(installed)),
             Ok(WorkerReport::Failed { kind, message }) => return Err(ComputeFailed::Failed { kind, message }),
             Err(error) => return Err(ComputeFailed::Died { how: format!("it said {line:?}: {error}") }),
         }

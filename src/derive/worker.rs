@@ -24,8 +24,8 @@ use weightsd_core::derive::{Job, Output, Product, Slice};
 use weightsd_segment::{PinnedFile, advice};
 
 use super::{
-    arithmetic,
-    order::{FailureKind, Order, WorkerReport},
+    Installed, arithmetic,
+    order::{FailureKind, Order, Task, WorkerReport},
 };
 use crate::disk;
 
@@ -47,7 +47,7 @@ const PACE: Duration = Duration::from_millis(100);
 #[must_use]
 pub fn main() -> ExitCode {
     match run() {
-        Ok(()) => report(&WorkerReport::Finished),
+        Ok(done) => report(&done),
         Err(WorkerFailure { kind, message }) => report(&WorkerReport::Failed { kind, message }),
     }
     ExitCode::SUCCESS
@@ -81,14 +81,21 @@ fn report(report: &WorkerReport) {
     let _ = out.flush();
 }
 
-fn run() -> Result<(), WorkerFailure> {
+fn run() -> Result<WorkerReport, WorkerFailure> {
     let malformed = |problem: String| WorkerFailure { kind: FailureKind::Io, message: format!("the order: {problem}") };
     let mut line = Vec::new();
     io::stdin().lock().read_until(b'\n', &mut line).map_err(|error| malformed(error.to_string()))?;
-    let order: Order = serde_json::from_slice(&line).map_err(|error| malformed(error.to_string()))?;
+    let task: Task = serde_json::from_slice(&line).map_err(|error| malformed(error.to_string()))?;
     drop(line);
+    let order = match task {
+        Task::Describe => return Ok(WorkerReport::Engine(Installed::here()?)),
+        Task::Compute(order) => order,
+    };
     end_with_the_daemon(&order);
-    weightsd_arrays::load()?;
+    if !order.engine.is_here()? {
+        let message = format!("MLX is not what it was when this was ordered: {}", order.engine.engine);
+        return Err(WorkerFailure { kind: FailureKind::Engine, message });
+    }
     let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let shown = order.image.display();
     let image = File::options().write(true).open(&order.image);
@@ -99,7 +106,8 @@ fn run() -> Result<(), WorkerFailure> {
     mlx_rs::memory::set_cache_limit(KEPT_BYTES).map_err(ArrayError::from)?;
     let work = ImageWork::new(&order.jobs, &files, &image);
     work.run()?;
-    weightsd_segment::sync(&image).map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))
+    weightsd_segment::sync(&image).map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))?;
+    Ok(WorkerReport::Finished)
 }
 
 /// Ends the process when standard input ends: the daemon is gone, and nobody wants the image.

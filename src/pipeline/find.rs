@@ -13,6 +13,7 @@ use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Reques
 use crate::{
     assembly::Recipe,
     checkpoint::ShardPool,
+    derive::FoundEngine,
     resolve::{Address, Pin},
     snapshot::{ComponentFiles, Extent, FetchReport, Snapshot, Want},
 };
@@ -29,9 +30,10 @@ pub(super) async fn list_and_fetch(
 ) -> Result<Prepared, AcquireError> {
     let started = Instant::now();
     let mut fetched = BTreeSet::new();
+    let engine = if request.is_as_stored() { None } else { Some(engine(request, tools).await?) };
     loop {
-        let (asked, models) = (request.clone(), pinned.clone());
-        let listed = tools.stage(FINDING, move |tools| list(asked, &models, started, &tools.pool)).await?;
+        let (asked, models, engine) = (request.clone(), pinned.clone(), engine.clone());
+        let listed = tools.stage(FINDING, move |tools| list(asked, &models, engine, started, &tools.pool)).await?;
         let missing = match &listed {
             Ok(prepared) => prepared.provisional.clone(),
             Err(unlisted) if unlisted.error.is_missing() => vec![unlisted.role],
@@ -50,6 +52,15 @@ pub(super) async fn list_and_fetch(
             None => return listed.map_err(|unlisted| (*unlisted.error).into()),
         }
     }
+}
+
+/// The MLX that computes here, which is a part of the component's identity.
+async fn engine(request: &Request, tools: &Tools) -> Result<FoundEngine, LoadError> {
+    tools
+        .maker
+        .engine()
+        .await
+        .map_err(|failure| LoadError::ComputeFailed { component: request.component.clone(), source: Box::new(failure) })
 }
 
 /// What is fetched of an ingredient.
@@ -109,6 +120,7 @@ fn of(role: Role) -> impl FnOnce(LoadError) -> Unlisted {
 fn list(
     request: Request,
     pinned: &Ingredients<Pinned>,
+    engine: Option<FoundEngine>,
     started: Instant,
     pool: &ShardPool,
 ) -> Result<Prepared, Unlisted> {
@@ -122,7 +134,7 @@ fn list(
     let is_provisional = |(_, snapshot): &(Role, &Snapshot)| !snapshot.missing_documents.is_empty();
     let provisional = snapshots.iter().filter(is_provisional).map(|(role, _)| role).collect();
     pinned.iter().for_each(|(_, pinned)| pinned.note());
-    Ok(Prepared::new(request, files, recipe, provisional, (started, looked)))
+    Ok(Prepared::new(request, files, recipe, engine, provisional, (started, looked)))
 }
 
 /// The snapshots of all ingredients.

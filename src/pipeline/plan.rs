@@ -12,7 +12,7 @@ use weightsd_core::{
     assemble::Assembled,
     audit::AuditReport,
     catalogue::AuditPolicy,
-    derive::{self, CannotConvert, Converted, Delta, Derivation, MLX_VERSION, Rule, Setting},
+    derive::{self, CannotConvert, Converted, Delta, Derivation, Rule, Setting},
     family,
     ingredients::Ingredients,
     place::{self, At, Layout, Placed},
@@ -25,7 +25,7 @@ use crate::{
     assembly::{Recipe, Tensors},
     checkpoint::{self, Checkpoint, ShardPool, Source},
     component::{Adapted, Timings},
-    derive::{OrderedFile, Wanted},
+    derive::{FoundEngine, OrderedFile, Wanted},
     progress::{Phase, Step, Watcher},
     resolve::ResolvedModel,
     snapshot::ComponentFiles,
@@ -176,6 +176,7 @@ fn wanted(prepared: &Prepared, sources: &Sources<Source>, derivation: Derivation
     Wanted {
         id: prepared.id,
         derivation,
+        engine: prepared.engine.clone().expect("nothing is computed of what is asked for as it is stored"),
         provenance: prepared.provenance(),
         files: sources.iter().map(file).collect(),
         changed: Box::new(move || {
@@ -186,12 +187,13 @@ fn wanted(prepared: &Prepared, sources: &Sources<Source>, derivation: Derivation
 
 /// What an image says of itself: nothing that depends on the name by which the model was asked for.
 fn metadata(prepared: &Prepared) -> BTreeMap<String, String> {
+    let engine = prepared.engine.as_ref().and_then(FoundEngine::engine);
     [
         ("format", "mlx".to_owned()),
         ("weightsd.id", prepared.id.to_string()),
         ("weightsd.component", prepared.component().to_owned()),
         ("weightsd.conversion", prepared.conversion_in_words()),
-        ("weightsd.mlx", MLX_VERSION.to_owned()),
+        ("weightsd.engine", engine.map_or_else(String::new, ToString::to_string)),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()

@@ -7,7 +7,7 @@ use std::{
 };
 
 use weightsd_core::{
-    derive::{Conversion, MLX_VERSION},
+    derive::Conversion,
     identity::{ComponentId, ContentKey, IdentityInputs},
     ingredients::{Ingredients, Role},
 };
@@ -15,7 +15,7 @@ use weightsd_core::{
 use super::Request;
 use crate::{
     assembly::Recipe,
-    derive::Provenance,
+    derive::{FoundEngine, Provenance},
     resolve::ResolvedModel,
     snapshot::{ComponentFiles, HashCandidate, ShardFile},
 };
@@ -34,6 +34,8 @@ pub struct Prepared {
     pub looked: SystemTime,
     pub(super) recipe: Recipe,
     pub(super) conversion: Conversion,
+    /// What computes; `None` where nothing can have to be computed.
+    pub(super) engine: Option<FoundEngine>,
     /// When the load began.
     pub(super) started: Instant,
     /// How long this half took.
@@ -47,12 +49,14 @@ impl Prepared {
         request: Request,
         files: Ingredients<Arc<ComponentFiles>>,
         recipe: Recipe,
+        engine: Option<FoundEngine>,
         provisional: Vec<Role>,
         (started, looked): (Instant, SystemTime),
     ) -> Self {
         let conversion = request.treatment.of(recipe.family, &request.component, request.layout);
-        let id = identity(&request, &files, &recipe, &conversion);
-        Self { id, request, files, looked, recipe, conversion, started, took: started.elapsed(), provisional }
+        let computed = computed(&conversion, engine.as_ref(), &files);
+        let id = identity(&request, &files, &recipe, &computed);
+        Self { id, request, files, looked, recipe, conversion, engine, started, took: started.elapsed(), provisional }
     }
 
     /// The component's name.
@@ -118,19 +122,29 @@ impl Prepared {
     }
 }
 
-fn identity(
-    request: &Request,
-    files: &Ingredients<Arc<ComponentFiles>>,
-    recipe: &Recipe,
+/// What is computed, and by which MLX.
+fn computed(
     conversion: &Conversion,
-) -> ComponentId {
+    engine: Option<&FoundEngine>,
+    files: &Ingredients<Arc<ComponentFiles>>,
+) -> Vec<u8> {
     let mut computed = serde_json::to_vec(conversion).expect("names and numbers have a form in JSON");
-    computed.extend_from_slice(format!("\nmlx {MLX_VERSION}\n").as_bytes());
+    let engine = engine.and_then(FoundEngine::engine).map_or_else(|| "no MLX".to_owned(), ToString::to_string);
+    computed.extend_from_slice(format!("\n{engine}\n").as_bytes());
     for adapter in &files.adapters {
         let config = adapter.it.config.as_ref().map(|config| config.bytes.as_slice()).unwrap_or_default();
         computed.extend_from_slice(format!("adapter {} {}\n", adapter.scale.get().to_bits(), config.len()).as_bytes());
         computed.extend_from_slice(config);
     }
+    computed
+}
+
+fn identity(
+    request: &Request,
+    files: &Ingredients<Arc<ComponentFiles>>,
+    recipe: &Recipe,
+    computed: &[u8],
+) -> ComponentId {
     let named = |(role, files): (Role, &Arc<ComponentFiles>)| -> Vec<(String, ContentKey)> {
         let prefix = match role {
             Role::Own | Role::Base => "",
@@ -146,7 +160,7 @@ fn identity(
         layout: request.layout,
         policy: request.policy,
         config: &recipe.fingerprint(),
-        conversion: &computed,
+        conversion: computed,
         shards: &shards,
     })
 }

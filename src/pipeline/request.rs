@@ -37,6 +37,17 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Whether everything is asked for as it is stored, so that nothing can have to be computed.
+    #[must_use]
+    pub fn is_as_stored(&self) -> bool {
+        self.layout == Layout::Source
+            && matches!(self.treatment.float, FloatWish::Usual | FloatWish::AsStored)
+            && self.treatment.packing == Packing::AsStored
+            && self.models.adapters.is_empty()
+    }
+}
+
 /// In which dtype floats are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum FloatWish {

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use super::{AcquireError, LoadError};
 use crate::{
     checkpoint::ShardPool,
-    derive::{Images, Maker},
+    derive::Maker,
     handle::Daemon,
     hub::Hub,
     resolve::{Network, Places},
@@ -47,7 +47,7 @@ impl Tools {
         hub: Arc<Hub>,
         fetcher: Arc<Fetcher>,
         attestations: Arc<Attestations>,
-        images: Arc<Images>,
+        maker: Maker,
         deadline: Duration,
         daemon: Daemon,
     ) -> Self {
@@ -57,7 +57,7 @@ impl Tools {
             fetcher,
             attestations,
             pool: ShardPool::default(),
-            maker: Maker::new(images, daemon.clone()),
+            maker,
             daemon,
             deadline,
             stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),

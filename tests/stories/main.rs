@@ -23,6 +23,7 @@ mod deriving_changes;
 mod deriving_crashes;
 #[cfg(target_os = "linux")]
 mod deriving_room;
+mod engines;
 mod harness;
 mod hostile;
 mod hub_away;

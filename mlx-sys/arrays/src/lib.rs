@@ -16,7 +16,7 @@ mod quantisation;
 pub mod windows;
 
 pub use mlx_rs;
-pub use mlx_sys::{LoadError, REMEDY, find};
+pub use mlx_sys::{Engine, LoadError, REMEDY, find};
 
 pub use self::{
     adopted::{Adopted, release_unused},
@@ -32,4 +32,12 @@ pub use self::{
 /// [`ArrayError::Unavailable`] when MLX is not there, or is not the one that this program was built with.
 pub fn load() -> Result<(), ArrayError> {
     mlx_sys::load().map(drop).map_err(|error| error.clone().into())
+}
+
+/// Loads MLX and says what it computes with.
+///
+/// # Errors
+/// As [`load`].
+pub fn engine() -> Result<Engine, ArrayError> {
+    mlx_sys::engine().map_err(|error| error.clone().into())
 }
