@@ -135,12 +135,13 @@ pub(crate) fn model(model: &ResolvedModel) -> v1::ResolvedModel {
     match &model.kind {
         ModelKind::Directory => message.set_kind(v1::ModelKind::Directory),
         ModelKind::File => message.set_kind(v1::ModelKind::File),
-        ModelKind::Hub { repo, revision, commit, cache } => {
+        // The wire calls every source's models so; their names tell the source.
+        ModelKind::Repo { address, commit } => {
             message.set_kind(v1::ModelKind::Hub);
-            message.repo = repo.to_string();
-            message.revision = revision.to_string();
+            message.repo = address.repo.to_string();
+            message.revision = address.revision.to_string();
             message.commit = commit.to_string();
-            message.hub_cache = path(cache);
+            message.hub_cache = path(address.store.cache());
         }
     }
     message

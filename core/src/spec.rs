@@ -1,11 +1,14 @@
-//! What a user writes to name a model: a path, or a Hugging Face id with a revision.
+//! What a user writes to name a model: a path, a Hugging Face id with a revision, or the address of a place that a source
+//! reads.
 //!
 //! A spec that looks like a path is never taken for an id, and the reverse: the rules below decide on the text alone.
-//! Whether a path of that name exists is asked by the daemon's `resolve` stage, before these rules.
+//! Whether a path of that name exists is asked by the daemon's `resolve` stage, before these rules. Which schemes there
+//! are is said by the daemon's list of sources.
 
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     explain::{Explain, Explanation, Reason},
@@ -16,22 +19,32 @@ use crate::{
 /// Longest spec, in bytes.
 pub const SPEC_BYTES_MAX: usize = 4096;
 
+/// Longest scheme of an address, in bytes.
+const SCHEME_BYTES_MAX: usize = 32;
+
 /// First parts of `a/b` that name a local folder in practice, so `a/b` is not taken for a Hugging Face id.
 pub const FOLDER_NAMES: [&str; 11] =
     ["models", "model", "weights", "data", "datasets", "checkpoints", "output", "tmp", "temp", "cache", "snapshots"];
 
-/// A parsed model spec.
+/// A model spec, told apart by its looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSpec {
     /// A path, as written (`~` not expanded, relative or absolute); a `file://` URL is decoded.
     Path(String),
-    /// A Hugging Face id.
-    Hub(HubSpec),
+    /// Anything else without a scheme: an id, if it is one ([`RepoSpec::parse_id`]).
+    Id(String),
+    /// An address `scheme://…`, for the source of that scheme to read.
+    Address {
+        /// The scheme, in lower case.
+        scheme: String,
+        /// The whole spec.
+        text: String,
+    },
 }
 
-/// `org/repo`, with the revision that was written after it.
+/// A repository at a source, with the revision that was written after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubSpec {
+pub struct RepoSpec {
     /// The repository.
     pub repo: RepoId,
     /// The revision, when one was written.
@@ -64,11 +77,19 @@ pub enum SpecError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// Another URL, such as `https://`.
+    /// A URL of a scheme that no source takes, such as `https://`.
     #[error("`{text}` is a URL")]
     Url {
         /// The spec.
         text: String,
+    },
+    /// An address that names no place at its source.
+    #[error("`{text}` is not a usable address: {problem}")]
+    Address {
+        /// The spec.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// Not `org/repo`.
     #[error("`{text}` is neither a path nor a Hugging Face id: {problem}")]
@@ -123,6 +144,7 @@ impl Explain for SpecError {
             Self::Url { .. } => {
                 "give the id (`org/repo`) instead of the page's address, or the path of a downloaded file"
             }
+            Self::Address { .. } => "write it as `scheme://place/folder`",
             Self::FileUrl { .. } => "write the plain path, or `file:///` followed by an absolute path",
             Self::Revision { .. } => "a revision is a branch, a tag or a 40-digit commit",
             Self::TwoRevisions { .. } => "name the revision once",
@@ -145,18 +167,24 @@ impl ModelSpec {
         if let Some(rest) = text.strip_prefix("file:") {
             return decode_file_url(text, rest).map(Self::Path);
         }
-        if text.contains("://") {
-            return Err(SpecError::Url { text: text.to_owned() });
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Ok(Self::Address { scheme: scheme.to_ascii_lowercase(), text: text.to_owned() });
         }
-        if is_path_like(text) {
-            return Ok(Self::Path(text.to_owned()));
-        }
+        Ok(if is_path_like(text) { Self::Path(text.to_owned()) } else { Self::Id(text.to_owned()) })
+    }
+}
+
+impl RepoSpec {
+    /// Parses `org/repo`, `org/repo:revision` or `org/repo@revision`.
+    ///
+    /// # Errors
+    /// When the text is no Hugging Face id, or the revision is none.
+    pub fn parse_id(text: &str) -> Result<Self, SpecError> {
         let (id, revision) = match text.find([':', '@']) {
             Some(at) => (&text[..at], Some(Revision::parse(&text[at + 1..])?)),
             None => (text, None),
         };
-        let repo = RepoId::parse(id)?;
-        Ok(Self::Hub(HubSpec { repo, revision }))
+        Ok(Self { repo: RepoId::parse(id)?, revision })
     }
 }
 
@@ -205,10 +233,14 @@ fn decode_file_url(text: &str, rest: &str) -> Result<String, SpecError> {
     check_text(&decoded).map(str::to_owned)
 }
 
-/// A Hugging Face repository id, `org/repo`, checked by the rules of `huggingface_hub`'s `validate_repo_id`.
+/// The name of a repository at its source: a Hugging Face id, `org/repo`, checked by the rules of `huggingface_hub`'s
+/// `validate_repo_id`; or an address, `scheme://place/folder`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RepoId {
     text: String,
+    /// Where the first part begins: behind the scheme.
+    begin: usize,
+    /// Where the first part ends.
     slash: usize,
 }
 
@@ -248,25 +280,58 @@ impl RepoId {
         if FOLDER_NAMES.contains(&org.to_ascii_lowercase().as_str()) {
             return Err(SpecError::LooksLikeFolder { text: text.to_owned(), folder: org.to_owned() });
         }
-        Ok(Self { text: text.to_owned(), slash: org.len() })
+        Ok(Self { text: text.to_owned(), begin: 0, slash: org.len() })
     }
 
-    /// `org/repo`.
+    /// Parses `scheme://place` or `scheme://place/folder/..`, without a final `/`. No part may be empty, `.` or `..`, and
+    /// names and passwords do not belong into it.
+    ///
+    /// # Errors
+    /// [`SpecError::Address`].
+    pub fn parse_address(text: &str) -> Result<Self, SpecError> {
+        let fail = |problem| Err(SpecError::Address { text: shown(text), problem });
+        let Some((scheme, rest)) = text.split_once("://") else { return fail("it has no scheme") };
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if scheme.len() > SCHEME_BYTES_MAX || !scheme.bytes().all(is_plain) || !scheme.starts_with(char::is_alphabetic)
+        {
+            return fail("a scheme has a few lower-case letters and digits");
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return fail("no part may be empty, `.` or `..`");
+        }
+        let (begin, length) = (scheme.len() + 3, rest.find('/').unwrap_or(rest.len()));
+        if rest[..length].contains('@') {
+            // Not shown: it may be a password.
+            let text = format!("{scheme}://…");
+            return Err(SpecError::Address { text, problem: "it holds a name or a password" });
+        }
+        Ok(Self { text: text[..begin + rest.len()].to_owned(), begin, slash: begin + length })
+    }
+
+    /// `org/repo`, or the whole address.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// `org` and `repo`.
+    /// `org` and `repo`; of an address the place, and the folder there, which may be empty.
     #[must_use]
     pub fn parts(&self) -> (&str, &str) {
-        (&self.text[..self.slash], &self.text[self.slash + 1..])
+        (&self.text[self.begin..self.slash], self.text.get(self.slash + 1..).unwrap_or_default())
     }
 
-    /// Name of the repository's folder in a Hugging Face cache: `models--org--repo`.
+    /// Name of the repository's folder in a cache of the Hugging Face structure: `models--org--repo`, or
+    /// `models--scheme--` and digits of the address's SHA-256, since folders of an address may be long and deep.
     #[must_use]
     pub fn cache_folder(&self) -> String {
-        format!("models--{}--{}", &self.text[..self.slash], &self.text[self.slash + 1..])
+        match self.text.split_once("://") {
+            Some((scheme, _)) => {
+                let digest = Sha256::digest(self.text.as_bytes());
+                format!("models--{scheme}--{}", hex::encode(&digest[..20]))
+            }
+            None => format!("models--{}--{}", &self.text[..self.slash], &self.text[self.slash + 1..]),
+        }
     }
 }
 
@@ -373,10 +438,9 @@ mod tests {
     use super::*;
 
     fn hub(text: &str) -> (String, Option<String>) {
-        match ModelSpec::parse(text).unwrap() {
-            ModelSpec::Hub(hub) => (hub.repo.to_string(), hub.revision.map(|revision| revision.to_string())),
-            ModelSpec::Path(path) => panic!("{text} became path {path}"),
-        }
+        let ModelSpec::Id(id) = ModelSpec::parse(text).unwrap() else { panic!("{text} is no id") };
+        let spec = RepoSpec::parse_id(&id).unwrap();
+        (spec.repo.to_string(), spec.revision.map(|revision| revision.to_string()))
     }
 
     #[test]
@@ -400,6 +464,23 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_left_to_the_source_of_their_scheme() {
+        let text = "S3://bucket/models/x.safetensors".to_owned();
+        assert_eq!(ModelSpec::parse(&text), Ok(ModelSpec::Address { scheme: "s3".to_owned(), text }));
+        let repo = RepoId::parse_address("s3://bucket/a/b/").unwrap();
+        assert_eq!((repo.as_str(), repo.parts()), ("s3://bucket/a/b", ("bucket", "a/b")));
+        assert_eq!(RepoId::parse_address("s3://bucket").unwrap().parts(), ("bucket", ""));
+        let folder = repo.cache_folder();
+        assert!(folder.starts_with("models--s3--") && folder.len() == 52, "{folder}");
+        assert_ne!(folder, RepoId::parse_address("s3://bucket/a/c").unwrap().cache_folder());
+        for bad in ["bucket/a", "s3://", "s3://b//a", "s3://b/../a", "S3://b", "3://b", "s3:///a"] {
+            assert!(matches!(RepoId::parse_address(bad), Err(SpecError::Address { .. })), "{bad}");
+        }
+        let error = RepoId::parse_address("s3://key:sEcReT@bucket/a").unwrap_err();
+        assert!(!error.to_string().contains("sEcReT"), "{error}");
+    }
+
+    #[test]
     fn commits_are_recognised_in_either_case() {
         let revision = Revision::parse(&"AB".repeat(20)).unwrap();
         assert_eq!(revision.as_commit().unwrap().as_str(), "ab".repeat(20));
@@ -409,8 +490,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_gives_a_spec_or_an_error(text in "\\PC{0,60}") {
-            if let Ok(ModelSpec::Hub(hub)) = ModelSpec::parse(&text) {
-                prop_assert!(!is_path_like(text.trim()));
+            let Ok(ModelSpec::Id(id)) = ModelSpec::parse(&text) else { return Ok(()) };
+            prop_assert!(!is_path_like(text.trim()));
+            if let Ok(hub) = RepoSpec::parse_id(&id) {
                 let folder = hub.repo.cache_folder();
                 prop_assert!(!folder.contains('/') && !folder.contains(".."));
                 if let Some(revision) = hub.revision {
@@ -422,7 +504,7 @@ mod tests {
         #[test]
         fn a_parsed_id_written_out_parses_to_itself(org in "[a-z][a-z0-9]{0,9}", repo in "[A-Za-z0-9]{1,9}", revision in "[a-z0-9/]{1,9}") {
             let text = format!("{org}/{repo}:{revision}");
-            if let Ok(ModelSpec::Hub(hub)) = ModelSpec::parse(&text) {
+            if let Ok(hub) = RepoSpec::parse_id(&text) {
                 prop_assert_eq!(format!("{}:{}", hub.repo, hub.revision.unwrap()), text);
             }
         }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weightsd_core::spec::{self, ModelSpec, RepoId, Revision, SPEC_BYTES_MAX, SpecError};
+use weightsd_core::spec::{self, ModelSpec, RepoId, RepoSpec, Revision, SPEC_BYTES_MAX, SpecError};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
@@ -11,19 +11,17 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(parsed, ModelSpec::parse(text), "two answers for one text");
     match parsed {
         Ok(ModelSpec::Path(path)) => path_is_usable(&path),
-        Ok(ModelSpec::Hub(hub)) => {
-            let trimmed = text.trim();
-            assert!(!spec::is_path_like(trimmed), "what looks like a path is a path");
-            repo_is_safe(&hub.repo);
-            let written = match &hub.revision {
-                Some(revision) => {
-                    revision_is_safe(revision);
-                    format!("{}:{revision}", hub.repo)
-                }
-                None => hub.repo.to_string(),
-            };
-            assert_eq!(ModelSpec::parse(&written), Ok(ModelSpec::Hub(hub)), "written out and read again");
+        Ok(ModelSpec::Id(id)) => {
+            assert!(!spec::is_path_like(text.trim()), "what looks like a path is a path");
+            match RepoSpec::parse_id(&id) {
+                Ok(hub) => id_is_safe(hub),
+                Err(error) => reads_well(&error),
+            }
         }
+        Ok(ModelSpec::Address { text, .. }) => match RepoId::parse_address(&text) {
+            Ok(repo) => address_is_safe(&repo),
+            Err(error) => reads_well(&error),
+        },
         Err(error) => reads_well(&error),
     }
     match Revision::parse(text) {
@@ -39,6 +37,29 @@ fuzz_target!(|input: &[u8]| {
 fn path_is_usable(path: &str) {
     assert!(!path.is_empty() && path.len() <= SPEC_BYTES_MAX);
     assert!(!path.chars().any(char::is_control));
+}
+
+fn id_is_safe(hub: RepoSpec) {
+    repo_is_safe(&hub.repo);
+    let written = match &hub.revision {
+        Some(revision) => {
+            revision_is_safe(revision);
+            format!("{}:{revision}", hub.repo)
+        }
+        None => hub.repo.to_string(),
+    };
+    assert_eq!(RepoSpec::parse_id(&written), Ok(hub), "written out and read again");
+}
+
+/// One folder, and parts that stay below the place.
+fn address_is_safe(repo: &RepoId) {
+    let folder = repo.cache_folder();
+    assert!(folder.starts_with("models--") && folder.len() <= 255);
+    assert!(folder.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
+    let (place, below) = repo.parts();
+    assert!(!place.is_empty() && !place.contains('/'));
+    assert!(below.is_empty() || below.split('/').all(|part| !matches!(part, "" | "." | "..")));
+    assert_eq!(RepoId::parse_address(repo.as_str()).as_ref(), Ok(repo));
 }
 
 /// One folder, whatever the id is.

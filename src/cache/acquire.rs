@@ -6,7 +6,7 @@ use super::{ATTEMPTS, Acquired, Cache, Holder, Lease};
 use crate::{
     component::Component,
     pipeline::{self, AcquireError, Desk, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools, Verification},
-    resolve::{Address, ModelKind, Network, ResolvedModel, Selector, Warning},
+    resolve::{Address, ModelKind, Network, RepoAddress, ResolvedModel, Selector, Warning},
 };
 
 impl Cache {
@@ -39,20 +39,21 @@ impl Cache {
     }
 
     async fn is_current(&self, model: &ResolvedModel, network: Network) -> bool {
-        let hub = &self.tools.hub;
         match &model.kind {
-            ModelKind::Hub { repo, revision, commit, .. } if revision.as_commit().is_none() => {
-                // Whether the hub was asked is part of the answer.
+            ModelKind::Repo { address: RepoAddress { source, repo, revision, .. }, commit }
+                if revision.as_commit().is_none() =>
+            {
+                // Whether the source was asked is part of the answer.
                 let was_asked = !matches!(model.warning, Some(Warning::LastKnown { .. }));
                 !self.tools.may_ask(network)
-                    || (!was_asked && hub.last_refusal(repo, revision).await.is_some())
-                    || (was_asked && hub.known_commit(repo, revision).await.as_ref() == Some(commit))
+                    || (!was_asked && source.last_refusal(repo, revision).await.is_some())
+                    || (was_asked && source.known_commit(repo, revision).await.as_ref() == Some(commit))
             }
-            ModelKind::Hub { .. } | ModelKind::Directory | ModelKind::File => true,
+            ModelKind::Repo { .. } | ModelKind::Directory | ModelKind::File => true,
         }
     }
 
-    /// Forgets what the revision of `selector` means, so that the hub is asked anew.
+    /// Forgets what the revision of `selector` means, so that its source is asked anew.
     ///
     /// # Errors
     /// When the selector names nothing.
@@ -60,8 +61,8 @@ impl Cache {
         let asked = selector.clone();
         let look = move |tools: &Tools| pipeline::pinned_here(&asked, &tools.places);
         let Pinned { address, .. } = self.tools.stage("finding the model", look).await??;
-        if let Address::Hub(address) = &*address {
-            self.tools.hub.forget(&address.repo, &address.revision).await;
+        if let Address::Repo(RepoAddress { source, repo, revision, .. }) = &*address {
+            source.forget(repo, revision).await;
         }
         Ok(())
     }

@@ -42,7 +42,6 @@ use crate::{
     events::{EventKind, Events},
     flight::SharedWork,
     handle::Daemon,
-    hub::Hub,
     pipeline::{Prepared, Tools, Verification, blocking},
     resolve::{Places, ResolvedModel},
     snapshot::{Attestations, DownloadEvent, Fetcher},
@@ -54,14 +53,12 @@ const ATTEMPTS: usize = 3;
 /// What the cache works with.
 #[derive(Debug, Clone)]
 pub struct CacheConfig {
-    /// The daemon's own places.
+    /// The daemon's own places, and the sources that models come from.
     pub places: Places,
     /// Keep-alive limits.
     pub keep_alive: KeepAliveLimits,
     /// How long one load may take, downloads and verification not counted.
     pub load_deadline: Duration,
-    /// The hub.
-    pub hub: Arc<Hub>,
     /// What was hashed and found good.
     pub attestations: Arc<Attestations>,
     /// Whether components whose files were here before are hashed after they are lent.
@@ -111,13 +108,11 @@ impl Cache {
     /// An empty cache of `daemon`.
     #[must_use]
     pub fn new(config: CacheConfig, daemon: Daemon) -> Arc<Self> {
-        let (hub, attestations) = (Arc::clone(&config.hub), Arc::clone(&config.attestations));
         let tell = tell(Arc::clone(daemon.events()));
-        let source = Arc::new(Arc::clone(&hub));
-        let fetcher = Fetcher::new(source, attestations, config.free_space_floor, Box::new(tell));
-        let (places, attestations) = (config.places.clone(), Arc::clone(&config.attestations));
+        let attestations = || Arc::clone(&config.attestations);
+        let fetcher = Fetcher::new(attestations(), config.free_space_floor, Box::new(tell));
         let maker = Maker::new(Arc::clone(&config.images), Arc::clone(&config.engines), daemon.clone());
-        let tools = Tools::new(places, hub, fetcher, attestations, maker, config.load_deadline, daemon);
+        let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon);
         let cache = Arc::new(Self {
             config,
             tools: Arc::new(tools),

@@ -6,7 +6,13 @@ mod tensors;
 use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use weightsd_core::{family, ingredients::Ingredients, places, source::Sources, spec::is_path_like};
+use weightsd_core::{
+    family,
+    ingredients::Ingredients,
+    places::{self, Platform},
+    source::Sources,
+    spec::is_path_like,
+};
 use weightsd_segment::environment::{not_utf8, variable};
 
 use super::{args::Inspect, failure::UsageError, output::Format};
@@ -19,6 +25,7 @@ use crate::{
     progress::Unwatched,
     resolve::{Choice, Network, Places, Selector},
     snapshot::Snapshot,
+    sources,
 };
 
 pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode> {
@@ -33,7 +40,12 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         )
         .into());
     }
-    let places = Places { home: variable("HOME").map(PathBuf::from), hub_cache: places::hub_cache(&variable) };
+    let places = Places {
+        home: variable("HOME").map(PathBuf::from),
+        hub_cache: places::hub_cache(&variable),
+        own_cache: places::own_cache(&variable, Platform::current()),
+        sources: sources::never_asked(),
+    };
     let asked = Selector {
         spec: command.model.model.clone(),
         revision: command.model.revision.clone(),

@@ -4,6 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use weightsd_core::{
+    hub_env::TokenSource,
     places::{self, Platform},
     policy::KeepAliveLimits,
 };
@@ -13,9 +14,9 @@ use super::settings::{Settings, SettingsError};
 use crate::{
     cache::CacheConfig,
     derive::{Engines, Images},
-    hub::{Hub, HubSettings},
     resolve::Places,
     snapshot::Attestations,
+    sources,
 };
 
 /// Variables that the daemon reads, and that a value which is not UTF-8 would silently switch off.
@@ -43,14 +44,14 @@ pub struct Config {
     pub connections: usize,
     /// How long a shutdown may take.
     pub grace: Duration,
-    /// Where models are looked up.
+    /// Where models are looked up, and the sources that they come from. No source was asked yet.
     pub places: Places,
     /// How long components stay warm.
     pub keep_alive: KeepAliveLimits,
     /// How long one load may take, downloads and computing not counted.
     pub load_deadline: Duration,
-    /// How the hub is dealt with.
-    pub hub: HubSettings,
+    /// Where the hub's token comes from, for the log.
+    token: TokenSource,
     /// The database of attestations; `None` keeps them in memory.
     pub attestations: Option<PathBuf>,
     /// The note of which MLX computes here; `None` keeps it in memory.
@@ -78,6 +79,7 @@ impl Settings {
         }
         let keep_alive = self.keep_alive_limits()?;
         let hub = self.hub()?;
+        let sources = sources::open(&hub, &self.source)?;
         let uid = rustix::process::getuid().as_raw();
         let socket = self.socket.get_or_insert_with(|| places::socket(&variable, uid, Platform::current())).clone();
         self.own_cache = self.own_cache.or_else(|| places::own_cache(&variable, Platform::current()));
@@ -86,7 +88,12 @@ impl Settings {
         self.hub_cache = self.hub_cache.or_else(|| places::hub_cache(&variable).filter(|path| path.is_absolute()));
         Ok(Config {
             socket,
-            places: Places { home: variable("HOME").map(PathBuf::from), hub_cache: self.hub_cache.clone() },
+            places: Places {
+                home: variable("HOME").map(PathBuf::from),
+                hub_cache: self.hub_cache.clone(),
+                own_cache: self.own_cache.clone(),
+                sources,
+            },
             keep_alive,
             load_deadline: self.load_deadline(),
             attestations: self.own_cache.as_ref().map(|folder| folder.join("attestations.redb")),
@@ -97,7 +104,7 @@ impl Settings {
             verify_afterwards: self.verify(),
             connections: self.connections().get(),
             grace: self.grace(),
-            hub,
+            token: hub.token,
             settings: self,
         })
     }
@@ -108,7 +115,7 @@ impl Config {
     pub fn log(&self) {
         let shown: Vec<_> =
             self.settings.shown().into_iter().map(|(name, value)| format!("{name}={value:?}")).collect();
-        tracing::info!(token = ?self.hub.token, "settings: {}", shown.join(" "));
+        tracing::info!(token = ?self.token, "settings: {}", shown.join(" "));
     }
 
     /// Sets up what the cache works with.
@@ -118,7 +125,6 @@ impl Config {
             places: self.places,
             keep_alive: self.keep_alive,
             load_deadline: self.load_deadline,
-            hub: Arc::new(Hub::new(self.hub)),
             attestations: Arc::new(Attestations::new(self.attestations)),
             verify_afterwards: self.verify_afterwards,
             free_space_floor: self.free_space_floor,

@@ -32,9 +32,15 @@ pub enum LoadError {
     /// The model was not found.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The hub does not say what it means.
+    /// Its source does not say what it means.
     #[error(transparent)]
-    Hub(#[from] SourceError),
+    Source(#[from] SourceError),
+    /// A path, where something that can be downloaded is wanted.
+    #[error("`{spec}` is a path, and only what a source has can be downloaded")]
+    NotDownloadable {
+        /// The spec.
+        spec: String,
+    },
     /// Its files cannot be used.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -136,7 +142,10 @@ impl Explain for LoadError {
     fn explain(&self) -> Explanation {
         match self {
             Self::Resolve(error) => error.explain(),
-            Self::Hub(error) => error.explain(),
+            Self::Source(error) => error.explain(),
+            Self::NotDownloadable { spec } => {
+                Explanation::new(Reason::InvalidSpec, spec, "give an id such as `Tongyi-MAI/Z-Image-Turbo`")
+            }
             Self::Snapshot(error) => error.explain(),
             Self::Fetch(error) => error.explain(),
             Self::NotFetched { here, source, .. } => {
@@ -148,7 +157,9 @@ impl Explain for LoadError {
             Self::Verify(error) => error.explain(),
             Self::Corrupt { name, aside, .. } => {
                 let hint = match aside {
-                    Some(_) => "it is fetched again when the hub may be asked; if it happens again, look at the disk",
+                    Some(_) => {
+                        "it is fetched again when its source may be asked; if it happens again, look at the disk"
+                    }
                     None => "if you changed it, load it without `--verify`; if not, move it away and fetch it again",
                 };
                 Explanation::new(Reason::Corrupt, name, hint)
@@ -196,7 +207,7 @@ impl LoadError {
         matches!(self, Self::Derive { source: CannotConvert::Opaque { wish: Wish::Cast, .. }, .. })
     }
 
-    /// Whether something is not on this machine that a hub may have.
+    /// Whether something is not on this machine that a source may have.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         match self {

@@ -41,7 +41,7 @@ pub(super) async fn list_and_fetch(
         };
         let fetchable =
             |role: &Role| pinned.get(*role).filter(|pinned| pinned.is_fetchable(tools)).map(|it| (*role, it));
-        // Each once: what the hub cannot bring stays missing.
+        // Each once: what the source cannot bring stays missing.
         match missing.iter().filter_map(fetchable).find(|(role, _)| fetched.insert(*role)) {
             Some((role, pinned)) => {
                 let fetched = fetch(pinned, want(role, &request.component, pinned), tools, progress).await;
@@ -73,7 +73,7 @@ pub(super) fn want(role: Role, component: &str, pinned: &Pinned) -> Want {
     Want { components, extent, choice: pinned.choice.clone() }
 }
 
-/// Brings what is missing of a hub model; `None` for a model that has no commit.
+/// Brings what is missing of a model; `None` for a model that has no commit.
 ///
 /// # Errors
 /// When the download fails.
@@ -83,13 +83,13 @@ pub async fn fetch(
     tools: &Tools,
     progress: Progress<'_>,
 ) -> Result<Option<Arc<FetchReport>>, LoadError> {
-    let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
+    let (Address::Repo(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
     Ok(Some(tools.fetcher.fetch(address, pin, want, |step, waiters| progress(step, waiters)).await?))
 }
 
 /// The error of a fetch; where another commit of the repository is here whole, it says how to ask for that one.
 async fn beside_older(error: LoadError, role: Role, pinned: &Pinned, component: &str, tools: &Arc<Tools>) -> LoadError {
-    let (Address::Hub(address), Some(wanted)) = (&*pinned.address, pinned.pin.clone()) else { return error };
+    let (Address::Repo(address), Some(wanted)) = (&*pinned.address, pinned.pin.clone()) else { return error };
     let (address, pinned, component) = (address.clone(), pinned.clone(), component.to_owned());
     let older = move |tools: &Tools| {
         let others = address.cached_commits().into_iter().filter(|commit| *commit != wanted.commit);

@@ -1,4 +1,4 @@
-//! The same stages for what is only looked at: audits of components here and on the hub, and files to be verified. Nothing
+//! The same stages for what is only looked at: audits of components here and at their source, and files to be verified. Nothing
 //! is lent or kept.
 
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub fn audit(snapshots: &Ingredients<Arc<Snapshot>>, component: &str, pool: &Sha
     Ok(Audited { assembled, files: sources.iter().map(name).collect() })
 }
 
-/// Audits a component where it is on the hub, from its headers alone.
+/// Audits a component where it is at its source, from its headers alone.
 ///
 /// # Errors
 /// When headers do not come or cannot be used.
@@ -72,12 +72,12 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     Ok(Audited { assembled, files: names })
 }
 
-/// Looks at a hub model where it is; `None` for a path, and where the hub must not be asked.
+/// Looks at a model where it is at its source; `None` for a path, and where the source must not be asked.
 ///
 /// # Errors
-/// When the hub's answers cannot be used.
+/// When the source's answers cannot be used.
 pub async fn remote(pinned: &Pinned, tools: &Tools) -> Result<Option<Remote>, AcquireError> {
-    let (Address::Hub(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
+    let (Address::Repo(address), Some(pin)) = (&*pinned.address, &pinned.pin) else { return Ok(None) };
     if !tools.may_ask(pinned.network) {
         return Ok(None);
     }
@@ -96,8 +96,8 @@ pub fn verify_files(
     attestations: &Attestations,
     watcher: &dyn Watcher,
 ) -> Result<Vec<Verdict>, LoadError> {
-    let store = model.store();
-    Ok(verify(candidates, HashCheck { store: store.as_ref(), attestations, scope, own }, watcher)?)
+    let store = model.store().map(AsRef::as_ref);
+    Ok(verify(candidates, HashCheck { store, attestations, scope, own }, watcher)?)
 }
 
 /// The files of `components`, or all files of the model that are on this machine, to be verified. Blocks.

@@ -6,8 +6,8 @@ use weightsd_core::{ingredients::Ingredients, spec::Commit};
 
 use super::{AcquireError, FINDING, LoadError, Pinned, Tools};
 use crate::{
-    resolve::{self as resolving, Address, Choice, HubAddress, Network, Pin, Places, Selector, Warning},
-    source::{Patience, RepoStore, Source},
+    resolve::{self as resolving, Address, Choice, Network, Pin, Places, RepoAddress, Selector, Warning},
+    source::Patience,
 };
 
 /// A selector whose address is known.
@@ -25,7 +25,7 @@ impl Addressed {
     fn of(selector: &Selector, places: &Places) -> Result<Self, LoadError> {
         let address = resolving::address(selector, places)?;
         let known = match &address {
-            Address::Hub(address) => address.last_known(),
+            Address::Repo(address) => address.last_known(),
             Address::Path(_) => None,
         };
         Ok(Self { address, known, choice: selector.choice.clone(), network: selector.network })
@@ -42,24 +42,25 @@ pub(super) async fn resolve(
     Ok(tools.stage(FINDING, look).await??)
 }
 
-/// Finds the commit that an address means: the revision itself if it is one; else the hub's answer; else, when the hub is
-/// away, the commit that the cache knows, with a warning. There is no commit for a path, and for a revision that only the
-/// hub could tell.
+/// Finds the commit that an address means: the revision itself if it is one; else its source's answer; else, when the source
+/// is away, the commit that the store knows, with a warning. There is no commit for a path, and for a revision that only
+/// the source could tell.
 pub(super) async fn pin(found: Addressed, tools: &Tools) -> Result<Pinned, AcquireError> {
     let Addressed { address, known, choice, network } = found;
     let pin = match &address {
         Address::Path(_) => None,
-        Address::Hub(address) => match (address.commit(), known) {
+        Address::Repo(address) => match (address.commit(), known) {
             (Some(pin), _) => Some(pin),
             (None, known) if !tools.may_ask(network) => known.map(|commit| Pin { commit, warning: None }),
-            (None, known) => Some(ask(&tools.hub, address, known).await?),
+            (None, known) => Some(ask(address, known).await?),
         },
     };
     Ok(Pinned { address: Arc::new(address), pin, choice, network })
 }
 
-/// Asks a source what a revision means. When it does not say, the commit that was last known still counts.
-async fn ask(source: &dyn Source, address: &HubAddress, known: Option<Commit>) -> Result<Pin, LoadError> {
+/// Asks its source what a revision means. When it does not say, the commit that was last known still counts.
+async fn ask(address: &RepoAddress, known: Option<Commit>) -> Result<Pin, LoadError> {
+    let source = &address.source;
     let patience = if known.is_some() { Patience::Brief } else { Patience::Full };
     match (source.commit(&address.repo, &address.revision, patience).await, known) {
         (Ok(commit), _) => {
@@ -67,7 +68,11 @@ async fn ask(source: &dyn Source, address: &HubAddress, known: Option<Commit>) -
             Ok(Pin { commit, warning: source.new_name(&address.repo).await.map(renamed) })
         }
         (Err(error), Some(commit)) if error.leaves_last_known() => {
-            let warning = Warning::LastKnown { revision: address.revision.clone(), problem: error.to_string() };
+            let warning = Warning::LastKnown {
+                words: source.words(),
+                revision: address.revision.clone(),
+                problem: error.to_string(),
+            };
             tracing::warn!(repo = %address.repo, %commit, "{warning}");
             Ok(Pin { commit, warning: Some(warning) })
         }
@@ -78,13 +83,13 @@ async fn ask(source: &dyn Source, address: &HubAddress, known: Option<Commit>) -
 /// Resolves and pins one selector.
 ///
 /// # Errors
-/// When the selector names nothing, or the hub does not know its revision.
+/// When the selector names nothing, or the source does not know its revision.
 pub async fn pinned(selector: &Selector, tools: &Arc<Tools>) -> Result<Pinned, AcquireError> {
     let found = resolve(&Ingredients::only(selector.clone()), tools).await?;
     pin(found.own, tools).await
 }
 
-/// Resolves one selector without asking the hub. Blocks.
+/// Resolves one selector without asking a source. Blocks.
 ///
 /// # Errors
 /// When the selector names nothing.
@@ -94,12 +99,11 @@ pub fn pinned_here(selector: &Selector, places: &Places) -> Result<Pinned, LoadE
 }
 
 impl Pinned {
-    /// Writes into the cache what the revision means, as other clients of the hub do. A cache that cannot be written to
+    /// Writes into the cache what the revision means, as other programs that share it do. A cache that cannot be written to
     /// is no obstacle. Blocks.
     pub(super) fn note(&self) {
-        let (Address::Hub(address), Some(pin)) = (&*self.address, &self.pin) else { return };
-        let store = RepoStore::new(&address.cache, &address.repo);
-        if let Err(error) = store.point(&address.revision, &pin.commit) {
+        let (Address::Repo(address), Some(pin)) = (&*self.address, &self.pin) else { return };
+        if let Err(error) = address.store.point(&address.revision, &pin.commit) {
             tracing::warn!(repo = %address.repo, revision = %address.revision, %error, "a ref cannot be written");
         }
     }
@@ -107,26 +111,20 @@ impl Pinned {
 
 #[cfg(test)]
 mod tests {
-    use weightsd_core::spec::{RepoId, Revision};
-
     use super::*;
-    use crate::source::{SourceError, fake::Directory};
+    use crate::source::{SourceProblem, fake::Directory};
 
     #[tokio::test]
     async fn a_source_that_does_not_know_leaves_the_last_known_commit() {
         let folder = tempfile::tempdir().unwrap();
-        let source = Directory::new(folder.path());
-        let address = |revision: &str| HubAddress {
-            repo: RepoId::parse("a/b").unwrap(),
-            revision: Revision::parse(revision).unwrap(),
-            cache: folder.path().to_owned(),
-        };
+        let source = Arc::new(Directory::new(folder.path()));
+        let address = |revision: &str| crate::resolve::tests::address(&source, revision, folder.path());
         let known = Commit::parse(&"d".repeat(40)).unwrap();
-        let pin = ask(&source, &address("main"), Some(known.clone())).await.unwrap();
+        let pin = ask(&address("main"), Some(known.clone())).await.unwrap();
         assert_eq!(pin, Pin { commit: Directory::the_commit(), warning: None });
-        let pin = ask(&source, &address("gone"), Some(known.clone())).await.unwrap();
+        let pin = ask(&address("gone"), Some(known.clone())).await.unwrap();
         assert!(pin.commit == known && matches!(pin.warning, Some(Warning::LastKnown { .. })), "{pin:?}");
-        let error = ask(&source, &address("gone"), None).await.unwrap_err();
-        assert!(matches!(error, LoadError::Hub(SourceError::NoRevision { .. })), "{error}");
+        let LoadError::Source(error) = ask(&address("gone"), None).await.unwrap_err() else { panic!() };
+        assert!(matches!(*error.problem, SourceProblem::NoRevision { .. }), "{error}");
     }
 }

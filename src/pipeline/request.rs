@@ -98,10 +98,10 @@ pub enum Verification {
 pub struct Pinned {
     /// What the selector names.
     pub address: Arc<Address>,
-    /// The commit; `None` for a path, and for a revision that only the hub could tell.
+    /// The commit; `None` for a path, and for a revision that only the source could tell.
     pub pin: Option<Pin>,
     /// Which of several sets of weights is meant.
     pub choice: Choice,
-    /// Whether the hub may be asked for what is missing.
+    /// Whether the source may be asked for what is missing.
     pub network: Network,
 }

@@ -1,4 +1,4 @@
-//! What the stages of a load work with: the hub, files that are open, images, and threads that may block.
+//! What the stages of a load work with: sources, files that are open, images, and threads that may block.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,9 @@ use crate::{
     checkpoint::ShardPool,
     derive::Maker,
     handle::Daemon,
-    hub::Hub,
     resolve::{Network, Places},
     snapshot::{Attestations, Fetcher},
-    source::SourceError,
+    source::{Source, SourceProblem},
 };
 
 /// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
@@ -21,10 +20,8 @@ const STAGES_AT_ONCE: usize = 8;
 /// What the stages of a load work with.
 #[derive(Debug)]
 pub struct Tools {
-    /// Where relative paths and hub ids are looked up, unless a selector says otherwise.
+    /// Where relative paths and ids are looked up, unless a selector says otherwise; and the sources that they may mean.
     pub places: Places,
-    /// The hub.
-    pub hub: Arc<Hub>,
     /// Downloads.
     pub fetcher: Arc<Fetcher>,
     /// What was hashed and found good.
@@ -44,7 +41,6 @@ impl Tools {
     #[must_use]
     pub fn new(
         places: Places,
-        hub: Arc<Hub>,
         fetcher: Arc<Fetcher>,
         attestations: Arc<Attestations>,
         maker: Maker,
@@ -53,7 +49,6 @@ impl Tools {
     ) -> Self {
         Self {
             places,
-            hub,
             fetcher,
             attestations,
             pool: ShardPool::default(),
@@ -89,22 +84,23 @@ impl Tools {
         tokio::time::timeout(limit, in_turn).await.unwrap_or(Err(late))
     }
 
-    /// Allows what needs the hub.
+    /// Allows what needs a source.
     ///
     /// # Errors
-    /// When the caller or the daemon's settings forbid to ask the hub for `what`.
-    pub fn allow(&self, network: Network, what: String) -> Result<(), LoadError> {
-        if self.may_ask(network) {
-            Ok(())
-        } else {
-            Err(SourceError::forbidden(what, network == Network::Forbidden).into())
-        }
+    /// When the caller or the daemon's settings forbid to ask `source` for `what`.
+    pub fn allow(&self, network: Network, source: &dyn Source, what: String) -> Result<(), LoadError> {
+        let why = match network {
+            _ if self.may_ask(network) => return Ok(()),
+            Network::Forbidden => "the request is offline",
+            Network::Allowed => "the daemon is offline",
+        };
+        Err(source.words().error(SourceProblem::Offline { what, why }).into())
     }
 
-    /// Whether the hub may be asked, by the caller's wish and the daemon's settings.
+    /// Whether sources may be asked, by the caller's wish and the daemon's settings.
     #[must_use]
     pub fn may_ask(&self, network: Network) -> bool {
-        network == Network::Allowed && !self.hub.settings().offline
+        network == Network::Allowed && !self.places.sources.is_offline()
     }
 }
 

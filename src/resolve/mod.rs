@@ -1,21 +1,25 @@
 //! First stage: what a spec means now. A path is found, a revision becomes a commit; nothing else is looked at.
 
-mod hub;
 mod local;
+mod repo;
 
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
-    spec::{self, Commit, HubSpec, ModelSpec, RepoId, Revision, SpecError},
+    shown::shown,
+    spec::{self, Commit, ModelSpec, RepoId, RepoSpec, Revision, SpecError},
 };
 
-use crate::{disk, source::RepoStore};
-
-const PULL: &str = "it would be downloaded if the hub could be asked: `weightsd pull";
+pub use self::repo::RepoAddress;
+use crate::{
+    disk,
+    source::{Caches, RefError, Source, SourceList, Store, Words},
+};
 
 /// How a caller names a model, and where the name is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -30,11 +34,11 @@ pub struct Selector {
     pub working_directory: Option<PathBuf>,
     /// Which of the model's weights are meant.
     pub choice: Choice,
-    /// Whether the hub may be asked.
+    /// Whether sources may be asked.
     pub network: Network,
 }
 
-/// Whether the hub may be asked.
+/// Whether sources may be asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Network {
     /// For what is not known here, or not here.
@@ -70,32 +74,23 @@ pub enum WithoutVariant {
 pub enum Address {
     /// A path, found.
     Path(ResolvedModel),
-    /// A Hugging Face id.
-    Hub(HubAddress),
-}
-
-/// A revision of a repository, and the cache that holds it or will.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubAddress {
-    /// The repository.
-    pub repo: RepoId,
-    /// The revision.
-    pub revision: Revision,
-    /// The cache.
-    pub cache: PathBuf,
+    /// A repository at a source.
+    Repo(RepoAddress),
 }
 
 /// What a caller should know about the commit that a revision means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
-    /// The hub was not asked, or did not say: this is the last commit that was known.
+    /// The source was not asked, or did not say: this is the last commit that was known.
     LastKnown {
+        /// How messages speak of the source.
+        words: &'static Words,
         /// The revision.
         revision: Revision,
-        /// Why the hub did not say.
+        /// Why the source did not say.
         problem: String,
     },
-    /// The hub keeps the repository under another name.
+    /// The source keeps the repository under another name.
     Renamed {
         /// The name that was asked for.
         from: RepoId,
@@ -107,12 +102,10 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LastKnown { revision, problem } => {
-                write!(
-                    f,
-                    "no newer commit of `{revision}` is known than this one, the last that the hub told ({problem})"
-                )
-            }
+            Self::LastKnown { words: Words { name, .. }, revision, problem } => write!(
+                f,
+                "no newer commit of `{revision}` is known than this one, the last that {name} told ({problem})"
+            ),
             Self::Renamed { from, to } => write!(f, "`{from}` is called `{to}` now: ask for that name"),
         }
     }
@@ -134,6 +127,10 @@ pub struct Places {
     pub home: Option<PathBuf>,
     /// The Hugging Face cache.
     pub hub_cache: Option<PathBuf>,
+    /// The folder for what weightsd itself keeps.
+    pub own_cache: Option<PathBuf>,
+    /// The sources that specs may mean.
+    pub sources: SourceList,
 }
 
 /// What a model turned out to be.
@@ -143,16 +140,12 @@ pub enum ModelKind {
     Directory,
     /// One `.safetensors` file named by path.
     File,
-    /// A snapshot in a Hugging Face cache.
-    Hub {
-        /// The repository.
-        repo: RepoId,
-        /// The revision that was asked for.
-        revision: Revision,
+    /// A commit of a repository at a source.
+    Repo {
+        /// The repository and the revision that was asked for.
+        address: RepoAddress,
         /// The commit it means.
         commit: Commit,
-        /// The cache.
-        cache: PathBuf,
     },
 }
 
@@ -161,20 +154,20 @@ pub enum ModelKind {
 pub struct ResolvedModel {
     /// What it is.
     pub kind: ModelKind,
-    /// The directory or file; for a hub model the snapshot's directory.
+    /// The directory or file; for a repository the folder of the commit.
     pub path: PathBuf,
     /// Files whose state decided the answer: as long as they stay as they are, the answer stays.
     pub dependencies: Vec<PathBuf>,
-    /// What whoever asked should know, such as that the hub could not be asked for a newer commit.
+    /// What whoever asked should know, such as that the source could not be asked for a newer commit.
     pub warning: Option<Warning>,
 }
 
 impl ResolvedModel {
-    /// The repository's folder in its Hugging Face cache; `None` for what is named by path.
+    /// Where the repository's files lie; `None` for what is named by path.
     #[must_use]
-    pub fn store(&self) -> Option<RepoStore> {
+    pub fn store(&self) -> Option<&Arc<dyn Store>> {
         match &self.kind {
-            ModelKind::Hub { repo, cache, .. } => Some(RepoStore::new(cache, repo)),
+            ModelKind::Repo { address, .. } => Some(&address.store),
             ModelKind::Directory | ModelKind::File => None,
         }
     }
@@ -184,7 +177,7 @@ impl ResolvedModel {
     pub fn root(&self) -> &Path {
         match self.kind {
             ModelKind::File => self.path.parent().unwrap_or(&self.path),
-            ModelKind::Directory | ModelKind::Hub { .. } => &self.path,
+            ModelKind::Directory | ModelKind::Repo { .. } => &self.path,
         }
     }
 }
@@ -192,7 +185,7 @@ impl ResolvedModel {
 impl fmt::Display for ResolvedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            ModelKind::Hub { repo, commit, .. } => write!(f, "{repo}@{}", &commit.as_str()[..12]),
+            ModelKind::Repo { address, commit } => write!(f, "{}@{}", address.repo, &commit.as_str()[..12]),
             ModelKind::Directory | ModelKind::File => write!(f, "{}", self.path.display()),
         }
     }
@@ -240,37 +233,41 @@ pub enum ResolveError {
         /// What it is.
         found: &'static str,
     },
-    /// No Hugging Face cache is known.
-    #[error("no Hugging Face cache is known: the daemon has no home directory and the request names none")]
-    NoHubCache,
+    /// The cache of a source is not known.
+    #[error("{} is not known: the daemon has no home directory, and nobody names it", words.cache)]
+    NoCache {
+        /// How messages speak of the source.
+        words: &'static Words,
+    },
     /// The repository is not in the cache.
-    #[error("`{repo}` is not in the Hugging Face cache `{}`", cache.display())]
+    #[error("`{repo}` is not in {} `{}`", words.cache, cache.display())]
     RepoNotCached {
         /// The repository.
         repo: RepoId,
+        /// How messages speak of the source.
+        words: &'static Words,
         /// The cache.
         cache: PathBuf,
+        /// The repository's folder, which is not there.
+        folder: PathBuf,
     },
     /// The repository is there, the revision is not.
-    #[error("revision `{revision}` of `{repo}` is not in the Hugging Face cache `{}` (cached: {})", cache.display(), known(cached))]
+    #[error("revision `{revision}` of `{repo}` is not in {} `{}` (cached: {})", words.cache, cache.display(), known(cached))]
     RevisionNotCached {
         /// The repository.
         repo: RepoId,
         /// The revision.
         revision: Revision,
+        /// How messages speak of the source.
+        words: &'static Words,
         /// The cache.
         cache: PathBuf,
         /// Revisions and commits that are there.
         cached: Vec<String>,
     },
-    /// A ref file that holds no commit.
-    #[error("`{}` should hold a 40-digit commit, found {found:?}", path.display())]
-    BadRef {
-        /// The file.
-        path: PathBuf,
-        /// Its content, cut.
-        found: String,
-    },
+    /// What a revision meant last cannot be read.
+    #[error(transparent)]
+    Ref(#[from] RefError),
     /// The system refused.
     #[error("cannot look at `{}`", path.display())]
     Io {
@@ -303,37 +300,42 @@ impl Explain for ResolveError {
                 path.display().to_string(),
                 "give a model's directory or one `.safetensors` file".to_owned(),
             ),
-            Self::NoHubCache => {
+            Self::NoCache { .. } => {
                 let hint = "name one with `--hub-cache`, or with `hub_cache` in the request or the configuration file";
                 new(Reason::NoHubCache, String::new(), hint.to_owned())
             }
-            Self::RepoNotCached { repo, cache } => {
-                let pull = || {
+            Self::RepoNotCached { repo, words, folder, .. } => {
+                let elsewhere = || {
                     format!(
-                        "{PULL} {repo}`; if it lies in another cache, name that cache with `--hub-cache` (`hub_cache`)"
+                        "{} {repo}`; if it lies in another cache, name that cache with `--hub-cache` (`hub_cache`)",
+                        pull(words)
                     )
                 };
-                let hint = disk::dangling(&cache.join(repo.cache_folder())).map_or_else(pull, |link| link.hint());
+                let hint = disk::dangling(folder).map_or_else(elsewhere, |link| link.hint());
                 new(Reason::RepoNotCached, repo.to_string(), hint)
             }
-            Self::RevisionNotCached { repo, revision, .. } => {
-                let hint = format!("{PULL} {repo} --revision {revision}`; or ask for one that is cached");
+            Self::RevisionNotCached { repo, revision, words, .. } => {
+                let hint = format!("{} {repo} --revision {revision}`; or ask for one that is cached", pull(words));
                 new(Reason::RevisionNotCached, format!("{repo}@{revision}"), hint)
             }
-            Self::BadRef { path, .. } => {
+            Self::Ref(RefError::Bad { path, .. }) => {
                 let hint = "the cache is damaged: remove the file and fetch the revision again";
                 new(Reason::BadRef, path.display().to_string(), hint.to_owned())
             }
-            Self::Io { path, source } => disk::explain(path, source),
+            Self::Ref(RefError::Io { path, source }) | Self::Io { path, source } => disk::explain(path, source),
         }
     }
+}
+
+fn pull(words: &Words) -> String {
+    format!("it would be downloaded if {} could be asked: `weightsd pull", words.name)
 }
 
 fn known(cached: &[String]) -> String {
     if cached.is_empty() { "none".to_owned() } else { cached.join(", ") }
 }
 
-/// Finds out what `selector` names. An existing path wins over a Hugging Face id of the same spelling.
+/// Finds out what `selector` names. An existing path wins over an id of the same spelling.
 ///
 /// # Errors
 /// [`ResolveError`].
@@ -352,12 +354,32 @@ pub fn address(selector: &Selector, places: &Places) -> Result<Address, ResolveE
     }
     match ModelSpec::parse(text)? {
         ModelSpec::Path(written) => local::resolve(absolute(&written, selector, places)?, selector).map(Address::Path),
-        ModelSpec::Hub(HubSpec { repo, revision }) => {
-            let revision = chosen_revision(revision, selector.revision.as_deref())?;
-            let cache = selector.hub_cache.as_ref().or(places.hub_cache.as_ref()).ok_or(ResolveError::NoHubCache)?;
-            Ok(Address::Hub(HubAddress { repo, revision, cache: cache.clone() }))
+        ModelSpec::Id(id) => {
+            let source = places
+                .sources
+                .of_ids()
+                .ok_or_else(|| SpecError::NotAnId { text: shown(&id), problem: "no source takes ids" })?;
+            repository(source, &id, selector, places)
+        }
+        ModelSpec::Address { scheme, text } => {
+            let source = places.sources.of_scheme(&scheme).ok_or_else(|| SpecError::Url { text: text.clone() })?;
+            repository(source, &text, selector, places)
         }
     }
+}
+
+fn repository(
+    source: &Arc<dyn Source>,
+    spec: &str,
+    selector: &Selector,
+    places: &Places,
+) -> Result<Address, ResolveError> {
+    let RepoSpec { repo, revision } = source.parse(spec)?;
+    let revision = chosen_revision(revision, selector.revision.as_deref())?;
+    let caches =
+        Caches { hub: selector.hub_cache.as_deref().or(places.hub_cache.as_deref()), own: places.own_cache.as_deref() };
+    let store = source.store(caches, &repo).ok_or_else(|| ResolveError::NoCache { words: source.words() })?;
+    Ok(Address::Repo(RepoAddress { source: Arc::clone(source), store, repo, revision }))
 }
 
 impl Address {
@@ -368,37 +390,8 @@ impl Address {
     pub fn on_disk(&self, pin: Option<&Pin>) -> Result<ResolvedModel, ResolveError> {
         match self {
             Self::Path(model) => Ok(model.clone()),
-            Self::Hub(address) => hub::on_disk(address, pin),
+            Self::Repo(address) => address.on_disk(pin),
         }
-    }
-}
-
-impl HubAddress {
-    /// The commit, when the revision is one.
-    #[must_use]
-    pub fn commit(&self) -> Option<Pin> {
-        self.revision.as_commit().map(|commit| Pin { commit, warning: None })
-    }
-
-    /// The commit that the cache knows for the revision. What cannot be read is not known.
-    #[must_use]
-    pub fn last_known(&self) -> Option<Commit> {
-        hub::read_ref(&hub::ref_path(self)).ok().flatten()
-    }
-
-    /// The commits that have a folder in the cache: the one last known for the revision first.
-    #[must_use]
-    pub fn cached_commits(&self) -> Vec<Commit> {
-        let known = self.last_known();
-        let mut commits = hub::commits(self);
-        commits.sort_by_key(|commit| Some(commit) != known.as_ref());
-        commits
-    }
-
-    /// The model at a commit, whether it is on this machine or not.
-    #[must_use]
-    pub fn at(&self, pin: &Pin) -> ResolvedModel {
-        hub::at(self, pin)
     }
 }
 
@@ -429,5 +422,44 @@ fn absolute(written: &str, selector: &Selector, places: &Places) -> Result<PathB
         // Without the `.` of `./model`, which messages would repeat.
         Some(directory) => Ok(directory.join(path).components().collect()),
         None => Err(ResolveError::RelativePath { path: written.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::source::fake::Directory;
+
+    /// A revision of the one repository of `source`, in a cache.
+    pub(crate) fn address(source: &Arc<Directory>, revision: &str, cache: &Path) -> RepoAddress {
+        let selector = Selector {
+            spec: "fake://place/folder".to_owned(),
+            revision: Some(revision.to_owned()),
+            ..Selector::default()
+        };
+        let sources = SourceList::new(vec![Arc::clone(source) as Arc<dyn Source>], false);
+        let places = Places { own_cache: Some(cache.to_owned()), sources, ..Places::default() };
+        let Ok(Address::Repo(address)) = super::address(&selector, &places) else { panic!("{selector:?}") };
+        address
+    }
+
+    #[test]
+    fn the_scheme_of_a_spec_chooses_the_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Arc::new(Directory::new(folder.path()));
+        let found = address(&source, "main", folder.path());
+        assert_eq!(found.repo.as_str(), "fake://place/folder");
+        assert!(found.store.folder().starts_with(folder.path()));
+        let sources = SourceList::new(vec![source as Arc<dyn Source>], false);
+        let mut places = Places { sources, ..Places::default() };
+        let ask = |spec: &str| super::address(&Selector { spec: spec.to_owned(), ..Selector::default() }, &places);
+        assert!(matches!(ask("s3://bucket/a"), Err(ResolveError::Spec(SpecError::Url { .. }))));
+        assert!(matches!(ask("a/b"), Err(ResolveError::Spec(SpecError::NotAnId { .. }))));
+        assert!(matches!(ask("fake://place/.."), Err(ResolveError::Spec(SpecError::Address { .. }))));
+        assert!(matches!(ask("fake://place"), Err(ResolveError::NoCache { .. })));
+        places.own_cache = Some(folder.path().to_owned());
+        let error = super::address(&Selector { spec: "fake://place".to_owned(), ..Selector::default() }, &places);
+        let error = error.unwrap().on_disk(None).unwrap_err();
+        assert!(error.to_string().contains("is not in the folder of tests"), "{error}");
     }
 }

@@ -1,5 +1,5 @@
 //! `Resolve` and `Audit`: what a spec means and whether its components are whole, without lending or keeping anything.
-//! What is on this machine is looked at here; what is not, on the hub.
+//! What is on this machine is looked at here; what is not, at its source.
 
 use std::{error::Error, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
         self, AcquireError, LoadError, Pinned, Tools,
         look::{self, Audited},
     },
-    resolve::{Selector, WithoutVariant},
+    resolve::{Address, Selector, WithoutVariant},
     snapshot::{Remote, RemoteComponent, Snapshot, SnapshotError},
 };
 
@@ -103,7 +103,7 @@ impl Beside {
 enum Whereabouts {
     /// On this machine, as far as its listing and small files go. Some of its weights may not be.
     Here { snapshot: Arc<Snapshot>, pinned: Pinned },
-    /// On the hub.
+    /// At its source.
     There(Remote),
 }
 
@@ -169,10 +169,10 @@ impl Whereabouts {
         }
     }
 
-    /// The hub's side of a model that is here in part, when the hub was there a moment ago.
+    /// The source's side of a model that is here in part, when the source was there a moment ago.
     async fn elsewhere(&self, tools: &Tools) -> Option<Remote> {
         let Self::Here { pinned, .. } = self else { return None };
-        let was_there = tools.hub.was_absent().is_none();
+        let was_there = matches!(&*pinned.address, Address::Repo(address) if !address.source.was_absent());
         if was_there { look::remote(pinned, tools).await.ok().flatten() } else { None }
     }
 
@@ -195,7 +195,7 @@ impl Whereabouts {
     }
 }
 
-/// A component by the hub's listing, some of whose files may be here.
+/// A component by the source's listing, some of whose files may be here.
 fn component_there(name: String, remote: &Remote, component: &RemoteComponent) -> ComponentFiles {
     let is_here = |path: &str| remote.snapshot.files.path(path).exists();
     let file = |(path, listed): &(String, Listed)| messages::listed_file(path, listed, is_here(path));

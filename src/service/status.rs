@@ -143,6 +143,8 @@ fn wall_clock(at: Instant) -> SystemTime {
 pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
     let cache = &context.cache;
     let config = cache.config();
+    // The wire's names for the source of ids.
+    let hub = config.places.sources.of_ids();
     let entries = cache.entries();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let load = |flight: crate::cache::FlightReport| RunningLoad {
@@ -165,10 +167,13 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
         memory_bytes: MemoryUse::of_self().map(|memory| memory.resident).unwrap_or_default(),
         loads: cache.flights().into_iter().map(load).collect(),
         downloads: cache.tools().fetcher.reports().into_iter().map(download).collect(),
-        hub_endpoint: config.hub.settings().endpoint.clone(),
-        offline: config.hub.settings().offline,
+        hub_endpoint: hub.map(|hub| hub.address()).unwrap_or_default(),
+        offline: config.places.sources.is_offline(),
         protocol: weightsd_proto::PROTOCOL,
-        has_hub_token: context.token.has_token(&config.hub).await,
+        has_hub_token: match hub {
+            Some(hub) => context.token.has_credentials(hub).await,
+            None => false,
+        },
         connections: count(context.connections.load(Ordering::Relaxed)),
         limits: Some(Limits {
             keep_alive_default: messages::duration(config.keep_alive.default),

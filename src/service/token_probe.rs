@@ -1,4 +1,4 @@
-//! Whether there is a token for the hub, for the status. The token's file may lie on a dead file system, so it is looked
+//! Whether a source has credentials, for the status. Their file may lie on a dead file system, so it is looked
 //! for off the threads that answer, once at a time and for a moment.
 
 use std::{
@@ -11,12 +11,12 @@ use std::{
 
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-use crate::hub::Hub;
+use crate::source::Source;
 
-/// How long an answer waits for the token's file; a local disk takes microseconds.
+/// How long an answer waits for the credentials' file; a local disk takes microseconds.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Answers whether there is a token, and never waits long.
+/// Answers whether a source has credentials, and never waits long.
 #[derive(Debug)]
 pub struct TokenProbe {
     seen: AtomicBool,
@@ -30,12 +30,12 @@ impl Default for TokenProbe {
 }
 
 impl TokenProbe {
-    /// Whether there is a token now; what was seen last, where looking takes too long.
-    pub(super) async fn has_token(self: &Arc<Self>, hub: &Arc<Hub>) -> bool {
+    /// Whether there are credentials now; what was seen last, where looking takes too long.
+    pub(super) async fn has_credentials(self: &Arc<Self>, source: &Arc<dyn Source>) -> bool {
         if let Ok(place) = Arc::clone(&self.looking).try_acquire_owned() {
-            let (probe, hub) = (Arc::clone(self), Arc::clone(hub));
+            let (probe, source) = (Arc::clone(self), Arc::clone(source));
             let look = spawn_blocking(move || {
-                probe.seen.store(hub.has_token(), Ordering::Relaxed);
+                probe.seen.store(source.has_credentials(), Ordering::Relaxed);
                 drop(place);
             });
             // A thread that is stuck keeps the place, so no other one gets stuck.

@@ -22,9 +22,8 @@ use crate::{
     cache::{AcquireError, Cache},
     pipeline::{self, LoadError, Tools, blocking, look},
     progress::{Step, Watcher},
-    resolve::{Address, ResolvedModel, Selector, WithoutVariant},
+    resolve::{Address, RepoAddress, ResolvedModel, Selector, WithoutVariant},
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
-    source::SourceError,
 };
 
 /// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
@@ -106,7 +105,13 @@ async fn pull_and_verify(
     progress: Progress,
 ) -> Result<PullReport, AcquireError> {
     let started = Instant::now();
-    cache.tools().allow(selector.network, format!("the files of `{}`", selector.spec))?;
+    let asked = selector.clone();
+    let look = move |tools: &Tools| pipeline::pinned_here(&asked, &tools.places);
+    let found = cache.tools().stage("finding the model", look).await??;
+    let Address::Repo(RepoAddress { source, .. }) = &*found.address else {
+        return Err(LoadError::NotDownloadable { spec: selector.spec.clone() }.into());
+    };
+    cache.tools().allow(selector.network, &**source, format!("the files of `{}`", selector.spec))?;
     // What a branch means is asked anew: a pull is for the newest commit.
     cache.look_up_again(selector).await?;
     let mut fetched = 0;
@@ -114,8 +119,8 @@ async fn pull_and_verify(
     loop {
         let pinned = pipeline::pinned(selector, cache.tools()).await?;
         let report = pipeline::fetch(&pinned, want.clone(), cache.tools(), &*progress).await?;
-        let (Address::Hub(address), Some(pin), Some(report)) = (&*pinned.address, &pinned.pin, report) else {
-            return Err(LoadError::from(SourceError::NotAHubId { spec: selector.spec.clone() }).into());
+        let (Address::Repo(address), Some(pin), Some(report)) = (&*pinned.address, &pinned.pin, report) else {
+            return Err(LoadError::NotDownloadable { spec: selector.spec.clone() }.into());
         };
         fetched += report.bytes_fetched;
         let model = address.at(pin);

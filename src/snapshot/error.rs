@@ -184,7 +184,7 @@ impl Explain for SnapshotError {
             Self::Damaged { path, .. } => of_path(
                 Reason::Corrupt,
                 path,
-                "it is fetched again when the hub may be asked; if it happens again, look at the disk",
+                "it is fetched again when its source may be asked; if it happens again, look at the disk",
             ),
             Self::TooLarge { path, .. } => of_path(
                 Reason::InvalidConfig,

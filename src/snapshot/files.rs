@@ -20,7 +20,7 @@ use weightsd_segment::PinnedFile;
 use super::{HashCandidate, SnapshotError, hash::BlobHasher, listing};
 use crate::{
     resolve::{Choice, ModelKind, ResolvedModel},
-    source::{FoundFile, RepoStore, blob_name, is_absent},
+    source::{FoundFile, Store, blob_name, is_absent},
 };
 
 /// The files of a model: their names, and where they lie.
@@ -34,7 +34,7 @@ pub struct Files {
 /// The files of a commit whose listing is known.
 #[derive(Debug, Clone)]
 struct ListedFiles {
-    store: RepoStore,
+    store: Arc<dyn Store>,
     commit: Commit,
     listing: Arc<Listing>,
 }
@@ -46,10 +46,9 @@ impl Files {
             ModelKind::File => {
                 model.path.file_name().map(|name| name.to_string_lossy().into_owned()).into_iter().collect()
             }
-            ModelKind::Hub { repo, commit, cache, .. } => {
-                let store = RepoStore::new(cache, repo);
-                if let Some(listing) = store.listing(commit) {
-                    return Self::listed(model, choice, store, Arc::new(listing));
+            ModelKind::Repo { address, commit } => {
+                if let Some(listing) = address.store.listing(commit) {
+                    return Self::listed(model, choice, Arc::clone(&address.store), Arc::new(listing));
                 }
                 listing::list(&model.path)?
             }
@@ -62,11 +61,11 @@ impl Files {
     pub(super) fn listed(
         model: &ResolvedModel,
         choice: &Choice,
-        store: RepoStore,
+        store: Arc<dyn Store>,
         listing: Arc<Listing>,
     ) -> Result<Self, SnapshotError> {
         let commit = match &model.kind {
-            ModelKind::Hub { commit, .. } => Some(commit.clone()),
+            ModelKind::Repo { commit, .. } => Some(commit.clone()),
             ModelKind::Directory | ModelKind::File => None,
         };
         let hidden = |path: &str| path.split('/').any(|part| part.starts_with('.'));

@@ -33,7 +33,7 @@ pub use self::{
 };
 use crate::{
     resolve::{Choice, ResolvedModel},
-    source::RepoStore,
+    source::Store,
 };
 
 /// Most components that a model may have; each folder with weights is one, where no family says better.
@@ -80,7 +80,7 @@ impl Snapshot {
     pub fn remote(
         model: ResolvedModel,
         choice: &Choice,
-        store: RepoStore,
+        store: Arc<dyn Store>,
         listing: Arc<Listing>,
         documents: BTreeMap<String, Vec<u8>>,
     ) -> Result<Self, SnapshotError> {

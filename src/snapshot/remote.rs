@@ -16,8 +16,8 @@ use weightsd_core::{
 
 use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
 use crate::{
-    resolve::{Choice, HubAddress, Pin},
-    source::{ByteRange, RepoStore, Source},
+    resolve::{Choice, Pin, RepoAddress},
+    source::ByteRange,
 };
 
 /// Bytes of a weight file that are asked for first: most headers fit.
@@ -28,8 +28,7 @@ const FIRST_BYTES: u64 = 128 * 1024;
 pub struct Remote {
     /// Its files, as far as the listing and the small JSON files tell.
     pub snapshot: Arc<Snapshot>,
-    source: Arc<dyn Source>,
-    address: HubAddress,
+    address: RepoAddress,
     pin: Pin,
     listing: Arc<Listing>,
 }
@@ -84,21 +83,26 @@ impl Remote {
     ///
     /// # Errors
     /// [`FetchError`].
-    pub async fn look(fetcher: &Fetcher, address: &HubAddress, pin: &Pin, choice: &Choice) -> Result<Self, FetchError> {
+    pub async fn look(
+        fetcher: &Fetcher,
+        address: &RepoAddress,
+        pin: &Pin,
+        choice: &Choice,
+    ) -> Result<Self, FetchError> {
         let listing = fetcher.listing(address, &pin.commit).await?;
-        let (source, address, pin) = (Arc::clone(fetcher.source()), address.clone(), pin.clone());
+        let (address, pin) = (address.clone(), pin.clone());
         let snapshot = |documents| list(&address, &pin, choice, &listing, documents);
         let missing = snapshot(BTreeMap::new()).await?.missing_documents;
         let fetch = async |name: &String| {
             let listed = listing.get(name).filter(|listed| listed.bytes <= CONFIG_BYTES_MAX);
             match listed {
-                Some(listed) => Ok(Some((name.clone(), small_file(&*source, &address, &pin, name, listed).await?))),
+                Some(listed) => Ok(Some((name.clone(), small_file(&address, &pin, name, listed).await?))),
                 None => Ok::<_, FetchError>(None),
             }
         };
         let documents = try_join_all(missing.iter().map(fetch)).await?.into_iter().flatten().collect();
         let snapshot = Arc::new(snapshot(documents).await?);
-        Ok(Self { snapshot, source, address, pin, listing })
+        Ok(Self { snapshot, address, pin, listing })
     }
 
     /// The files of a component.
@@ -116,7 +120,7 @@ impl Remote {
                     let (found, max) = (listed.bytes, INDEX_BYTES_MAX);
                     return Err(SnapshotError::TooLarge { path: path.into(), found, max }.into());
                 }
-                let bytes = small_file(&*self.source, &self.address, &self.pin, &path, &listed).await?;
+                let bytes = small_file(&self.address, &self.pin, &path, &listed).await?;
                 let index = Index::parse(&bytes, &site.folder);
                 let index = index.map_err(|source| SnapshotError::Index { path: path.into(), source })?;
                 chosen.settle(&index).map_err(SnapshotError::from)?;
@@ -158,7 +162,7 @@ impl Remote {
 
     async fn range(&self, file: &str, from: u64, to: u64) -> Result<Vec<u8>, FetchError> {
         let range = ByteRange { from, to: Some(to), validator: None };
-        let got = self.source.bytes(&self.address.repo, &self.pin.commit, file, Some(range), to - from).await;
+        let got = self.address.source.bytes(&self.address.repo, &self.pin.commit, file, Some(range), to - from).await;
         got.map_err(|source| FetchError::File { file: file.to_owned(), source })
     }
 
@@ -174,34 +178,28 @@ impl Remote {
 }
 
 async fn list(
-    address: &HubAddress,
+    address: &RepoAddress,
     pin: &Pin,
     choice: &Choice,
     listing: &Arc<Listing>,
     documents: BTreeMap<String, Vec<u8>>,
 ) -> Result<Snapshot, FetchError> {
-    let (model, store) = (address.at(pin), RepoStore::new(&address.cache, &address.repo));
+    let (model, store) = (address.at(pin), Arc::clone(&address.store));
     let (choice, listing) = (choice.clone(), Arc::clone(listing));
     let list = move || Ok(Snapshot::remote(model, &choice, store, listing, documents)?);
     spawn_blocking(list).await.unwrap_or(Err(FetchError::Died))
 }
 
-/// The content of a small file: the blob on this machine, or what the hub sends, compared with its hash.
-async fn small_file(
-    source: &dyn Source,
-    address: &HubAddress,
-    pin: &Pin,
-    name: &str,
-    listed: &Listed,
-) -> Result<Vec<u8>, FetchError> {
-    let path = RepoStore::new(&address.cache, &address.repo).blob(&listed.blob);
+/// The content of a small file: the blob on this machine, or what the source sends, compared with its hash.
+async fn small_file(address: &RepoAddress, pin: &Pin, name: &str, listed: &Listed) -> Result<Vec<u8>, FetchError> {
+    let path = address.store.blob(&listed.blob);
     if let Ok(Ok(bytes)) = spawn_blocking(move || std::fs::read(path)).await
         && bytes.len() as u64 == listed.bytes
     {
         return Ok(bytes);
     }
     let file = || name.to_owned();
-    let bytes = source.bytes(&address.repo, &pin.commit, name, None, listed.bytes).await;
+    let bytes = address.source.bytes(&address.repo, &pin.commit, name, None, listed.bytes).await;
     let bytes = bytes.map_err(|source| FetchError::File { file: file(), source })?;
     let mut hasher = BlobHasher::new(listed.blob.kind(), listed.bytes);
     hasher.update(&bytes);

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     disk,
     progress::{Phase, Step, Watcher},
-    source::{RepoStore, is_absent},
+    source::{Store, is_absent},
 };
 
 /// How often whoever watches is told how far it is.
@@ -33,7 +33,7 @@ pub struct HashCandidate {
     pub name: String,
     /// Path on disk.
     pub path: PathBuf,
-    /// Its blob's name; a file outside of a Hugging Face cache has none.
+    /// Its blob's name; a file outside of a cache has none.
     pub blob: Option<BlobName>,
 }
 
@@ -150,7 +150,7 @@ pub enum Scope {
 #[derive(Debug, Clone, Copy)]
 pub struct HashCheck<'a> {
     /// The repository's folder; `None` for a model that is named by its path, whose files are never moved.
-    pub store: Option<&'a RepoStore>,
+    pub store: Option<&'a dyn Store>,
     /// What was found before.
     pub attestations: &'a Attestations,
     /// Which files are hashed.
@@ -247,7 +247,7 @@ mod tests {
     use weightsd_core::spec::{Commit, RepoId};
 
     use super::*;
-    use crate::progress::Unwatched;
+    use crate::{progress::Unwatched, source::RepoStore};
 
     #[test]
     fn good_bad_missing_and_unnamed() {
@@ -296,7 +296,7 @@ mod tests {
         (cache, store, blob, entry)
     }
 
-    fn verdict(path: &Path, store: Option<&RepoStore>, blob: &BlobName, own: OwnFiles) -> Finding {
+    fn verdict(path: &Path, store: Option<&dyn Store>, blob: &BlobName, own: OwnFiles) -> Finding {
         let candidate = HashCandidate { name: "x".into(), path: path.to_owned(), blob: Some(blob.clone()) };
         let how = HashCheck { store, attestations: &Attestations::new(None), scope: Scope::All, own };
         verify(&[candidate], how, &Unwatched).unwrap().remove(0).finding

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use weightsd_core::listing::BlobName;
 
-use super::SourceError;
+use super::{SourceError, SourceProblem, Words};
 
 /// The bytes of a content, in the pieces in which they come.
 #[async_trait::async_trait]
@@ -31,6 +31,8 @@ pub struct Content {
     pub validator: Option<String>,
     /// The host that sends the body.
     pub host: String,
+    /// How messages speak of the source.
+    pub words: &'static Words,
     /// The body.
     pub body: Box<dyn Body>,
 }
@@ -47,12 +49,17 @@ impl Content {
     /// # Errors
     /// When the connection breaks, or stays silent for `stall`.
     pub async fn chunk(&mut self, stall: Duration) -> Result<Option<Bytes>, SourceError> {
-        let broken = |problem: String| SourceError::Unreachable { host: self.host.clone(), problem };
         match tokio::time::timeout(stall, self.body.piece()).await {
             Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(problem)) => Err(broken(format!("the connection broke while the content came: {problem}"))),
-            Err(_) => Err(broken(format!("nothing came for {stall:?}"))),
+            Ok(Err(problem)) => {
+                Err(self.unreachable(format!("the connection broke while the content came: {problem}")))
+            }
+            Err(_) => Err(self.unreachable(format!("nothing came for {stall:?}"))),
         }
+    }
+
+    fn unreachable(&self, problem: String) -> SourceError {
+        self.words.error(SourceProblem::Unreachable { host: self.host.clone(), problem })
     }
 
     /// The whole body, when it has `max` bytes at most.
@@ -64,7 +71,7 @@ impl Content {
         while let Some(chunk) = self.chunk(stall).await? {
             if (bytes.len() + chunk.len()) as u64 > max {
                 let problem = format!("it is longer than the {max} bytes that are read");
-                return Err(SourceError::Malformed { host: self.host.clone(), problem });
+                return Err(self.words.error(SourceProblem::Malformed { host: self.host.clone(), problem }));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -80,7 +87,7 @@ impl Content {
         while (bytes.len() as u64) < length {
             let Some(chunk) = self.chunk(stall).await? else {
                 let problem = format!("the content ended after {} of {length} bytes", bytes.len());
-                return Err(SourceError::Unreachable { host: self.host.clone(), problem });
+                return Err(self.unreachable(problem));
             };
             let wanted = usize::try_from(length - bytes.len() as u64).unwrap_or(usize::MAX);
             bytes.extend_from_slice(&chunk[..chunk.len().min(wanted)]);

@@ -1,6 +1,6 @@
-//! Why the hub gave no answer, or none that can be used.
+//! Why a source gave no answer, or none that can be used.
 
-use std::time::Duration;
+use std::{error::Error, fmt, time::Duration};
 
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
@@ -8,11 +8,44 @@ use weightsd_core::{
     spec::Revision,
 };
 
-/// See the module. Says nothing of tokens.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SourceError {
+/// How messages speak of a source: the words that differ between one source and another. Each stands within a sentence.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The source: `the hub`.
+    pub name: &'static str,
+    /// What kind of server it is, with its article: `a Hugging Face hub`.
+    pub kind: &'static str,
+    /// The setting that says where it is: `hub_endpoint`.
+    pub endpoint: &'static str,
+    /// Where its files are kept: `the Hugging Face cache`.
+    pub cache: &'static str,
+    /// How a user gets access: ``log in with `hf auth login` ``.
+    pub log_in: &'static str,
+    /// Where credentials of the environment count: `HF_TOKEN counts only where the daemon is started`.
+    pub credentials: &'static str,
+}
+
+impl Words {
+    /// The error of a source with these words.
+    #[must_use]
+    pub fn error(&'static self, problem: SourceProblem) -> SourceError {
+        SourceError { words: self, problem: Box::new(problem) }
+    }
+}
+
+/// A source's failure, in the words of that source ([`Words::error`]). Says nothing of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceError {
+    /// How messages speak of the source.
+    pub words: &'static Words,
+    /// What happened. Boxed, because failures are rare and results are not.
+    pub problem: Box<SourceProblem>,
+}
+
+/// What a source answers instead of what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceProblem {
     /// The daemon, or the request, must not ask.
-    #[error("the hub would have to be asked for {what}, and it may not be ({why})")]
     Offline {
         /// For what.
         what: String,
@@ -20,7 +53,6 @@ pub enum SourceError {
         why: &'static str,
     },
     /// No connection, or one that broke, or no answer in time.
-    #[error("`{host}` cannot be reached: {problem}")]
     Unreachable {
         /// The host.
         host: String,
@@ -28,7 +60,6 @@ pub enum SourceError {
         problem: String,
     },
     /// No connection to the proxy that stands in between.
-    #[error("`{host}` cannot be reached through the proxy `{proxy}`, which the environment names: {problem}")]
     ProxyUnreachable {
         /// The host behind it.
         host: String,
@@ -38,7 +69,6 @@ pub enum SourceError {
         problem: String,
     },
     /// 401: the repository is private or does not exist, and there is no token.
-    #[error("`{repo}` does not exist, or is private and there is no token ({looked})")]
     TokenMissing {
         /// The repository.
         repo: String,
@@ -46,13 +76,11 @@ pub enum SourceError {
         looked: String,
     },
     /// 401 with a token.
-    #[error("the hub does not accept the token ({message})")]
     TokenRefused {
-        /// The hub's words.
+        /// The source's words.
         message: String,
     },
     /// 401 or 403: the owner lets nobody in who has not asked.
-    #[error("`{repo}` is gated, and {}", if *with_token { "the token's account has no access" } else { "there is no token" })]
     Gated {
         /// The repository.
         repo: String,
@@ -62,21 +90,18 @@ pub enum SourceError {
         with_token: bool,
     },
     /// 403.
-    #[error("the hub forbids access to `{repo}` ({message})")]
     Forbidden {
         /// The repository.
         repo: String,
-        /// The hub's words.
+        /// The source's words.
         message: String,
     },
     /// 404.
-    #[error("the hub has no repository `{repo}`")]
     NoRepo {
         /// The repository.
         repo: String,
     },
     /// 404.
-    #[error("`{repo}` has no revision `{revision}`")]
     NoRevision {
         /// The repository.
         repo: String,
@@ -84,23 +109,20 @@ pub enum SourceError {
         revision: Revision,
     },
     /// 404.
-    #[error("`{repo}` has no file `{path}`")]
     NoFile {
         /// The repository.
         repo: String,
         /// The file.
         path: String,
-        /// The commit that the hub says has no such file; `None` when it does not say.
+        /// The commit that the source says has no such file; `None` when it does not say.
         commit: Option<String>,
     },
     /// 429.
-    #[error("the hub wants fewer requests{}", after.map(|time| format!("; it may be asked again in {} s", time.as_secs())).unwrap_or_default())]
     RateLimited {
         /// When it may be asked again.
         after: Option<Duration>,
     },
     /// 5xx and 408.
-    #[error("`{host}` answered with status {status}")]
     Failing {
         /// The host.
         host: String,
@@ -109,8 +131,7 @@ pub enum SourceError {
         /// When it may be asked again.
         after: Option<Duration>,
     },
-    /// The host to which the hub sends for the content does not give it.
-    #[error("the hub sent to `{host}` for the content, which answered with status {status}")]
+    /// The host to which the source sends for the content does not give it.
     StorageRefused {
         /// The host.
         host: String,
@@ -118,13 +139,11 @@ pub enum SourceError {
         status: u16,
     },
     /// 416: the host does not give the part that was asked for.
-    #[error("`{host}` does not give the part of the file that was asked for")]
     NoSuchPart {
         /// The host.
         host: String,
     },
     /// An answer that is none.
-    #[error("the answer of `{host}` cannot be used: {problem}")]
     Malformed {
         /// The host.
         host: String,
@@ -132,22 +151,13 @@ pub enum SourceError {
         problem: String,
     },
     /// A listing that is none.
-    #[error("the hub's listing of `{repo}` cannot be used")]
     Listing {
         /// The repository.
         repo: String,
         /// What is wrong with it.
-        #[source]
         source: ListingError,
     },
-    /// Something that no hub has.
-    #[error("`{spec}` is a path, and only a Hugging Face id can be downloaded")]
-    NotAHubId {
-        /// The spec.
-        spec: String,
-    },
     /// A request that this program cannot make.
-    #[error("the hub cannot be asked, because of {setting}: {problem}")]
     Unusable {
         /// The setting that is to blame, or the part of the program.
         setting: &'static str,
@@ -156,80 +166,141 @@ pub enum SourceError {
     },
 }
 
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.words.name;
+        match &*self.problem {
+            SourceProblem::Offline { what, why } => {
+                write!(f, "{name} would have to be asked for {what}, and it may not be ({why})")
+            }
+            SourceProblem::Unreachable { host, problem } => write!(f, "`{host}` cannot be reached: {problem}"),
+            SourceProblem::ProxyUnreachable { host, proxy, problem } => write!(
+                f,
+                "`{host}` cannot be reached through the proxy `{proxy}`, which the environment names: {problem}"
+            ),
+            SourceProblem::TokenMissing { repo, looked } => {
+                write!(f, "`{repo}` does not exist, or is private and there is no token ({looked})")
+            }
+            SourceProblem::TokenRefused { message } => write!(f, "{name} does not accept the token ({message})"),
+            SourceProblem::Gated { repo, with_token: true, .. } => {
+                write!(f, "`{repo}` is gated, and the token's account has no access")
+            }
+            SourceProblem::Gated { repo, with_token: false, .. } => {
+                write!(f, "`{repo}` is gated, and there is no token")
+            }
+            SourceProblem::Forbidden { repo, message } => write!(f, "{name} forbids access to `{repo}` ({message})"),
+            SourceProblem::NoRepo { repo } => write!(f, "{name} has no repository `{repo}`"),
+            SourceProblem::NoRevision { repo, revision } => write!(f, "`{repo}` has no revision `{revision}`"),
+            SourceProblem::NoFile { repo, path, .. } => write!(f, "`{repo}` has no file `{path}`"),
+            SourceProblem::RateLimited { after: Some(after) } => {
+                write!(f, "{name} wants fewer requests; it may be asked again in {} s", after.as_secs())
+            }
+            SourceProblem::RateLimited { after: None } => write!(f, "{name} wants fewer requests"),
+            SourceProblem::Failing { host, status, .. } => write!(f, "`{host}` answered with status {status}"),
+            SourceProblem::StorageRefused { host, status } => {
+                write!(f, "{name} sent to `{host}` for the content, which answered with status {status}")
+            }
+            SourceProblem::NoSuchPart { host } => {
+                write!(f, "`{host}` does not give the part of the file that was asked for")
+            }
+            SourceProblem::Malformed { host, problem } => {
+                write!(f, "the answer of `{host}` cannot be used: {problem}")
+            }
+            SourceProblem::Listing { repo, .. } => write!(f, "{name}'s listing of `{repo}` cannot be used"),
+            SourceProblem::Unusable { setting, problem } => {
+                write!(f, "{name} cannot be asked, because of {setting}: {problem}")
+            }
+        }
+    }
+}
+
+impl Error for SourceError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &*self.problem {
+            SourceProblem::Listing { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
 impl Explain for SourceError {
     fn explain(&self) -> Explanation {
-        let new = |reason, resource: &str, hint: &'static str| Explanation::new(reason, resource, hint);
-        let explanation = match self {
-            Self::Offline { .. } => new(
+        type Problem = SourceProblem;
+        let Words { kind, endpoint, log_in, credentials, .. } = self.words;
+        let explanation = match &*self.problem {
+            Problem::Offline { .. } => Explanation::new(
                 Reason::Offline,
                 "",
                 "leave out `--offline`, unset HF_HUB_OFFLINE, or start the daemon with `--offline false`; or ask for what is cached",
             ),
-            Self::Unreachable { host, .. } => new(
+            Problem::Unreachable { host, .. } => Explanation::new(
                 Reason::HubUnreachable,
                 host,
-                "check the network and `hub_endpoint`; what has come already is kept, and the rest follows at the next try",
+                format!(
+                    "check the network and `{endpoint}`; what has come already is kept, and the rest follows at the next try"
+                ),
             ),
-            Self::ProxyUnreachable { proxy, .. } => new(
+            Problem::ProxyUnreachable { proxy, .. } => Explanation::new(
                 Reason::HubUnreachable,
                 proxy,
                 "start the proxy, or restart the daemon without HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (NO_PROXY names hosts \
                  that need none); what has come already is kept",
             ),
-            Self::Failing { host, .. } => new(
+            Problem::Failing { host, .. } => Explanation::new(
                 Reason::HubFailing,
                 host,
                 "the fault is on the other side: try again later; what has come already is kept",
             ),
-            Self::StorageRefused { host, .. } => {
-                new(Reason::HubFailing, host, "the address that the hub gave may have expired: try again")
+            Problem::StorageRefused { host, .. } => {
+                let hint = "the address that the source gave may have expired: try again";
+                Explanation::new(Reason::HubFailing, host, hint)
             }
-            Self::NoSuchPart { host } => {
-                new(Reason::HubFailing, host, "the host, or a proxy in between, is at fault: try again")
+            Problem::NoSuchPart { host } => {
+                let hint = "the host, or a proxy in between, is at fault: try again";
+                Explanation::new(Reason::HubFailing, host, hint)
             }
-            Self::RateLimited { .. } => {
-                new(Reason::RateLimited, "", "wait, or log in: the hub grants more to accounts (`hf auth login`)")
+            Problem::RateLimited { .. } => {
+                let hint = format!("wait; accounts are granted more requests: {log_in}");
+                Explanation::new(Reason::RateLimited, "", hint)
             }
-            Self::TokenMissing { repo, .. } => new(
+            Problem::TokenMissing { repo, .. } => Explanation::new(
                 Reason::TokenMissing,
                 repo,
-                "check the spelling; for a private repository log in with `hf auth login`: HF_TOKEN counts only where the daemon is started",
+                format!("check the spelling; for a private repository {log_in}: {credentials}"),
             ),
-            Self::TokenRefused { .. } => {
-                new(Reason::TokenRefused, "", "the token may be expired or revoked: log in again with `hf auth login`")
+            Problem::TokenRefused { .. } => {
+                Explanation::new(Reason::TokenRefused, "", format!("the token may be expired or revoked: {log_in}"))
             }
-            Self::Gated { page, with_token: true, .. } => {
+            Problem::Gated { page, with_token: true, .. } => {
                 let hint = format!("visit {page} to ask for access, with the account of the token");
                 Explanation::new(Reason::Gated, page, hint)
             }
-            Self::Gated { page, with_token: false, .. } => {
-                let hint = format!(
-                    "ask for access at {page}, then log in with that account (`hf auth login`): HF_TOKEN counts only \
-                     where the daemon is started"
-                );
+            Problem::Gated { page, with_token: false, .. } => {
+                let hint = format!("ask for access at {page}, then {log_in}, with that account: {credentials}");
                 Explanation::new(Reason::Gated, page, hint)
             }
-            Self::Forbidden { repo, .. } => new(
-                Reason::Forbidden,
-                repo,
-                "ask the owner to let the token's account read it, or log in as another with `hf auth login`",
-            ),
-            Self::NoRepo { repo } => {
-                new(Reason::RepoNotFound, repo, "check the spelling; it may be private: log in to see it")
+            Problem::Forbidden { repo, .. } => {
+                let hint = format!("ask the owner to let the token's account read it; or {log_in}, as another account");
+                Explanation::new(Reason::Forbidden, repo, hint)
             }
-            Self::NoRevision { repo, revision } => new(
+            Problem::NoRepo { repo } => {
+                let hint = format!("check the spelling; a private repository shows only to its accounts: {log_in}");
+                Explanation::new(Reason::RepoNotFound, repo, hint)
+            }
+            Problem::NoRevision { repo, revision } => Explanation::new(
                 Reason::RevisionNotFound,
-                &format!("{repo}@{revision}"),
+                format!("{repo}@{revision}"),
                 "name a branch, tag or commit that the repository has",
             ),
-            Self::NoFile { path, .. } => new(Reason::FileNotFound, path, "the repository may have changed: ask again"),
-            Self::Malformed { host: resource, .. } | Self::Listing { repo: resource, .. } => {
-                new(Reason::HubMalformed, resource, "is `hub_endpoint` the address of a Hugging Face hub?")
+            Problem::NoFile { path, .. } => {
+                Explanation::new(Reason::FileNotFound, path, "the repository may have changed: ask again")
             }
-            Self::NotAHubId { spec } => new(Reason::InvalidSpec, spec, "give an id such as `Tongyi-MAI/Z-Image-Turbo`"),
-            Self::Unusable { setting, .. } => new(
+            Problem::Malformed { host: resource, .. } | Problem::Listing { repo: resource, .. } => {
+                Explanation::new(Reason::HubMalformed, resource, format!("is `{endpoint}` the address of {kind}?"))
+            }
+            Problem::Unusable { setting, .. } => Explanation::new(
                 Reason::HubUnusable,
-                setting,
+                *setting,
                 "correct the setting and restart the daemon; what is cached can be used as it is",
             ),
         };
@@ -238,64 +309,58 @@ impl Explain for SourceError {
 }
 
 impl SourceError {
-    /// The error of what would need the hub, where the request or the daemon's own settings forbid to ask.
-    #[must_use]
-    pub fn forbidden(what: String, by_request: bool) -> Self {
-        Self::Offline { what, why: if by_request { "the request is offline" } else { "the daemon is offline" } }
-    }
-
     /// Whether the same request may succeed in a moment.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
-            self,
-            Self::Unreachable { .. }
-                | Self::ProxyUnreachable { .. }
-                | Self::RateLimited { .. }
-                | Self::Failing { .. }
-                | Self::StorageRefused { .. }
-                | Self::NoSuchPart { .. }
+            &*self.problem,
+            SourceProblem::Unreachable { .. }
+                | SourceProblem::ProxyUnreachable { .. }
+                | SourceProblem::RateLimited { .. }
+                | SourceProblem::Failing { .. }
+                | SourceProblem::StorageRefused { .. }
+                | SourceProblem::NoSuchPart { .. }
         )
     }
 
-    /// When the hub said that it may be asked again.
+    /// When the source said that it may be asked again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::RateLimited { after } | Self::Failing { after, .. } => *after,
+        match &*self.problem {
+            SourceProblem::RateLimited { after } | SourceProblem::Failing { after, .. } => *after,
             _ => None,
         }
     }
 
-    /// Whether the hub cannot say what a revision means now, so that the commit that was known before still counts. That
+    /// Whether the source cannot say what a revision means now, so that the commit that was known before still counts. That
     /// is so when it refuses to say, as for a deleted repository or an expired token: what is on this machine stays.
     #[must_use]
     pub fn leaves_last_known(&self) -> bool {
         self.is_absence()
             || matches!(
-                self,
-                Self::TokenMissing { .. }
-                    | Self::TokenRefused { .. }
-                    | Self::Gated { .. }
-                    | Self::Forbidden { .. }
-                    | Self::NoRepo { .. }
-                    | Self::NoRevision { .. }
-                    | Self::Unusable { .. }
+                &*self.problem,
+                SourceProblem::TokenMissing { .. }
+                    | SourceProblem::TokenRefused { .. }
+                    | SourceProblem::Gated { .. }
+                    | SourceProblem::Forbidden { .. }
+                    | SourceProblem::NoRepo { .. }
+                    | SourceProblem::NoRevision { .. }
+                    | SourceProblem::Unusable { .. }
             )
     }
 
-    /// Whether the hub could not be asked, so that what was known before still counts. An answer that is none comes from
+    /// Whether the source could not be asked, so that what was known before still counts. An answer that is none comes from
     /// something in its place, such as the page on which a network wants its users to log in.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(
-            self,
-            Self::Offline { .. }
-                | Self::Unreachable { .. }
-                | Self::ProxyUnreachable { .. }
-                | Self::RateLimited { .. }
-                | Self::Failing { .. }
-                | Self::Malformed { .. }
+            &*self.problem,
+            SourceProblem::Offline { .. }
+                | SourceProblem::Unreachable { .. }
+                | SourceProblem::ProxyUnreachable { .. }
+                | SourceProblem::RateLimited { .. }
+                | SourceProblem::Failing { .. }
+                | SourceProblem::Malformed { .. }
         )
     }
 }

@@ -1,7 +1,9 @@
-//! A source that serves a directory, for tests without a network: `<folder>/<path>` is a file of its one commit.
+//! A source that serves a directory, for tests without a network: `<folder>/<path>` is a file of its one commit. Its store
+//! has a layout of its own, in which snapshots hold regular files.
 
 use std::{
-    fs,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,11 +19,24 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use weightsd_core::{
-    listing::Listing,
-    spec::{Commit, RepoId, Revision},
+    listing::{BlobName, Listed, Listing},
+    spec::{Commit, RepoId, RepoSpec, Revision, SpecError},
 };
 
-use super::{Backoff, Body, ByteRange, Content, Limits, Patience, RepoStore, Source, SourceError};
+use super::{
+    Backoff, Blob, Body, ByteRange, Caches, Content, FoundFile, Limits, Linked, Patience, RefError, Source,
+    SourceError, SourceProblem, Specs, Store, Words, create_parent,
+};
+
+/// How messages speak of it.
+pub(crate) const WORDS: Words = Words {
+    name: "the directory",
+    kind: "a directory",
+    endpoint: "its path",
+    cache: "the folder of tests",
+    log_in: "log in nowhere",
+    credentials: "there are none",
+};
 
 /// Bytes of a piece.
 const PIECE: usize = 1000;
@@ -71,8 +86,28 @@ impl Body for Pieces {
 
 #[async_trait::async_trait]
 impl Source for Directory {
-    fn store(&self, cache: &Path, repo: &RepoId) -> RepoStore {
-        RepoStore::new(cache, repo)
+    fn words(&self) -> &'static Words {
+        &WORDS
+    }
+
+    fn specs(&self) -> Specs {
+        Specs::Scheme("fake")
+    }
+
+    fn parse(&self, spec: &str) -> Result<RepoSpec, SpecError> {
+        Ok(RepoSpec { repo: RepoId::parse_address(spec)?, revision: None })
+    }
+
+    fn store(&self, caches: Caches<'_>, repo: &RepoId) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(FlatStore { folder: caches.own?.join(repo.cache_folder()) }))
+    }
+
+    fn address(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    fn has_credentials(&self) -> bool {
+        false
     }
 
     fn limits(&self) -> Limits {
@@ -92,11 +127,7 @@ impl Source for Directory {
         if revision.as_str() == Revision::DEFAULT {
             return Ok(Self::the_commit());
         }
-        Err(SourceError::NoRevision { repo: repo.to_string(), revision: revision.clone() })
-    }
-
-    async fn new_name(&self, _: &RepoId) -> Option<RepoId> {
-        None
+        Err(WORDS.error(SourceProblem::NoRevision { repo: repo.to_string(), revision: revision.clone() }))
     }
 
     async fn listing(&self, _: &RepoId, _: &Commit) -> Result<Arc<Listing>, SourceError> {
@@ -111,8 +142,6 @@ impl Source for Directory {
         Ok(Arc::new(listing))
     }
 
-    async fn forget_listing(&self, _: &RepoId, _: &Commit) {}
-
     async fn file(
         &self,
         repo: &RepoId,
@@ -121,7 +150,8 @@ impl Source for Directory {
         range: Option<&ByteRange>,
     ) -> Result<Content, SourceError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let no_file = || SourceError::NoFile { repo: repo.to_string(), path: path.to_owned(), commit: None };
+        let no_file =
+            || WORDS.error(SourceProblem::NoFile { repo: repo.to_string(), path: path.to_owned(), commit: None });
         let bytes = Bytes::from(fs::read(self.folder.join(path)).map_err(|_| no_file())?);
         let (from, total) = (range.map_or(0, |range| range.from), bytes.len() as u64);
         let to = range.and_then(|range| range.to).unwrap_or(total).min(total);
@@ -134,7 +164,122 @@ impl Source for Directory {
             total: Some(total),
             validator: None,
             host: "a directory".to_owned(),
+            words: &WORDS,
             body: Box::new(Pieces { bytes: part, breaks }),
         })
+    }
+}
+
+/// `revisions/<name>`, `listings/<commit>`, `contents/<hash>`, and hard links to those in `files/<commit>/<path>`.
+#[derive(Debug)]
+pub(crate) struct FlatStore {
+    folder: PathBuf,
+}
+
+impl FlatStore {
+    fn listing_path(&self, commit: &Commit) -> PathBuf {
+        self.folder.join("listings").join(commit.as_str())
+    }
+}
+
+impl Store for FlatStore {
+    fn cache(&self) -> &Path {
+        self.folder.parent().unwrap()
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn ref_path(&self, revision: &Revision) -> PathBuf {
+        self.folder.join("revisions").join(revision.as_str().replace('/', "-"))
+    }
+
+    fn last_known(&self, revision: &Revision) -> Result<Option<Commit>, RefError> {
+        Ok(fs::read_to_string(self.ref_path(revision)).ok().and_then(|text| Commit::parse(&text)))
+    }
+
+    fn known(&self, _: usize) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn commits(&self) -> Vec<Commit> {
+        let entries = fs::read_dir(self.folder.join("files")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Commit::parse(entry.file_name().to_str()?)).collect()
+    }
+
+    fn point(&self, revision: &Revision, commit: &Commit) -> io::Result<()> {
+        let path = self.ref_path(revision);
+        create_parent(&path)?;
+        fs::write(path, commit.as_str())
+    }
+
+    fn snapshot(&self, commit: &Commit) -> PathBuf {
+        self.folder.join("files").join(commit.as_str())
+    }
+
+    fn listing(&self, commit: &Commit) -> Option<Listing> {
+        Listing::from_cached(&fs::read(self.listing_path(commit)).ok()?).ok()
+    }
+
+    fn keep_listing(&self, commit: &Commit, listing: &Listing) -> io::Result<()> {
+        let path = self.listing_path(commit);
+        create_parent(&path)?;
+        fs::write(path, listing.to_cached())
+    }
+
+    fn drop_listing(&self, commit: &Commit) {
+        let _ = fs::remove_file(self.listing_path(commit));
+    }
+
+    fn locate(&self, commit: &Commit, path: &str, listed: &Listed) -> Option<FoundFile> {
+        let is_here = |path: &Path| fs::metadata(path).is_ok_and(|found| found.len() == listed.bytes);
+        [self.snapshot(commit).join(path), self.blob(&listed.blob)]
+            .into_iter()
+            .find(|it| is_here(it))
+            .map(FoundFile::Blob)
+    }
+
+    fn mark_absent(&self, _: &Commit, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn blob(&self, name: &BlobName) -> PathBuf {
+        self.folder.join("contents").join(name.as_str())
+    }
+
+    fn partial(&self, name: &BlobName) -> PathBuf {
+        self.folder.join("contents").join(format!("{name}.part"))
+    }
+
+    fn lock_path(&self, blob: &BlobName) -> PathBuf {
+        self.folder.join("locks").join(blob.as_str())
+    }
+
+    fn is_linked(&self, blob: &BlobName) -> bool {
+        fs::metadata(self.blob(blob)).is_ok_and(|found| found.nlink() > 1)
+    }
+
+    fn link(&self, commit: &Commit, path: &str, blob: &BlobName) -> io::Result<Linked> {
+        let entry = self.snapshot(commit).join(path);
+        if !entry.exists() {
+            create_parent(&entry)?;
+            fs::hard_link(self.blob(blob), entry)?;
+        }
+        Ok(Linked::Done)
+    }
+
+    fn place(&self, _: &Commit, _: &str, _: &BlobName, _: Blob) -> io::Result<PathBuf> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn set_aside(&self, path: &Path, blob: &BlobName, _: &str) -> io::Result<Option<PathBuf>> {
+        if self.is_blob(path, blob) { self.quarantine(blob).map(Some) } else { Ok(None) }
+    }
+
+    fn quarantine(&self, blob: &BlobName) -> io::Result<PathBuf> {
+        let aside = self.folder.join(format!("{blob}.bad"));
+        fs::rename(self.blob(blob), &aside)?;
+        Ok(aside)
     }
 }

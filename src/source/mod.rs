@@ -1,13 +1,17 @@
-//! The seam under downloads: what fetches, remote audits and pins ask of the place that models come from. The hub
-//! (`crate::hub`) is the one source that ships; tests serve a directory.
+//! The seam under downloads: what fetches, remote audits and pins ask of a place that models come from ([`Source`]), and
+//! of the folder on this machine where its files are kept ([`Store`]). `crate::sources` has the implementations and the
+//! list of them; tests serve a directory.
 //!
-//! A source names repositories `org/repo`, pins revisions to commits of 40 digits, and names each file of a commit by its
-//! hash ([`Listing`]). What it says is never believed: lengths and hashes are compared as the bytes come.
+//! A source names repositories by a text of its own ([`RepoId`]), pins revisions to commits of 40 digits, and names each
+//! file of a commit by its hash ([`Listing`]). What it says is never believed: lengths and hashes are compared as the
+//! bytes come.
 
 mod content;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod list;
+mod repo_store;
 mod retry;
 mod store;
 
@@ -16,16 +20,36 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
 use weightsd_core::{
     listing::Listing,
-    spec::{Commit, RepoId, Revision},
+    spec::{Commit, RepoId, RepoSpec, Revision, SpecError},
 };
 
 pub(crate) use self::store::{create_parent, has_no_locks, is_absent};
 pub use self::{
     content::{Body, Content},
-    error::SourceError,
+    error::{SourceError, SourceProblem, Words},
+    list::SourceList,
+    repo_store::{Links, RepoStore, blob_name},
     retry::Backoff,
-    store::{Blob, BlobLock, FoundFile, Linked, Links, RepoStore, blob_name},
+    store::{Blob, BlobLock, FoundFile, Linked, RefError, Store},
 };
+
+/// Which specs mean a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Specs {
+    /// Those that are neither paths nor addresses: `org/repo`.
+    Ids,
+    /// Addresses of this scheme: `s3` for `s3://bucket/prefix`.
+    Scheme(&'static str),
+}
+
+/// The caches of this machine, of which a source chooses the one that holds its files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caches<'a> {
+    /// The Hugging Face cache that the request or the settings name.
+    pub hub: Option<&'a Path>,
+    /// The folder for what weightsd itself keeps.
+    pub own: Option<&'a Path>,
+}
 
 /// Whether the caller has something to fall back on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +83,26 @@ pub struct Limits {
 /// Where models come from.
 #[async_trait::async_trait]
 pub trait Source: fmt::Debug + Send + Sync {
-    /// The folder of a repository in a cache: where the files of its commits lie.
-    fn store(&self, cache: &Path, repo: &RepoId) -> RepoStore;
+    /// How messages speak of it.
+    fn words(&self) -> &'static Words;
+
+    /// The specs that mean it.
+    fn specs(&self) -> Specs;
+
+    /// Reads a spec that means this source. Specs have passed [`check_text`](weightsd_core::spec::check_text).
+    ///
+    /// # Errors
+    /// When it names no repository.
+    fn parse(&self, spec: &str) -> Result<RepoSpec, SpecError>;
+
+    /// Where the files of a repository lie; `None` when the cache that would hold them is not known.
+    fn store(&self, caches: Caches<'_>, repo: &RepoId) -> Option<Arc<dyn Store>>;
+
+    /// Where it is, as the settings say.
+    fn address(&self) -> String;
+
+    /// Whether there are credentials now. May read files.
+    fn has_credentials(&self) -> bool;
 
     /// How transfers are dealt with.
     fn limits(&self) -> Limits;
@@ -80,8 +122,28 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// When the source does not know it, refuses to say, or is away.
     async fn commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, SourceError>;
 
+    /// The commit that `revision` means, if the source said so lately. One that remembers nothing is asked each time.
+    async fn known_commit(&self, _repo: &RepoId, _revision: &Revision) -> Option<Commit> {
+        None
+    }
+
+    /// Why the source did not say a moment ago what `revision` means; `None` when it did, or was not asked.
+    async fn last_refusal(&self, _repo: &RepoId, _revision: &Revision) -> Option<SourceError> {
+        None
+    }
+
+    /// Whether the source could not be asked a moment ago.
+    fn was_absent(&self) -> bool {
+        false
+    }
+
+    /// Forgets what `revision` means, and whether the source was there, so that it is asked again.
+    async fn forget(&self, _repo: &RepoId, _revision: &Revision) {}
+
     /// The present name of a repository that the source knows under another one.
-    async fn new_name(&self, repo: &RepoId) -> Option<RepoId>;
+    async fn new_name(&self, _repo: &RepoId) -> Option<RepoId> {
+        None
+    }
 
     /// The files of a commit.
     ///
@@ -90,7 +152,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     async fn listing(&self, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError>;
 
     /// Forgets a listing that what came contradicts.
-    async fn forget_listing(&self, repo: &RepoId, commit: &Commit);
+    async fn forget_listing(&self, _repo: &RepoId, _commit: &Commit) {}
 
     /// Asks for a file of a commit, or a range of it. One try: the reader of the body must be ready to begin anew.
     ///
@@ -138,7 +200,7 @@ pub async fn read_bytes(
         let mut content = source.file(repo, commit, path, range.as_ref()).await?;
         if content.offset != from {
             let problem = format!("bytes from {} on, and {from} was asked for", content.offset);
-            return Err(SourceError::Malformed { host: content.host, problem });
+            return Err(source.words().error(SourceProblem::Malformed { host: content.host, problem }));
         }
         content.bytes(length, stall).await
     };

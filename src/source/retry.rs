@@ -64,6 +64,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::source::{SourceProblem, fake::WORDS};
 
     const QUICK: Backoff = Backoff { tries: 3, pause: Duration::from_millis(1), pause_max: Duration::from_millis(20) };
 
@@ -81,10 +82,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_may_pass_is_tried_again() {
-        let failing = |after| SourceError::Failing { host: "h".into(), status: 503, after };
+        let failing = |after| WORDS.error(SourceProblem::Failing { host: "h".into(), status: 503, after });
         assert_eq!(tries(failing(None)).await, 4);
         assert_eq!(tries(failing(Some(Duration::from_millis(5)))).await, 4);
         assert_eq!(tries(failing(Some(Duration::from_secs(60)))).await, 1, "the caller is told when to come back");
-        assert_eq!(tries(SourceError::NoRepo { repo: "a/b".into() }).await, 1);
+        assert_eq!(tries(WORDS.error(SourceProblem::NoRepo { repo: "a/b".into() })).await, 1);
     }
 }

@@ -10,7 +10,7 @@ use serde::{
     de::{self, Visitor},
 };
 
-use crate::hub;
+use crate::sources::hub;
 
 /// Longest duration. Sums of durations must not overflow, and a century is for ever.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

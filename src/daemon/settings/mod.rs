@@ -21,8 +21,8 @@ use weightsd_segment::environment::variable;
 use self::kind::{Endpoint, Kind as _};
 pub use self::table::{Row, Settings};
 use crate::{
-    hub::HubSettings,
     source::{Backoff, Links},
+    sources::{SourcesError, hub::HubSettings},
 };
 
 /// Why the daemon cannot start with these settings.
@@ -54,6 +54,9 @@ pub enum SettingsError {
         /// What is wrong with its value.
         problem: String,
     },
+    /// A section of the configuration file about a source cannot be used.
+    #[error(transparent)]
+    Sources(#[from] SourcesError),
     /// The default keep-alive is longer than the longest.
     #[error("`keep_alive` is {}, which is longer than `keep_alive_max`, {}", default.show(), max.show())]
     KeepAlive {
@@ -75,6 +78,12 @@ impl Explain for SettingsError {
                 path.display().to_string(),
                 "`weightsd serve --help` lists the settings; in the file they have `_` instead of `-`",
             ),
+            Self::Sources(SourcesError::Unknown { name, .. }) => {
+                (format!("source.{name}"), "correct the name of the section, or leave it out")
+            }
+            Self::Sources(SourcesError::Section { name, .. }) => {
+                (format!("source.{name}"), "correct the section; the source's documentation says what it takes")
+            }
             Self::Variable { name, .. } => ((*name).to_owned(), "correct it, or unset it where the daemon is started"),
             Self::KeepAlive { .. } => {
                 ("keep_alive".to_owned(), "raise `keep_alive_max` as well, or lower `keep_alive`")

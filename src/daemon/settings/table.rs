@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::kind::{self, Endpoint, Kind};
+use crate::sources::Sections;
 
 /// A setting, as help and reference show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +27,16 @@ pub struct Row {
 macro_rules! settings {
     ($( #[doc = $help:literal] $name:ident : $kind:ty = $how:ident($default:expr); )*) => {
         /// What the configuration file or the command line of `serve` says. `None` where it says nothing.
-        #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize, clap::Args)]
         #[serde(deny_unknown_fields, default)]
         pub struct Settings {
             /// Path of the socket. On the command line `--socket` serves all commands.
             #[arg(skip)]
             #[serde(deserialize_with = "kind::from_file")]
             pub socket: Option<PathBuf>,
+            /// What only one source needs: sections `[source.NAME]` of the configuration file, which that source reads.
+            #[arg(skip)]
+            pub source: Sections,
             $(
                 #[doc = $help]
                 #[arg(
@@ -71,7 +75,8 @@ macro_rules! settings {
             /// The values of `self` where it has some, of `other` where not.
             #[must_use]
             pub fn or(self, other: Self) -> Self {
-                Self { socket: self.socket.or(other.socket), $( $name: self.$name.or(other.$name), )* }
+                let source = if self.source.is_empty() { other.source } else { self.source };
+                Self { socket: self.socket.or(other.socket), source, $( $name: self.$name.or(other.$name), )* }
             }
 
             /// Every setting with its value; without one where nothing was found.

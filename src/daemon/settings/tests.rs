@@ -16,7 +16,7 @@ fn a_file_is_read_strictly() {
     let config = flags.or(file).complete().unwrap();
     assert_eq!(config.places.hub_cache, Some(PathBuf::from("/models")));
     assert_eq!(config.keep_alive.default, Duration::from_secs(5400));
-    assert_eq!((config.grace, config.connections, config.hub.offline), (Duration::ZERO, 7, true));
+    assert_eq!((config.grace, config.connections, config.places.sources.is_offline()), (Duration::ZERO, 7, true));
     for (bad, word) in [
         ("keep_alve = \"1h\"", "keep_alve"),
         ("keep_alive = 5", "keep_alive"),
@@ -36,6 +36,15 @@ fn a_file_is_read_strictly() {
     }
     let absent = Settings::load(Some(Path::new("/nowhere/config.toml")));
     assert!(matches!(absent, Err(SettingsError::Io { .. })));
+}
+
+#[test]
+fn sections_of_sources_are_read_by_their_source() {
+    for (bad, word) in [("[source.s3]\nendpoint = \"x\"", "s3"), ("[source.hub]\nendpoint = \"x\"", "hub_")] {
+        let error = read(bad).unwrap().complete().unwrap_err();
+        let text = weightsd_core::explain::sentence(&error);
+        assert!(matches!(error, SettingsError::Sources(_)) && text.contains(word), "{bad}: {text}");
+    }
 }
 
 #[test]
@@ -60,7 +69,8 @@ fn the_reference_page_lists_the_table() {
         "# Settings\n\nMade from the table in `src/daemon/settings/table.rs`; `UPDATE_GOLDEN=1 cargo test \
          the_reference_page` writes it anew.\n\nEach is a flag of `weightsd serve`, with `-` for `_`, and a line of the \
          configuration file (TOML). Flags win over the file.\nDurations are written like `10min` or `1h 30min`, sizes \
-         like `20GB`.\n\n| setting | value | default | |\n|---|---|---|---|\n",
+         like `20GB`.\n\nWhat only one source of models needs is a section `[source.NAME]` of the file, which that source \
+         describes; the hub has none.\n\n| setting | value | default | |\n|---|---|---|---|\n",
     );
     for Row { name, placeholder, default, help } in Settings::table() {
         page.push_str(&format!("| `{name}` | {placeholder} | {default} | {help} |\n"));

@@ -10,7 +10,7 @@ use weightsd_core::{
 use crate::{
     disk,
     snapshot::SnapshotError,
-    source::{self, SourceError},
+    source::{self, SourceError, SourceProblem},
 };
 
 /// What helps where the cache cannot be written to.
@@ -19,10 +19,10 @@ const ANOTHER_CACHE: &str = "name a cache of your own with `--hub-cache` (`hub_c
 /// See the module. Cheap to clone, because everyone who waits for a file gets one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FetchError {
-    /// The hub gave no answer, or none that can be used.
+    /// The source gave no answer, or none that can be used.
     #[error(transparent)]
-    Hub(#[from] SourceError),
-    /// The hub did not give this file.
+    Source(#[from] SourceError),
+    /// The source did not give this file.
     #[error("cannot download `{file}`")]
     File {
         /// The file.
@@ -32,7 +32,7 @@ pub enum FetchError {
         source: SourceError,
     },
     /// The content has another length than the listing says.
-    #[error("`{file}` has {expected} bytes by the hub's listing, and {found} are sent")]
+    #[error("`{file}` has {expected} bytes by the listing, and {found} are sent")]
     WrongLength {
         /// The file.
         file: String,
@@ -41,8 +41,8 @@ pub enum FetchError {
         /// By the answer, or by counting.
         found: u64,
     },
-    /// The hub says that the file is another one than its listing says.
-    #[error("`{file}` is {expected} by the hub's listing, and {found} by its answer")]
+    /// The source says that the file is another one than its listing says.
+    #[error("`{file}` is {expected} by the listing, and {found} by the answer")]
     OtherBlob {
         /// The file.
         file: String,
@@ -51,8 +51,8 @@ pub enum FetchError {
         /// By the answer.
         found: BlobName,
     },
-    /// The hub answers with a file of another commit.
-    #[error("`{file}` was asked for at commit {expected}, and the hub sends it from {found}")]
+    /// The source answers with a file of another commit.
+    #[error("`{file}` was asked for at commit {expected}, and it is sent from {found}")]
     OtherCommit {
         /// The file.
         file: String,
@@ -62,7 +62,7 @@ pub enum FetchError {
         found: String,
     },
     /// The content is not what its name says, twice.
-    #[error("the content of `{file}` is not what the hub announced: its {kind} is {found}, expected {expected}")]
+    #[error("the content of `{file}` is not what was announced: its {kind} is {found}, expected {expected}")]
     Corrupt {
         /// The file.
         file: String,
@@ -125,12 +125,12 @@ pub enum FetchError {
 impl Explain for FetchError {
     fn explain(&self) -> Explanation {
         match self {
-            Self::Hub(error) | Self::File { source: error, .. } => error.explain(),
+            Self::Source(error) | Self::File { source: error, .. } => error.explain(),
             Self::WrongLength { file, .. } | Self::OtherBlob { file, .. } | Self::OtherCommit { file, .. } => {
                 Explanation::new(
                     Reason::HubInconsistent,
                     file,
-                    "the hub contradicts itself: try again; if it stays so, the mirror or proxy in between is at fault",
+                    "the source contradicts itself: try again; if it stays so, the mirror or proxy in between is at fault",
                 )
             }
             Self::Corrupt { file, .. } => Explanation::new(
@@ -167,17 +167,14 @@ impl From<SnapshotError> for FetchError {
 }
 
 impl FetchError {
-    /// Whether the listing and what the hub sends do not fit together, so that one of them must be asked for again.
+    /// Whether the listing and what the source sends do not fit together, so that one of them must be asked for again.
     #[must_use]
     pub fn is_contradiction(&self) -> bool {
-        matches!(
-            self,
-            Self::WrongLength { .. }
-                | Self::OtherBlob { .. }
-                | Self::OtherCommit { .. }
-                | Self::Corrupt { .. }
-                | Self::File { source: SourceError::NoFile { .. }, .. }
-        )
+        match self {
+            Self::WrongLength { .. } | Self::OtherBlob { .. } | Self::OtherCommit { .. } | Self::Corrupt { .. } => true,
+            Self::File { source, .. } => matches!(*source.problem, SourceProblem::NoFile { .. }),
+            _ => false,
+        }
     }
 
     pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

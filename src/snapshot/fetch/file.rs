@@ -1,4 +1,4 @@
-//! One file comes from the hub: under the lock that all programs respect, from where an earlier attempt stopped, hashed
+//! One file comes from its source: under the lock that all programs respect, from where an earlier attempt stopped, hashed
 //! as it comes, and under its final name only when it is what that name says.
 
 use std::{
@@ -21,7 +21,7 @@ use crate::{
     flight::{Work, WorkContext},
     progress::{FileState, FileStep},
     snapshot::Attestations,
-    source::{self, BlobLock, ByteRange, Content, RepoStore, Source, SourceError},
+    source::{self, BlobLock, ByteRange, Content, Source, SourceError, SourceProblem, Store},
 };
 
 /// How often a lock that another program holds is tried.
@@ -32,7 +32,8 @@ const CORRUPT_MAX: usize = 1;
 /// A file that is wanted.
 #[derive(Debug, Clone)]
 pub(super) struct FetchJob {
-    pub(super) store: RepoStore,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) store: Arc<dyn Store>,
     pub(super) repo: RepoId,
     pub(super) commit: Commit,
     pub(super) path: String,
@@ -51,7 +52,7 @@ pub(super) struct Arrived {
 pub(super) struct FileWork;
 
 impl Work for FileWork {
-    type Key = (RepoStore, BlobName);
+    type Key = (Arc<dyn Store>, BlobName);
     type Step = FileStep;
     type Output = Arrived;
     type Error = FetchError;
@@ -61,11 +62,10 @@ impl Work for FileWork {
     }
 }
 
-/// What works on one job. Runs on the hub's threads: the connection and the writing share one, since handing over
+/// What works on one job. Runs on the source's threads: the connection and the writing share one, since handing over
 /// each piece to another would cost more than the writing does.
 pub(super) struct Download {
     job: FetchJob,
-    source: Arc<dyn Source>,
     attestations: Arc<Attestations>,
     context: Arc<WorkContext<FileWork>>,
     fetched: u64,
@@ -74,13 +74,8 @@ pub(super) struct Download {
 }
 
 impl Download {
-    pub(super) fn new(
-        job: FetchJob,
-        source: Arc<dyn Source>,
-        attestations: Arc<Attestations>,
-        context: WorkContext<FileWork>,
-    ) -> Self {
-        Self { job, source, attestations, context: Arc::new(context), fetched: 0, validator: None }
+    pub(super) fn new(job: FetchJob, attestations: Arc<Attestations>, context: WorkContext<FileWork>) -> Self {
+        Self { job, attestations, context: Arc::new(context), fetched: 0, validator: None }
     }
 
     /// Does the job, or gives up when nobody waits for it any more.
@@ -93,7 +88,7 @@ impl Download {
     }
 
     async fn steps(&mut self) -> Result<Arrived, FetchError> {
-        let _place = self.source.download_place().await;
+        let _place = self.job.source.download_place().await;
         let blob = self.job.store.blob(&self.job.listed.blob);
         if self.is_there(&blob)? {
             return Ok(Arrived { fetched: 0 });
@@ -170,7 +165,7 @@ impl Download {
     /// content.
     async fn fill(&mut self, path: &Path) -> Result<(File, String), FetchError> {
         let mut partial = self.open(path).await?;
-        let backoff = self.source.limits().backoff;
+        let backoff = self.job.source.limits().backoff;
         let mut pauses = backoff.pauses();
         while partial.length() < self.job.listed.bytes {
             let before = partial.length();
@@ -181,7 +176,7 @@ impl Download {
             }
             let Some(pause) = backoff.pause_after(source, pauses.next()) else { return Err(error) };
             tracing::info!(file = self.job.path, at = partial.length(), error = %source, ?pause, "it goes on soon");
-            if matches!(source, SourceError::NoSuchPart { .. }) {
+            if matches!(*source.problem, SourceProblem::NoSuchPart { .. }) {
                 // The whole file can still be had.
                 partial.empty().await?;
             }
@@ -209,19 +204,19 @@ impl Download {
         let from = partial.length();
         let range = (from > 0).then(|| ByteRange { from, to: None, validator: self.validator.clone() });
         let file = |source| FetchError::File { file: path.clone(), source };
-        let asked = self.source.file(repo, commit, path, range.as_ref()).await;
+        let asked = self.job.source.file(repo, commit, path, range.as_ref()).await;
         let mut answer = asked.map_err(|source| self.refused(source))?;
         self.check(&answer)?;
         self.validator.clone_from(&answer.validator);
         if answer.offset != from {
             if answer.offset != 0 {
                 let problem = format!("bytes from {} on, and {from} was asked for", answer.offset);
-                return Err(file(SourceError::Malformed { host: answer.host, problem }));
+                return Err(file(answer.words.error(SourceProblem::Malformed { host: answer.host, problem })));
             }
             // The host does not send parts, so everything comes again.
             partial.empty().await?;
         }
-        let stall = self.source.limits().stall;
+        let stall = self.job.source.limits().stall;
         let expected = self.job.listed.bytes;
         while let Some(chunk) = answer.chunk(stall).await.map_err(file)? {
             self.fetched += chunk.len() as u64;
@@ -237,15 +232,15 @@ impl Download {
         let found = partial.length();
         if found < expected {
             let problem = format!("the content ended after {found} of {expected} bytes");
-            return Err(file(SourceError::Unreachable { host: answer.host, problem }));
+            return Err(file(answer.words.error(SourceProblem::Unreachable { host: answer.host, problem })));
         }
         Ok(())
     }
 
     fn refused(&self, source: SourceError) -> FetchError {
         let commit = self.job.commit.as_str();
-        if matches!(&source, SourceError::NoFile { commit: Some(of), .. } if of == commit) {
-            // As huggingface_hub does, so that neither asks again, and only at the hub's own word: Python believes the
+        if matches!(&*source.problem, SourceProblem::NoFile { commit: Some(of), .. } if of == commit) {
+            // As huggingface_hub does, so that neither asks again, and only at the source's own word: Python believes the
             // marker for ever. A marker that cannot be made costs a request.
             let _ = self.job.store.mark_absent(&self.job.commit, &self.job.path);
         }

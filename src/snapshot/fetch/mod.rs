@@ -10,7 +10,7 @@ mod partial;
 mod publish;
 mod space;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::spawn_blocking;
 use weightsd_core::{
@@ -28,8 +28,8 @@ use crate::{
     flight::{Joined, SharedWork, Waiter, Work, WorkContext},
     pace::Pace,
     progress::{FileProgress, FileState, FileStep, Phase, Step},
-    resolve::{Choice, HubAddress, Pin},
-    source::{RepoStore, Source, SourceError},
+    resolve::{Choice, Pin, RepoAddress},
+    source::SourceError,
 };
 
 /// Tells how far a file is; nothing once it has ended.
@@ -99,7 +99,8 @@ struct SetWork;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct SetKey {
-    store: RepoStore,
+    /// The folder of the repository's store.
+    folder: PathBuf,
     repo: RepoId,
     revision: Revision,
     commit: Commit,
@@ -119,7 +120,6 @@ impl Work for SetWork {
 
 /// See the module.
 pub struct Fetcher {
-    source: Arc<dyn Source>,
     attestations: Arc<Attestations>,
     files: Arc<SharedWork<FileWork>>,
     sets: Arc<SharedWork<SetWork>>,
@@ -134,16 +134,10 @@ impl fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// Downloads from `source`, leaving `floor` bytes free. `tell` is told what begins and ends.
+    /// Downloads leave `floor` bytes free. `tell` is told what begins and ends.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, attestations: Arc<Attestations>, floor: u64, tell: OnDownload) -> Arc<Self> {
-        Arc::new(Self { source, attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
-    }
-
-    /// Where it downloads from.
-    #[must_use]
-    pub fn source(&self) -> &Arc<dyn Source> {
-        &self.source
+    pub fn new(attestations: Arc<Attestations>, floor: u64, tell: OnDownload) -> Arc<Self> {
+        Arc::new(Self { attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
     }
 
     /// Downloads what is missing of `want`, or joins whoever does.
@@ -152,23 +146,23 @@ impl Fetcher {
     /// [`FetchError`].
     pub async fn fetch(
         self: &Arc<Self>,
-        address: &HubAddress,
+        address: &RepoAddress,
         pin: &Pin,
         want: Want,
         mut progress: impl FnMut(&Step, usize),
     ) -> Result<Arc<FetchReport>, FetchError> {
-        let store = self.source.store(&address.cache, &address.repo);
+        let folder = address.store.folder().to_owned();
         let (repo, revision) = (address.repo.clone(), address.revision.clone());
-        let key = SetKey { store, repo, revision, commit: pin.commit.clone(), want };
+        let key = SetKey { folder, repo, revision, commit: pin.commit.clone(), want };
         for _ in 0..ATTEMPTS {
             let waiter = match self.sets.join(key.clone(), || None) {
                 Joined::Done(report) => return Ok(report),
                 Joined::Waiting(waiter) => waiter,
                 Joined::First(waiter, leader) => {
                     let context = leader.context();
-                    let (address, pin, key) = (address.clone(), pin.clone(), key.clone());
-                    let set = Set { fetcher: Arc::clone(self), address, pin, key };
-                    self.source.runtime()?.spawn(leader.run(async move {
+                    let fetcher = Arc::clone(self);
+                    let set = Set { fetcher, address: address.clone(), pin: pin.clone(), key: key.clone() };
+                    address.source.runtime()?.spawn(leader.run(async move {
                         tokio::select! {
                             result = set.fetch(&context) => result,
                             () = context.abandoned() => Err(FetchError::Abandoned),
@@ -185,16 +179,16 @@ impl Fetcher {
         Err(FetchError::Abandoned)
     }
 
-    /// The listing of a commit: from the cache, or from the hub.
+    /// The listing of a commit: from the store, or from the source.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub async fn listing(&self, address: &HubAddress, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
-        let store = RepoStore::new(&address.cache, &address.repo);
+    pub async fn listing(&self, address: &RepoAddress, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
+        let store = Arc::clone(&address.store);
         let asked = commit.clone();
         match spawn_blocking(move || store.listing(&asked)).await {
             Ok(Some(listing)) => Ok(Arc::new(listing)),
-            _ => self.source.listing(&address.repo, commit).await,
+            _ => address.source.listing(&address.repo, commit).await,
         }
     }
 
@@ -217,7 +211,7 @@ impl Fetcher {
 /// One set on its way.
 struct Set {
     fetcher: Arc<Fetcher>,
-    address: HubAddress,
+    address: RepoAddress,
     pin: Pin,
     key: SetKey,
 }
@@ -240,8 +234,8 @@ impl Set {
             Ok(_) | Err(FetchError::Abandoned) => {}
             Err(error) => {
                 if error.is_contradiction() {
-                    self.fetcher.source.forget_listing(&self.key.repo, &self.key.commit).await;
-                    self.key.store.drop_listing(&self.key.commit);
+                    self.address.source.forget_listing(&self.key.repo, &self.key.commit).await;
+                    self.address.store.drop_listing(&self.key.commit);
                 }
                 (self.fetcher.tell)(DownloadEvent::Failed(format!("{what}: {error}")));
             }
@@ -290,7 +284,7 @@ impl Set {
     /// The commit as its documents, which are here, tell of it.
     async fn snapshot(&self, listing: &Arc<Listing>) -> Result<Arc<Snapshot>, FetchError> {
         let model = self.address.at(&self.pin);
-        let (store, choice) = (self.key.store.clone(), self.key.want.choice.clone());
+        let (store, choice) = (self.address.store.clone(), self.key.want.choice.clone());
         let listing = Arc::clone(listing);
         blocking(move || Ok(Arc::new(Snapshot::remote(model, &choice, store, listing, BTreeMap::new())?))).await
     }
@@ -330,7 +324,7 @@ impl Set {
         let files: Files = names.into_iter().flatten().filter_map(listed).collect();
         match files.iter().find(|(_, listed)| listed.bytes > INDEX_BYTES_MAX) {
             Some((name, listed)) => Err(SnapshotError::TooLarge {
-                path: self.key.store.snapshot(&self.key.commit).join(name),
+                path: self.address.store.snapshot(&self.key.commit).join(name),
                 found: listed.bytes,
                 max: INDEX_BYTES_MAX,
             }
@@ -354,9 +348,9 @@ impl Set {
 
     /// Brings all of `files` here, and returns how many bytes came over the network.
     async fn download(&self, files: &Files, context: &WorkContext<SetWork>) -> Result<u64, FetchError> {
-        let (store, commit) = (self.key.store.clone(), self.key.commit.clone());
+        let (store, commit) = (self.address.store.clone(), self.key.commit.clone());
         let (sizes, floor) = (files.clone(), self.fetcher.floor);
-        let missing = blocking(move || space::missing(&store, &commit, &sizes, floor)).await?;
+        let missing = blocking(move || space::missing(&*store, &commit, &sizes, floor)).await?;
         if missing.is_empty() {
             return Ok(0);
         }
@@ -394,20 +388,20 @@ impl Set {
     fn join(&self, path: &str, listed: &Listed) -> Result<Waiter<FileWork>, FetchError> {
         let fetcher = &self.fetcher;
         let job = FetchJob {
-            store: self.key.store.clone(),
+            source: Arc::clone(&self.address.source),
+            store: self.address.store.clone(),
             repo: self.key.repo.clone(),
             commit: self.key.commit.clone(),
             path: path.to_owned(),
             listed: listed.clone(),
         };
-        let key = (job.store.clone(), listed.blob.clone());
+        let key = (Arc::clone(&job.store), listed.blob.clone());
         Ok(match fetcher.files.join(key, || None) {
             Joined::Done(_) => return Err(FetchError::Died),
             Joined::Waiting(waiter) => waiter,
             Joined::First(waiter, leader) => {
-                let (source, attestations) = (Arc::clone(&fetcher.source), Arc::clone(&fetcher.attestations));
-                let download = Download::new(job, source, attestations, leader.context());
-                fetcher.source.runtime()?.spawn(leader.run(download.run()));
+                let download = Download::new(job, Arc::clone(&fetcher.attestations), leader.context());
+                self.address.source.runtime()?.spawn(leader.run(download.run()));
                 waiter
             }
         })
@@ -416,9 +410,8 @@ impl Set {
     /// Makes the set visible: listing, links, and last the ref.
     async fn publish(&self, listing: &Arc<Listing>, files: &Files) -> Result<(), FetchError> {
         let (key, listing, files) = (self.key.clone(), Arc::clone(listing), files.clone());
-        let attestations = Arc::clone(&self.fetcher.attestations);
-        blocking(move || publish::publish(&key.store, &key.commit, &key.revision, &listing, &files, &attestations))
-            .await
+        let (store, attestations) = (Arc::clone(&self.address.store), Arc::clone(&self.fetcher.attestations));
+        blocking(move || publish::publish(&*store, &key.commit, &key.revision, &listing, &files, &attestations)).await
     }
 }
 
@@ -472,17 +465,17 @@ mod tests {
     }
 
     /// A directory with a model of one file, a fetcher that downloads from it, and an address in an empty cache.
-    fn scene(folder: &Path) -> (Arc<Directory>, Arc<Fetcher>, HubAddress, Pin) {
+    fn scene(folder: &Path) -> (Arc<Directory>, Arc<Fetcher>, RepoAddress, Pin) {
         let served = folder.join("served");
         fs::create_dir(&served).unwrap();
         fs::write(served.join("config.json"), "{}").unwrap();
         fs::write(served.join("model.safetensors"), weights(10_000)).unwrap();
         let source = Arc::new(Directory::new(&served));
         let attestations = Arc::new(Attestations::new(None));
-        let fetcher = Fetcher::new(Arc::clone(&source) as Arc<dyn Source>, attestations, 0, Box::new(|_| ()));
+        let fetcher = Fetcher::new(attestations, 0, Box::new(|_| ()));
         let cache = folder.join("cache");
         fs::create_dir(&cache).unwrap();
-        let address = HubAddress { repo: RepoId::parse("a/b").unwrap(), revision: Revision::default(), cache };
+        let address = crate::resolve::tests::address(&source, "main", &cache);
         (source, fetcher, address, Pin { commit: Directory::the_commit(), warning: None })
     }
 
@@ -509,7 +502,7 @@ mod tests {
     async fn a_content_that_is_not_the_listings_is_thrown_away() {
         let folder = tempfile::tempdir().unwrap();
         let (_source, fetcher, address, pin) = scene(folder.path());
-        let store = RepoStore::new(&address.cache, &address.repo);
+        let store = Arc::clone(&address.store);
         let listing = fetcher.listing(&address, &pin.commit).await.unwrap();
         store.keep_listing(&pin.commit, &listing).unwrap();
         let mut other = weights(10_000);

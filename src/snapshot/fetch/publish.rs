@@ -12,7 +12,7 @@ use weightsd_segment::file_key;
 use super::FetchError;
 use crate::{
     snapshot::Attestations,
-    source::{Blob, Linked, RepoStore},
+    source::{Blob, Linked, Store},
 };
 
 /// Publishes `files`, which are all on this machine. Blocks.
@@ -21,7 +21,7 @@ use crate::{
 /// When the snapshot cannot be written to, and lacks a file. Listing and ref only save requests later: one that cannot be
 /// written is logged.
 pub(super) fn publish(
-    store: &RepoStore,
+    store: &dyn Store,
     commit: &Commit,
     revision: &Revision,
     listing: &Listing,
@@ -48,7 +48,7 @@ pub(super) fn publish(
 
 /// Moves blobs into a snapshot that can have no links. A blob that several paths share is copied for all but the last.
 fn place(
-    store: &RepoStore,
+    store: &dyn Store,
     commit: &Commit,
     files: &[(&String, &Listed)],
     attestations: &Attestations,
@@ -80,7 +80,7 @@ mod tests {
     use weightsd_core::{listing::BlobName, spec::RepoId};
 
     use super::*;
-    use crate::source::{FoundFile, Links};
+    use crate::source::{FoundFile, Links, RepoStore};
 
     #[test]
     fn without_links_snapshots_hold_the_files() {

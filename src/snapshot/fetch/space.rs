@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, fs};
 use weightsd_core::{listing::Listed, spec::Commit};
 
 use super::FetchError;
-use crate::{disk::free_bytes, source::RepoStore};
+use crate::{disk::free_bytes, source::Store};
 
 /// The files that are not on this machine: neither as a blob of the right length nor as a file of the snapshot's own.
 ///
 /// # Errors
 /// When the disk has no room for them.
 pub(super) fn missing(
-    store: &RepoStore,
+    store: &dyn Store,
     commit: &Commit,
     files: &BTreeMap<String, Listed>,
     floor: u64,
@@ -40,6 +40,7 @@ mod tests {
     use weightsd_core::{listing::Listing, spec::RepoId};
 
     use super::*;
+    use crate::source::RepoStore;
 
     #[test]
     fn present_files_need_no_room() {

@@ -7,7 +7,8 @@
 use reqwest::Url;
 use weightsd_core::shown::shown_up_to;
 
-use super::SourceError;
+use super::settings::WORDS;
+use crate::source::{SourceError, SourceProblem};
 
 /// The hub's address: scheme, host, port, and a path prefix where a mirror has one.
 #[derive(Debug, Clone)]
@@ -28,7 +29,9 @@ pub fn check_endpoint(text: &str) -> Result<Url, String> {
 
 impl Endpoint {
     pub(super) fn parse(text: &str) -> Result<Self, SourceError> {
-        check_endpoint(text).map(Self).map_err(|problem| SourceError::Unusable { setting: "hub_endpoint", problem })
+        check_endpoint(text)
+            .map(Self)
+            .map_err(|problem| WORDS.error(SourceProblem::Unusable { setting: "hub_endpoint", problem }))
     }
 
     /// Host and port.
@@ -171,7 +174,10 @@ mod tests {
     fn a_bad_endpoint_is_named() {
         for bad in ["localhost:8080", "hub", "", "ftp://hub", "https://"] {
             let error = Endpoint::parse(bad).unwrap_err();
-            assert!(matches!(error, SourceError::Unusable { setting: "hub_endpoint", .. }), "{bad}: {error}");
+            assert!(
+                matches!(*error.problem, SourceProblem::Unusable { setting: "hub_endpoint", .. }),
+                "{bad}: {error}"
+            );
         }
     }
 }

@@ -17,9 +17,10 @@ use weightsd_core::{listing::BlobName, shown::shown_up_to};
 use super::{
     HubSettings,
     endpoint::{Endpoint, host},
+    settings::WORDS,
     token::Token,
 };
-use crate::source::{Body, ByteRange, Content, SourceError};
+use crate::source::{Body, ByteRange, Content, SourceError, SourceProblem};
 
 /// Most redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -90,9 +91,11 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(30))
             .http1_only()
             .build()
-            .map_err(|error| SourceError::Unusable {
-                setting: "certificates or proxies (SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY)",
-                problem: causes(&error),
+            .map_err(|error| {
+                WORDS.error(SourceProblem::Unusable {
+                    setting: "certificates or proxies (SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY)",
+                    problem: causes(&error),
+                })
             })?;
         Ok(Self { client, endpoint, proxies: Matcher::from_env(), answer_deadline: settings.answer_deadline })
     }
@@ -114,7 +117,9 @@ impl Http {
     ) -> Result<Answer, NoAnswer> {
         let deadline = self.answer_deadline;
         let sent_to = host(&url);
-        let late = |_| SourceError::Unreachable { host: sent_to, problem: format!("no answer within {deadline:?}") };
+        let late = |_| {
+            WORDS.error(SourceProblem::Unreachable { host: sent_to, problem: format!("no answer within {deadline:?}") })
+        };
         tokio::time::timeout(deadline, self.follow(url, range, token)).await.map_err(late)?
     }
 
@@ -136,7 +141,7 @@ impl Http {
             }
             let status = response.status();
             if status.is_redirection() && headers.contains_key(LOCATION) {
-                let malformed = |problem: String| SourceError::Malformed { host: host(url), problem };
+                let malformed = |problem: String| WORDS.error(SourceProblem::Malformed { host: host(url), problem });
                 let location = text(headers, LOCATION.as_str());
                 let location = location.ok_or_else(|| malformed("an unreadable redirect".to_owned()))?;
                 let next = self.endpoint.redirected(&seen, location).map_err(malformed)?;
@@ -154,7 +159,7 @@ impl Http {
             return Ok(answer(response, blob, commit, url)?);
         }
         let problem = format!("more than {REDIRECTS_MAX} redirects");
-        Err(SourceError::Malformed { host: self.endpoint.host(), problem }.into())
+        Err(WORDS.error(SourceProblem::Malformed { host: self.endpoint.host(), problem }).into())
     }
 
     async fn send(
@@ -185,10 +190,10 @@ impl Http {
             format!("{host}{port}")
         });
         let (host, problem) = (host(url), causes(error));
-        match proxy {
-            Some(proxy) => SourceError::ProxyUnreachable { host, proxy, problem },
-            None => SourceError::Unreachable { host, problem },
-        }
+        WORDS.error(match proxy {
+            Some(proxy) => SourceProblem::ProxyUnreachable { host, proxy, problem },
+            None => SourceProblem::Unreachable { host, problem },
+        })
     }
 }
 
@@ -236,9 +241,11 @@ fn answer(response: Response, blob: Option<BlobName>, commit: Option<String>, ur
     let length = response.content_length();
     let (offset, total) = if response.status() == StatusCode::PARTIAL_CONTENT {
         let range = text(headers, CONTENT_RANGE.as_str()).unwrap_or_default();
-        let parsed = content_range(range).ok_or_else(|| SourceError::Malformed {
-            host: host.clone(),
-            problem: format!("part of the file, but which? `Content-Range: {}`", shown_up_to(range, 80)),
+        let parsed = content_range(range).ok_or_else(|| {
+            WORDS.error(SourceProblem::Malformed {
+                host: host.clone(),
+                problem: format!("part of the file, but which? `Content-Range: {}`", shown_up_to(range, 80)),
+            })
         })?;
         (parsed.0, parsed.1)
     } else {
@@ -247,7 +254,7 @@ fn answer(response: Response, blob: Option<BlobName>, commit: Option<String>, ur
     // A weak validator, or a date, is not good enough for putting parts together.
     let validator = text(headers, ETAG.as_str()).filter(|etag| etag.starts_with('"')).map(str::to_owned);
     let next_page = text(headers, "link").and_then(next_link).map(str::to_owned);
-    let content = Content { blob, commit, offset, total, validator, host, body: Box::new(response) };
+    let content = Content { blob, commit, offset, total, validator, host, words: &WORDS, body: Box::new(response) };
     Ok(Answer { content, url, next_page })
 }
 

@@ -1,5 +1,5 @@
 //! The hub: on the network, where it says which commit a revision means, which files a commit has, and what they hold;
-//! and on this machine, as the folder of a Hugging Face cache ([`RepoStore`]).
+//! and on this machine, as the folder of a Hugging Face cache ([`RepoStore`](crate::source::RepoStore)).
 //!
 //! Revisions are looked up with hf-hub. Listings and contents are fetched here: hf-hub's listing has no sha-256, stops
 //! without a word at a relative link, and takes the token to whatever host a link names; its downloads check neither
@@ -8,12 +8,13 @@
 mod endpoint;
 mod http;
 mod refusal;
+mod settings;
+mod source;
 mod token;
 
 use std::{
     fmt,
     future::Future,
-    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,20 +23,21 @@ use hf_hub::{HFClient, HFError};
 use moka::future::Cache;
 use tokio::{
     runtime::{self, Handle, Runtime},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
 };
 use tokio_util::task::AbortOnDropHandle;
 use weightsd_core::{
-    hub_env::TokenSource,
     listing::{LISTING_BYTES_MAX, Listing},
     shown::shown,
     spec::{Commit, RepoId, Revision},
 };
 
-pub use self::endpoint::check_endpoint;
-use self::{http::Http, refusal::Asked, token::Token};
-
-use crate::source::{Backoff, ByteRange, Content, Limits, Links, Patience, RepoStore, Source, SourceError, read_bytes};
+pub use self::{
+    endpoint::check_endpoint,
+    settings::{HubSettings, open},
+};
+use self::{http::Http, refusal::Asked, settings::WORDS, token::Token};
+use crate::source::{ByteRange, Content, Patience, SourceError, SourceProblem};
 
 /// Files of listings that are kept, over all commits. Each takes a few hundred bytes.
 const LISTED_FILES_KEPT: u64 = 300_000;
@@ -54,31 +56,6 @@ const NO_TOKEN: &str = "\n";
 const ABSENCE: Duration = Duration::from_secs(30);
 /// How long it is waited for when there is something to fall back on.
 const BRIEF: Duration = Duration::from_secs(5);
-
-/// How the hub is dealt with.
-#[derive(Debug, Clone)]
-pub struct HubSettings {
-    /// Its address, without a final `/`.
-    pub endpoint: String,
-    /// Where the token comes from.
-    pub token: TokenSource,
-    /// Never ask.
-    pub offline: bool,
-    /// How long what a branch means is believed without asking again.
-    pub freshness: Duration,
-    /// How long a connection may take.
-    pub connect_deadline: Duration,
-    /// How long an answer may take to begin.
-    pub answer_deadline: Duration,
-    /// How long a content may pause.
-    pub stall_deadline: Duration,
-    /// What is done about failures that may pass.
-    pub backoff: Backoff,
-    /// Files that are downloaded at once.
-    pub files_at_once: usize,
-    /// Whether snapshots get symbolic links.
-    pub links: Links,
-}
 
 /// See the module.
 pub struct Hub {
@@ -122,7 +99,9 @@ impl Engine {
         let http = Http::new(settings)?;
         let runtime =
             runtime::Builder::new_multi_thread().worker_threads(2).thread_name("hub").enable_all().build().map_err(
-                |error| SourceError::Unusable { setting: "the limit of threads", problem: error.to_string() },
+                |error| {
+                    WORDS.error(SourceProblem::Unusable { setting: "the limit of threads", problem: error.to_string() })
+                },
             )?;
         Ok(Self { http, runtime: Some(runtime) })
     }
@@ -167,12 +146,14 @@ impl Hub {
     /// Where downloads run.
     ///
     /// # Errors
-    /// [`SourceError::Unusable`].
+    /// When a setting makes every request impossible, and when the daemon stops.
     pub fn handle(&self) -> Result<Handle, SourceError> {
         let runtime = self.engine()?.runtime.as_ref().map(|runtime| runtime.handle().clone());
-        runtime.ok_or_else(|| SourceError::Unusable {
-            setting: "the shutdown",
-            problem: "the daemon is stopping".to_owned(),
+        runtime.ok_or_else(|| {
+            WORDS.error(SourceProblem::Unusable {
+                setting: "the shutdown",
+                problem: "the daemon is stopping".to_owned(),
+            })
         })
     }
 
@@ -282,7 +263,7 @@ impl Hub {
 
     fn online(&self, what: impl FnOnce() -> String) -> Result<(), SourceError> {
         match self.settings.offline {
-            true => Err(SourceError::forbidden(what(), false)),
+            true => Err(WORDS.error(SourceProblem::Offline { what: what(), why: "the daemon is offline" })),
             false => Ok(()),
         }
     }
@@ -295,7 +276,10 @@ impl Hub {
     {
         let work = AbortOnDropHandle::new(self.handle()?.spawn(work(Arc::clone(self))));
         work.await.unwrap_or_else(|_| {
-            Err(SourceError::Unusable { setting: "a fault of weightsd", problem: "the request died".to_owned() })
+            Err(WORDS.error(SourceProblem::Unusable {
+                setting: "a fault of weightsd",
+                problem: "the request died".to_owned(),
+            }))
         })
     }
 
@@ -330,7 +314,7 @@ impl Hub {
             Ok(Err(error)) => return Err(asked.error_of_hf_hub(error, http, &self.settings)),
             Err(_) => {
                 let problem = format!("no answer within {limit:?}");
-                return Err(SourceError::Unreachable { host: http.endpoint().host(), problem });
+                return Err(WORDS.error(SourceProblem::Unreachable { host: http.endpoint().host(), problem }));
             }
         };
         sha.as_deref().and_then(Commit::parse).ok_or_else(|| self.no_commit(http, repo, revision))
@@ -338,7 +322,7 @@ impl Hub {
 
     fn no_commit(&self, http: &Http, repo: &RepoId, revision: &Revision) -> SourceError {
         let problem = format!("no commit for revision `{revision}` of `{repo}`");
-        SourceError::Malformed { host: http.endpoint().host(), problem }
+        WORDS.error(SourceProblem::Malformed { host: http.endpoint().host(), problem })
     }
 
     /// Follows the redirect of a renamed repository, and remembers the new name.
@@ -361,7 +345,7 @@ impl Hub {
         let answer = http.get(url, None, token.as_ref()).await;
         let mut answer = answer.map_err(|answer| asked.error(answer, &self.settings))?;
         let json = answer.content.bytes_to_end(INFO_BYTES_MAX, self.settings.stall_deadline).await?;
-        let malformed = |problem| SourceError::Malformed { host: answer.content.host.clone(), problem };
+        let malformed = |problem| WORDS.error(SourceProblem::Malformed { host: answer.content.host.clone(), problem });
         let info: Info = serde_json::from_slice(&json).map_err(|error| malformed(shown(&error.to_string())))?;
         let commit = info.sha.as_deref().and_then(Commit::parse);
         let commit = commit.ok_or_else(|| self.no_commit(http, repo, revision))?;
@@ -387,9 +371,9 @@ impl Hub {
             .cache_enabled(false)
             .retry_max_attempts(0)
             .token(token.as_ref().map_or(NO_TOKEN, Token::expose));
-        let client = builder
-            .build()
-            .map_err(|error| SourceError::Unusable { setting: "hub_endpoint", problem: error.to_string() })?;
+        let client = builder.build().map_err(|error| {
+            WORDS.error(SourceProblem::Unusable { setting: "hub_endpoint", problem: error.to_string() })
+        })?;
         *kept = Some((token, client.clone()));
         Ok(client)
     }
@@ -412,7 +396,9 @@ impl Hub {
             let page =
                 answer.content.bytes_to_end(bytes_left.min(PAGE_BYTES_MAX), self.settings.stall_deadline).await?;
             bytes_left -= page.len() as u64;
-            listing.add_page(&page).map_err(|source| SourceError::Listing { repo: repo.to_string(), source })?;
+            listing
+                .add_page(&page)
+                .map_err(|source| WORDS.error(SourceProblem::Listing { repo: repo.to_string(), source }))?;
             let Some(next) = &answer.next_page else {
                 for skipped in listing.skipped() {
                     tracing::warn!(%repo, %commit, "a file is skipped: {skipped}");
@@ -422,68 +408,11 @@ impl Hub {
             // A page may be relative to where a redirect led.
             seen.push(answer.url.clone());
             let next = http.endpoint().next_page(&seen, next);
-            url = next.map_err(|problem| SourceError::Malformed { host: http.endpoint().host(), problem })?;
+            url = next
+                .map_err(|problem| WORDS.error(SourceProblem::Malformed { host: http.endpoint().host(), problem }))?;
         }
         let problem = format!("a listing of more than {PAGES_MAX} pages");
-        Err(SourceError::Malformed { host: http.endpoint().host(), problem })
-    }
-}
-
-#[async_trait::async_trait]
-impl Source for Arc<Hub> {
-    fn store(&self, cache: &Path, repo: &RepoId) -> RepoStore {
-        RepoStore::new(cache, repo).with_links(self.settings.links)
-    }
-
-    fn limits(&self) -> Limits {
-        Limits { stall: self.settings.stall_deadline, backoff: self.settings.backoff }
-    }
-
-    fn runtime(&self) -> Result<Handle, SourceError> {
-        self.handle()
-    }
-
-    async fn download_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.downloads).acquire_owned().await.ok()
-    }
-
-    async fn commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, SourceError> {
-        Hub::commit(self, repo, revision, patience).await
-    }
-
-    async fn new_name(&self, repo: &RepoId) -> Option<RepoId> {
-        Hub::new_name(self, repo).await
-    }
-
-    async fn listing(&self, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
-        Hub::listing(self, repo, commit).await
-    }
-
-    async fn forget_listing(&self, repo: &RepoId, commit: &Commit) {
-        self.listings.invalidate(&(repo.clone(), commit.clone())).await;
-    }
-
-    async fn file(
-        &self,
-        repo: &RepoId,
-        commit: &Commit,
-        path: &str,
-        range: Option<&ByteRange>,
-    ) -> Result<Content, SourceError> {
-        Hub::file(self, repo, commit, path, range).await
-    }
-
-    async fn bytes(
-        &self,
-        repo: &RepoId,
-        commit: &Commit,
-        path: &str,
-        range: Option<ByteRange>,
-        length: u64,
-    ) -> Result<Vec<u8>, SourceError> {
-        let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
-        let work = |hub: Self| async move { read_bytes(&hub, &repo, &commit, &path, range, length).await };
-        self.on_own_threads(work).await
+        Err(WORDS.error(SourceProblem::Malformed { host: http.endpoint().host(), problem }))
     }
 }
 
@@ -497,22 +426,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_setting_that_cannot_work_is_an_error_that_names_it() {
-        let settings = HubSettings {
-            endpoint: "localhost:8080".to_owned(),
-            token: TokenSource::None,
-            offline: false,
-            freshness: Duration::ZERO,
-            connect_deadline: Duration::from_secs(1),
-            answer_deadline: Duration::from_secs(1),
-            stall_deadline: Duration::from_secs(1),
-            backoff: Backoff { tries: 0, pause: Duration::ZERO, pause_max: Duration::ZERO },
-            files_at_once: 1,
-            links: Links::Symbolic,
-        };
+        let endpoint = "localhost:8080".to_owned();
+        let settings = HubSettings { endpoint, offline: false, ..HubSettings::never_asked() };
         let hub = Arc::new(Hub::new(settings));
         let repo = RepoId::parse("a/b").unwrap();
         let error = hub.commit(&repo, &Revision::default(), Patience::Full).await.unwrap_err();
-        assert!(matches!(error, SourceError::Unusable { setting: "hub_endpoint", .. }), "{error}");
+        assert!(matches!(*error.problem, SourceProblem::Unusable { setting: "hub_endpoint", .. }), "{error}");
         assert!(error.leaves_last_known());
     }
 }

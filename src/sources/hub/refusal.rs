@@ -8,10 +8,12 @@ use weightsd_core::{
 };
 
 use super::{
-    HubSettings, SourceError,
+    HubSettings,
     http::{Http, NoAnswer, Refusal, causes},
+    settings::WORDS,
     token::{Token, looked},
 };
+use crate::source::{SourceError, SourceProblem};
 
 /// Bytes of the hub's words that are shown.
 const MESSAGE_BYTES_MAX: usize = 200;
@@ -45,41 +47,51 @@ impl Asked {
         let Refusal { status, code, message, commit, after, host, from_hub, with_token, redirected_to } = refusal;
         let repo = self.repo().to_string();
         if status == StatusCode::TOO_MANY_REQUESTS {
-            return SourceError::RateLimited { after };
+            return WORDS.error(SourceProblem::RateLimited { after });
         }
         if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
-            return SourceError::Failing { host, status: status.as_u16(), after };
+            return WORDS.error(SourceProblem::Failing { host, status: status.as_u16(), after });
         }
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
-            return SourceError::NoSuchPart { host };
+            return WORDS.error(SourceProblem::NoSuchPart { host });
         }
         if !from_hub {
-            return SourceError::StorageRefused { host, status: status.as_u16() };
+            return WORDS.error(SourceProblem::StorageRefused { host, status: status.as_u16() });
         }
         let via = redirected_to.as_ref().map(|to| format!(" after a redirect to `{to}`")).unwrap_or_default();
-        let malformed = |what: &str| SourceError::Malformed {
-            host: host.clone(),
-            problem: format!("status {}{via}{what}", status.as_u16()),
+        let malformed = |what: &str| {
+            WORDS.error(SourceProblem::Malformed {
+                host: host.clone(),
+                problem: format!("status {}{via}{what}", status.as_u16()),
+            })
         };
         let code = code.as_deref().unwrap_or_default();
         match (status, code) {
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, "GatedRepo") => {
-                SourceError::Gated { page: format!("{}/{repo}", settings.endpoint), repo, with_token }
+                WORDS.error(SourceProblem::Gated { page: format!("{}/{repo}", settings.endpoint), repo, with_token })
             }
-            (StatusCode::UNAUTHORIZED, _) if with_token => SourceError::TokenRefused { message },
-            (StatusCode::UNAUTHORIZED, _) => SourceError::TokenMissing { repo, looked: looked(&settings.token) },
-            (StatusCode::FORBIDDEN, _) => SourceError::Forbidden { repo, message },
-            (StatusCode::NOT_FOUND, "RepoNotFound") => SourceError::NoRepo { repo },
+            (StatusCode::UNAUTHORIZED, _) if with_token => WORDS.error(SourceProblem::TokenRefused { message }),
+            (StatusCode::UNAUTHORIZED, _) => {
+                WORDS.error(SourceProblem::TokenMissing { repo, looked: looked(&settings.token) })
+            }
+            (StatusCode::FORBIDDEN, _) => WORDS.error(SourceProblem::Forbidden { repo, message }),
+            (StatusCode::NOT_FOUND, "RepoNotFound") => WORDS.error(SourceProblem::NoRepo { repo }),
             (StatusCode::NOT_FOUND, "RevisionNotFound") => match self {
-                Self::Revision { revision, .. } => SourceError::NoRevision { repo, revision: revision.clone() },
-                Self::Listing { commit, .. } => SourceError::NoRevision { repo, revision: commit.into() },
-                Self::File { path, .. } => SourceError::NoFile { repo, path: path.clone(), commit: None },
+                Self::Revision { revision, .. } => {
+                    WORDS.error(SourceProblem::NoRevision { repo, revision: revision.clone() })
+                }
+                Self::Listing { commit, .. } => {
+                    WORDS.error(SourceProblem::NoRevision { repo, revision: commit.into() })
+                }
+                Self::File { path, .. } => {
+                    WORDS.error(SourceProblem::NoFile { repo, path: path.clone(), commit: None })
+                }
             },
             (StatusCode::NOT_FOUND, _) => match self {
                 Self::File { path, .. } if code == "EntryNotFound" => {
-                    SourceError::NoFile { repo, path: path.clone(), commit }
+                    WORDS.error(SourceProblem::NoFile { repo, path: path.clone(), commit })
                 }
-                Self::Revision { .. } if via.is_empty() => SourceError::NoRepo { repo },
+                Self::Revision { .. } if via.is_empty() => WORDS.error(SourceProblem::NoRepo { repo }),
                 Self::Revision { .. } => malformed(""),
                 Self::Listing { .. } => malformed(&format!(
                     " and no reason, where the files of `{repo}` should be listed (/api/models/../tree)"
@@ -103,17 +115,21 @@ impl Asked {
             | HFError::RevisionNotFound { context, .. }
             | HFError::EntryNotFound { context, .. } => (context, None),
             HFError::Request { source, .. } if source.is_decode() || source.is_body() => {
-                return SourceError::Malformed { host, problem: causes(&source) };
+                return WORDS.error(SourceProblem::Malformed { host, problem: causes(&source) });
             }
             HFError::Request { source, .. } => return http.unreachable(&http.endpoint().url(&[]), &source),
-            HFError::MalformedResponse { what, .. } => return SourceError::Malformed { host, problem: what },
-            HFError::Json(error) => return SourceError::Malformed { host, problem: error.to_string() },
+            HFError::MalformedResponse { what, .. } => {
+                return WORDS.error(SourceProblem::Malformed { host, problem: what });
+            }
+            HFError::Json(error) => return WORDS.error(SourceProblem::Malformed { host, problem: error.to_string() }),
             other => {
                 let problem = shown_up_to(&other.to_string(), MESSAGE_BYTES_MAX);
-                return SourceError::Unusable { setting: "the library hf-hub", problem };
+                return WORDS.error(SourceProblem::Unusable { setting: "the library hf-hub", problem });
             }
         };
-        let Some(context) = context else { return SourceError::NoRepo { repo: self.repo().to_string() } };
+        let Some(context) = context else {
+            return WORDS.error(SourceProblem::NoRepo { repo: self.repo().to_string() });
+        };
         let message = context.server_message.as_deref().unwrap_or("no reason given");
         let refusal = Refusal {
             status: context.status,
