@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use weightsd_core::{
     adapter::{AdapterReport, AppliedStrength, StrengthSource},
     audit::{AuditReport, Mismatch, OriginTotal},
-    family::{KnownBy, Named, Preset},
+    family::{KnownBy, Named},
     identity::ContentKey,
     listing::Listed,
     origin::Operation,
@@ -326,20 +326,15 @@ fn mode(mode: Mode) -> v1::QuantisationMode {
 pub(crate) fn known(named: &Named) -> v1::KnownModel {
     let known_by = match named.by {
         KnownBy::Id => v1::KnownBy::Id,
-        KnownBy::ModelType | KnownBy::SchedulerShift => v1::KnownBy::Config,
+        KnownBy::Config(_) => v1::KnownBy::Config,
         KnownBy::Name => v1::KnownBy::Name,
         KnownBy::Assumed => v1::KnownBy::Assumption,
     };
-    let Preset { width, height, steps, guidance, max_sequence_length } = named.model.preset;
-    let preset = serde_json::json!({
-        "width": width, "height": height, "steps": steps, "guidance": guidance,
-        "max_sequence_length": max_sequence_length,
-    });
     v1::KnownModel {
         name: named.model.name.to_owned(),
         known_by: known_by.into(),
         evidence: named.by.to_string(),
-        preset_json: preset.to_string(),
+        preset_json: serde_json::Value::Object(named.model.preset.to_json()).to_string(),
     }
 }
 

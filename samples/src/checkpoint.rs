@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use weightsd_core::family::{Family, ModelFacts, z_image::ZImage};
+use weightsd_core::family::{ComponentSite, Family, ModelFacts, z_image::ZImage};
 
 use crate::{
-    CacheForm, Component, Contents, Dims, FixtureError, HubFixture, PerComponent, Written, configs, directory,
+    CacheForm, Component, Contents, Dims, Dtype, FixtureError, HubFixture, PerComponent, Written, configs, directory,
     fill::Filler,
     hub_cache,
     plan::{self, FilePlan},
@@ -20,18 +20,38 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// An undamaged checkpoint.
+    /// An undamaged Z-Image.
     ///
     /// # Errors
     /// [`FixtureError::Dims`] when the family refuses the dimensions.
     pub fn new(dims: &Dims, contents: Contents) -> Result<Self, FixtureError> {
-        let documents = configs::documents(dims);
+        let form = |site: &ComponentSite| (*dims.dtypes.of(&site.name), *dims.shard_bytes_max.of(&site.name));
+        Self::of_documents(&ZImage, configs::documents(dims), form, contents)
+    }
+
+    /// The small model that a family gives; `None` when it gives none. Its components are in BF16, a file each.
+    ///
+    /// # Errors
+    /// [`FixtureError::Dims`] when the family refuses its own configs.
+    pub fn of_family(family: &dyn Family, contents: Contents) -> Result<Option<Self>, FixtureError> {
+        let Some(sample) = family.sample() else { return Ok(None) };
+        let documents = sample.iter().map(|(path, json)| ((*path).to_owned(), json.as_bytes().to_vec())).collect();
+        Self::of_documents(family, documents, |_| (Dtype::BF16, u64::MAX), contents).map(Some)
+    }
+
+    /// A model whose components are what their configs say. `form` gives a component's dtype, and the most bytes of tensors
+    /// in a file of it.
+    fn of_documents(
+        family: &dyn Family,
+        documents: BTreeMap<String, Vec<u8>>,
+        form: impl Fn(&ComponentSite) -> (Dtype, u64),
+        contents: Contents,
+    ) -> Result<Self, FixtureError> {
         let facts = ModelFacts { files: Vec::new(), documents };
         let mut components = Vec::new();
-        for site in ZImage.components(&facts) {
-            let catalogue = ZImage.describe(&site, &facts)?.catalogue.unwrap_or_default();
-            let dtype = *dims.dtypes.of(&site.name);
-            let shard_bytes_max = *dims.shard_bytes_max.of(&site.name);
+        for site in family.components(&facts) {
+            let catalogue = family.describe(&site, &facts)?.catalogue.unwrap_or_default();
+            let (dtype, shard_bytes_max) = form(&site);
             components.push(Component::new(site, &catalogue, dtype, shard_bytes_max));
         }
         Ok(Self { documents: facts.documents, components, contents })
@@ -43,7 +63,7 @@ impl Checkpoint {
         &self.components
     }
 
-    /// A component: `transformer`, `text_encoder` or `vae`.
+    /// A component, such as `transformer`.
     ///
     /// # Panics
     /// When there is none of that name.

@@ -8,7 +8,7 @@ use weightsd_core::family::ConfigError;
 #[derive(Debug, thiserror::Error)]
 pub enum FixtureError {
     /// Dimensions that the family refuses.
-    #[error("no Z-Image model has these dimensions: {0}")]
+    #[error("no model of the family has these dimensions: {0}")]
     Dims(#[from] ConfigError),
     /// A repository name that is not `name` or `owner/name`.
     #[error("{found:?} is no repository name, expected `owner/name`")]

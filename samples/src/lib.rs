@@ -1,4 +1,5 @@
-//! Writes Z-Image checkpoints of any size, as diffusers directories and as Hugging Face caches.
+//! Writes checkpoints, as directories and as Hugging Face caches: Z-Image of any size, and the small model of each family
+//! ([`Checkpoint::of_family`]).
 //!
 //! Names and shapes come from the catalogue of `weightsd-core`; configs, indexes, shards and bytes are this crate's
 //! own, so that the two check each other. A checkpoint is a value that can be damaged before it is written:

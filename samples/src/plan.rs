@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use serde_json::{Value, json};
-use weightsd_core::weight_name::INDEX_SUFFIX;
+use weightsd_core::weight_name::{INDEX_SUFFIX, in_folder};
 
 use crate::{Component, Tensor, python_json::dumps, shards};
 
@@ -71,10 +71,9 @@ pub(crate) fn files(documents: &BTreeMap<String, Vec<u8>>, components: &[Compone
             documents.entry(path).or_insert_with(|| index(&files).into_bytes());
         }
         weights.extend(
-            files.into_iter().map(|(file, weights)| FilePlan {
-                path: format!("{}/{file}", site.folder),
-                body: Body::Weights(weights),
-            }),
+            files
+                .into_iter()
+                .map(|(file, weights)| FilePlan { path: in_folder(&site.folder, &file), body: Body::Weights(weights) }),
         );
     }
     let documents = documents.into_iter().map(|(path, bytes)| FilePlan { path, body: Body::Document(bytes) });

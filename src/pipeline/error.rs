@@ -12,7 +12,7 @@ use weightsd_core::{
     audit::AuditReport,
     derive::{CannotConvert, Wish},
     explain::{Explain, Explanation, Reason},
-    family::ConfigError,
+    family::{self, ConfigError},
     place::PlanError,
     spec::SpecError,
 };
@@ -144,7 +144,7 @@ impl Explain for LoadError {
             Self::Resolve(error) => error.explain(),
             Self::Source(error) => error.explain(),
             Self::NotDownloadable { spec } => {
-                Explanation::new(Reason::InvalidSpec, spec, "give an id such as `Tongyi-MAI/Z-Image-Turbo`")
+                Explanation::new(Reason::InvalidSpec, spec, "give a Hugging Face id such as `Tongyi-MAI/Z-Image-Turbo`")
             }
             Self::Snapshot(error) => error.explain(),
             Self::Fetch(error) => error.explain(),
@@ -180,7 +180,7 @@ impl Explain for LoadError {
             Self::AdapterConfig(error) => error.explain(),
             Self::Adapter(error) => error.explain(),
             Self::NoAdapterTargets { component, .. } => {
-                let hint = "adapters are known for Z-Image's transformer and text encoder, and for language models";
+                let hint = format!("adapters are known for {}", family::adapted());
                 Explanation::new(Reason::InvalidAdapter, component, hint)
             }
             Self::Derive { component, source } => Explanation { resource: component.clone(), ..source.explain() },

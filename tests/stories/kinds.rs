@@ -9,6 +9,7 @@ use weightsd_client::{
     proto::{AuditRequest, FileKind, KnownBy, PackingRole, QuantisationMode, ResolveResponse, Tensor},
     selector,
 };
+use weightsd_core::family;
 use weightsd_fixtures::{Checkpoint, Contents, ControlVersion, Dims, Dtype, FilePart, Names, Quantisation};
 
 use crate::{
@@ -258,6 +259,27 @@ async fn a_control_file_is_the_component_controlnet_and_says_what_it_borrows() {
         let error = model.refusal("controlnet").await;
         assert_eq!(error.reason(), Some(ErrorReason::InvalidConfig), "{error}");
         assert!(error.to_string().contains("controlnet_quantization.json"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_of_each_family_loads() {
+    let families: Vec<_> = family::all().filter(|family| family.id() != family::GENERIC).collect();
+    assert!(families.len() > 1);
+    for family in families {
+        let sample = Checkpoint::of_family(family, Contents::Random { seed: 5 }).unwrap();
+        let sample = sample.unwrap_or_else(|| panic!("{} gives no sample", family.id()));
+        let model = Model::of(&sample).await;
+        assert_eq!(model.resolve().await.family, family.id());
+        for component in sample.components() {
+            let report = model.audit(component.name()).await;
+            assert!(report.clean && report.expected > 0, "{}: {report:?}", component.name());
+            let lent = model.load(component.name()).await.unwrap();
+            assert_eq!(lent.tensors().count(), component.tensors().len());
+            for tensor in lent.tensors() {
+                assert_eq!(tensor.bytes(), sample.expected_bytes(component.name(), tensor.name()), "{}", tensor.name());
+            }
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub mod z_image;
 use std::collections::BTreeMap;
 
 pub use inferred::{Assumption, InferError, Inferred};
-pub use known::{KnownBy, KnownModel, Named, Preset};
+pub use known::{KnownBy, KnownModel, Named, Preset, Usual};
 
 use crate::{
     adapter::{ADAPTER_CONFIG, Targets},
@@ -35,6 +35,7 @@ use crate::{
     rewrite::Rules,
     table::Table,
     tool::Tool,
+    weight_name,
 };
 
 /// Largest config file that is read, in bytes.
@@ -49,22 +50,20 @@ pub struct ModelFacts {
     pub documents: BTreeMap<String, Vec<u8>>,
 }
 
-/// Whether a file is one of the small JSON files that families read: in the root or in a component's folder.
+/// Names of the small JSON files that every model may have.
+const DOCUMENTS: [&str; 5] = ["config.json", "model_index.json", MANIFEST, CONTROLNET_MANIFEST, ADAPTER_CONFIG];
+
+/// Whether a file is one of the small JSON files that are read: in the root or in a component's folder.
 #[must_use]
 pub fn is_document(path: &str) -> bool {
+    let name = weight_name::split(path).1;
+    let is_named = |names: &[&str]| names.contains(&name);
     path.matches('/').count() <= 1
-        && matches!(
-            path.rsplit('/').next(),
-            Some(
-                "config.json"
-                    | "model_index.json"
-                    | "scheduler_config.json"
-                    | MANIFEST
-                    | CONTROLNET_MANIFEST
-                    | ADAPTER_CONFIG
-            )
-        )
+        && (is_named(&DOCUMENTS) || FAMILIES.into_iter().any(|family| is_named(family.documents())))
 }
+
+/// The small JSON files of a small model, by path below its directory.
+pub type Sample = &'static [(&'static str, &'static str)];
 
 /// Where a component's files lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +175,16 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     /// says why when they are needed.
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value>;
 
+    /// Names of small JSON files that it reads beside those that every model may have.
+    fn documents(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// A small model, from which `weightsd-samples` makes one with weights. Tests load it.
+    fn sample(&self) -> Option<Sample> {
+        None
+    }
+
     /// How its components are found in one file.
     fn parts(&self) -> &'static [PartSign] {
         &[]
@@ -256,6 +265,18 @@ static FAMILIES: [&dyn Family; 3] = [&z_image::ZImage, &causal_lm::CausalLm, &ge
 /// All families.
 pub fn all() -> impl Iterator<Item = &'static dyn Family> {
     FAMILIES.into_iter()
+}
+
+/// The components that adapters can change, by family, in words.
+#[must_use]
+pub fn adapted() -> String {
+    let facts = ModelFacts::default();
+    let of = |family: &'static dyn Family| {
+        let sites = family.components(&facts).into_iter();
+        let names: Vec<_> = sites.map(|site| site.name).filter(|name| family.adapter_targets(name).is_some()).collect();
+        (!names.is_empty()).then(|| format!("{} of the family `{}`", names.join(" and "), family.id()))
+    };
+    all().filter_map(of).collect::<Vec<_>>().join(", ")
 }
 
 /// The first family that recognises the model.

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use self::{architecture::Architecture, config::LanguageConfig};
 use super::{
-    ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, language_adapter, read_config, read_json,
+    ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, Sample, language_adapter, read_config,
+    read_json,
 };
 use crate::{
     adapter::Targets,
@@ -45,9 +46,23 @@ static BARE: Ruleset = Ruleset {
 #[derive(Debug)]
 pub(super) struct CausalLm;
 
+/// A small model of the family: two blocks of Qwen3.
+const SAMPLE: Sample = &[(
+    CONFIG,
+    r#"{
+        "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+        "num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 256,
+        "tie_word_embeddings": true
+    }"#,
+)];
+
 impl Family for CausalLm {
     fn id(&self) -> &'static str {
         "causal-lm"
+    }
+
+    fn sample(&self) -> Option<Sample> {
+        Some(SAMPLE)
     }
 
     fn detects(&self, facts: &ModelFacts) -> bool {

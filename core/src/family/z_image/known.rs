@@ -1,21 +1,32 @@
 //! The models of the family, how they are told apart, and their configs.
 
 use super::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
-use crate::family::{KnownBy, KnownModel, ModelFacts, Named, Preset, read_config};
+use crate::family::{KnownBy, KnownModel, ModelFacts, Named, Preset, Usual, read_config};
+
+/// What in the configs tells the models apart.
+const MODEL_TYPE: KnownBy = KnownBy::Config("`model_type` in model_index.json");
+const SHIFT: KnownBy = KnownBy::Config("`shift` in the scheduler's config");
+
+/// Pictures of 1024 by 1024 pixels, from prompts of at most 512 tokens.
+macro_rules! preset {
+    ($steps:literal steps, guidance $guidance:literal) => {
+        Preset(&[
+            ("width", Usual::Count(1024)),
+            ("height", Usual::Count(1024)),
+            ("steps", Usual::Count($steps)),
+            ("guidance", Usual::Factor($guidance)),
+            ("max_sequence_length", Usual::Count(512)),
+        ])
+    };
+}
 
 /// `Tongyi-MAI/Z-Image-Turbo`: eight function evaluations, no guidance.
-pub static TURBO: KnownModel = KnownModel {
-    name: "z-image-turbo",
-    ids: &["Tongyi-MAI/Z-Image-Turbo"],
-    preset: Preset { width: 1024, height: 1024, steps: 9, guidance: 0.0, max_sequence_length: 512 },
-};
+pub static TURBO: KnownModel =
+    KnownModel { name: "z-image-turbo", ids: &["Tongyi-MAI/Z-Image-Turbo"], preset: preset!(9 steps, guidance 0.0) };
 
 /// `Tongyi-MAI/Z-Image`.
-pub static BASE: KnownModel = KnownModel {
-    name: "z-image",
-    ids: &["Tongyi-MAI/Z-Image"],
-    preset: Preset { width: 1024, height: 1024, steps: 50, guidance: 4.0, max_sequence_length: 512 },
-};
+pub static BASE: KnownModel =
+    KnownModel { name: "z-image", ids: &["Tongyi-MAI/Z-Image"], preset: preset!(50 steps, guidance 4.0) };
 
 /// Turbo, quantised.
 pub static TURBO_8BIT: KnownModel = KnownModel {
@@ -41,10 +52,10 @@ pub(super) fn name(name: Option<&str>, facts: &ModelFacts) -> Named {
         return found(model, KnownBy::Id);
     }
     if let Some(model) = by_model_type(facts) {
-        return found(model, KnownBy::ModelType);
+        return found(model, MODEL_TYPE);
     }
     if let Some(model) = by_shift(facts) {
-        return found(model, KnownBy::SchedulerShift);
+        return found(model, SHIFT);
     }
     if let Some(model) = name.and_then(by_words) {
         return found(model, KnownBy::Name);
@@ -172,11 +183,11 @@ mod tests {
             (Some("me/my_zimage_TURBO_v3"), &none, "z-image-turbo", KnownBy::Name),
             (Some("me/z-image-8bit"), &none, "z-image-turbo", KnownBy::Name),
             (Some("/models/turbo/z-image/"), &none, "z-image", KnownBy::Name),
-            (Some("/models/x"), &shift(6.0), "z-image", KnownBy::SchedulerShift),
-            (Some("/models/z-image"), &shift(3.0), "z-image-turbo", KnownBy::SchedulerShift),
+            (Some("/models/x"), &shift(6.0), "z-image", SHIFT),
+            (Some("/models/z-image"), &shift(3.0), "z-image-turbo", SHIFT),
             (Some("/models/z-image"), &shift(4.0), "z-image", KnownBy::Name),
-            (None, &with("model_index.json", r#"{"model_type":"Z-Image"}"#), "z-image", KnownBy::ModelType),
-            (None, &with("model_index.json", r#"{"model_type":"z-image-turbo"}"#), "z-image-turbo", KnownBy::ModelType),
+            (None, &with("model_index.json", r#"{"model_type":"Z-Image"}"#), "z-image", MODEL_TYPE),
+            (None, &with("model_index.json", r#"{"model_type":"z-image-turbo"}"#), "z-image-turbo", MODEL_TYPE),
             (Some("a/flux"), &none, "z-image-turbo", KnownBy::Assumed),
             (Some(":"), &none, "z-image-turbo", KnownBy::Assumed),
             (None, &none, "z-image-turbo", KnownBy::Assumed),
@@ -189,8 +200,9 @@ mod tests {
 
     #[test]
     fn presets_differ() {
-        assert_eq!((TURBO.preset.steps, BASE.preset.steps), (9, 50));
-        assert!(TURBO.preset.guidance.abs() < f64::EPSILON && (BASE.preset.guidance - 4.0).abs() < f64::EPSILON);
+        let both = |name: &str| [TURBO.preset.get(name), BASE.preset.get(name)].map(Option::unwrap);
+        assert_eq!(both("steps"), [9, 50].map(Usual::Count));
+        assert_eq!(both("guidance"), [0.0, 4.0].map(Usual::Factor));
         assert_eq!(TURBO.preset, TURBO_8BIT.preset);
     }
 }

@@ -10,6 +10,7 @@ mod infer;
 pub mod known;
 mod names;
 mod parts;
+mod sample;
 mod text_encoder;
 mod transformer;
 mod vae;
@@ -21,7 +22,7 @@ pub use config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfi
 use serde::Serialize;
 
 use super::{
-    ComponentSite, ConfigError, Description, Family, InferError, Inferred, Membership, ModelFacts, Named,
+    ComponentSite, ConfigError, Description, Family, InferError, Inferred, Membership, ModelFacts, Named, Sample,
     language_adapter, read_config, read_json, within,
 };
 use crate::{
@@ -109,6 +110,14 @@ impl Family for ZImage {
             "text_encoder" => blueprint::<TextEncoderConfig>(site, facts, names::TEXT_ENCODER),
             _ => blueprint::<VaeConfig>(site, facts, Naming::NONE),
         }
+    }
+
+    fn documents(&self) -> &'static [&'static str] {
+        &["scheduler_config.json"]
+    }
+
+    fn sample(&self) -> Option<Sample> {
+        Some(sample::SAMPLE)
     }
 
     fn parts(&self) -> &'static [PartSign] {
