@@ -29,7 +29,7 @@ pub struct Recipe {
     facts: Arc<ModelFacts>,
     description: Option<Description>,
     model: Option<Named>,
-    /// Where it lies in a file, when the model is one.
+    /// Where it lies in its files, when they have no config.
     located: Option<Located>,
 }
 
@@ -102,7 +102,7 @@ impl Recipe {
         spec: &str,
         base: Option<&Snapshot>,
     ) -> Result<Self, RecipeError> {
-        let (family, located) = (snapshot.family_of(site), snapshot.located().cloned());
+        let (family, located) = (snapshot.family_of(site), snapshot.located_in(site).cloned());
         // A base model says what the components of its family are; of others it knows nothing.
         let base = base.filter(|_| site.membership == Membership::Member);
         let model = family.name(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
@@ -112,7 +112,7 @@ impl Recipe {
                 return Err(RecipeError::OtherFamily { base: base.family.id(), family: family.id(), looks });
             }
             Some(base) => Some(family.describe(base.site(&site.name)?, &base.facts)?),
-            // A file says nothing, and a folder without a config may be told by its tensors.
+            // Files without a config say nothing; their tensors tell.
             None if located.is_some() => None,
             None => match family.describe(site, &snapshot.facts) {
                 Err(ConfigError::Missing { .. }) if model.is_some() && snapshot.missing_documents.is_empty() => None,
@@ -149,17 +149,21 @@ impl Recipe {
     pub fn assemble(&self, own: Tensors<'_>, other: Option<Tensors<'_>>) -> Result<Assembled, AssembleError> {
         let Self { family, site, place, facts, description, model, located } = self;
         let (component, family) = (site.name.as_str(), *family);
+        let tool = Tool::of_metadata(own.metadata);
         let mut raw = match located {
-            Some(located) => Raw::of_part(own.table, located, component, description.as_ref(), family)?,
-            None => Raw::of_files(own.table, component, description.as_ref(), family, Tool::of_metadata(own.metadata))?,
+            Some(located) => Raw::of_part(own.table, located, component, description.as_ref(), family, tool)?,
+            None => Raw::of_files(own.table, component, description.as_ref(), family, tool)?,
         };
         raw.remarks.splice(0..0, own.remarks);
         if family.id() == GENERIC {
             raw.remarks.extend(Resemblance::of(own.table).map(|resemblance| resemblance.told(place)));
         }
         let declared = declaration(facts, site, own.metadata)?;
-        let other =
-            other.map(|other| Raw::of_override(other.table, component, description.as_ref(), family)).transpose()?;
+        let of_override = |other: Tensors<'_>| {
+            let tool = Tool::of_metadata(other.metadata);
+            Raw::of_override(other.table, component, description.as_ref(), family, tool)
+        };
+        let other = other.map(of_override).transpose()?;
         assemble::assemble(Inputs {
             component,
             family,

@@ -4,6 +4,7 @@
 //! component. [`look`] uses the same stages for audits, which lend nothing.
 
 mod adapters;
+mod bare;
 mod desk;
 mod error;
 mod find;

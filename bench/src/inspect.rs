@@ -10,6 +10,7 @@ use weightsd_core::{
     header::{self, Header},
     place::{Layout, place},
     table::Table,
+    tool::Tool,
 };
 use weightsd_fixtures::{Checkpoint, Contents, Dims, Dtype, FilePart};
 
@@ -44,7 +45,7 @@ pub(crate) fn run(samples: usize) -> Result<()> {
     for part in &located.parts {
         let mut tensors = 0;
         let times = Samples::take(samples, || {
-            let raw = Raw::of_part(&table, &located, part.component, None, family)?;
+            let raw = Raw::of_part(&table, &located, part.component, None, family, Tool::Unknown)?;
             let assembled = assemble(Inputs {
                 component: part.component,
                 family,

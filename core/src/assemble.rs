@@ -155,12 +155,13 @@ impl Raw {
         component: &str,
         description: Option<&Description>,
         family: &dyn Family,
+        tool: Tool,
     ) -> Result<Self, AssembleError> {
         let part = located.part(component).ok_or_else(|| AssembleError::NoPart {
             component: component.to_owned(),
             problems: located.problems.iter().filter(|problem| problem.component() == component).cloned().collect(),
         })?;
-        let mut raw = Self::of(located.tensors(part, table), component, description, family, Tool::Unknown)?;
+        let mut raw = Self::of(located.tensors(part, table), component, description, family, tool)?;
         raw.remarks.extend(part.limits.iter().map(ToString::to_string));
         Ok(raw)
     }
@@ -175,13 +176,14 @@ impl Raw {
         component: &str,
         description: Option<&Description>,
         family: &dyn Family,
+        tool: Tool,
     ) -> Result<Self, AssembleError> {
         let rules: Vec<_> = family.parts().iter().filter(|rule| rule.component == component).copied().collect();
         let located = locate(table, &rules);
         if located.part(component).is_some_and(|part| !part.prefix.is_empty()) {
-            return Self::of_part(table, &located, component, description, family);
+            return Self::of_part(table, &located, component, description, family, tool);
         }
-        Ok(Self::of_files(table, component, description, family, Tool::Unknown)?)
+        Ok(Self::of_files(table, component, description, family, tool)?)
     }
 
     fn of<'a>(

@@ -25,9 +25,9 @@ pub struct PartSign {
     pub prefixes: &'static [&'static str],
     /// Prefixes that other components or models share; the empty string stands for no prefix.
     pub shared_prefixes: &'static [&'static str],
-    /// Tensors, with their shapes, that a part under a shared prefix must have to be of this family. Never matrices,
-    /// because those may be packed.
-    pub shared_shapes: &'static [(&'static str, &'static [u64])],
+    /// Tensors, with their shapes, that a part under a shared prefix must have to be of this family: those of one of these
+    /// lists, one for each dialect. Never matrices, because those may be packed. No list: the names suffice.
+    pub shared_shapes: &'static [&'static [(&'static str, &'static [u64])]],
     /// Names for `*` that win where several components fit.
     pub preferred: &'static [&'static str],
     /// Tensors that the component must have.
@@ -330,13 +330,15 @@ fn find(table: &Table, rule: &PartSign, shared: SharedPrefixes) -> Result<String
     };
     let mut found = whole(&mut own.iter().cloned());
     if found.is_empty() {
+        let has_shape = |prefix: &str, (name, shape): &(&str, &[u64])| {
+            let name = format!("{prefix}{name}");
+            // A quantised tensor has another shape than the plain one.
+            table.get(&name).is_some_and(|tensor| tensor.info.shape == *shape || is_quantised(table, &name))
+        };
         let has_shapes = |prefix: &&&str| {
             shared == SharedPrefixes::ByName
-                || rule.shared_shapes.iter().all(|(name, shape)| {
-                    let name = format!("{prefix}{name}");
-                    // A quantised tensor has another shape than the plain one.
-                    table.get(&name).is_some_and(|tensor| tensor.info.shape == *shape || is_quantised(table, &name))
-                })
+                || rule.shared_shapes.is_empty()
+                || rule.shared_shapes.iter().any(|list| list.iter().all(|shape| has_shape(prefix, shape)))
         };
         found = whole(&mut rule.shared_prefixes.iter().filter(has_shapes).map(|&prefix| prefix.to_owned()));
     }

@@ -34,9 +34,45 @@ pub struct IndexFile {
     pub path: String,
     /// Other weight files of the folder, which the index must list: sets of their own would leave the choice open.
     claims: Vec<String>,
+    /// Other indexes of the folder that are no variants of this one, as paths.
+    rivals: Vec<String>,
+    /// Whether the index has the name that was expected.
+    expected: bool,
+}
+
+/// How sure it is which name the weights of a folder have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expectation {
+    /// A config says what they are, and so what they are called.
+    Known,
+    /// Nothing says it.
+    Guessed,
 }
 
 impl IndexFile {
+    /// Paths of other indexes that must list the same files, because nothing says which of them is meant.
+    #[must_use]
+    pub fn rivals(&self, expectation: Expectation) -> &[String] {
+        match expectation {
+            Expectation::Known if self.expected => &[],
+            Expectation::Known | Expectation::Guessed => &self.rivals,
+        }
+    }
+
+    /// Compares what the index lists with what one of its rivals lists.
+    ///
+    /// # Errors
+    /// When they list different files.
+    pub fn agree(&self, index: &Index, rival: &str, listed: &Index) -> Result<(), SelectError> {
+        let set = |index: &Index| index.shards().into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+        if set(index) == set(listed) {
+            return Ok(());
+        }
+        let folder = shown_folder(weight_name::split(&self.path).0);
+        let candidates = [&*self.path, rival].map(|path| weight_name::split(path).1.to_owned()).to_vec();
+        Err(SelectError::Ambiguous { folder, candidates })
+    }
+
     /// Checks the choice against what the index lists.
     ///
     /// # Errors
@@ -189,7 +225,14 @@ pub fn weight_files<'a>(
     let join = |name: &str| weight_name::in_folder(folder, name);
     let shown = shown_folder(folder);
     let (sets, indexes) = sets(&names);
-    let index = |name: &str, claims| WeightFiles::Index(IndexFile { path: join(name), claims });
+    let index = |set: &str, claims: Vec<String>, expected| {
+        // Variants stand beside their plain set, and who names one has chosen.
+        let is_rival = |(other, _): &(&String, &&str)| {
+            variant.is_none() && *other != set && !other.starts_with(&format!("{set}."))
+        };
+        let rivals = indexes.iter().filter(is_rival).map(|(_, name)| join(name)).collect();
+        WeightFiles::Index(IndexFile { path: join(indexes[set]), claims, rivals, expected })
+    };
     if sets.is_empty() {
         return Err(SelectError::Nothing { folder: shown, others: other_weights(names.iter().copied()) });
     }
@@ -197,17 +240,17 @@ pub fn weight_files<'a>(
         None => expected_or_only(&sets, stem, &shown),
         Some(variant) => of_variant(&sets, stem, variant, &shown),
     };
-    let chosen = match (chosen, variant, indexes.iter().collect::<Vec<_>>().as_slice()) {
+    let chosen = match (chosen, variant, indexes.keys().next()) {
         // Some tools name shards by numbers alone, so that each looks like a set: a set is what its index lists.
-        (Err(SelectError::Ambiguous { .. }), None, [(_, only)]) => {
+        (Err(SelectError::Ambiguous { .. }), None, Some(first)) => {
             let claims = names.iter().filter(|name| weight_name::stem(name).is_some()).map(|name| join(name));
-            return Ok(index(only, claims.collect()));
+            return Ok(index(first, claims.collect(), false));
         }
         (chosen, ..) => chosen?,
     };
-    match indexes.get(&chosen) {
-        Some(name) => Ok(index(name, Vec::new())),
-        None => order_set(&sets[&chosen], shown, &join),
+    match indexes.contains_key(&chosen) {
+        true => Ok(index(&chosen, Vec::new(), chosen == stem || variant.is_some())),
+        false => order_set(&sets[&chosen], shown, &join),
     }
 }
 
@@ -335,7 +378,7 @@ mod tests {
     const STEM: &str = "diffusion_pytorch_model";
 
     fn chosen_index(path: &str) -> WeightFiles {
-        WeightFiles::Index(IndexFile { path: path.to_owned(), claims: Vec::new() })
+        WeightFiles::Index(IndexFile { path: path.to_owned(), claims: Vec::new(), rivals: Vec::new(), expected: true })
     }
 
     fn select(files: &[&str]) -> Result<WeightFiles, SelectError> {
@@ -352,6 +395,29 @@ mod tests {
             select(&["t/0.safetensors", "u/1.safetensors"]),
             Ok(WeightFiles::Files(vec!["t/0.safetensors".into()]))
         );
+    }
+
+    #[test]
+    fn two_indexes_must_list_the_same_files_unless_one_has_the_known_name() {
+        let index = |files: &[&str]| {
+            let map: serde_json::Map<_, _> =
+                files.iter().map(|file| (format!("w of {file}"), (*file).into())).collect();
+            Index::parse(serde_json::json!({ "weight_map": map }).to_string().as_bytes(), "t").unwrap()
+        };
+        let paths = ["t/a.safetensors.index.json", "t/b.safetensors.index.json"];
+        let numbered = ["t/0.safetensors", "t/1.safetensors"];
+        let Ok(WeightFiles::Index(chosen)) = select(&[&paths[..], &numbered].concat()) else { panic!() };
+        assert_eq!((chosen.path.as_str(), chosen.rivals(Expectation::Known)), (paths[0], &[paths[1].to_owned()][..]));
+        let both = index(&["0.safetensors", "1.safetensors"]);
+        assert_eq!(chosen.agree(&both, paths[1], &both), Ok(()));
+        let error = chosen.agree(&both, paths[1], &index(&["1.safetensors"])).unwrap_err();
+        assert!(matches!(&error, SelectError::Ambiguous { candidates, .. } if candidates.len() == 2), "{error}");
+
+        let known = "t/diffusion_pytorch_model.safetensors.index.json";
+        let variant = "t/diffusion_pytorch_model.fp16.safetensors.index.json";
+        let Ok(WeightFiles::Index(chosen)) = select(&[known, variant, paths[1], numbered[0]]) else { panic!() };
+        assert_eq!((chosen.path.as_str(), chosen.rivals(Expectation::Known)), (known, &[][..]));
+        assert_eq!(chosen.rivals(Expectation::Guessed), [paths[1].to_owned()], "a variant is no rival");
     }
 
     #[test]
@@ -408,7 +474,8 @@ mod tests {
             "{error}"
         );
         let two = [files[0], files[1], files[2], "t/other.safetensors.index.json"];
-        assert!(matches!(select(&two), Err(SelectError::Ambiguous { .. })));
+        let Ok(WeightFiles::Index(chosen)) = select(&two) else { panic!() };
+        assert_eq!(chosen.rivals(Expectation::Known), [two[3].to_owned()]);
     }
 
     #[test]

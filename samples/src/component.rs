@@ -37,6 +37,8 @@ pub struct Component {
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) shard_bytes_max: u64,
     pub(crate) metadata: BTreeMap<String, String>,
+    /// Whether shards are called by numbers, and always have an index.
+    pub(crate) numbered: bool,
 }
 
 impl Component {
@@ -47,7 +49,7 @@ impl Component {
             .map(|expected| Tensor { name: expected.name.clone(), dtype, shape: expected.shape.clone() })
             .collect();
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        Self { site, tensors, shard_bytes_max, metadata }
+        Self { site, tensors, shard_bytes_max, metadata, numbered: false }
     }
 
     /// Its name, which is its folder's too.

@@ -62,7 +62,7 @@ impl Checkpoint {
             membership: Membership::Member,
         };
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        self.components.push(Component { site, tensors, shard_bytes_max: u64::MAX, metadata });
+        self.components.push(Component { site, tensors, shard_bytes_max: u64::MAX, metadata, numbered: false });
         self
     }
 }

@@ -18,7 +18,7 @@
 //!
 //! The same tensors can be written as other programs lay them out: as one file for all components or for one, under
 //! the original code's names with fused attention ([`Checkpoint::write_single_file`]), and with packed layers
-//! ([`Checkpoint::quantise`]). Their renames are this crate's own too.
+//! ([`Checkpoint::quantise`]), and as mflux saves them ([`Checkpoint::as_mflux`]). Their renames are this crate's own too.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ mod error;
 mod fill;
 mod folders;
 mod hub_cache;
+mod mflux;
 mod other_layout;
 mod plan;
 mod python_json;

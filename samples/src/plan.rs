@@ -66,9 +66,11 @@ pub(crate) fn files(documents: &BTreeMap<String, Vec<u8>>, components: &[Compone
     for component in components {
         let site = &component.site;
         let files = weight_files(component);
-        if files.len() > 1 {
-            let path = format!("{}/{}{INDEX_SUFFIX}", site.folder, site.stem);
-            documents.entry(path).or_insert_with(|| index(&files).into_bytes());
+        if files.len() > 1 || component.numbered {
+            let stem = if component.numbered { "model" } else { &site.stem };
+            let path = in_folder(&site.folder, &format!("{stem}{INDEX_SUFFIX}"));
+            let metadata = if component.numbered { component.metadata.clone() } else { BTreeMap::new() };
+            documents.entry(path).or_insert_with(|| index(&files, metadata).into_bytes());
         }
         weights.extend(
             files
@@ -83,7 +85,10 @@ pub(crate) fn files(documents: &BTreeMap<String, Vec<u8>>, components: &[Compone
 fn weight_files(component: &Component) -> Vec<(String, Weights)> {
     let shards = shards::split(&component.tensors, component.shard_bytes_max);
     let count = shards.len();
-    let name = |at| shards::name(&component.site.stem, at, count);
+    let name = |at| match component.numbered {
+        true => format!("{at}.safetensors"),
+        false => shards::name(&component.site.stem, at, count),
+    };
     let wanted = |tensor: &Tensor| Wanted {
         component: component.name().to_owned(),
         tensor: tensor.clone(),
@@ -125,7 +130,7 @@ pub(crate) fn weights(metadata: &BTreeMap<String, String>, mut shard: Vec<Wanted
     Weights { header, tensors, file_length: data_start + end }
 }
 
-fn index(files: &[(String, Weights)]) -> String {
+fn index(files: &[(String, Weights)], metadata: BTreeMap<String, String>) -> String {
     let mut weight_map = BTreeMap::new();
     let mut total_size = 0;
     for (file, weights) in files {
@@ -134,7 +139,9 @@ fn index(files: &[(String, Weights)]) -> String {
             total_size += entry.range.end - entry.range.start;
         }
     }
-    dumps(&json!({"metadata": {"total_size": total_size}, "weight_map": weight_map}), 2) + "\n"
+    let mut metadata = json!(metadata);
+    metadata["total_size"] = total_size.into();
+    dumps(&json!({"metadata": metadata, "weight_map": weight_map}), 2) + "\n"
 }
 
 #[cfg(test)]

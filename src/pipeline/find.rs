@@ -2,14 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use weightsd_core::{
-    family,
-    ingredients::{Adapter, Ingredients, Role},
-    resemblance::Resemblance,
-    table::Table,
-};
+use weightsd_core::ingredients::{Adapter, Ingredients, Role};
 
-use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Request, Tools, adapters};
+use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Request, Tools, adapters, bare};
 use crate::{
     assembly::Recipe,
     checkpoint::ShardPool,
@@ -152,22 +147,14 @@ fn snapshots(pinned: &Ingredients<Pinned>, pool: &ShardPool) -> Result<Ingredien
     Ok(Ingredients { own, base, overlay, adapters })
 }
 
-/// Lists the files of a model, as far as they are on this machine. Of a model that is one file the header is read, since
-/// nothing else says what it holds: a file without a config has the components of `base`, where one is given. Blocks.
+/// Lists the files of a model, as far as they are on this machine. Of weights without a config the headers are read, since
+/// nothing else says what they are: they hold components of the family of `base`, where one is given. Blocks.
 ///
 /// # Errors
 /// When the model is not here, or its small files cannot be used.
 pub fn snapshot(pinned: &Pinned, base: Option<&Snapshot>, pool: &ShardPool) -> Result<Snapshot, LoadError> {
     let mut snapshot = Snapshot::list(pinned.on_disk()?, &pinned.choice)?;
-    if let Some(file) = snapshot.bare_file()? {
-        let shard = pool.get_or_open(&file)?;
-        let table = Table::of_file(shard.header.clone());
-        let of_base = |base: &Snapshot| Some((base.family, family::locate_as(&table, base.family)?));
-        match base.and_then(of_base).or_else(|| family::locate(&table)) {
-            Some((family, located)) => snapshot.adopt(&file.name, family, located),
-            None => snapshot.note_resemblance(Resemblance::of(&table)),
-        }
-    }
+    bare::tell(&mut snapshot, base, pool)?;
     Ok(snapshot)
 }
 

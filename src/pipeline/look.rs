@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use weightsd_core::{
     assemble::Assembled,
+    family::ComponentSite,
     ingredients::{Ingredients, Role},
     source::Sources,
     table::Shard,
 };
 
-use super::{AcquireError, FINDING, LoadError, Pinned, Tools, find, plan};
+use super::{AcquireError, FINDING, LoadError, Pinned, Tools, bare, find, plan};
 use crate::{
     assembly::{Recipe, Tensors},
     checkpoint::{self, Checkpoint, ShardPool, Source},
@@ -56,7 +57,7 @@ pub fn audit(snapshots: &Ingredients<Arc<Snapshot>>, component: &str, pool: &Sha
 pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, LoadError> {
     let found = remote.component(component).await?;
     let headers = remote.headers(&found).await?;
-    let snapshot = &remote.snapshot;
+    let snapshot = &*remote.snapshot;
     let metadata = headers.iter().flat_map(|(_, header)| header.metadata.clone()).collect();
     let mut names = Sources::default();
     let mut shards = Vec::with_capacity(headers.len());
@@ -65,7 +66,11 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     }
     let (table, mut remarks) = checkpoint::merge(component, shards, found.index.as_ref())?;
     remarks.extend(snapshot.remark_on(&found.site));
-    let recipe = Recipe::new(snapshot, &found.site, &snapshot.model.to_string(), None)?;
+    let told = bare::told(snapshot, &found.site, &table);
+    let snapshot = told.as_ref().unwrap_or(snapshot);
+    let is_it = |site: &&ComponentSite| site.folder == found.site.folder;
+    let site = snapshot.sites().iter().find(is_it).unwrap_or(&found.site);
+    let recipe = Recipe::new(snapshot, site, &snapshot.model.to_string(), None)?;
     let own = Tensors { table: &table, metadata: &metadata, remarks };
     let mut assembled = plan::put_together(&recipe, &snapshot.model, own, None)?;
     assembled.report.remarks.extend(assembled.report.left_out());

@@ -135,7 +135,8 @@ impl Whereabouts {
     async fn component(&self, tools: &Arc<Tools>, name: &str) -> ComponentFiles {
         let (snapshot, asked) = (Arc::clone(self.snapshot()), name.to_owned());
         let here = tools.stage("resolving", move |_| snapshot.component(&asked).map_err(LoadError::from)).await;
-        let part = self.snapshot().located().and_then(|located| located.part(name));
+        let site = self.snapshot().site(name).ok();
+        let part = site.and_then(|site| self.snapshot().located_in(site)?.part(name));
         let prefix = part.map(|part| part.prefix.clone());
         let name = name.to_owned();
         match (here, self) {

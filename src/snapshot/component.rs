@@ -218,8 +218,8 @@ impl Snapshot {
         let mut dependencies = self.model.dependencies.clone();
         dependencies.push(self.folder(site));
         dependencies.extend(self.facts.documents.keys().map(|name| self.files.path(name)));
-        let selection = match &self.single {
-            Some((file, _)) => WeightFiles::Files(vec![file.clone()]),
+        let selection = match self.told_of(site).and_then(|told| told.file.as_ref()) {
+            Some(file) => WeightFiles::Files(vec![file.clone()]),
             None => self.select(site)?,
         };
         if let WeightFiles::Index(index) = &selection {
@@ -269,7 +269,13 @@ impl Snapshot {
             return Err(self.incomplete(site, vec![self.named_as_missing(&name)], &[], 1));
         };
         let index = self.read_index(&name, &found, &site.folder)?;
-        chosen.settle(&index).map_err(|error| error.in_folder(self.folder(site).display().to_string()))?;
+        let in_folder = |error: SelectError| error.in_folder(self.folder(site).display().to_string());
+        chosen.settle(&index).map_err(in_folder)?;
+        for rival in chosen.rivals(Self::expectation(site)) {
+            // One that is not here lists nothing that could be taken for the model.
+            let Some(found) = self.files.find(rival) else { continue };
+            chosen.agree(&index, rival, &self.read_index(rival, &found, &site.folder)?).map_err(in_folder)?;
+        }
         let names = index.shards().into_iter().map(str::to_owned).collect();
         Ok((Some(index), names))
     }
@@ -327,7 +333,7 @@ impl Snapshot {
         })
     }
 
-    fn shard_file(&self, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
+    pub(super) fn shard_file(&self, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
         let found = self.files.find(name);
         let path = found.as_ref().map_or_else(|| self.files.root().join(name), |found| found.path().to_owned());
         let metadata = match fs::metadata(&path) {

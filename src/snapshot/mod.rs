@@ -9,6 +9,7 @@ mod files;
 mod hash;
 mod listing;
 mod remote;
+mod told;
 mod verify;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -16,10 +17,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use weightsd_core::{
     family::{self, ComponentSite, Family, ModelFacts},
     listing::Listing,
-    parts::{FilePart, Located},
     resemblance::Resemblance,
     select::{self, SelectError},
-    weight_name,
 };
 
 pub use self::{
@@ -29,6 +28,7 @@ pub use self::{
     fetch::{DownloadEvent, Extent, FetchError, FetchReport, Fetcher, Want},
     files::Files,
     remote::{Remote, RemoteComponent, RemoteError},
+    told::Told,
     verify::{Finding, HashCandidate, HashCheck, OwnFiles, Scope, Verdict, VerifyError, verify},
 };
 use crate::{
@@ -42,7 +42,7 @@ const COMPONENTS_MAX: usize = 1024;
 const DOCUMENTS_BYTES_MAX: usize = 4_000_000;
 
 /// A model's files on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The model.
     pub model: Arc<ResolvedModel>,
@@ -56,8 +56,8 @@ pub struct Snapshot {
     pub missing_documents: Vec<String>,
     sites: Vec<ComponentSite>,
     choice: Choice,
-    /// The file that holds all components, when the model is one file.
-    single: Option<(String, Located)>,
+    /// What the tensors of weights without configs tell.
+    told: Vec<Told>,
     /// What the only file looks like, where no family takes it.
     resemblance: Option<Resemblance>,
 }
@@ -127,7 +127,7 @@ impl Snapshot {
             missing_documents,
             sites: Vec::new(),
             choice,
-            single: None,
+            told: Vec::new(),
             resemblance: None,
         };
         snapshot.recognise()?;
@@ -159,8 +159,7 @@ impl Snapshot {
     /// when there is a config, or when the weights lie in folders.
     #[must_use]
     pub fn bare_site(&self) -> Option<&ComponentSite> {
-        let is_bare = |site: &&ComponentSite| site.folder.is_empty() && site.config.is_none();
-        self.sites.iter().find(is_bare).filter(|_| self.family.id() == family::GENERIC && self.single.is_none())
+        self.bare_sites().find(|site| site.folder.is_empty())
     }
 
     /// The weights in the root.
@@ -169,15 +168,6 @@ impl Snapshot {
     /// [`SnapshotError`].
     pub fn root_site(&self) -> Result<&ComponentSite, SnapshotError> {
         self.sites.iter().find(|site| site.folder.is_empty()).ok_or_else(|| self.nothing())
-    }
-
-    /// Takes `file` for the whole model: its parts are components of `family`.
-    pub fn adopt(&mut self, file: &str, family: &'static dyn Family, located: Located) {
-        let stem = weight_name::stem(file).unwrap_or(file);
-        let site = |part: &FilePart| ComponentSite::of_file(part.component, stem);
-        self.family = family;
-        self.sites = located.parts.iter().map(site).collect();
-        self.single = Some((file.to_owned(), located));
     }
 
     /// What the only file looks like, where no family takes it.
@@ -189,12 +179,6 @@ impl Snapshot {
     /// Notes what the only file looks like, which no family takes.
     pub fn note_resemblance(&mut self, resemblance: Option<Resemblance>) {
         self.resemblance = resemblance;
-    }
-
-    /// What the file holds, when the model is one file.
-    #[must_use]
-    pub fn located(&self) -> Option<&Located> {
-        self.single.as_ref().map(|(_, located)| located)
     }
 
     /// That there are no weights, and what there is instead.

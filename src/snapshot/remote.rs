@@ -124,6 +124,15 @@ impl Remote {
                 let index = Index::parse(&bytes, &site.folder);
                 let index = index.map_err(|source| SnapshotError::Index { path: path.into(), source })?;
                 chosen.settle(&index).map_err(SnapshotError::from)?;
+                for rival in chosen.rivals(Snapshot::expectation(&site)) {
+                    let Some(listed) = self.listing.get(rival).filter(|listed| listed.bytes <= INDEX_BYTES_MAX) else {
+                        continue;
+                    };
+                    let bytes = small_file(&self.address, &self.pin, rival, listed).await?;
+                    let other = Index::parse(&bytes, &site.folder);
+                    let other = other.map_err(|source| SnapshotError::Index { path: rival.into(), source })?;
+                    chosen.agree(&index, rival, &other).map_err(SnapshotError::from)?;
+                }
                 let names = index.shards().into_iter().map(str::to_owned).collect();
                 (Some(index), names)
             }

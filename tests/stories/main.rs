@@ -6,6 +6,7 @@
 
 mod activation;
 mod adapters;
+mod bare;
 mod caches;
 mod changes;
 mod checkpoints;

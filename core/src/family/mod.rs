@@ -6,7 +6,7 @@
 //! | verb | answers | reads |
 //! |---|---|---|
 //! | [`detect`] | which family a model belongs to | the listing and the small JSON files |
-//! | [`locate`] | which components lie in one file | names and shapes of its tensors |
+//! | [`locate`] | which components lie in files without configs | names and shapes of their tensors |
 //! | [`Family::describe`] | which tensors a component must have | its config |
 //! | [`Family::infer`] | the same, where there is no config | shapes of its tensors |
 //! | [`Family::name`] | which published model it is | ids, configs, words in its name |
@@ -240,20 +240,30 @@ pub trait Family: Send + Sync + std::fmt::Debug {
 /// Finds the family that knows the tensors of a file, and what the file holds. `None` when no family knows any.
 #[must_use]
 pub fn locate(table: &Table) -> Option<(&'static dyn Family, Located)> {
-    let all = FAMILIES.into_iter().filter(|family| !family.parts().is_empty()).map(|family| {
-        let located = parts::locate(table, family.parts());
-        (family, located)
-    });
-    // One that knows more of it than another one does.
-    let known = |located: &Located| located.parts.iter().map(|part| part.tensors).sum::<usize>();
-    all.filter(|(_, located)| !located.parts.is_empty()).max_by_key(|(_, located)| known(located))
+    let (family, mut located) = locate_all(&[table])?;
+    Some((family, located.swap_remove(0)))
 }
 
-/// Locates the components in a file that the caller says belongs to `family`. `None` when it holds nothing of that family.
+/// Finds the family that knows most of the tensors of `tables`, which are of one model, and what each of them holds of it:
+/// for some that may be no part. `None` when no family knows any.
 #[must_use]
-pub fn locate_as(table: &Table, family: &dyn Family) -> Option<Located> {
-    let located = parts::locate_by(table, family.parts(), SharedPrefixes::ByName);
-    (!located.parts.is_empty()).then_some(located)
+pub fn locate_all(tables: &[&Table]) -> Option<(&'static dyn Family, Vec<Located>)> {
+    let all = FAMILIES.into_iter().filter(|family| !family.parts().is_empty()).map(|family| {
+        let located: Vec<_> = tables.iter().map(|table| parts::locate(table, family.parts())).collect();
+        let known = located.iter().flat_map(|located| &located.parts).map(|part| part.tensors).sum::<usize>();
+        (known, family, located)
+    });
+    // One that knows more of it than another one does.
+    let most = all.filter(|(known, ..)| *known > 0).max_by_key(|(known, ..)| *known)?;
+    Some((most.1, most.2))
+}
+
+/// Like [`locate_all`], of tables that the caller says belong to `family`. `None` when none of them holds anything of it.
+#[must_use]
+pub fn locate_as(tables: &[&Table], family: &dyn Family) -> Option<Vec<Located>> {
+    let locate = |table: &&Table| parts::locate_by(table, family.parts(), SharedPrefixes::ByName);
+    let located: Vec<_> = tables.iter().map(locate).collect();
+    located.iter().any(|located| !located.parts.is_empty()).then_some(located)
 }
 
 /// The id of the family that takes everything.

@@ -10,6 +10,7 @@ use weightsd_core::{
     place::{Layout, place},
     source::SourceId,
     table::Table,
+    tool::Tool,
 };
 
 use crate::common::{COMPONENTS, Entry, Model, all_in_one, backwards, entries, shapes, table, under};
@@ -24,7 +25,7 @@ fn locate(table: &Table) -> Located {
 fn open(file: &[Entry], component: &str, name: &str) -> Result<Assembled, AssembleError> {
     let table = table(file);
     let located = locate(&table);
-    let raw = Raw::of_part(&table, &located, component, None, &ZImage)?;
+    let raw = Raw::of_part(&table, &located, component, None, &ZImage, Tool::Unknown)?;
     let model = ZImage.name(Some(name), &ModelFacts::default());
     assemble(Inputs { component, family: &ZImage, description: None, model, raw, other: None, declaration: None })
 }
@@ -149,7 +150,7 @@ fn several_text_encoders_are_told_apart() {
     let PartProblem::Several { prefixes, .. } = &located.problems[0] else { panic!("{:?}", located.problems) };
     assert_eq!(prefixes, &["text_encoders.a_llama.transformer.", "text_encoders.b_llama.transformer."]);
     assert!(matches!(
-        Raw::of_part(&table(&file), &located, "text_encoder", None, &ZImage),
+        Raw::of_part(&table(&file), &located, "text_encoder", None, &ZImage, Tool::Unknown),
         Err(AssembleError::NoPart { problems, .. }) if problems.len() == 1
     ));
 
@@ -350,7 +351,7 @@ fn smaller_models_describe_themselves_where_they_can() {
     let file = table(&all_in_one(&model));
     let located = locate(&file);
     let description = model.describe("transformer");
-    let raw = Raw::of_part(&file, &located, "transformer", Some(&description), &ZImage).unwrap();
+    let raw = Raw::of_part(&file, &located, "transformer", Some(&description), &ZImage, Tool::Unknown).unwrap();
     let inputs = Inputs {
         component: "transformer",
         family: &ZImage,
@@ -374,7 +375,7 @@ fn flat_tokens_are_rows() {
     }
     let table = table(&file);
     let located = locate(&table);
-    let raw = Raw::of_part(&table, &located, "transformer", None, &ZImage).unwrap();
+    let raw = Raw::of_part(&table, &located, "transformer", None, &ZImage, Tool::Unknown).unwrap();
     let model = ZImage.name(None, &ModelFacts::default());
     let inputs = Inputs {
         component: "transformer",

@@ -5,6 +5,7 @@ use weightsd_core::{
     family::{self, Family, InferError, ModelFacts, z_image::ZImage},
     header::Dtype,
     parts::FileKind,
+    tool::Tool,
 };
 
 use crate::common::{Entry, Model, table};
@@ -52,7 +53,7 @@ fn open(file: &[Entry]) -> Result<Assembled, AssembleError> {
     let table = table(file);
     let (family, located) = family::locate(&table).expect("a control file");
     assert_eq!((located.kind, located.parts[0].component), (FileKind::Single, "controlnet"));
-    let raw = Raw::of_part(&table, &located, "controlnet", None, family)?;
+    let raw = Raw::of_part(&table, &located, "controlnet", None, family, Tool::Unknown)?;
     assemble(Inputs {
         component: "controlnet",
         family,

@@ -319,7 +319,7 @@ fn comfy(prefix: &str) -> Vec<Entry> {
 
 fn transformer(file: &[Entry]) -> Result<Assembled, AssembleError> {
     let description = Model::real().describe("transformer");
-    let raw = Raw::of_override(&table(file), "transformer", Some(&description), &ZImage)?;
+    let raw = Raw::of_override(&table(file), "transformer", Some(&description), &ZImage, Tool::Unknown)?;
     let description = Some(description);
     let family: &dyn Family = &ZImage;
     let inputs =

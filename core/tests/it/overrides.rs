@@ -12,6 +12,7 @@ use weightsd_core::{
     rewrite::OverlayError,
     source::SourceId,
     table::{Shard, Table},
+    tool::Tool,
 };
 
 use crate::common::{Entry, Model, all_in_one, backwards, entries, header, table, under};
@@ -34,7 +35,7 @@ fn the_other(file: &[Entry]) -> Table {
 fn with_override(model: &Model, component: &str, file: &[Entry]) -> Result<Assembled, AssembleError> {
     let description = model.describe(component);
     let raw = Raw::of_files(&base(model, component), component, Some(&description), &ZImage, Default::default())?;
-    let other = Raw::of_override(&the_other(file), component, Some(&description), &ZImage)?;
+    let other = Raw::of_override(&the_other(file), component, Some(&description), &ZImage, Tool::Unknown)?;
     assemble(Inputs {
         component,
         family: &ZImage,

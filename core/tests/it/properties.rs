@@ -11,6 +11,7 @@ use weightsd_core::{
     naming::Naming,
     place::{Layout, place},
     rewrite::canonical,
+    tool::Tool,
 };
 
 use crate::common::{COMPONENTS, Entry, Model, backwards, entries, header, origin, shapes, table};
@@ -120,7 +121,7 @@ proptest! {
         let counted: usize = located.parts.iter().map(|part| part.tensors).sum();
         prop_assert_eq!(counted + located.unassigned.len(), file.len(), "each tensor is in one part or in none");
         for part in &located.parts {
-            let Ok(raw) = Raw::of_part(&table, &located, part.component, None, family) else { continue };
+            let Ok(raw) = Raw::of_part(&table, &located, part.component, None, family, Tool::Unknown) else { continue };
             let inputs = Inputs { component: part.component, family, description: None,
                 model: family.name(None, &ModelFacts::default()), raw, other: None, declaration: None };
             // Hardly ever a model; that none of it panics is what counts, and that what is lent lies in the file.

@@ -73,7 +73,7 @@ pub(super) fn run(looked: &Looked<'_>, format: Format) -> anyhow::Result<ExitCod
 
 impl Row {
     fn of(looked: &Looked<'_>, site: &ComponentSite) -> Self {
-        let part = looked.snapshot.located().and_then(|located| located.part(&site.name));
+        let part = looked.snapshot.located_in(site).and_then(|located| located.part(&site.name));
         let mut row = Self {
             name: site.name.clone(),
             prefix: part.map(|part| part.prefix.clone()),

@@ -29,7 +29,8 @@ pub(super) fn run(looked: &Looked<'_>, component: &str, format: Format) -> anyho
     };
     match looked.audited(component) {
         Ok(audited) => {
-            let part = looked.snapshot.located().and_then(|located| located.part(component));
+            let site = looked.snapshot.site(component).ok();
+            let part = site.and_then(|site| looked.snapshot.located_in(site)?.part(component));
             let prefix = part.map(|part| part.prefix.clone());
             let assembled = &audited.assembled;
             let notes = assembled.report.remarks.iter().map(|remark| format!("note: {remark}"));

@@ -12,6 +12,7 @@ use weightsd_core::{
     header::{self, Header},
     place::{Layout, place},
     table::Table,
+    tool::Tool,
 };
 
 fn main() -> Result<()> {
@@ -19,7 +20,9 @@ fn main() -> Result<()> {
     let [file, component, base] = arguments.as_slice() else {
         anyhow::bail!("usage: canonical <file.safetensors> <component> <base directory>");
     };
-    let table = Table::of_file(read_header(Path::new(file))?);
+    let header = read_header(Path::new(file))?;
+    let metadata = header.metadata.clone();
+    let table = Table::of_file(header);
     let (family, located) = family::locate(&table).context("no family knows the file")?;
     let mut facts = ModelFacts::default();
     for site in family.components(&facts) {
@@ -29,7 +32,7 @@ fn main() -> Result<()> {
     }
     let site = family.components(&facts).into_iter().find(|site| site.name == *component).context("no component")?;
     let description = family.describe(&site, &facts)?;
-    let raw = Raw::of_part(&table, &located, component, Some(&description), family)?;
+    let raw = Raw::of_part(&table, &located, component, Some(&description), family, Tool::of_metadata(&metadata))?;
     let assembled = assemble(Inputs {
         component,
         family,

@@ -49,7 +49,7 @@ fn open(path: &Path, base: &Checkpoint, component: &str) -> Result<Assembled> {
     let facts = facts(base);
     let site = family.components(&facts).into_iter().find(|site| site.name == component).context("site")?;
     let description = family.describe(&site, &facts)?;
-    let raw = Raw::of_part(&table, &located, component, Some(&description), family)?;
+    let raw = Raw::of_part(&table, &located, component, Some(&description), family, Tool::Unknown)?;
     let inputs =
         Inputs { component, family, description: Some(description), model: None, raw, other: None, declaration: None };
     Ok(assemble(inputs)?)
@@ -148,7 +148,7 @@ fn control_files_are_read_byte_for_byte() -> Result<()> {
         let path = weight_file(&written);
         let table = Table::of_file(read_header(&path)?);
         let (family, located) = family::locate(&table).context("a family")?;
-        let raw = Raw::of_part(&table, &located, "controlnet", None, family)?;
+        let raw = Raw::of_part(&table, &located, "controlnet", None, family, Tool::Unknown)?;
         let inputs = Inputs {
             component: "controlnet",
             family,

@@ -1,0 +1,100 @@
+//! Weights without configs, such as one file, or the folders that mflux saves: their tensors tell which components they
+//! are. Reads headers.
+
+use weightsd_core::{
+    family::{self, ComponentSite, Family},
+    parts::Located,
+    resemblance::Resemblance,
+    source::Sources,
+    table::{Shard, Table},
+};
+
+use super::LoadError;
+use crate::{
+    checkpoint::{self, ShardPool},
+    snapshot::{Snapshot, Told},
+};
+
+/// Folders whose headers are read. A model of more folders without configs is none that a family has.
+const FOLDERS_MAX: usize = 16;
+
+/// Weights without a config, as far as their names and headers go.
+struct Bare {
+    folder: String,
+    file: Option<String>,
+    table: Table,
+}
+
+/// Tells `snapshot` what its weights without configs are: of the family of `base` if they are called so, else of the family
+/// that their shapes show.
+///
+/// # Errors
+/// When the root has several files without a word, or the file that is the model cannot be opened. Files of folders that
+/// cannot be used are said when they are loaded.
+pub(super) fn tell(snapshot: &mut Snapshot, base: Option<&Snapshot>, pool: &ShardPool) -> Result<(), LoadError> {
+    let mut found = Vec::new();
+    if let Some(file) = snapshot.bare_file()? {
+        let table = Table::of_file(pool.get_or_open(&file)?.header.clone());
+        found.push(Bare { folder: String::new(), file: Some(file.name), table });
+    }
+    let sites: Vec<ComponentSite> = snapshot.bare_sites().cloned().collect();
+    if sites.len() <= FOLDERS_MAX {
+        let others = sites.iter().filter(|site| found.iter().all(|bare| bare.folder != site.folder));
+        let others: Vec<_> = others.filter_map(|site| of_folder(snapshot, site, pool)).collect();
+        found.extend(others);
+    }
+    let tables: Vec<&Table> = found.iter().map(|bare| &bare.table).collect();
+    match kind(&tables, base.map(|base| base.family)) {
+        Some((family, located)) => {
+            let told = found.into_iter().zip(located).filter(|(bare, located)| is_clear(&bare.folder, located));
+            let told = told.map(|(Bare { folder, file, .. }, located)| Told { folder, file, located }).collect();
+            snapshot.adopt(family, told);
+        }
+        None if found.iter().any(|bare| bare.file.is_some()) => {
+            snapshot.note_resemblance(Resemblance::of(tables[0]));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// The same for one folder of a model that is looked at elsewhere: what its tensors tell, if they are one component's.
+pub(super) fn told(snapshot: &Snapshot, site: &ComponentSite, table: &Table) -> Option<Snapshot> {
+    snapshot.bare_sites().find(|bare| *bare == site)?;
+    let (family, mut located) = kind(&[table], None)?;
+    let located = located.swap_remove(0);
+    if located.parts.len() != 1 {
+        return None;
+    }
+    let mut snapshot = snapshot.clone();
+    let folder = site.folder.clone();
+    snapshot.adopt(family, vec![Told { folder, file: None, located }]);
+    Some(snapshot)
+}
+
+/// The family of the tables, and what each holds of it.
+fn kind(tables: &[&Table], base: Option<&'static dyn Family>) -> Option<(&'static dyn Family, Vec<Located>)> {
+    let of_base = base.and_then(|family| Some((family, family::locate_as(tables, family)?)));
+    of_base.or_else(|| family::locate_all(tables))
+}
+
+/// Whether the parts can be components: a folder of several would be one component under several names.
+fn is_clear(folder: &str, located: &Located) -> bool {
+    folder.is_empty() || located.parts.len() == 1
+}
+
+fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool) -> Option<Bare> {
+    let (index, files) = snapshot.whole_set(site)?;
+    let mut names = Sources::default();
+    let mut open = Vec::with_capacity(files.len());
+    for file in &files {
+        open.push((names.add(file.name.clone()), pool.get_or_open(file).ok()?));
+    }
+    let shards = files.iter().zip(&open).map(|(file, (source, open))| Shard {
+        source: *source,
+        name: &file.name,
+        header: open.header.clone(),
+    });
+    let (table, _) = checkpoint::merge(&site.name, shards.collect(), index.as_ref()).ok()?;
+    Some(Bare { folder: site.folder.clone(), file: None, table })
+}
