@@ -313,12 +313,20 @@ fn packing(packed: &Packed) -> v1::Packing {
     }
 }
 
-fn mode(mode: Mode) -> v1::QuantisationMode {
+/// What the names of modes begin with on the wire; MLX's word follows.
+const MODE: &str = "QUANTISATION_MODE_";
+
+/// A mode on the wire.
+pub(crate) fn mode(mode: Mode) -> v1::QuantisationMode {
+    let name = format!("{MODE}{}", mode.name().to_uppercase());
+    v1::QuantisationMode::from_str_name(&name).expect("each mode is on the wire, says a test")
+}
+
+/// The mode that a request means.
+pub(crate) fn asked_mode(mode: v1::QuantisationMode) -> Option<Mode> {
     match mode {
-        Mode::Affine => v1::QuantisationMode::Affine,
-        Mode::Mxfp4 => v1::QuantisationMode::Mxfp4,
-        Mode::Mxfp8 => v1::QuantisationMode::Mxfp8,
-        Mode::Nvfp4 => v1::QuantisationMode::Nvfp4,
+        v1::QuantisationMode::Unspecified => Some(Mode::Affine),
+        named => Mode::parse(&named.as_str_name().strip_prefix(MODE)?.to_lowercase()).ok(),
     }
 }
 
@@ -414,4 +422,17 @@ pub(crate) fn attestation(component: &Component, attestations: &Attestations) ->
         message.set_state(v1::VerificationState::Pending);
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_is_on_the_wire() {
+        for known in Mode::all() {
+            assert_eq!(asked_mode(mode(known)), Some(known));
+        }
+        assert_eq!(asked_mode(v1::QuantisationMode::Unspecified), Some(Mode::Affine));
+    }
 }

@@ -183,14 +183,18 @@ impl Builder {
 
     /// A square kernel `{base}.weight`, `[output, input, size, size]`, and its bias.
     pub(super) fn conv(&mut self, base: &str, output: u64, input: u64, size: u64) {
-        let shape = vec![output, input, size, size];
+        self.kernel(base, &[output, input, size, size], Axes::CONV2D);
+        self.plain(format!("{base}.bias"), &[output]);
+    }
+
+    /// A kernel `{base}.weight` of any convolution; `axes` is the order of its dimensions in MLX.
+    pub(super) fn kernel(&mut self, base: &str, shape: &[u64], axes: Axes) {
         self.tensors.push(Expected {
             name: format!("{base}.weight"),
-            shape,
-            role: Role::Kernel(Axes::CONV2D),
+            shape: shape.to_vec(),
+            role: Role::Kernel(axes),
             stored: Stored::Float,
         });
-        self.plain(format!("{base}.bias"), &[output]);
     }
 
     pub(super) fn finish(self) -> Catalogue {

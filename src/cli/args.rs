@@ -4,12 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use weightsd_client::{Quantisation, QuantisationMode};
+use weightsd_client::Quantisation;
 use weightsd_core::quantisation::Mode;
 
 use crate::{
     daemon::{Settings, SettingsError},
-    derive,
+    derive, messages,
 };
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
@@ -254,12 +254,7 @@ pub(super) struct Treatment {
 /// Parses `affine:4:64`; the parts after the mode may be absent.
 fn quantisation(text: &str) -> Result<Quantisation, String> {
     let mut parts = text.split(':');
-    let mode = match Mode::parse(parts.next().unwrap_or_default()).map_err(|error| error.to_string())? {
-        Mode::Affine => QuantisationMode::Affine,
-        Mode::Mxfp4 => QuantisationMode::Mxfp4,
-        Mode::Mxfp8 => QuantisationMode::Mxfp8,
-        Mode::Nvfp4 => QuantisationMode::Nvfp4,
-    };
+    let mode = Mode::parse(parts.next().unwrap_or_default()).map_err(|error| error.to_string())?;
     let mut number = || match parts.next() {
         None => Ok(0),
         Some(part) => part.parse().map_err(|_| format!("{part:?} is no number; expected MODE:BITS:GROUP")),
@@ -268,7 +263,7 @@ fn quantisation(text: &str) -> Result<Quantisation, String> {
     if parts.next().is_some() {
         return Err("expected MODE:BITS:GROUP".to_owned());
     }
-    Ok(Quantisation { mode: mode.into(), bits, group_size, ..Quantisation::default() })
+    Ok(Quantisation { mode: messages::mode(mode).into(), bits, group_size, ..Quantisation::default() })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

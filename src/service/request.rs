@@ -7,12 +7,12 @@ use weightsd_core::{
     derive::{Float, LayerFilter, Merged, Packing},
     ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
-    quantisation::{Mode, Scheme},
+    quantisation::Scheme,
     shown::shown,
 };
 use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
 
-use super::Failure;
+use super::{Failure, messages};
 use crate::{
     pipeline::{FloatWish, Request, Treatment, Verification},
     resolve::{Choice, Network, Selector},
@@ -113,12 +113,8 @@ fn unknown(field: &str) -> Failure {
 }
 
 fn packing(asked: v1::Quantisation) -> Result<Packing, Failure> {
-    let mode = match v1::QuantisationMode::try_from(asked.mode).map_err(|_| unknown("quantise.mode"))? {
-        v1::QuantisationMode::Unspecified | v1::QuantisationMode::Affine => Mode::Affine,
-        v1::QuantisationMode::Mxfp4 => Mode::Mxfp4,
-        v1::QuantisationMode::Mxfp8 => Mode::Mxfp8,
-        v1::QuantisationMode::Nvfp4 => Mode::Nvfp4,
-    };
+    let mode = v1::QuantisationMode::try_from(asked.mode).ok().and_then(messages::asked_mode);
+    let mode = mode.ok_or_else(|| unknown("quantise.mode"))?;
     let number = |number: u32| (number > 0).then(|| u64::from(number));
     let scheme = Scheme::new(mode, number(asked.bits), number(asked.group_size)).map_err(|error| {
         let hint = "leave out bits and group_size for the mode's own";

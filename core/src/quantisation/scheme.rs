@@ -15,8 +15,10 @@ use crate::{
 };
 
 impl Mode {
-    /// All modes.
-    pub const ALL: [Self; 4] = [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4];
+    /// All modes: those of the rows of the table of formats that are computed.
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
+        FORMATS.iter().filter_map(|format| Some(format.computed.as_ref()?.mode))
+    }
 
     /// Its row in the table of formats, and what is computed with it.
     fn row(self) -> (&'static Format, &'static Computed) {
@@ -41,7 +43,7 @@ impl Mode {
     /// # Errors
     /// When MLX has no mode of that name.
     pub fn parse(name: &str) -> Result<Self, SchemeError> {
-        let found = Self::ALL.into_iter().find(|mode| mode.name() == name);
+        let found = Self::all().find(|mode| mode.name() == name);
         found.ok_or_else(|| SchemeError::Mode { found: shown(name) })
     }
 
@@ -65,7 +67,7 @@ pub struct Scheme {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemeError {
     /// A mode that MLX does not have.
-    #[error("mode {found:?} is unknown, expected affine, mxfp4, mxfp8 or nvfp4")]
+    #[error("mode {found:?} is unknown, expected one of {}", Mode::all().map(Mode::name).collect::<Vec<_>>().join(", "))]
     Mode {
         /// The mode.
         found: String,
@@ -179,7 +181,7 @@ impl Scheme {
 
     /// All schemes that MLX has.
     pub fn all() -> impl Iterator<Item = Self> {
-        Mode::ALL.into_iter().flat_map(|mode| {
+        Mode::all().flat_map(|mode| {
             let (all_bits, group_sizes) = mode.supported();
             let of_bits = move |&bits: &u64| group_sizes.iter().map(move |&group_size| Self { mode, bits, group_size });
             all_bits.iter().flat_map(of_bits)
@@ -291,8 +293,7 @@ mod tests {
 
     #[test]
     fn names_and_defaults_are_mlx_s() {
-        let shown: Vec<String> =
-            Mode::ALL.iter().map(|&mode| Scheme::new(mode, None, None).unwrap().to_string()).collect();
+        let shown: Vec<String> = Mode::all().map(|mode| Scheme::new(mode, None, None).unwrap().to_string()).collect();
         let expected = [
             "affine 4-bit, groups of 64",
             "mxfp4 4-bit, groups of 32",
@@ -300,6 +301,6 @@ mod tests {
             "nvfp4 4-bit, groups of 16",
         ];
         assert_eq!(shown, expected);
-        assert!(Mode::ALL.iter().all(|&mode| Mode::parse(mode.name()) == Ok(mode)));
+        assert!(Mode::all().all(|mode| Mode::parse(mode.name()) == Ok(mode)));
     }
 }
