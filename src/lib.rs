@@ -27,5 +27,6 @@ pub mod service;
 pub mod snapshot;
 pub mod source;
 pub mod sources;
+mod sync;
 pub mod tasks;
 mod turn;

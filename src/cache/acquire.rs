@@ -28,7 +28,7 @@ impl Cache {
         }
     }
 
-    /// Whether what the revisions of `models` meant is still known to be what they mean.
+    /// Whether the revisions of `models` are still known to mean these commits.
     async fn are_current(&self, models: &[Arc<ResolvedModel>], network: Network) -> bool {
         for model in models {
             if !self.is_current(model, network).await {
@@ -68,8 +68,8 @@ impl Cache {
     }
 }
 
-/// Refuses a component of which some tensors do not have the dtype that the request names. A component is the same for
-/// those who named its dtype and for those who got it as the usual one, so each request is asked.
+/// Refuses a component if some of its tensors do not have the dtype that the request names. Requests that name a dtype
+/// and requests that get it as the usual one share a component, so each request is checked.
 fn met(request: &Request, acquired: Acquired) -> Result<Acquired, AcquireError> {
     let component = acquired.lease.component();
     match &component.unmet {
@@ -80,7 +80,7 @@ fn met(request: &Request, acquired: Acquired) -> Result<Acquired, AcquireError> 
     }
 }
 
-/// One request, and where it meets others.
+/// The desk of one request: where it meets others.
 struct Counter<'a> {
     cache: &'a Arc<Cache>,
     request: &'a Request,
@@ -98,12 +98,12 @@ impl Counter<'_> {
             }
             match pipeline::load(self.request, self, self.progress).await {
                 Err(error) if error.is_abandoned() => {}
-                // What was set aside is missing now, so the next attempt fetches it. Once: a file that is damaged again as
-                // it comes is the fault of a disk or of another program.
+                // A file that was set aside is missing now, so the next attempt fetches it. This happens once: a disk or
+                // another program is at fault if the file is damaged again.
                 Err(AcquireError::Load(error)) if !mended && self.cache.is_mended(self.request, &error).await => {
                     mended = true;
                 }
-                // Whoever asked first named a dtype that the component cannot have; this request did not.
+                // The request that asked first named a dtype that the component cannot have; this one did not.
                 Err(AcquireError::Load(error)) if error.is_unmet_dtype() && !self.request.names_dtype() => {}
                 result => return result,
             }
@@ -115,7 +115,7 @@ impl Counter<'_> {
         // A few `stat` calls on local disks: waking another thread for them would take longer than they do.
         let recalled = self.cache.recalls.get(self.request, |id| self.cache.intact(id))?;
         let is_current = self.cache.are_current(&recalled.models, self.request.models.own.network).await;
-        let lease = if is_current { self.cache.lease_loaded(recalled.id, &self.holder) } else { None };
+        let lease = if is_current { self.cache.leases.lease(recalled.id, &self.holder) } else { None };
         lease.map(|lease| self.acquired(lease, Arc::clone(&recalled.models[0]), true))
     }
 
@@ -159,12 +159,12 @@ impl Desk for Counter<'_> {
         let (id, model) = (prepared.id, Arc::clone(prepared.model()));
         let (prepared, kept) = self.cache.looked_up(prepared).await?;
         if kept
-            && let Some(lease) = self.cache.lease_loaded(id, &self.holder)
+            && let Some(lease) = self.cache.leases.lease(id, &self.holder)
             && self.is_as_wanted(lease.component()).await?
         {
             return Ok(self.acquired(lease, model, true));
         }
         let component = self.cache.load(prepared, work, self.progress).await?;
-        Ok(self.acquired(self.cache.lease_or_insert(component, &self.holder), model, false))
+        Ok(self.acquired(self.cache.leases.lease_or_keep(component.id, component, &self.holder), model, false))
     }
 }

@@ -1,4 +1,4 @@
-//! Loads that are under way: one for everyone who asks for the same component at the same time.
+//! Loads that are under way. Requests for the same component at the same time share one.
 
 use std::{
     path::Path,
@@ -75,8 +75,8 @@ impl Cache {
         F: Future<Output = Result<Component, AcquireError>> + Send + 'static,
     {
         let id = prepared.id;
-        // A load that ended since this request looked has left its component.
-        let finished = || self.components.get(&id).map(|entry| Arc::clone(&entry.component));
+        // A load may have ended since this request looked, and left its component.
+        let finished = || self.leases.get(id).map(|entry| Arc::clone(&entry.component));
         let waiter = match self.flights.join(id, finished) {
             Joined::Done(component) => return Ok(component),
             Joined::Waiting(waiter) => waiter,
@@ -108,7 +108,7 @@ impl Cache {
         let result = tokio::select! {
             result = loading => result,
             () = reporter.context.abandoned() => {
-                // A thread that opens files finds out; a computation is given up at once.
+                // A thread that opens files notices this; a computation is dropped at once.
                 reporter.abandoned.store(true, Ordering::Relaxed);
                 Err(LoadError::from(CheckpointError::Abandoned).into())
             }
@@ -133,7 +133,7 @@ impl Cache {
         let asked = Arc::clone(&loaded);
         // Looked up here, where waiting is allowed: later answers come from memory.
         let _ = blocking("attestations", move || asked.was_verified(&attestations)).await?;
-        self.insert(Arc::clone(&loaded));
+        self.leases.keep(loaded.id, Arc::clone(&loaded));
         self.verify_afterwards(&loaded);
         Ok(loaded)
     }

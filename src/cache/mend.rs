@@ -19,7 +19,7 @@ impl Cache {
         if self.tools.may_ask(selector.network) { OwnFiles::SetAside } else { OwnFiles::Leave }
     }
 
-    /// Whether a load that ended with `error` can go better now, because damaged files of its models were set aside.
+    /// Whether a load that ended with `error` may succeed now, because damaged files of its models were set aside.
     pub(super) async fn is_mended(self: &Arc<Self>, request: &Request, error: &LoadError) -> bool {
         if let LoadError::Corrupt { aside, .. } = error {
             return aside.is_some() && self.tools.may_ask(request.models.own.network);
@@ -46,7 +46,7 @@ impl Cache {
             let model = pinned.on_disk()?;
             let candidates = small_candidates(&model, &pinned.choice, named.as_deref())?;
             let is_named = |candidate: &HashCandidate| named.as_ref() == Some(&candidate.path);
-            // A user's file is set aside when it cannot be used by anybody. One that merely differs is left.
+            // A user's file is set aside only if nobody can use it. One that merely differs is left.
             let (unusable, others): (Vec<_>, Vec<_>) =
                 candidates.into_iter().partition(|candidate| is_named(candidate) || !is_json(&candidate.path));
             let check = |candidates: &[HashCandidate], own| {

@@ -5,36 +5,32 @@
 //! [`pipeline::load`](crate::pipeline::load) runs, once for all requests that ask meanwhile).
 
 mod acquire;
-mod entry;
 mod flight;
+pub mod leases;
 mod mend;
 mod recall;
 mod room;
 mod verify;
 
-use std::{
-    collections::HashSet,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
-use dashmap::{DashMap, mapref::entry::Entry as Slot};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use weightsd_core::{
     handoff::Ticket,
     identity::ComponentId,
-    policy::{self, Decision, Fate, KeepAliveLimits, Wish},
+    policy::{Decision, KeepAliveLimits, Wish},
 };
 
 pub use self::{
-    entry::{Change, ChangeKind, Entry, Holder, Lease, Usage},
     flight::FlightReport,
+    leases::{Change, ChangeKind, Holder, Usage},
 };
-use self::{flight::Load, recall::Recalls, verify::VerifyWork};
+use self::{
+    flight::Load,
+    leases::{LeaseEvent, LeaseTable},
+    recall::Recalls,
+    verify::VerifyWork,
+};
 pub use crate::pipeline::AcquireError;
 use crate::{
     component::Component,
@@ -47,7 +43,7 @@ use crate::{
     snapshot::{Attestations, DownloadEvent, Fetcher},
 };
 
-/// How often a request starts over when what it joined was abandoned by everyone else.
+/// How often a request starts over when everyone else abandoned the work that it joined.
 const ATTEMPTS: usize = 3;
 
 /// What the cache works with.
@@ -73,19 +69,21 @@ pub struct CacheConfig {
     pub image_budget: u64,
 }
 
+/// A loaded component and its holders.
+pub type Entry = leases::Entry<Component>;
+/// The right to hold a component.
+pub type Lease = leases::Lease<Component>;
+
 /// Loaded components, their leases, and the loads that are under way.
 #[derive(Debug)]
 pub struct Cache {
     config: CacheConfig,
     tools: Arc<Tools>,
-    components: DashMap<ComponentId, Arc<Entry>>,
-    tickets: DashMap<Ticket, Arc<Component>>,
+    leases: Arc<LeaseTable<Component>>,
     flights: Arc<SharedWork<Load>>,
     verifications: Arc<SharedWork<VerifyWork>>,
     recalls: Recalls,
-    leases: AtomicU64,
-    janitor: Notify,
-    /// One component is hashed afterwards at a time.
+    /// One component at a time is hashed after it was lent.
     verifying: Semaphore,
 }
 
@@ -112,17 +110,15 @@ impl Cache {
         let attestations = || Arc::clone(&config.attestations);
         let fetcher = Fetcher::new(attestations(), config.free_space_floor, Box::new(tell));
         let maker = Maker::new(Arc::clone(&config.images), Arc::clone(&config.engines), daemon.clone());
+        let leases = LeaseTable::new(Box::new(log_leases(Arc::clone(daemon.events()))));
         let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon);
         let cache = Arc::new(Self {
             config,
             tools: Arc::new(tools),
-            components: DashMap::new(),
-            tickets: DashMap::new(),
+            leases,
             flights: Arc::default(),
             verifications: Arc::default(),
             recalls: Recalls::default(),
-            leases: AtomicU64::new(0),
-            janitor: Notify::new(),
             verifying: Semaphore::new(1),
         });
         let janitor = Arc::clone(&cache);
@@ -150,11 +146,11 @@ impl Cache {
     /// Whether the component is loaded and its files are as they were; if they are not, it is dropped, and its holders
     /// are told if their bytes can have changed.
     fn intact(&self, id: ComponentId) -> bool {
-        let Some(entry) = self.components.get(&id).map(|entry| Arc::clone(&entry)) else { return false };
+        let Some(entry) = self.leases.get(id) else { return false };
         if entry.component.is_unchanged() {
             return true;
         }
-        if self.components.remove_if(&id, |_, found| Arc::ptr_eq(found, &entry)).is_none() {
+        if !self.leases.withdraw(&entry) {
             return false;
         }
         let what = format!("a file of {} of {}", entry.component.name, entry.component.model);
@@ -179,55 +175,16 @@ impl Cache {
         }
     }
 
-    fn lease_loaded(self: &Arc<Self>, id: ComponentId, holder: &Holder) -> Option<Lease> {
-        // The guard of the map keeps the janitor out until the lease counts.
-        let entry = self.components.get(&id)?;
-        Some(self.lease(&entry, holder))
-    }
-
-    fn lease_or_insert(self: &Arc<Self>, component: Arc<Component>, holder: &Holder) -> Lease {
-        match self.components.entry(component.id) {
-            Slot::Occupied(entry) => self.lease(entry.get(), holder),
-            Slot::Vacant(slot) => {
-                let entry = slot.insert(Arc::new(Entry::new(component)));
-                self.lease(&entry, holder)
-            }
-        }
-    }
-
-    /// Keeps a component that was just loaded, so that the next request finds it even before it is leased.
-    fn insert(&self, component: Arc<Component>) {
-        self.components.entry(component.id).or_insert_with(|| Arc::new(Entry::new(component)));
-        self.janitor.notify_one();
-    }
-
-    fn lease(self: &Arc<Self>, entry: &Arc<Entry>, holder: &Holder) -> Lease {
-        let number = self.leases.fetch_add(1, Ordering::Relaxed) + 1;
-        let lease = Lease::begin(self, entry, number, holder.clone());
-        self.tickets.insert(lease.ticket(), Arc::clone(&entry.component));
-        let message = format!("{} ({}) holds {}", holder.name, holder.pid, entry.component.name);
-        self.daemon().events().push(EventKind::Leased, Some(entry.component.id), message);
-        lease
-    }
-
-    /// Called by a lease that ends.
-    fn released(&self, entry: &Entry, ticket: Ticket, holder: &Holder) {
-        self.tickets.remove(&ticket);
-        let message = format!("{} ({}) let go of {}", holder.name, holder.pid, entry.component.name);
-        self.daemon().events().push(EventKind::Released, Some(entry.component.id), message);
-        self.janitor.notify_one();
-    }
-
     /// The component that a ticket stands for.
     #[must_use]
     pub fn redeem(&self, ticket: Ticket) -> Option<Arc<Component>> {
-        self.tickets.get(&ticket).map(|component| Arc::clone(&component))
+        self.leases.redeem(ticket)
     }
 
     /// All loaded components, sorted by model and name.
     #[must_use]
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        let mut entries: Vec<_> = self.components.iter().map(|entry| Arc::clone(&entry)).collect();
+        let mut entries = self.leases.entries();
         entries.sort_by_cached_key(|entry| (entry.component.model.to_string(), entry.component.name.clone()));
         entries
     }
@@ -253,66 +210,44 @@ impl Cache {
     /// What the policy would do about `wish` now.
     #[must_use]
     pub fn decide(&self, wish: Wish) -> Vec<Decision> {
-        let facts: Vec<_> = self.components.iter().map(|entry| entry.facts()).collect();
-        policy::decide(&facts, wish, Instant::now())
+        self.leases.decide(wish)
     }
 
     /// Does what [`Self::decide`] says, and returns what became of it.
     pub fn evict(&self, wish: Wish) -> Vec<Decision> {
-        let outcomes = self.decide(wish).into_iter().map(|decision| self.carry_out(decision, wish)).collect();
+        let mut outcomes = Vec::new();
+        for (decision, dropped) in self.leases.evict(wish) {
+            if let Some(entry) = dropped {
+                let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
+                tracing::info!(id = %decision.id, "{message}");
+                self.daemon().events().push(EventKind::Evicted, Some(decision.id), message);
+            }
+            outcomes.push(decision);
+        }
         self.tools.pool.sweep();
         outcomes
     }
 
-    fn carry_out(&self, mut decision: Decision, wish: Wish) -> Decision {
-        if let Some(entry) = drop_if_due(&self.components, &mut decision, wish) {
-            let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
-            tracing::info!(id = %decision.id, "{message}");
-            self.daemon().events().push(EventKind::Evicted, Some(decision.id), message);
-        }
-        decision
-    }
-
-    /// Drops what has outlived its keep-alive. Sleeps while there is nothing to wait for.
+    /// Drops what has outlived its keep-alive, until the daemon stops.
     async fn expire(&self) {
-        loop {
-            let next = policy::next_expiry(&self.components.iter().map(|entry| entry.facts()).collect::<Vec<_>>());
-            let sleep = async {
-                match next {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = sleep => drop(self.evict(Wish::Expired)),
-                () = self.janitor.notified() => {}
-                () = self.daemon().stopping().cancelled() => return,
-            }
+        let sleep_until = |at| tokio::time::sleep_until(tokio::time::Instant::from_std(at));
+        tokio::select! {
+            () = self.leases.when_due(sleep_until, || drop(self.evict(Wish::Expired))) => {}
+            () = self.daemon().stopping().cancelled() => {}
         }
     }
 }
 
-/// Drops a component that `decision` drops, if the policy still says so: it may have been leased since, and released with
-/// a keep-alive. What the policy says now becomes the decision.
-fn drop_if_due(
-    components: &DashMap<ComponentId, Arc<Entry>>,
-    decision: &mut Decision,
-    wish: Wish,
-) -> Option<Arc<Entry>> {
-    if decision.fate == Fate::Kept {
-        return None;
+/// Writes leases into the event log.
+fn log_leases(events: Arc<Events>) -> impl Fn(LeaseEvent, &Entry, &Holder) + Send + Sync {
+    move |event, entry, holder| {
+        let (kind, what) = match event {
+            LeaseEvent::Began => (EventKind::Leased, "holds"),
+            LeaseEvent::Ended => (EventKind::Released, "let go of"),
+        };
+        let message = format!("{} ({}) {what} {}", holder.name, holder.pid, entry.component.name);
+        events.push(kind, Some(entry.id()), message);
     }
-    let id = decision.id;
-    let is_due = |_: &ComponentId, entry: &Arc<Entry>| {
-        *decision = policy::decide_one(&entry.facts(), wish, Instant::now());
-        decision.fate == Fate::Dropped
-    };
-    let dropped = components.remove_if(&id, is_due).map(|(_, entry)| entry);
-    if dropped.is_none() {
-        // Another caller may have dropped it meanwhile.
-        decision.fate = Fate::Kept;
-    }
-    dropped
 }
 
 /// Writes what downloads do into the event log.
@@ -322,58 +257,5 @@ fn tell(events: Arc<Events>) -> impl Fn(DownloadEvent) + Send + Sync {
         DownloadEvent::Ended(message) => events.push(EventKind::Downloaded, None, message),
         DownloadEvent::Failed(message) => events.push(EventKind::DownloadFailed, None, message),
         DownloadEvent::Quarantined(message) => events.push(EventKind::Quarantined, None, message),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{path::PathBuf, sync::OnceLock};
-
-    use weightsd_core::{audit::audit, place::Layout, source::Sources, table::Table};
-
-    use super::*;
-    use crate::{component::Timings, resolve::ModelKind};
-
-    fn component(id: ComponentId) -> Component {
-        let model =
-            ResolvedModel { kind: ModelKind::File, path: PathBuf::new(), dependencies: Vec::new(), warning: None };
-        Component {
-            id,
-            name: "c".into(),
-            family: "generic",
-            layout: Layout::Source,
-            model: Arc::new(model),
-            config_json: String::new(),
-            segments: Vec::new(),
-            image: None,
-            sources: Sources::default(),
-            adapters: Vec::new(),
-            tensors: Vec::new(),
-            assumptions: Vec::new(),
-            audit: audit("c", &Table::default(), None, Vec::new()),
-            unmet: None,
-            timings: Timings::default(),
-            encoded_pages: OnceLock::new(),
-        }
-    }
-
-    #[test]
-    fn a_keep_alive_that_was_just_granted_outlives_an_old_decision() {
-        let id: ComponentId = "ab".repeat(32).parse().unwrap();
-        let entry = Arc::new(Entry::new(Arc::new(component(id))));
-        let components = DashMap::from_iter([(id, Arc::clone(&entry))]);
-        entry.usage().warm_until = Instant::now();
-        let mut decisions = policy::decide(&[entry.facts()], Wish::Expired, Instant::now());
-        let mut decision = decisions.remove(0);
-        assert_eq!(decision.fate, Fate::Dropped);
-        // Leased and released in between: nobody holds it, and it is to stay warm.
-        entry.usage().warm_until = Instant::now() + Duration::from_secs(60);
-        assert!(drop_if_due(&components, &mut decision, Wish::Expired).is_none());
-        assert_eq!((decision.fate, components.len()), (Fate::Kept, 1));
-        assert_eq!(decision.reason, "still within its keep-alive");
-        entry.usage().warm_until = Instant::now();
-        decision.fate = Fate::Dropped;
-        assert!(drop_if_due(&components, &mut decision, Wish::Expired).is_some());
-        assert!(components.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Room on the disk for images: which go so that another one fits, and which must stay.
+//! Room on the disk for images: which are deleted so that another one fits, and which must stay.
 
 use std::path::Path;
 
@@ -46,8 +46,7 @@ impl Cache {
     /// # Errors
     /// When the system refuses.
     pub fn delete_image(&self, id: ComponentId, reason: &str) -> Result<bool, ImageError> {
-        self.components.remove_if(&id, |_, entry| entry.usage().holders.is_empty());
-        if self.components.contains_key(&id) {
+        if !self.leases.drop_unheld(id) {
             return Ok(false);
         }
         let provenance = self.config.images.provenance(id);
@@ -75,12 +74,12 @@ impl Cache {
     /// Whether somebody holds the component of that id.
     #[must_use]
     pub fn is_held(&self, id: ComponentId) -> bool {
-        self.components.get(&id).is_some_and(|entry| !entry.usage().holders.is_empty())
+        self.leases.get(id).is_some_and(|entry| !entry.usage().holders.is_empty())
     }
 
     /// Whether a component that is loaded lies in the image of that id.
     #[must_use]
     pub fn is_loaded(&self, id: ComponentId) -> bool {
-        self.components.contains_key(&id)
+        self.leases.contains(id)
     }
 }

@@ -17,10 +17,10 @@ use crate::{
     snapshot::{Finding, HashCandidate, OwnFiles, Scope, Verdict},
 };
 
-/// A component that is let go within this time is not hashed.
+/// A component that is dropped within this time is not hashed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What travels: the news that all files are good.
+/// The shared work of hashing a component's files. Its output is the news that all are good.
 #[derive(Debug, Clone)]
 pub(super) struct VerifyWork;
 
@@ -36,7 +36,7 @@ impl Work for VerifyWork {
 }
 
 impl Cache {
-    /// Compares the files of a component with their hashes, unless that was done.
+    /// Compares the files of a component with their hashes, unless they were compared before.
     pub(super) async fn verified(
         self: &Arc<Self>,
         id: ComponentId,
@@ -104,12 +104,12 @@ impl Cache {
         let is_over =
             |entry: &Arc<Entry>| entry.component.sources.iter().any(|source| is_it(source.open.file.identity()));
         for entry in self.entries().into_iter().filter(is_over) {
-            self.components.remove_if(&entry.component.id, |_, found| Arc::ptr_eq(found, &entry));
+            self.leases.withdraw(&entry);
             entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
         }
     }
 
-    /// Hashes the files of a component in its own time, if they never were.
+    /// Hashes the files of a component in the background, if they never were.
     pub(super) fn verify_afterwards(self: &Arc<Self>, component: &Arc<Component>) {
         if !self.config.verify_afterwards || !component.sources.iter().any(|source| source.file.expected.is_some()) {
             return;
@@ -119,7 +119,7 @@ impl Cache {
             let work = async {
                 tokio::time::sleep(PATIENCE).await;
                 let Ok(_turn) = cache.verifying.acquire().await else { return };
-                if cache.components.contains_key(&component.id) {
+                if cache.leases.contains(component.id) {
                     cache.verify_now(&component).await;
                 }
             };
@@ -144,7 +144,7 @@ impl Cache {
     }
 }
 
-/// Passes steps on, and gives up with the last who waits.
+/// Passes steps on, and stops the work when nobody waits.
 struct Reporter(WorkContext<VerifyWork>);
 
 impl Watcher for Reporter {

@@ -106,7 +106,7 @@ fn four_callers_get_the_one_output() {
     check_pct(|| everybody_gets_the_one_output(4), SCHEDULES, DEPTH);
 }
 
-/// The first leader is dropped at some moment of its work, as by a panic. Whoever hears of it asks again.
+/// The first leader is dropped at some moment of its work, as by a panic. A caller that hears of it asks again.
 fn a_leader_that_dies_wakes_everybody(callers: usize) {
     let (shared, done, deaths) = (Shared::default(), Arc::<Done>::default(), Arc::new(AtomicUsize::new(0)));
     let ask = |shared: Shared, done: Arc<Done>, deaths: Arc<AtomicUsize>| async move {
@@ -177,7 +177,7 @@ async fn deliver_if_wanted(context: WorkContext<Parcel>, done: Arc<Done>) -> Res
 
 /// One caller gives up at some moment. Those who join before, while or after that get the output all the same: from this
 /// work, or, when they are told that it was abandoned, from work of their own.
-fn whoever_is_patient_gets_the_output(patient: usize) {
+fn patient_callers_get_the_output(patient: usize) {
     let (shared, done) = (Shared::default(), Arc::<Done>::default());
     let begin = move || {
         let wanted = Arc::clone(&done);
@@ -211,10 +211,10 @@ fn whoever_is_patient_gets_the_output(patient: usize) {
 }
 
 #[test]
-fn whoever_is_patient_gets_the_output_of_work_that_others_gave_up() {
-    check_dfs(|| whoever_is_patient_gets_the_output(1), Some(SCHEDULES));
-    check_random(|| whoever_is_patient_gets_the_output(2), SCHEDULES);
-    check_pct(|| whoever_is_patient_gets_the_output(2), SCHEDULES, DEPTH);
+fn patient_callers_get_the_output_of_work_that_others_gave_up() {
+    check_dfs(|| patient_callers_get_the_output(1), Some(SCHEDULES));
+    check_random(|| patient_callers_get_the_output(2), SCHEDULES);
+    check_pct(|| patient_callers_get_the_output(2), SCHEDULES, DEPTH);
 }
 
 /// Nobody waits any more: the work is told, and its key is free.
@@ -239,7 +239,7 @@ fn work_that_nobody_waits_for_ends_whatever_the_order() {
     check_dfs(work_that_nobody_waits_for_ends, Some(SCHEDULES));
 }
 
-/// Whoever was told of an error and asks again must not be given the old error by the flight that has ended.
+/// A caller that was told of an error and asks again must not be given the old error by the work that has ended.
 fn an_error_is_not_given_to_those_who_ask_after_it() {
     let shared = Shared::default();
     block_on(async move {
