@@ -11,7 +11,7 @@ use weightsd_core::{
     origin::Operation,
     parts::{FileKind, Located, PartProblem},
     place::{Layout, Placed},
-    quantisation::{Mode, Packed, PartRole},
+    quantisation::{Mode, Packed, SlotRole},
     source::SourceId,
     table::DtypeTotal,
 };
@@ -297,11 +297,11 @@ pub(crate) fn tensor(placed: &Placed<Lent>) -> v1::Tensor {
 fn packing(packed: &Packed) -> v1::Packing {
     let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let role = match packed.role {
-        PartRole::Weight => v1::PackingRole::Weight,
-        PartRole::Scales => v1::PackingRole::Scales,
-        PartRole::Biases => v1::PackingRole::Biases,
-        PartRole::GlobalScale => v1::PackingRole::GlobalScale,
-        // Of formats that are not computed with: their tensors are no parts of packed layers.
+        SlotRole::Weight => v1::PackingRole::Weight,
+        SlotRole::Scales => v1::PackingRole::Scales,
+        SlotRole::Biases => v1::PackingRole::Biases,
+        SlotRole::GlobalScale => v1::PackingRole::GlobalScale,
+        // Of formats that are not computed with: their tensors are no slots of packed layers.
         _ => v1::PackingRole::Unspecified,
     };
     v1::Packing {

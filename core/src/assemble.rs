@@ -1,4 +1,4 @@
-//! A component put together: the tensors of its files under the names of its catalogue, another file's laid over them,
+//! Puts a component together: gives the tensors of its files their catalogue names, lays another file's over them,
 //! quantised layers recognised, and all of it audited. The road of the data runs through here between the opened
 //! headers and [`crate::place::place`].
 
@@ -21,16 +21,16 @@ use crate::{
 /// Why a component cannot be put together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AssembleError {
-    /// A config that is there and is not its family's.
+    /// A config that its family cannot read.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// No config, and weights that do not say what they are.
+    /// No config, and weights from which none can be inferred.
     #[error(transparent)]
     Infer(#[from] InferError),
-    /// Tensors that have no names in the catalogue.
+    /// Tensors that cannot be renamed.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
-    /// A file that is no part of the component.
+    /// A file that cannot be laid over the component.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
     /// A quantisation that is in doubt.
@@ -44,7 +44,7 @@ pub enum AssembleError {
         /// Why not.
         problems: Vec<PartProblem>,
     },
-    /// Weights of another model's dimensions.
+    /// Weights with the dimensions of another model.
     #[error("`{tensor}` is {found:?} in the file, and the model has {expected:?}")]
     OtherModel {
         /// The tensor that tells.
@@ -87,7 +87,7 @@ fn list(problems: &[PartProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// A component with its tensors in place.
+/// An assembled component.
 #[derive(Debug, Clone)]
 pub struct Assembled {
     /// What the component is. Its catalogue is that of the tensors as they lie on disk, packed ones included.
@@ -107,7 +107,7 @@ pub struct Assembled {
 /// What a file laid over a component changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverlaySummary {
-    /// Names of tensors that are the file's now.
+    /// Names of tensors that come from the file now.
     pub replaced: Vec<String>,
     /// Names that only the file has.
     pub added: Vec<String>,
@@ -115,7 +115,7 @@ pub struct OverlaySummary {
     pub kept: usize,
 }
 
-/// The tensors of one component, before its names are known.
+/// The tensors of one component, before its config is known.
 #[derive(Debug, Clone)]
 pub struct Raw {
     /// Under names without the part's prefix.
@@ -148,7 +148,7 @@ impl Raw {
     /// The tensors of a component in a file that may hold several.
     ///
     /// # Errors
-    /// [`AssembleError::NoPart`] or [`AssembleError::Rewrite`].
+    /// When the file has no such part, or two of its tensors get the same name.
     pub fn of_part(
         table: &Table,
         located: &Located,
@@ -240,13 +240,13 @@ pub struct Inputs<'a> {
     pub component: &'a str,
     /// Its family.
     pub family: &'a dyn Family,
-    /// Its config's word, when it has a config or a base model lends it one.
+    /// The description from its config, or from the config of its base; `None` without either.
     pub description: Option<Description>,
-    /// What the model was taken for, when it is known.
+    /// The known model that the model counts as.
     pub model: Option<Named>,
     /// Its tensors.
     pub raw: Raw,
-    /// Tensors of another file that take the place of some of its own.
+    /// Tensors of another file that replace some of its own.
     pub other: Option<Raw>,
     /// How it is meant to be quantised.
     pub declaration: Option<&'a Declaration>,

@@ -1,4 +1,4 @@
-//! A checkpoint compared with what its family says it must hold.
+//! Compares a checkpoint with the catalogue of its family. The report refuses nothing: its reader decides.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use crate::{
     header::names,
     layers::{LayerProblem, Layers},
     origin::Operation,
-    quantisation::PartRole,
+    quantisation::SlotRole,
     rewrite::Unusable,
     source::SourceId,
     table::{DtypeTotal, Sourced, Table},
@@ -30,13 +30,13 @@ pub struct Mismatch {
 /// What was done to the tensors of one file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OriginTotal {
-    /// Tensors as they are in the file.
+    /// Tensors that are lent as the file has them.
     pub as_they_are: u32,
-    /// Under another name.
+    /// Tensors under another name.
     pub renamed: u32,
-    /// In another shape.
+    /// Tensors in another shape.
     pub reshaped: u32,
-    /// Some rows of a tensor.
+    /// Tensors that are some rows of a tensor in the file.
     pub rows: u32,
 }
 
@@ -58,12 +58,12 @@ impl OriginTotal {
     }
 }
 
-/// The first of many names.
+/// The first names of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample<'a> {
-    /// Those that are shown.
+    /// The names that are shown.
     pub names: &'a [String],
-    /// How many are not.
+    /// Number of names that are not shown.
     pub more: usize,
 }
 
@@ -99,7 +99,7 @@ pub struct AuditReport {
     pub missing: Vec<String>,
     /// Tensors that the catalogue does not have; none without a catalogue, which expects nothing.
     pub extra: Vec<String>,
-    /// How many tensors are taken as they are, since there is no catalogue; 0 where there is one.
+    /// Number of tensors that no catalogue was there to check; 0 when there is one.
     pub unchecked: usize,
     /// Expected tensors with another shape.
     pub wrong_shape: Vec<Mismatch>,
@@ -111,17 +111,17 @@ pub struct AuditReport {
     pub shapes: BTreeMap<Vec<u64>, DtypeTotal>,
     /// How the quantised layers are quantised, with the number of layers and the bytes of their tensors.
     pub schemes: BTreeMap<String, DtypeTotal>,
-    /// Those of [`Self::schemes`] that MLX does not have: modules of MLX cannot use such layers.
+    /// The entries of [`Self::schemes`] that MLX does not have. Modules of MLX cannot use such layers.
     pub foreign: Vec<String>,
-    /// Which file the tensors come from, by index of the shard.
+    /// What was done to the tensors of each source.
     pub origins: BTreeMap<SourceId, OriginTotal>,
-    /// Tensors that are there, belong to no module, and do no harm.
+    /// Tensors that belong to no module and do no harm.
     pub tolerated: Vec<String>,
-    /// Names of tensors of another component that the model takes by reference.
+    /// Names of tensors that the model takes from another component.
     pub borrowed: Vec<String>,
     /// Bytes of all tensors found.
     pub tensor_bytes: u64,
-    /// What is untidy and refuses nothing.
+    /// Remarks for people. None of them refuses the component.
     pub remarks: Vec<String>,
 }
 
@@ -135,8 +135,8 @@ impl AuditReport {
         ))
     }
 
-    /// Whether a strict caller is given the component: nothing missing, no wrong shape, no unusable dtype. Extra
-    /// tensors are reported and refuse nothing.
+    /// Whether a strict caller gets the component: no tensor is missing or has a wrong shape or dtype. Extra tensors are
+    /// reported and refuse nothing.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.missing.is_empty() && self.wrong_shape.is_empty() && self.wrong_dtype.is_empty()
@@ -144,13 +144,12 @@ impl AuditReport {
 
     /// Share of the catalogue that is there as expected, from 0 to 1; `None` without a catalogue.
     #[must_use]
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
     pub fn coverage(&self) -> Option<f64> {
         self.expected.map(|expected| if expected == 0 { 1.0 } else { self.matched as f64 / expected as f64 })
     }
 
-    /// Adds what was found while the tensors got their names: fused tensors that do not split, and packed tensors that
-    /// do not fit together.
+    /// Adds fused tensors that could not be split, and packed tensors that contradict each other.
     pub fn add_damage(&mut self, unusable: &[Unusable], problems: &[LayerProblem]) {
         self.wrong_shape.extend(unusable.iter().map(|tensor| Mismatch {
             name: tensor.name.clone(),
@@ -175,7 +174,7 @@ impl AuditReport {
         self.foreign = formats.into_iter().cloned().collect();
     }
 
-    /// What refuses a component that is not clean: faults against its catalogue, or, without one, packed tensors that
+    /// Why a component that is not clean is refused: it does not match its catalogue, or, if there is none, its packed tensors
     /// contradict each other.
     #[must_use]
     pub fn fault(&self) -> String {
@@ -238,7 +237,7 @@ impl AuditReport {
             self.shapes.entry(tensor.info.shape.clone()).or_default().add(1, bytes);
             self.origins.entry(tensor.source).or_default().add(tensor);
             if let Some(packed) = &tensor.packed {
-                let layers = u32::from(packed.role == PartRole::Weight);
+                let layers = u32::from(packed.role == SlotRole::Weight);
                 self.schemes.entry(packed.scheme.to_string()).or_default().add(layers, bytes);
             }
         }

@@ -9,7 +9,7 @@ use crate::{
     quantisation::Packed,
 };
 
-/// What a tensor is for, as far as its memory order depends on it.
+/// The use of a tensor, where its memory order depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The same order everywhere: linear weights `[out, in]`, norms, biases, embeddings, tokens.
@@ -36,9 +36,9 @@ pub struct Expected {
 pub enum Stored {
     /// As floats.
     Float,
-    /// As a part of a layer that MLX quantised.
+    /// As a tensor of a layer that MLX quantised.
     Packed(Packed),
-    /// As a part of a layer in a format that MLX does not have.
+    /// As a tensor of a layer in a format that MLX does not have.
     Foreign,
 }
 
@@ -53,7 +53,7 @@ impl Expected {
         }
     }
 
-    /// Whether a tensor of this shape is the expected one. A part of a packed layer whose shape its scheme leaves open was
+    /// Whether a tensor of this shape is the expected one. A slot of a packed layer whose shape its scheme leaves open was
     /// compared when the layer was found.
     #[must_use]
     pub fn has_shape(&self, found: &[u64]) -> bool {
@@ -95,7 +95,7 @@ impl Catalogue {
         self
     }
 
-    /// The same, with several tensors in place of each for which `parts` gives some.
+    /// Replaces each tensor for which `parts` gives several by those.
     #[must_use]
     pub fn expanded(&self, parts: impl Fn(&Expected) -> Option<Vec<Expected>>) -> Self {
         let tensors =
@@ -103,7 +103,7 @@ impl Catalogue {
         Self::new(tensors.collect()).tolerating(self.tolerated)
     }
 
-    /// The same, without the tensors of which this does not hold.
+    /// Keeps the tensors for which `keep` is true.
     #[must_use]
     pub fn only(self, keep: impl Fn(&Expected) -> bool) -> Self {
         let tolerated = self.tolerated;
@@ -124,7 +124,7 @@ impl Catalogue {
         self.tensors.iter().filter_map(|tensor| index(&tensor.name)).max().map_or(0, |last| last + 1)
     }
 
-    /// Whether a tensor that is not expected may be there all the same.
+    /// Whether a tensor of that name does no harm although it is not expected.
     #[must_use]
     pub fn tolerates(&self, name: &str) -> bool {
         self.tolerated.iter().any(|pattern| pattern.matches(name).is_some())
@@ -201,7 +201,7 @@ impl Builder {
         Catalogue::new(self.tensors)
     }
 }
-/// What is done with a component that does not match its catalogue.
+/// What happens to a component that does not match its catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuditPolicy {
     /// It is refused.

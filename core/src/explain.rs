@@ -1,4 +1,4 @@
-//! What an error means to the one who gets it: why, about what, what to do, and who has to act.
+//! What an error means to its reader: why it happened, what it is about, what to do, and who has to act.
 //!
 //! Each error implements [`Explain`] beside its definition, so its sentence and its hint are read together. The service
 //! turns an [`Explanation`] into a gRPC status; the command line prints it and takes its exit code from the [`Tier`].
@@ -20,7 +20,7 @@ pub struct Explanation {
     pub resource: String,
     /// A step that can help.
     pub hint: Cow<'static, str>,
-    /// When the same request may be made again, where somebody said so.
+    /// When the same request may be made again; `None` when nobody said.
     pub retry_after: Option<Duration>,
 }
 
@@ -46,7 +46,7 @@ pub fn sentence(error: &dyn Error) -> String {
 /// Who has to act, and so how an error is logged and which exit code it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
-    /// The request cannot be met as it is written. Whoever wrote it has to change it.
+    /// The request cannot be met as it is written. Its author has to change it.
     Request,
     /// What the request names is not as it must be: a file, a config, an account, a setting, a disk.
     Condition,
@@ -104,7 +104,7 @@ pub enum Reason {
     AuditFailed,
     /// An adapter cannot be applied.
     InvalidAdapter,
-    /// A part of a quantised layer is missing, so nothing can be computed from it.
+    /// A slot of a quantised layer is missing, so nothing can be computed from it.
     TornLayer,
     /// Something must be computed, and this machine lacks MLX.
     NoMlx,

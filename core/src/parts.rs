@@ -257,7 +257,7 @@ fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
     let mut unusable: BTreeMap<(&str, String), (Dtype, usize, String)> = BTreeMap::new();
     let quantised = recognise(table.tensors().iter().map(|tensor| (&*tensor.info.name, &tensor.info)), None);
     let explained: HashSet<&str> =
-        quantised.values().flat_map(|layer| &layer.parts).map(|(_, info)| &*info.name).collect();
+        quantised.values().flat_map(|layer| &layer.slots).map(|(_, info)| &*info.name).collect();
     for tensor in table.tensors() {
         let info = &tensor.info;
         let Some(component) = owner(parts, &info.name).map(|part| part.component) else {
@@ -298,7 +298,7 @@ fn foreign(
 ) -> BTreeMap<(&'static str, &'static str), (usize, String)> {
     let mut foreign = BTreeMap::new();
     for (layer, of_format) in quantised.iter().filter(|(_, layer)| layer.format.computed.is_none()) {
-        let Some((_, first)) = of_format.parts.first() else { continue };
+        let Some((_, first)) = of_format.slots.first() else { continue };
         if let Some(part) = owner(parts, &first.name) {
             let entry = foreign.entry((part.component, of_format.format.name));
             entry.or_insert((0, (*layer).to_owned())).0 += 1;

@@ -34,14 +34,14 @@ pub struct OpenShard {
 
 /// A file that a component is read from, held open.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct SourceFile {
     /// The file as it was listed.
     pub file: ShardFile,
     /// The file, open.
     pub open: Arc<OpenShard>,
 }
 
-/// The opened shards of a component, each of which is one of the sources.
+/// The opened shards of a component. Each is one of the sources.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The files.
@@ -75,7 +75,7 @@ pub enum CheckpointError {
         #[source]
         source: TableError,
     },
-    /// A file that became another one between two looks.
+    /// A file that changed while it was opened.
     #[error("`{}` changed while it was being opened", path.display())]
     Changed {
         /// The file.
@@ -121,7 +121,7 @@ pub fn open(
     files: &Arc<ComponentFiles>,
     pool: &ShardPool,
     watcher: &dyn Watcher,
-    sources: &mut Sources<Source>,
+    sources: &mut Sources<SourceFile>,
 ) -> Result<Checkpoint, CheckpointError> {
     if files.shards.is_empty() {
         let files = Arc::clone(files);
@@ -143,7 +143,7 @@ pub fn open(
         if tensors > TENSORS_MAX {
             return Err(table_error(TableError::TooManyTensors));
         }
-        let source = sources.add(Source { file: shard.clone(), open: Arc::clone(&open) });
+        let source = sources.add(SourceFile { file: shard.clone(), open: Arc::clone(&open) });
         shards.push(Shard { source, name: &shard.name, header: open.header.clone() });
         step.files_done += 1;
         step.bytes_done += shard.identity.length;

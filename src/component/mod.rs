@@ -19,7 +19,7 @@ use weightsd_core::{
 use weightsd_segment::PinnedFile;
 
 use crate::{
-    checkpoint::{OpenShard, Source},
+    checkpoint::{OpenShard, SourceFile},
     derive::Image,
     resolve::ResolvedModel,
     snapshot::{Attestations, HashCandidate},
@@ -63,7 +63,7 @@ impl Segment {
 pub struct Lent {
     /// The file that is handed over.
     pub segment: SegmentId,
-    /// What that file is to the component, and the bytes in it.
+    /// Which file the bytes are in, and where.
     pub at: At,
 }
 
@@ -96,16 +96,16 @@ pub struct Component {
     /// The image among them.
     pub image: Option<Arc<Image>>,
     /// The files that it was made from, adapters included, whether they are lent or not.
-    pub sources: Sources<Source>,
+    pub sources: Sources<SourceFile>,
     /// What adapters added.
     pub adapters: Vec<Adapted>,
     /// The tensors, sorted by name.
     pub tensors: Vec<Placed<Lent>>,
-    /// What was assumed, since neither configs nor weights tell.
+    /// What was assumed, because neither configs nor weights say it.
     pub assumptions: Vec<String>,
     /// The audit.
     pub audit: AuditReport,
-    /// The dtype that was wanted and that some tensors do not have. Requests that named the dtype are refused.
+    /// Why some tensors do not have the dtype that was wanted. Requests that named the dtype are refused.
     pub unmet: Option<CannotConvert>,
     /// Where the time went.
     pub timings: Timings,
@@ -133,14 +133,14 @@ impl Component {
         self.attested(|blob, file| attestations.recent(blob, file))
     }
 
-    /// The same, of the attestations that outlived the last daemon too. Blocks.
+    /// Like [`Self::verified`], and also asks the attestations of earlier daemons. Blocks.
     #[must_use]
     pub fn was_verified(&self, attestations: &Attestations) -> Option<SystemTime> {
         self.attested(|blob, file| attestations.get(blob, file))
     }
 
     fn attested(&self, at: impl Fn(&BlobName, &FileKey) -> Option<SystemTime>) -> Option<SystemTime> {
-        let one = |source: &Source| at(source.file.expected.as_ref()?, &source.open.file.key());
+        let one = |source: &SourceFile| at(source.file.expected.as_ref()?, &source.open.file.key());
         let times = self.sources.iter().map(one).collect::<Option<Vec<_>>>()?;
         times.into_iter().min()
     }

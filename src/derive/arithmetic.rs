@@ -11,7 +11,7 @@ use weightsd_arrays::{
 use weightsd_core::{
     derive::{Delta, Effect, Factor, Input, Job, Matrix, Product, Slice},
     header::Dtype,
-    quantisation::{PartRole, Scheme},
+    quantisation::{Scheme, SlotRole},
 };
 
 /// Reads the elements of a slice.
@@ -22,7 +22,7 @@ pub(super) trait Read {
     fn whole(&self, slice: &Slice) -> Result<Array, Self::Error>;
     /// The rows of this piece.
     fn rows(&self, slice: &Slice) -> Result<Array, Self::Error>;
-    /// Of rows that are a weight's, those of this piece.
+    /// Of `rows` of a weight, those in this piece.
     fn within(&self, rows: &Range<u64>) -> Range<u64>;
 }
 
@@ -30,7 +30,7 @@ pub(super) trait Read {
 pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Error> {
     let weight = match &job.input {
         Input::Plain(slice) => read.rows(slice)?,
-        Input::Packed { parts, scheme } => dequantised(parts, scheme, read)?,
+        Input::Packed { slots, scheme } => dequantised(slots, scheme, read)?,
     };
     let found = weight.dtype();
     let mut weight = weight;
@@ -63,13 +63,13 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
 }
 
 /// The weight that a packed layer stands for.
-fn dequantised<R: Read>(parts: &BTreeMap<PartRole, Slice>, scheme: &Scheme, read: &R) -> Result<Array, R::Error> {
-    let part = |role: PartRole| parts.get(&role).map(|slice| read.rows(slice)).transpose();
-    let absent = |role: PartRole| ArrayError::Mlx(format!("a packed layer without {role:?}"));
-    let weight = part(PartRole::Weight)?.ok_or_else(|| absent(PartRole::Weight))?;
-    let scales = part(PartRole::Scales)?.ok_or_else(|| absent(PartRole::Scales))?;
-    let biases = part(PartRole::Biases)?;
-    let Some(global_scale) = parts.get(&PartRole::GlobalScale) else {
+fn dequantised<R: Read>(slots: &BTreeMap<SlotRole, Slice>, scheme: &Scheme, read: &R) -> Result<Array, R::Error> {
+    let slot = |role: SlotRole| slots.get(&role).map(|slice| read.rows(slice)).transpose();
+    let absent = |role: SlotRole| ArrayError::Mlx(format!("a packed layer without {role:?}"));
+    let weight = slot(SlotRole::Weight)?.ok_or_else(|| absent(SlotRole::Weight))?;
+    let scales = slot(SlotRole::Scales)?.ok_or_else(|| absent(SlotRole::Scales))?;
+    let biases = slot(SlotRole::Biases)?;
+    let Some(global_scale) = slots.get(&SlotRole::GlobalScale) else {
         return Ok(dequantise(&PackedMatrix { weight, scales, biases, global_scale: None }, scheme)?);
     };
     // One number for each matrix of a stack; a single matrix has it whole, whichever rows are wanted.
@@ -124,8 +124,7 @@ fn rows(product: Array, wanted: &Range<u64>) -> Result<Array, ArrayError> {
 
 /// `scale * alpha / divisor`, rounded once, to F32.
 fn strength(delta: &Delta) -> f32 {
-    // Rounding is what is meant.
-    #[allow(clippy::cast_possible_truncation)]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is what is meant")]
     let strength = (delta.scale * delta.alpha / delta.divisor) as f32;
     strength
 }

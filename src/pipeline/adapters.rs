@@ -12,13 +12,13 @@ use weightsd_core::{
     derive::Slice,
     ingredients::Adapter,
     layer_name::weight_of,
-    quantisation::PartRole,
+    quantisation::SlotRole,
     source::Sources,
 };
 
 use super::{LoadError, Prepared};
 use crate::{
-    checkpoint::{Checkpoint, CheckpointError, Source},
+    checkpoint::{Checkpoint, CheckpointError, SourceFile},
     snapshot::{ComponentFiles, Document, Snapshot},
 };
 
@@ -54,10 +54,11 @@ fn config_of(config: &Document) -> Result<AdapterConfig, LoadError> {
     Ok(AdapterConfig::parse(&config.path.display().to_string(), &config.bytes)?)
 }
 
-/// What an adapter does to the tensors of a component. Reads its alphas, and what it has twice.
+/// Plans what an adapter does to the tensors of a component. Reads the values of its alphas, and compares the bytes of
+/// changes that it states twice.
 pub(super) fn plan(
     adapter: &Adapter<Checkpoint>,
-    sources: &Sources<Source>,
+    sources: &Sources<SourceFile>,
     prepared: &Prepared,
     assembled: &Assembled,
 ) -> Result<AdapterPlan, LoadError> {
@@ -91,19 +92,20 @@ pub(super) fn plan(
     }
     if let Some(config) = &files.foreign_config {
         let config = config.display();
-        plan.report.remarks.push(format!("`{config}` is of another file of its folder, and says nothing of this one"));
+        plan.report
+            .remarks
+            .push(format!("`{config}` belongs to another file of its folder, so it is not read for this one"));
     }
     Ok(plan)
 }
 
-/// The tensors that adapters may change: those of a packed layer, or of one from which nothing is computed, as the weight
-/// that they stand for.
+/// The tensors that adapters may change. A packed or opaque layer counts as the one weight that it stands for.
 fn weights(assembled: &Assembled) -> Weights {
     let layers = &assembled.layers;
     let tensors = assembled.table.tensors().iter().filter_map(|tensor| {
         let shape = match &tensor.packed {
             None => &tensor.info.shape,
-            Some(packed) if packed.role == PartRole::Weight => &packed.logical_shape,
+            Some(packed) if packed.role == SlotRole::Weight => &packed.logical_shape,
             Some(_) => return None,
         };
         Some((tensor.info.name.to_string(), shape.clone()))
@@ -113,7 +115,7 @@ fn weights(assembled: &Assembled) -> Weights {
 }
 
 /// The values of the adapter's alphas.
-fn alphas(opened: &Checkpoint, sources: &Sources<Source>) -> Result<BTreeMap<String, f64>, LoadError> {
+fn alphas(opened: &Checkpoint, sources: &Sources<SourceFile>) -> Result<BTreeMap<String, f64>, LoadError> {
     let mut values = BTreeMap::new();
     for tensor in adapter::alphas(&opened.table) {
         let info = &tensor.info;
@@ -124,8 +126,8 @@ fn alphas(opened: &Checkpoint, sources: &Sources<Source>) -> Result<BTreeMap<Str
     Ok(values)
 }
 
-/// Whether two changes of a tensor are one.
-fn is_one(twin: &Twin, sources: &Sources<Source>) -> Result<bool, LoadError> {
+/// Whether the two statements of a change have the same bytes.
+fn is_one(twin: &Twin, sources: &Sources<SourceFile>) -> Result<bool, LoadError> {
     for (first, second) in &twin.pairs {
         if first.bytes() != second.bytes() {
             return Ok(false);
@@ -143,7 +145,7 @@ fn is_one(twin: &Twin, sources: &Sources<Source>) -> Result<bool, LoadError> {
     Ok(true)
 }
 
-fn read(source: &Source, begin: u64, length: u64) -> Result<Vec<u8>, CheckpointError> {
+fn read(source: &SourceFile, begin: u64, length: u64) -> Result<Vec<u8>, CheckpointError> {
     let file = &source.open.file;
     let error = |source| CheckpointError::Io { path: file.path().to_owned(), source };
     let mut bytes = vec![0; usize::try_from(length).map_err(|_| error(std::io::ErrorKind::OutOfMemory.into()))?];

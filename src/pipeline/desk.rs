@@ -1,4 +1,4 @@
-//! What a load needs of its caller: somebody who keeps components, and lets requests for the same one share the work.
+//! What a load needs of its caller: a place where components are kept and where requests for the same one share the work.
 
 use std::{future::Future, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
 /// Is told each step of a load, and how many requests wait for it.
 pub type Progress<'a> = &'a (dyn Fn(&Step, usize) + Send + Sync);
 
-/// Where a request meets others for the same component. The cache has one for each request.
+/// The caller of a load, where a request meets others for the same component. The cache makes one for each request.
 pub trait Desk: Sync {
     /// What a request gets.
     type Lent: Send;
@@ -20,14 +20,14 @@ pub trait Desk: Sync {
     /// What the stages work with.
     fn tools(&self) -> &Arc<Tools>;
 
-    /// Compares the weight files with their hashes, unless that was done.
+    /// Compares the weight files with their hashes, unless they were compared before.
     ///
     /// # Errors
     /// When a file is damaged, or cannot be read.
     fn verify(&self, prepared: &Prepared) -> impl Future<Output = Result<(), AcquireError>> + Send;
 
-    /// Gives the request the component that is kept under the id of `prepared`; else has `work` done, once for all
-    /// requests that ask for it meanwhile.
+    /// Gives the request the component that is kept under the id of `prepared`. If there is none, runs `work` once for all
+    /// requests that ask meanwhile.
     ///
     /// # Errors
     /// Those of `work`.
@@ -37,7 +37,7 @@ pub trait Desk: Sync {
         F: Future<Output = Result<Component, AcquireError>> + Send + 'static;
 }
 
-/// What shared work sees of those who wait for it.
+/// What shared work is given by the requests that wait for it.
 #[derive(Clone)]
 pub struct Shared {
     /// Is told each step.

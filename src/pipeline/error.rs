@@ -1,4 +1,4 @@
-//! Why the pipeline failed.
+//! Why a load failed, or a request for a component. Each stage has an error of its own; here they become one.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ pub enum LoadError {
     /// The model was not found.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// Its source does not say what it means.
+    /// The source does not say which commit is meant.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A path, where something that can be downloaded is wanted.
@@ -44,7 +44,7 @@ pub enum LoadError {
     /// Its files cannot be used.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// Its files do not come.
+    /// Files could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// Its files do not come, and those of another commit are here.
@@ -58,10 +58,10 @@ pub enum LoadError {
         #[source]
         source: Box<LoadError>,
     },
-    /// It cannot be looked at where it is.
+    /// It cannot be audited where it is on the hub.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// Its files were not verified.
+    /// Its files could not be compared with their hashes.
     #[error(transparent)]
     Verify(#[from] VerifyError),
     /// A file is not what its name says, and it cannot be fetched again.
@@ -85,7 +85,7 @@ pub enum LoadError {
     /// Its layers are in a format that the modules of layout MLX do not have.
     #[error("`{}` is quantised as {}, which MLX does not have", .0.component, .0.foreign.join(" and as "))]
     Foreign(Box<AuditReport>),
-    /// It cannot be put together.
+    /// Nothing says how the component is put together.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// Its tensors do not fit together.
@@ -118,8 +118,8 @@ pub enum LoadError {
         /// The adapter.
         adapter: String,
     },
-    /// What is wanted cannot be computed.
-    #[error("`{component}` cannot be had as it is wanted")]
+    /// The conversion has no meaning for the component.
+    #[error("`{component}` cannot be converted as requested")]
     Derive {
         /// The component.
         component: String,
@@ -207,7 +207,7 @@ impl LoadError {
         matches!(self, Self::Derive { source: CannotConvert::Opaque { wish: Wish::Cast, .. }, .. })
     }
 
-    /// Whether something is not on this machine that a source may have.
+    /// Whether the error is that something is not on this machine, so that a source may have it.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         match self {
@@ -252,7 +252,7 @@ impl LoadError {
     }
 }
 
-/// Why a component could not be had.
+/// Why a request got no component.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AcquireError {
     /// A stage failed.
@@ -310,7 +310,7 @@ impl AcquireError {
         }
     }
 
-    /// Whether the work was given up because nobody waited for it.
+    /// Whether the work stopped because nobody waited for it any more.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         let Self::Load(error) = self else { return false };

@@ -36,7 +36,7 @@ pub(super) async fn list_and_fetch(
         };
         let fetchable =
             |role: &Role| pinned.get(*role).filter(|pinned| pinned.is_fetchable(tools)).map(|it| (*role, it));
-        // Each once: what the source cannot bring stays missing.
+        // Each ingredient is fetched once. What is missing then, its source does not have.
         match missing.iter().filter_map(fetchable).find(|(role, _)| fetched.insert(*role)) {
             Some((role, pinned)) => {
                 let fetched = fetch(pinned, want(role, &request.component, pinned), tools, progress).await;
@@ -101,7 +101,7 @@ async fn beside_older(error: LoadError, role: Role, pinned: &Pinned, component: 
     }
 }
 
-/// Why the files of an ingredient are not known.
+/// An ingredient whose files cannot be listed, and why.
 struct Unlisted {
     role: Role,
     error: Box<LoadError>,
@@ -111,7 +111,7 @@ fn of(role: Role) -> impl FnOnce(LoadError) -> Unlisted {
     move |error| Unlisted { role, error: Box::new(error) }
 }
 
-/// Lists the files of all ingredients, as far as they are on this machine. Blocks.
+/// Lists the files of all ingredients that are on this machine. Blocks.
 fn list(
     request: Request,
     pinned: &Ingredients<Pinned>,
@@ -147,8 +147,8 @@ fn snapshots(pinned: &Ingredients<Pinned>, pool: &ShardPool) -> Result<Ingredien
     Ok(Ingredients { own, base, overlay, adapters })
 }
 
-/// Lists the files of a model, as far as they are on this machine. Of weights without a config the headers are read, since
-/// nothing else says what they are: they hold components of the family of `base`, where one is given. Blocks.
+/// Lists the files of a model that are on this machine. Without a config the headers of its weights are read, because nothing
+/// else says what they are: components of the family of `base`, if there is one. Blocks.
 ///
 /// # Errors
 /// When the model is not here, or its small files cannot be used.
@@ -158,7 +158,7 @@ pub fn snapshot(pinned: &Pinned, base: Option<&Snapshot>, pool: &ShardPool) -> R
     Ok(snapshot)
 }
 
-/// The files that an ingredient gives to a component: of a base no weights.
+/// The files that an ingredient gives to a component. A base gives no weights.
 pub(super) fn component_files(role: Role, snapshot: &Snapshot, component: &str) -> Result<ComponentFiles, LoadError> {
     match role {
         Role::Own => Ok(snapshot.component(component)?),

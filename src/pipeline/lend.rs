@@ -13,12 +13,12 @@ use weightsd_core::{
 
 use super::{Prepared, plan::Plan};
 use crate::{
-    checkpoint::Source,
+    checkpoint::SourceFile,
     component::{Component, Lent, Segment},
     derive::Image,
 };
 
-/// The component, with the image that its plan asked for.
+/// Makes the component from its plan and the image that the plan asked for.
 pub(super) fn lend(prepared: &Prepared, plan: Plan, image: Option<(Image, Duration)>) -> Component {
     let Plan { sources, assembled, tensors, adapters, layout, unmet, mut timings, .. } = plan;
     let image = image.map(|(image, took)| {
@@ -58,13 +58,13 @@ enum File {
     Derived,
 }
 
-/// The files that are lent, and the tensors in them. A source that holds no lent tensor is not handed over.
+/// The files that are lent, and the tensors in them. Clients get no source that holds no lent tensor.
 fn segments(
-    sources: &Sources<Source>,
+    sources: &Sources<SourceFile>,
     tensors: Vec<Placed<At>>,
     image: Option<&Arc<Image>>,
 ) -> (Vec<Segment>, Vec<Placed<Lent>>) {
-    // In the order of the sources; what was computed comes last.
+    // Sources keep their order, and the image comes last.
     let mut by_file: BTreeMap<File, Vec<Placed<At>>> = BTreeMap::new();
     for tensor in tensors {
         let file = match &tensor.at {

@@ -1,5 +1,5 @@
-//! The same stages for what is only looked at: audits of components here and at their source, and files to be verified. Nothing
-//! is lent or kept.
+//! Audits and verifications: they use the stages of a load, and lend and keep nothing. A component that is not on this
+//! machine is audited from the headers that its source sends.
 
 use std::sync::Arc;
 
@@ -14,18 +14,18 @@ use weightsd_core::{
 use super::{AcquireError, FINDING, LoadError, Pinned, Tools, bare, find, plan};
 use crate::{
     assembly::{Recipe, Tensors},
-    checkpoint::{self, Checkpoint, ShardPool, Source},
+    checkpoint::{self, Checkpoint, ShardPool, SourceFile},
     progress::{Unwatched, Watcher},
     resolve::{Address, ResolvedModel},
     snapshot::{Attestations, HashCandidate, HashCheck, OwnFiles, Remote, Scope, ShardFile, Snapshot, Verdict, verify},
 };
 
-/// A component that was put together to be looked at.
+/// A component that was assembled for an audit.
 #[derive(Debug)]
 pub struct Audited {
     /// The component.
     pub assembled: Assembled,
-    /// Names of the files that it was read from.
+    /// Names of the files that its tensors lie in.
     pub files: Sources<String>,
 }
 
@@ -42,8 +42,8 @@ pub fn audit(snapshots: &Ingredients<Arc<Snapshot>>, component: &str, pool: &Sha
     let mut assembled = plan::put_together(&recipe, &own.model, checkpoints.own.tensors(), overlay)?;
     assembled.report.remarks.extend(own.remark_on(&files.own.site));
     assembled.report.remarks.extend(assembled.report.left_out());
-    let is_own = |source: &Source| files.own.shards.iter().any(|shard| shard.path == source.file.path);
-    let name = |source: &Source| match is_own(source) {
+    let is_own = |source: &SourceFile| files.own.shards.iter().any(|shard| shard.path == source.file.path);
+    let name = |source: &SourceFile| match is_own(source) {
         true => source.file.name.clone(),
         false => source.file.path.display().to_string(),
     };
@@ -77,7 +77,7 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     Ok(Audited { assembled, files: names })
 }
 
-/// Looks at a model where it is at its source; `None` for a path, and where the source must not be asked.
+/// Lists a model at its source without downloading its weights. `None` for a path, and when the source may not be asked.
 ///
 /// # Errors
 /// When the source's answers cannot be used.
@@ -93,7 +93,7 @@ pub async fn remote(pinned: &Pinned, tools: &Tools) -> Result<Option<Remote>, Ac
 /// Compares files of a model with their hashes, and moves damaged ones aside. Blocks.
 ///
 /// # Errors
-/// When a file cannot be read or moved, changes meanwhile, or nobody waits any more.
+/// When a file cannot be read or moved, or changes meanwhile, and when nobody waits any more.
 pub fn verify_files(
     model: &ResolvedModel,
     candidates: &[HashCandidate],
@@ -119,10 +119,10 @@ pub fn candidates(snapshot: &Snapshot, components: &[String]) -> Result<Vec<Hash
     Ok(components.iter().map(of).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// Lists what is laid beside a model for an audit, and fetches what is missing of it.
+/// Lists the files of an ingredient that an audit needs beside the model, and fetches those that are missing.
 ///
 /// # Errors
-/// When it is not here and cannot be fetched.
+/// When a file is not on this machine and cannot be fetched.
 pub async fn bring(role: Role, pinned: &Pinned, tools: &Arc<Tools>) -> Result<Arc<Snapshot>, AcquireError> {
     let mut may_fetch = pinned.is_fetchable(tools);
     loop {

@@ -42,9 +42,9 @@ pub(super) async fn resolve(
     Ok(tools.stage(FINDING, look).await??)
 }
 
-/// Finds the commit that an address means: the revision itself if it is one; else its source's answer; else, when the source
-/// is away, the commit that the store knows, with a warning. There is no commit for a path, and for a revision that only
-/// the source could tell.
+/// Finds the commit that an address means. A revision that is a commit means itself. For others the source is asked, and if
+/// it is away, the commit that the store knows counts, with a warning. A path has no commit, and neither has a revision
+/// that only the source could tell.
 pub(super) async fn pin(found: Addressed, tools: &Tools) -> Result<Pinned, AcquireError> {
     let Addressed { address, known, choice, network } = found;
     let pin = match &address {
@@ -58,7 +58,7 @@ pub(super) async fn pin(found: Addressed, tools: &Tools) -> Result<Pinned, Acqui
     Ok(Pinned { address: Arc::new(address), pin, choice, network })
 }
 
-/// Asks its source what a revision means. When it does not say, the commit that was last known still counts.
+/// Asks the source what a revision means. If it does not say, the commit that was last known counts.
 async fn ask(address: &RepoAddress, known: Option<Commit>) -> Result<Pin, LoadError> {
     let source = &address.source;
     let patience = if known.is_some() { Patience::Brief } else { Patience::Full };

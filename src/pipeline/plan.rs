@@ -1,5 +1,5 @@
-//! From files to a plan: tensors get their catalogue names and are audited, each gets its place, and a tensor that no file
-//! has as it is wanted becomes a job.
+//! From files to a plan. Tensors get their catalogue names and are audited; each gets its place; a tensor that no file has
+//! in the wanted form becomes a job.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use weightsd_core::{
 use super::{LoadError, Prepared, Request, adapters};
 use crate::{
     assembly::{Recipe, Tensors},
-    checkpoint::{self, Checkpoint, ShardPool, Source},
+    checkpoint::{self, Checkpoint, ShardPool, SourceFile},
     component::{Adapted, Timings},
     derive::{FoundEngine, OrderedFile, Wanted},
     progress::{Phase, Step, Watcher},
@@ -34,7 +34,7 @@ use crate::{
 /// The checkpoints of all ingredients, and the files that they lie in.
 pub(super) struct Opened {
     pub(super) checkpoints: Ingredients<Checkpoint>,
-    pub(super) sources: Sources<Source>,
+    pub(super) sources: Sources<SourceFile>,
     took: Duration,
     since: Instant,
 }
@@ -42,15 +42,15 @@ pub(super) struct Opened {
 /// An opened component: which tensors are lent from where, and what is computed first.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) sources: Sources<Source>,
+    pub(super) sources: Sources<SourceFile>,
     pub(super) assembled: Assembled,
     pub(super) tensors: Vec<Placed<At>>,
     pub(super) adapters: Vec<Adapted>,
     /// The layout in which they come.
     pub(super) layout: Layout,
-    /// The image that has to be there before anything is lent.
+    /// The image that must exist before the component is lent; `None` if nothing is computed.
     pub(super) image: Option<Arc<Wanted>>,
-    /// The dtype that was wanted and that some tensors cannot have.
+    /// Why some tensors cannot have the dtype that was wanted.
     pub(super) unmet: Option<CannotConvert>,
     pub(super) timings: Timings,
 }
@@ -74,7 +74,7 @@ pub(super) fn assemble(prepared: &Prepared, opened: &Opened) -> Result<Assembled
     put_together(&prepared.recipe, prepared.model(), own.tensors(), overlay.as_ref().map(Checkpoint::tensors))
 }
 
-/// Like [`assemble`], of tensors wherever they come from.
+/// Like [`assemble`], for tensors from any place: an audit has only the headers.
 pub(super) fn put_together(
     recipe: &Recipe,
     model: &ResolvedModel,
@@ -88,8 +88,8 @@ pub(super) fn put_together(
     })
 }
 
-/// Refuses a component that does not match its catalogue, or whose layers the modules of layout MLX cannot use, unless the
-/// caller wants it all the same.
+/// Refuses a component that does not match its catalogue, or whose layers the modules of layout MLX cannot use. A caller
+/// who wants only a report gets it all the same.
 pub(super) fn audit(report: &AuditReport, request: &Request) -> Result<(), LoadError> {
     let for_modules = request.layout == Layout::Mlx && report.expected.is_some();
     match request.policy {
@@ -101,7 +101,7 @@ pub(super) fn audit(report: &AuditReport, request: &Request) -> Result<(), LoadE
     }
 }
 
-/// Decides names and positions of the lent tensors, as far as no computation changes them.
+/// Decides the names and positions that the lent tensors have before anything is computed.
 pub(super) fn place(prepared: &Prepared, assembled: &Assembled) -> Result<Vec<Placed>, LoadError> {
     let description = &assembled.description;
     let (catalogue, layout) = (description.catalogue.as_ref(), prepared.request.layout);
@@ -150,7 +150,7 @@ pub(super) fn met(plan: &Plan, request: &Request) -> Result<(), LoadError> {
     }
 }
 
-/// What an answer says of tensors that do not come as a caller of layout MLX may expect.
+/// Remarks about tensors that do not come as a caller of layout MLX expects.
 fn said(asked: Layout, granted: Layout, tensors: &[Placed<At>]) -> Vec<String> {
     let mut said = Vec::new();
     if asked != granted {
@@ -167,10 +167,10 @@ fn said(asked: Layout, granted: Layout, tensors: &[Placed<At>]) -> Vec<String> {
     said
 }
 
-fn wanted(prepared: &Prepared, sources: &Sources<Source>, derivation: Derivation) -> Wanted {
-    let file = |source: &Source| {
+fn wanted(prepared: &Prepared, sources: &Sources<SourceFile>, derivation: Derivation) -> Wanted {
+    let file = |source: &SourceFile| {
         let file = &source.open.file;
-        OrderedFile { path: file.path().to_owned(), identity: file.identity().into() }
+        OrderedFile { path: file.path().to_owned(), identity: *file.identity() }
     };
     let held: Vec<_> = sources.iter().map(|source| Arc::clone(&source.open)).collect();
     Wanted {
@@ -185,7 +185,7 @@ fn wanted(prepared: &Prepared, sources: &Sources<Source>, derivation: Derivation
     }
 }
 
-/// What an image says of itself: nothing that depends on the name by which the model was asked for.
+/// The metadata of an image. None of it depends on the name by which the model was asked for.
 fn metadata(prepared: &Prepared) -> BTreeMap<String, String> {
     let engine = prepared.engine.as_ref().and_then(FoundEngine::engine);
     [

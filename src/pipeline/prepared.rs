@@ -1,4 +1,4 @@
-//! What the cheap half of a load finds out: which component is meant, and which files it is made of.
+//! The result of the first half of a load: which component is meant, and which files it is made of.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,15 +20,15 @@ use crate::{
     snapshot::{ComponentFiles, HashCandidate, ShardFile},
 };
 
-/// A resolved request: which component is meant, and which files it is made of. All of them are here. No weight file has
-/// been opened for it yet.
+/// A resolved request: which component is meant, and which files it is made of. All of these files are on this machine, and
+/// no weight file has been opened yet.
 #[derive(Debug)]
 pub struct Prepared {
     /// Identity of the component.
     pub id: ComponentId,
     /// What was asked for.
     pub request: Request,
-    /// The files of each ingredient; of a base no weights.
+    /// The files of each ingredient. A base has no weights here.
     pub files: Ingredients<Arc<ComponentFiles>>,
     /// When the last look at the files began.
     pub looked: SystemTime,
@@ -38,9 +38,9 @@ pub struct Prepared {
     pub(super) engine: Option<FoundEngine>,
     /// When the load began.
     pub(super) started: Instant,
-    /// How long this half took.
+    /// How long the first half took.
     pub(super) took: Duration,
-    /// Ingredients whose commit has small files that are not here. The answer may be another one once they come.
+    /// Ingredients whose commit has small files that are not on this machine. They may change the answer when they come.
     pub(super) provisional: Vec<Role>,
 }
 
@@ -71,7 +71,7 @@ impl Prepared {
         &self.files.own.model
     }
 
-    /// Whether small files are missing, so that the answer may be another one when they come.
+    /// Whether small files are missing that may change the answer when they come.
     #[must_use]
     pub fn is_provisional(&self) -> bool {
         !self.provisional.is_empty()

@@ -1,4 +1,4 @@
-//! What is asked of the pipeline.
+//! What a caller asks of the pipeline.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl Request {
     }
 }
 
-/// In which dtype floats are wanted.
+/// The dtype in which floats are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum FloatWish {
     /// As the family's users expect it in layout MLX, and as they are stored in layout SOURCE.
@@ -67,12 +67,12 @@ pub struct Treatment {
     pub float: FloatWish,
     /// How weights are packed.
     pub packing: Packing,
-    /// What becomes of quantised layers to which adapters add.
+    /// What becomes of quantised layers that adapters change.
     pub merged: Merged,
 }
 
 impl Treatment {
-    /// What it means for a component of `family`.
+    /// The conversion that it means for a component of `family`.
     #[must_use]
     pub fn of(&self, family: &dyn Family, component: &str, layout: Layout) -> Conversion {
         let dtype = match (self.float, layout) {
@@ -98,7 +98,7 @@ pub enum Verification {
 pub struct Pinned {
     /// What the selector names.
     pub address: Arc<Address>,
-    /// The commit; `None` for a path, and for a revision that only the source could tell.
+    /// The commit. `None` for a path, and for a revision that only the source could tell.
     pub pin: Option<Pin>,
     /// Which of several sets of weights is meant.
     pub choice: Choice,

@@ -59,7 +59,7 @@ pub(super) fn choose(
     Ok(chosen)
 }
 
-/// The patterns, each of which must match a layer; `None` when there are none.
+/// The patterns; `None` when there are none. Each must match a layer.
 fn globs(patterns: &[String], layers: &[&str]) -> Result<Option<GlobSet>, CannotConvert> {
     if patterns.is_empty() {
         return Ok(None);

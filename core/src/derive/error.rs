@@ -45,12 +45,12 @@ pub enum CannotConvert {
         /// The scheme that was asked for.
         scheme: String,
     },
-    /// A packed layer lacks a part.
+    /// A packed layer lacks a slot.
     #[error("the packed layer `{layer}` has no {missing}, so that nothing can be computed from it")]
     Torn {
         /// The layer.
         layer: String,
-        /// The part.
+        /// The slot.
         missing: &'static str,
     },
     /// The numbers of a layer are not known, and the request asks to compute with them.

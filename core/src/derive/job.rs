@@ -8,7 +8,7 @@ use super::{Delta, Slice};
 use crate::{
     axes::Axes,
     header::Dtype,
-    quantisation::{PartRole, Scheme},
+    quantisation::{Scheme, SlotRole},
 };
 
 /// What is computed from.
@@ -18,8 +18,8 @@ pub enum Input {
     Plain(Slice),
     /// A packed layer.
     Packed {
-        /// Its tensors. All parts that the scheme asks for are there.
-        parts: BTreeMap<PartRole, Slice>,
+        /// Its tensors. All slots that the scheme asks for are there.
+        slots: BTreeMap<SlotRole, Slice>,
         /// How it is packed.
         scheme: Scheme,
     },
@@ -28,12 +28,12 @@ pub enum Input {
 impl Input {
     /// All slices that are read. The first has a row for each row of the weight.
     pub fn slices(&self) -> impl Iterator<Item = &Slice> {
-        let (plain, parts) = match self {
+        let (plain, slots) = match self {
             Self::Plain(slice) => (Some(slice), None),
             // Weight is the first role.
-            Self::Packed { parts, .. } => (None, Some(parts.values())),
+            Self::Packed { slots, .. } => (None, Some(slots.values())),
         };
-        plain.into_iter().chain(parts.into_iter().flatten())
+        plain.into_iter().chain(slots.into_iter().flatten())
     }
 
     /// Number of elements of the weight that it stands for.
@@ -41,8 +41,8 @@ impl Input {
     pub fn elements(&self) -> u64 {
         match self {
             Self::Plain(slice) => slice.shape.iter().product(),
-            Self::Packed { parts, scheme } => {
-                parts.get(&PartRole::Weight).map_or(0, |weight| weight.bytes() * 8 / scheme.bits())
+            Self::Packed { slots, scheme } => {
+                slots.get(&SlotRole::Weight).map_or(0, |weight| weight.bytes() * 8 / scheme.bits())
             }
         }
     }
@@ -80,7 +80,7 @@ pub struct Job {
     pub reorder: Option<Axes>,
     /// How the result is quantised; `None` when it stays plain.
     pub quantise: Option<Scheme>,
-    /// One tensor, or those of a packed layer in the order of [`Scheme::parts`].
+    /// One tensor, or those of a packed layer in the order of [`Scheme::slots`].
     pub outputs: Vec<Output>,
 }
 

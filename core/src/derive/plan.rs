@@ -15,7 +15,7 @@ use crate::{
     layer_name::{layer_of, weight_of},
     layers::Opaque,
     place::{At, Making, Placed, Stored},
-    quantisation::{Packed, PartSpec, Scheme},
+    quantisation::{Packed, Scheme, SlotSpec},
     shown::shown,
 };
 
@@ -43,7 +43,7 @@ pub struct Converted {
     pub tensors: Vec<Placed<At>>,
     /// What has to be computed; `None` when everything is lent from where it lies.
     pub derivation: Option<Derivation>,
-    /// The dtype that was wanted and that some tensors do not have, because their numbers are not known. Whoever named the
+    /// The dtype that was wanted and that some tensors do not have, because their numbers are not known. A caller who named the
     /// dtype is refused; where it is the family's usual one, it is a remark.
     pub unmet: Option<CannotConvert>,
     /// What is worth knowing, and refuses nothing.
@@ -271,12 +271,12 @@ fn packed(
     if asked.is_none() && quantise.is_some() && !layer.is_exactly(layer.scheme) {
         return Err(CannotConvert::GlobalScale { layer: layer.name.clone(), scheme: layer.scheme.to_string() });
     }
-    let found = layer.scheme.dequantised(|role| layer.parts.get(&role).map(|part| part.dtype));
+    let found = layer.scheme.dequantised(|role| layer.slots.get(&role).map(|slot| slot.dtype));
     let wanted = conversion.dtype.map(super::Float::dtype);
     // A layer that is quantised again as it was keeps the dtype of its scales.
     let cast = wanted.filter(|&wanted| wanted != found && quantise != Some(layer.scheme));
-    let parts = layer.parts.iter().map(|(role, part)| (*role, slice(part))).collect();
-    let input = Input::Packed { parts, scheme: layer.scheme };
+    let slots = layer.slots.iter().map(|(role, slot)| (*role, slice(slot))).collect();
+    let input = Input::Packed { slots, scheme: layer.scheme };
     let (outputs, models) = outputs(weight, cast.unwrap_or(found), &layer.logical, quantise);
     Ok(Some((Job { input, deltas, cast, reorder: None, quantise, outputs }, models)))
 }
@@ -285,25 +285,25 @@ fn packed(
 fn outputs(like: &Placed, dtype: Dtype, shape: &[u64], quantise: Option<Scheme>) -> (Vec<Output>, Vec<Placed>) {
     let output = |name: String, dtype, shape: Vec<u64>| Output { name, dtype, shape, range: 0..0 };
     let layer = |name: &str| {
-        let suffix = like.packed.as_deref().and_then(|packed| packed.scheme.part(packed.role));
-        let suffix = suffix.map_or(crate::layer_name::WEIGHT, |part| part.suffix);
+        let suffix = like.packed.as_deref().and_then(|packed| packed.scheme.slot(packed.role));
+        let suffix = suffix.map_or(crate::layer_name::WEIGHT, |slot| slot.suffix);
         name.strip_suffix(suffix).unwrap_or(name).to_owned()
     };
     let Some(scheme) = quantise else {
         let model = Placed { packed: None, ..like.clone() };
         return (vec![output(like.name.clone(), dtype, shape.to_vec())], vec![model]);
     };
-    let part = |part: &PartSpec| {
-        let packed = Packed { scheme, role: part.role, logical_shape: shape.to_vec() };
+    let slot = |slot: &SlotSpec| {
+        let packed = Packed { scheme, role: slot.role, logical_shape: shape.to_vec() };
         let model = Placed {
-            canonical: format!("{}{}", layer(&like.canonical), part.suffix).into(),
+            canonical: format!("{}{}", layer(&like.canonical), slot.suffix).into(),
             packed: Some(Box::new(packed)),
             ..like.clone()
         };
-        let shape = scheme.shape_of(part.role, shape).unwrap_or_default();
-        (output(format!("{}{}", layer(&like.name), part.suffix), part.dtype.written(dtype), shape), model)
+        let shape = scheme.shape_of(slot.role, shape).unwrap_or_default();
+        (output(format!("{}{}", layer(&like.name), slot.suffix), slot.dtype.written(dtype), shape), model)
     };
-    scheme.parts().map(part).unzip()
+    scheme.slots().map(slot).unzip()
 }
 
 /// How the dimensions of a tensor have to be reordered.
@@ -346,13 +346,13 @@ mod tests {
     }
 
     fn packed(layer: &str, scheme: Scheme, logical: [u64; 2], scales: Dtype) -> Vec<Placed> {
-        let part = |part: &PartSpec| {
-            let shape = scheme.shape_of(part.role, &logical).unwrap();
-            let mut tensor = placed(&format!("{layer}{}", part.suffix), part.dtype.written(scales), &shape);
-            tensor.packed = Some(Box::new(Packed { scheme, role: part.role, logical_shape: logical.to_vec() }));
+        let slot = |slot: &SlotSpec| {
+            let shape = scheme.shape_of(slot.role, &logical).unwrap();
+            let mut tensor = placed(&format!("{layer}{}", slot.suffix), slot.dtype.written(scales), &shape);
+            tensor.packed = Some(Box::new(Packed { scheme, role: slot.role, logical_shape: logical.to_vec() }));
             tensor
         };
-        scheme.parts().map(part).collect()
+        scheme.slots().map(slot).collect()
     }
 
     fn scheme(mode: Mode, bits: u64, group: u64) -> Scheme {

@@ -7,7 +7,7 @@ use crate::{
     layer_name::{layer_of, weight_of},
     layers::Opaque,
     place::Placed,
-    quantisation::{PartRole, Scheme},
+    quantisation::{Scheme, SlotRole},
 };
 
 /// What is computed together.
@@ -26,7 +26,7 @@ pub(super) struct Layer {
     pub(super) scheme: Scheme,
     /// Dimensions of the weight that it stands for.
     pub(super) logical: Vec<u64>,
-    pub(super) parts: BTreeMap<PartRole, Placed>,
+    pub(super) slots: BTreeMap<SlotRole, Placed>,
 }
 
 /// Tensors that can only be lent.
@@ -39,12 +39,12 @@ pub(super) struct OpaqueUnit<'a> {
 impl Layer {
     /// The codes.
     pub(super) fn weight(&self) -> Option<&Placed> {
-        self.parts.get(&PartRole::Weight)
+        self.slots.get(&SlotRole::Weight)
     }
 
-    /// Whether the layer is quantised by `scheme` and has no parts that other layers of the scheme do without.
+    /// Whether the layer is quantised by `scheme` and has no slots that other layers of the scheme do without.
     pub(super) fn is_exactly(&self, scheme: Scheme) -> bool {
-        self.scheme == scheme && scheme.optional().all(|part| !self.parts.contains_key(&part.role))
+        self.scheme == scheme && scheme.optional().all(|slot| !self.slots.contains_key(&slot.role))
     }
 }
 
@@ -80,7 +80,7 @@ impl Unit<'_> {
     pub(super) fn into_placed(self) -> Vec<Placed> {
         match self {
             Self::Plain(placed) => vec![placed],
-            Self::Packed(layer) => layer.parts.into_values().collect(),
+            Self::Packed(layer) => layer.slots.into_values().collect(),
             Self::Opaque(unit) => unit.tensors,
         }
     }
@@ -89,7 +89,7 @@ impl Unit<'_> {
 /// Brings the tensors of packed and of opaque layers together.
 ///
 /// # Errors
-/// When a packed layer lacks a part.
+/// When a packed layer lacks a slot.
 pub(super) fn units<'a>(
     placed: Vec<Placed>,
     opaque: &'a BTreeMap<String, Opaque>,
@@ -111,19 +111,19 @@ pub(super) fn units<'a>(
             units.push(Unit::Plain(tensor));
             continue;
         };
-        let suffix = packed.scheme.part(packed.role).map_or("", |part| part.suffix);
+        let suffix = packed.scheme.slot(packed.role).map_or("", |slot| slot.suffix);
         let name = tensor.canonical.strip_suffix(suffix).unwrap_or(&tensor.canonical).to_owned();
         let layer = layers.entry(name).or_insert_with_key(|name| Layer {
             name: name.clone(),
             scheme: packed.scheme,
             logical: packed.logical_shape,
-            parts: BTreeMap::new(),
+            slots: BTreeMap::new(),
         });
-        layer.parts.insert(packed.role, tensor);
+        layer.slots.insert(packed.role, tensor);
     }
     for layer in layers.into_values() {
-        if let Some(part) = layer.scheme.parts().find(|part| !layer.parts.contains_key(&part.role)) {
-            return Err(CannotConvert::Torn { layer: layer.name, missing: part.name() });
+        if let Some(slot) = layer.scheme.slots().find(|slot| !layer.slots.contains_key(&slot.role)) {
+            return Err(CannotConvert::Torn { layer: layer.name, missing: slot.name() });
         }
         units.push(Unit::Packed(Box::new(layer)));
     }

@@ -14,7 +14,7 @@ use crate::{
     catalogue::{Catalogue, Expected, Role, Stored},
     layer_name::{layer_of, weight_of},
     naming::Naming,
-    quantisation::{Declaration, Packed, PartRole, Recognised, Scheme, recognise},
+    quantisation::{Declaration, Packed, Recognised, Scheme, SlotRole, recognise},
     table::{Sourced, Table},
 };
 
@@ -37,7 +37,7 @@ pub struct PackedLayer {
     /// Shape of the weight that it stands for.
     pub logical: Vec<u64>,
     /// Parts that it has and that other layers of the scheme can do without.
-    pub optional: Vec<PartRole>,
+    pub optional: Vec<SlotRole>,
 }
 
 /// A layer in a format that MLX does not have.
@@ -78,15 +78,15 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// What a tensor is a part of.
+    /// The layer that a tensor belongs to.
     #[must_use]
-    pub fn part_of(&self, name: &str) -> Option<Packed> {
+    pub fn slot_of(&self, name: &str) -> Option<Packed> {
         // Layers have dots in their names, and so have suffixes: the longest layer is the tensor's.
         let mut end = name.len();
         while let Some(dot) = name[..end].rfind('.') {
             if let Some(PackedLayer { scheme, logical, .. }) = self.packed.get(&name[..dot]) {
-                let parts = scheme.parts().chain(scheme.optional());
-                let role = parts.filter(|part| part.suffix == &name[dot..]).map(|part| part.role).next()?;
+                let slots = scheme.slots().chain(scheme.optional());
+                let role = slots.filter(|slot| slot.suffix == &name[dot..]).map(|slot| slot.role).next()?;
                 return Some(Packed { scheme: *scheme, role, logical_shape: logical.clone() });
             }
             end = dot;
@@ -94,9 +94,9 @@ impl Layers {
         None
     }
 
-    /// Notes in `table` what the tensors of packed layers are parts of.
+    /// Notes in `table` the layers that the tensors of packed layers belong to.
     pub fn describe(&self, table: &mut Table) {
-        table.describe(|name| self.part_of(name));
+        table.describe(|name| self.slot_of(name));
     }
 
     /// Shape of the weight that a quantised layer stands for, as far as it is known.
@@ -124,15 +124,15 @@ impl Layers {
                 return Some(foreign.tensors.iter().map(tensor).collect());
             }
             let PackedLayer { scheme, logical, optional } = self.packed.get(layer)?;
-            let required = scheme.parts().map(|part| part.role);
-            let part = |role: PartRole| {
-                let part = scheme.part(role)?;
+            let required = scheme.slots().map(|slot| slot.role);
+            let slot = |role: SlotRole| {
+                let slot = scheme.slot(role)?;
                 let packed = Packed { scheme: *scheme, role, logical_shape: logical.clone() };
                 let shape = scheme.shape_of(role, &expected.shape).unwrap_or_default();
-                let name = format!("{layer}{}", part.suffix);
+                let name = format!("{layer}{}", slot.suffix);
                 Some(Expected { name, shape, role: Role::Plain, stored: Stored::Packed(packed) })
             };
-            required.chain(optional.iter().copied()).map(part).collect()
+            required.chain(optional.iter().copied()).map(slot).collect()
         })
     }
 }

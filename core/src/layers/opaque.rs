@@ -6,7 +6,7 @@ use super::{ForeignLayer, LayerProblem, Layers, Opaque, Sought, is_mlx};
 use crate::{
     header::{Dtype, FLOATS, names},
     layer_name::{BIAS, layer_of, weight_of},
-    quantisation::{Foreign, PartRole, Recognised, is_file_mark, side_layer},
+    quantisation::{Foreign, Recognised, SlotRole, is_file_mark, side_layer},
     table::Sourced,
 };
 
@@ -32,18 +32,18 @@ fn named(format: &str, declared: Option<&Foreign>) -> String {
     }
 }
 
-/// A layer that its parts show.
+/// A layer that its slots show.
 fn add(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Foreign>, layer: &str, recognised: &Recognised<'_>) {
     let format = recognised.format;
     let logical = sought.shape(layer).map(<[u64]>::to_vec);
-    for (part, info) in &recognised.parts {
+    for (slot, info) in &recognised.slots {
         // A norm may be cast like anything else, and nothing packs it.
         let fits = |logical: &[u64]| match logical.len() {
-            0 | 1 => part.role != PartRole::Weight || info.shape == logical,
-            _ => part.shape.may_be(&info.shape, logical),
+            0 | 1 => slot.role != SlotRole::Weight || info.shape == logical,
+            _ => slot.shape.may_be(&info.shape, logical),
         };
         if let Some(logical) = logical.as_deref().filter(|logical| !fits(logical)) {
-            let expected = format!("a part of a weight of {logical:?} ({})", format.name);
+            let expected = format!("a slot of a weight of {logical:?} ({})", format.name);
             let what = format!("{} {:?}", info.dtype, info.shape);
             found.problems.push(LayerProblem { name: info.name.to_string(), expected, found: what });
         }
@@ -51,18 +51,18 @@ fn add(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Foreign>, laye
     let name = named(format.name, declared);
     let mut why = format!("it is quantised as {name}, which is recognised and not computed with");
     // What belongs to another format, or to none.
-    let parts: BTreeSet<&str> = recognised.parts.iter().map(|(_, info)| &*info.name).collect();
-    let others = beside(sought, layer).filter(|tensor| !parts.contains(&*tensor.info.name));
+    let slots: BTreeSet<&str> = recognised.slots.iter().map(|(_, info)| &*info.name).collect();
+    let others = beside(sought, layer).filter(|tensor| !slots.contains(&*tensor.info.name));
     let others: Vec<String> = others.map(|tensor| tensor.info.name.to_string()).collect();
     if !others.is_empty() {
         let shown = others.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         why = format!("{why}; {shown} beside it belongs to no such layer");
     }
-    if format.parts.len() == 1 && is_marked(sought) {
+    if format.slots.len() == 1 && is_marked(sought) {
         why = format!("{why}; the file says that its FP8 weights are scaled, and the scale is missing");
     }
-    let tensors = recognised.parts.iter().map(|(_, info)| (info.name.to_string(), info.shape.clone())).collect();
-    let names = parts.iter().map(|name| (*name).to_owned()).chain(others).collect();
+    let tensors = recognised.slots.iter().map(|(_, info)| (info.name.to_string(), info.shape.clone())).collect();
+    let names = slots.iter().map(|name| (*name).to_owned()).chain(others).collect();
     found.foreign.insert(layer.to_owned(), ForeignLayer { format: name, tensors });
     found.opaque.insert(layer.to_owned(), Opaque { tensors: names, logical, why });
 }
@@ -107,7 +107,7 @@ fn declared_only(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Fore
     }
 }
 
-/// Weights that are floats, beside parts that only quantised layers have.
+/// Weights that are floats, beside slots that only quantised layers have.
 fn contradictions(found: &mut Layers, sought: &Sought<'_>) {
     let mut sides: BTreeMap<&str, Vec<&Sourced>> = BTreeMap::new();
     for tensor in sought.table.tensors() {
@@ -151,7 +151,7 @@ fn dtypes(found: &mut Layers, sought: &Sought<'_>) {
         // Long floats and complex numbers of models that nothing describes stay as they are, and a plan says so.
         let is_long = matches!(info.dtype, Dtype::F64 | Dtype::C64);
         let is_odd = !FLOATS.contains(&info.dtype) && (is_float && !is_long || is_expected);
-        if !is_odd || known.contains(&*info.name) || found.part_of(&info.name).is_some() {
+        if !is_odd || known.contains(&*info.name) || found.slot_of(&info.name).is_some() {
             continue;
         }
         let is_cast = matches!(info.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ);

@@ -7,7 +7,7 @@ use crate::{
     catalogue::Catalogue,
     header::{Dtype, FLOATS, TensorInfo, names},
     layer_name::{BIAS, layer_of, weight_of},
-    quantisation::{Declared, PartRole, PartSpec, Recognised, Scheme},
+    quantisation::{Declared, Recognised, Scheme, SlotRole, SlotSpec},
     shown::shown,
     tool::Tool,
 };
@@ -30,8 +30,8 @@ struct Notes<'a> {
 
 /// Adds the layers that MLX quantised.
 pub(super) fn find(found: &mut Layers, sought: &Sought<'_>, recognised: &BTreeMap<&str, Recognised<'_>>) {
-    let parts = recognised.values().flat_map(|layer| &layer.parts).map(|(_, info)| &*info.name);
-    let mut notes = Notes { explained: parts.collect(), ..Notes::default() };
+    let slots = recognised.values().flat_map(|layer| &layer.slots).map(|(_, info)| &*info.name);
+    let mut notes = Notes { explained: slots.collect(), ..Notes::default() };
     for layer in candidates(sought, recognised) {
         add(found, &mut notes, sought, &layer);
     }
@@ -69,7 +69,7 @@ fn candidates(sought: &Sought<'_>, recognised: &BTreeMap<&str, Recognised<'_>>) 
     let mut names: BTreeSet<String> =
         recognised.iter().filter(|(_, layer)| is_mlx(layer)).map(|(name, _)| (*name).to_owned()).collect();
     // Parts that no format explains belong to a damaged layer, where something says that there is a layer.
-    let scales = Scheme::all().filter_map(|scheme| scheme.part(PartRole::Scales)).map(|part| part.suffix);
+    let scales = Scheme::all().filter_map(|scheme| scheme.slot(SlotRole::Scales)).map(|slot| slot.suffix);
     let scales: BTreeSet<&str> = scales.collect();
     for tensor in sought.table.tensors() {
         let layer = scales.iter().find_map(|suffix| tensor.info.name.strip_suffix(*suffix));
@@ -108,7 +108,7 @@ fn entry<'a>(sought: &Sought<'a>, layer: &str) -> (Declared, Option<&'a str>) {
 fn add<'a>(found: &mut Layers, notes: &mut Notes<'a>, sought: &Sought<'a>, layer: &str) {
     let (declared, listed) = entry(sought, layer);
     notes.used.extend(listed);
-    let name = |part: &PartSpec| format!("{layer}{}", part.suffix);
+    let name = |slot: &SlotSpec| format!("{layer}{}", slot.suffix);
     let tensors = Tensors { sought, layer };
     let problem = |found: &mut Layers, name: String, expected: String, what: String| {
         found.problems.push(LayerProblem { name, expected, found: what });
@@ -121,16 +121,16 @@ fn add<'a>(found: &mut Layers, notes: &mut Notes<'a>, sought: &Sought<'a>, layer
             return shut(found, &tensors, None, why);
         }
     };
-    let optional: Vec<PartRole> =
-        scheme.optional().filter(|part| tensors.get(part.role, &scheme).is_some()).map(|part| part.role).collect();
-    let parts = scheme.parts().chain(scheme.optional().filter(|part| optional.contains(&part.role)));
+    let optional: Vec<SlotRole> =
+        scheme.optional().filter(|slot| tensors.get(slot.role, &scheme).is_some()).map(|slot| slot.role).collect();
+    let slots = scheme.slots().chain(scheme.optional().filter(|slot| optional.contains(&slot.role)));
     let mut damage = None;
-    for part in parts {
-        let Some((expected, what)) = tensors.compare(part, &scheme, &logical) else { continue };
-        damage.get_or_insert_with(|| format!("its `{}` should be {expected}, and is {what}", part.name()));
+    for slot in slots {
+        let Some((expected, what)) = tensors.compare(slot, &scheme, &logical) else { continue };
+        damage.get_or_insert_with(|| format!("its `{}` should be {expected}, and is {what}", slot.name()));
         // With a catalogue, the audit compares what has one shape.
-        if sought.shape(layer).is_none() || scheme.shape_of(part.role, &logical).is_none() {
-            problem(found, name(part), expected, what);
+        if sought.shape(layer).is_none() || scheme.shape_of(slot.role, &logical).is_none() {
+            problem(found, name(slot), expected, what);
         }
     }
     let strangers = strangers(sought, notes, layer, &scheme);
@@ -149,13 +149,13 @@ fn shut(found: &mut Layers, tensors: &Tensors<'_>, logical: Option<Vec<u64>>, wh
     found.opaque.insert(tensors.layer.to_owned(), Opaque { tensors: names, logical, why });
 }
 
-/// What lies beside the parts of a layer and nothing explains.
+/// What lies beside the slots of a layer and nothing explains.
 fn strangers(sought: &Sought<'_>, notes: &Notes<'_>, layer: &str, scheme: &Scheme) -> Option<String> {
     let is_known = |name: &str| {
         let suffix = &name[layer.len()..];
         suffix == BIAS
             || notes.explained.contains(name)
-            || scheme.parts().chain(scheme.optional()).any(|part| part.suffix == suffix)
+            || scheme.slots().chain(scheme.optional()).any(|slot| slot.suffix == suffix)
             || sought.catalogue.is_some_and(|catalogue| catalogue.contains(name) || catalogue.tolerates(name))
     };
     let names = sought.of_layer(layer).iter().map(|tensor| &*tensor.info.name).filter(|name| !is_known(name));
@@ -178,7 +178,7 @@ fn chosen(
             false => Err(wrong("weight", format!("rows of whole groups ({scheme})"), format!("{logical:?}"))),
         };
     }
-    let Some(weight) = tensors.get(PartRole::Weight, &scheme) else {
+    let Some(weight) = tensors.get(SlotRole::Weight, &scheme) else {
         return Err(wrong("weight", "a packed weight beside the scales".into(), "none".into()));
     };
     let logical = scheme.logical_shape(&weight.shape);
@@ -187,7 +187,7 @@ fn chosen(
         .ok_or_else(|| wrong("weight", format!("a packed shape ({scheme})"), format!("{:?}", weight.shape)))
 }
 
-/// The scheme that the declaration and the shapes of the parts agree on.
+/// The scheme that the declaration and the shapes of the slots agree on.
 fn scheme_of(tensors: &Tensors<'_>, notes: &mut Notes<'_>, declared: Declared) -> Result<Scheme, LayerProblem> {
     let (sought, layer) = (tensors.sought, tensors.layer);
     let default = sought.declaration.and_then(|declaration| declaration.default);
@@ -262,37 +262,37 @@ struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    fn get(&self, role: PartRole, scheme: &Scheme) -> Option<&'a TensorInfo> {
-        let name = format!("{}{}", self.layer, scheme.part(role)?.suffix);
+    fn get(&self, role: SlotRole, scheme: &Scheme) -> Option<&'a TensorInfo> {
+        let name = format!("{}{}", self.layer, scheme.slot(role)?.suffix);
         self.sought.table.get(&name).map(|found| &found.info)
     }
 
-    /// The schemes of which all parts have these shapes and dtypes.
+    /// The schemes whose slots all have these shapes and dtypes.
     fn schemes(&self) -> Vec<Scheme> {
         let fits = |scheme: &Scheme| {
             let logical = match self.sought.shape(self.layer) {
                 Some(logical) => Some(logical.to_vec()),
-                None => self.get(PartRole::Weight, scheme).and_then(|weight| scheme.logical_shape(&weight.shape)),
+                None => self.get(SlotRole::Weight, scheme).and_then(|weight| scheme.logical_shape(&weight.shape)),
             };
-            logical.is_some_and(|logical| scheme.parts().all(|part| self.compare(part, scheme, &logical).is_none()))
+            logical.is_some_and(|logical| scheme.slots().all(|slot| self.compare(slot, scheme, &logical).is_none()))
         };
         Scheme::all().filter(fits).collect()
     }
 
-    /// What a part should be, and what it is; `None` when it is so.
-    fn compare(&self, part: &PartSpec, scheme: &Scheme, logical: &[u64]) -> Option<(String, String)> {
+    /// What a slot should be, and what it is; `None` when it is so.
+    fn compare(&self, slot: &SlotSpec, scheme: &Scheme, logical: &[u64]) -> Option<(String, String)> {
         let shape = || {
             scheme
-                .shape_of(part.role, logical)
+                .shape_of(slot.role, logical)
                 .map_or_else(|| "one number for each matrix".to_owned(), |shape| format!("{shape:?}"))
         };
-        match self.get(part.role, scheme) {
+        match self.get(slot.role, scheme) {
             None => Some((format!("{} ({scheme})", shape()), "none".to_owned())),
-            Some(info) if !scheme.fits(part, &info.shape, logical) => {
+            Some(info) if !scheme.fits(slot, &info.shape, logical) => {
                 Some((format!("{} ({scheme})", shape()), format!("{:?}", info.shape)))
             }
-            Some(info) if !part.dtype.allows(info.dtype) => {
-                Some((format!("{} ({scheme})", names(scheme.dtypes(part.role))), info.dtype.to_string()))
+            Some(info) if !slot.dtype.allows(info.dtype) => {
+                Some((format!("{} ({scheme})", names(scheme.dtypes(slot.role))), info.dtype.to_string()))
             }
             Some(_) => None,
         }

@@ -1,4 +1,4 @@
-//! What a checkpoint says about its quantisation, in the conventions that are found.
+//! What a checkpoint says about its quantisation: in a manifest, in `config.json`, or in the metadata of its files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,8 +23,8 @@ const LAYERS_MAX: usize = 1 << 17;
 
 /// Keys of an MLX quantisation that have a meaning here.
 const SCHEME_KEYS: [&str; 3] = ["group_size", "bits", "mode"];
-/// What mlx-lm says beside them, and no stored weight depends on: that a layer has a global scale, which the tensor beside it
-/// tells too, and that its input is quantised. They are yes or no: a number would be a factor.
+/// Keys that mlx-lm writes beside them and that change no stored weight: whether a layer has a global scale, which the tensor
+/// beside it tells too, and whether its input is quantised. Their values are booleans; a number would be a factor.
 const HARMLESS_KEYS: [&str; 2] = ["global_scale", "quantize_input"];
 /// ComfyUI's list of quantised layers, in the metadata of a safetensors file.
 const COMFY_METADATA: &str = "_quantization_metadata";
@@ -36,7 +36,7 @@ pub enum Declared {
     Silent,
     /// It is not quantised.
     Plain,
-    /// It is quantised so.
+    /// It is quantised by this scheme.
     Packed(Scheme),
 }
 
@@ -58,16 +58,16 @@ impl fmt::Display for Foreign {
 /// How a checkpoint is meant to be quantised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
-    /// Who wrote it.
+    /// The program that wrote it.
     pub tool: Tool,
-    /// For layers without an entry; `None` when nothing is said of MLX's formats.
+    /// The scheme of layers without an entry; `None` when the declaration names none of MLX's formats.
     pub default: Option<Scheme>,
-    /// What is said of formats that MLX does not have.
+    /// A format that the declaration names and MLX does not have.
     pub foreign: Option<Foreign>,
     layers: BTreeMap<String, Declared>,
-    /// What is said and has no meaning here, by entry.
+    /// Keys that have no meaning here, in words, by the entry that has them.
     doubts: BTreeMap<String, String>,
-    /// The same, for all layers.
+    /// Keys that have no meaning here and concern all layers.
     doubt: Option<String>,
 }
 
@@ -159,7 +159,7 @@ impl Declaration {
                     "layer `{name}` has shape {shape:?}, and its out_dim and in_dim are {out_dim} and {in_dim}"
                 )));
             }
-            // What a layer leaves out it has from the default, unless its mode is another.
+            // A layer inherits from the default what it leaves out, unless it has another mode.
             let mode = layer.mode.as_deref().unwrap_or(&written.mode);
             let inherits = mode == written.mode;
             let bits = layer.bits.or(inherits.then_some(written.bits));
@@ -181,7 +181,7 @@ impl Declaration {
     /// When they are not of the form that mlx-lm and transformers write, have numbers that MLX does not have, or contradict
     /// each other.
     pub fn from_config(path: &str, config: &Value) -> Result<Option<Self>, DeclarationError> {
-        // Models of text and images keep what concerns the text below a key of its own.
+        // Models of text and images keep the settings of the text model below a key of their own.
         let places = [config, config.get("text_config").unwrap_or(&Value::Null)];
         let find = |key: &str| places.iter().find_map(|place| place.get(key).filter(|found| !found.is_null()));
         let (own, shared) = (find("quantization"), find("quantization_config"));
@@ -201,7 +201,7 @@ impl Declaration {
             }
             (None, Some(shared), None) => Self::of_mlx_lm(path, "quantization_config", shared).map(Some),
             (Some(own), None, _) => Self::of_mlx_lm(path, "quantization", own).map(Some),
-            // Older versions of mlx-lm left what the model that they converted said of itself.
+            // Older versions of mlx-lm kept what the converted model had said of itself.
             (Some(own), Some(_), Some(foreign)) => {
                 Ok(Some(Self { foreign: Some(foreign), ..Self::of_mlx_lm(path, "quantization", own)? }))
             }
@@ -256,7 +256,7 @@ impl Declaration {
     /// quantised.
     ///
     /// # Errors
-    /// When mflux's `quantization_level` is no number of bits that MLX has.
+    /// When mflux's `quantization_level` is not a number of bits that MLX has.
     pub fn from_metadata(path: &str, metadata: &BTreeMap<String, String>) -> Result<Option<Self>, DeclarationError> {
         if let Some(json) = metadata.get(COMFY_METADATA) {
             return Ok(Some(Self::of_comfy(path, json)));
@@ -273,7 +273,7 @@ impl Declaration {
         Ok(Some(Self::of(Tool::Mflux, Some(default), None)))
     }
 
-    /// The formats that ComfyUI's metadata list.
+    /// Reads the formats that ComfyUI lists in the metadata.
     fn of_comfy(path: &str, json: &str) -> Self {
         let listed = serde_json::from_str::<Value>(json).ok().and_then(|read| {
             let layers = read.get("layers")?.as_object()?;
@@ -286,7 +286,7 @@ impl Declaration {
         Self::of(Tool::Unknown, None, Some(foreign))
     }
 
-    /// Names of layers that are declared as quantised, as the declaration spells them.
+    /// Names of the layers that are declared as quantised, as the declaration spells them.
     pub fn listed(&self) -> impl Iterator<Item = &str> {
         self.listed_schemes().map(|(name, _)| name)
     }
@@ -298,8 +298,8 @@ impl Declaration {
         })
     }
 
-    /// The entries that would be the layer's if modules around it were called otherwise, or if entries were called as
-    /// tensors are.
+    /// Entries that may mean this layer under another spelling: with other names of the modules around it, or with the name
+    /// of a tensor.
     pub fn alike<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = (&'a str, Scheme)> {
         let ends = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|before| before.ends_with('.'));
         self.listed_schemes().filter(move |(entry, _)| {
@@ -308,8 +308,8 @@ impl Declaration {
         })
     }
 
-    /// What is said of a layer, and the name of its entry. `names` are those that a writer may have given to it; each may
-    /// come with that of its component before it.
+    /// What the declaration says of a layer, and the name of its entry. `names` are the names that a writer may have given the
+    /// layer, each with or without its component in front.
     #[must_use]
     pub fn entry(&self, component: &str, names: &[&str]) -> (Declared, Option<&str>) {
         let found = names.iter().find_map(|name| {
@@ -319,8 +319,8 @@ impl Declaration {
         found.map_or((Declared::Silent, None), |(name, declared)| (*declared, Some(name)))
     }
 
-    /// What is said of a layer with that entry, or of all layers, and has no meaning here. Nothing may be computed from such
-    /// a layer.
+    /// What the entry of a layer, or the declaration as a whole, says and has no meaning here. Nothing may be computed from
+    /// such a layer.
     #[must_use]
     pub fn doubt(&self, entry: Option<&str>) -> Option<&str> {
         entry.and_then(|entry| self.doubts.get(entry)).or(self.doubt.as_ref()).map(String::as_str)

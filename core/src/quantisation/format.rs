@@ -1,4 +1,5 @@
-//! What a quantised layer consists of, in terms of a table: [`super::formats`] has a row for each format.
+//! The terms in which a format is described: its tensors, their dtypes and shapes. [`super::formats`] has a row for each
+//! format.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ pub enum Mode {
 
 /// What a tensor of a quantised layer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum PartRole {
+pub enum SlotRole {
     /// The codes.
     Weight,
     /// What codes are multiplied by: one number for each group, row, block or tensor.
@@ -47,19 +48,19 @@ pub enum PartRole {
     Description,
 }
 
-/// Which dtypes a part may have on disk.
+/// Which dtypes a slot may have on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartDtype {
-    /// That of the weight before it was quantised: F32, F16 or BF16.
+pub enum SlotDtype {
+    /// The dtype of the weight before it was quantised: F32, F16 or BF16.
     Float,
     /// One of these. The first is written.
     OneOf(&'static [Dtype]),
-    /// Any.
+    /// Any dtype.
     Any,
 }
 
-impl PartDtype {
-    /// The dtypes that it may have; `None` for any.
+impl SlotDtype {
+    /// The dtypes that the slot may have; `None` for any.
     #[must_use]
     pub fn all(self) -> Option<&'static [Dtype]> {
         match self {
@@ -69,7 +70,7 @@ impl PartDtype {
         }
     }
 
-    /// Whether it may be this one.
+    /// Whether the slot may have this dtype.
     #[must_use]
     pub fn allows(self, dtype: Dtype) -> bool {
         self.all().is_none_or(|dtypes| dtypes.contains(&dtype))
@@ -85,9 +86,9 @@ impl PartDtype {
     }
 }
 
-/// How a part's shape follows from that of the weight, `[.., rows, columns]`.
+/// How a slot's shape follows from the weight's, `[.., rows, columns]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartShape {
+pub enum SlotShape {
     /// `[.., rows, columns * bits / 32]`.
     Words,
     /// `[.., rows, columns / group size]`.
@@ -96,7 +97,7 @@ pub enum PartShape {
     EachMatrix,
     /// One number for each row, or one for all of them: `[]`, `[1]`, `[rows]` or `[rows, 1]`.
     RowsOrOne,
-    /// The weight's shape, with as many codes in an element, after rows and columns were rounded up to a multiple.
+    /// The weight's shape after rows and columns were rounded up to a multiple, with several codes in one element.
     Padded {
         /// Rows and columns may have been rounded up to a multiple of it.
         multiple: u64,
@@ -116,9 +117,9 @@ pub struct Packing {
     pub group_size: u64,
 }
 
-impl PartShape {
-    /// The shape for a weight of shape `logical`. `None` where the rule leaves a choice, where the weight is no matrix, and
-    /// where its rows are no whole number of groups.
+impl SlotShape {
+    /// The shape for a weight of shape `logical`. `None` when the rule leaves a choice, when the weight is not a matrix, and
+    /// when its rows are not whole groups.
     #[must_use]
     pub fn exact(self, logical: &[u64], packing: Packing) -> Option<Vec<u64>> {
         let (&columns, rows) = logical.split_last()?;
@@ -127,7 +128,7 @@ impl PartShape {
         }
         let with = |last: u64| Some(rows.iter().copied().chain([last]).collect());
         match self {
-            // Whole words, for all groups but 16 have 32 elements or a multiple, and 4 bits fill words by 8.
+            // Rows fill whole words: groups have 32 elements or a multiple, or 16, and then a word holds 8 codes of 4 bits.
             Self::Words => with(columns.checked_mul(packing.bits)? / WORD_BITS),
             Self::Groups => with(columns / packing.group_size),
             Self::EachMatrix if rows.len() > 1 => Some(rows[..rows.len() - 1].to_vec()),
@@ -135,7 +136,7 @@ impl PartShape {
         }
     }
 
-    /// The weight's shape, from that of the codes; the reverse of [`Self::exact`] for [`Self::Words`].
+    /// The weight's shape, from the shape of the codes: the reverse of [`Self::exact`] for [`Self::Words`].
     #[must_use]
     pub fn logical(self, found: &[u64], packing: Packing) -> Option<Vec<u64>> {
         let (&words, rows) = found.split_last()?;
@@ -144,7 +145,7 @@ impl PartShape {
         (bits.is_multiple_of(packing.bits) && self.exact(&logical, packing)? == found).then_some(logical)
     }
 
-    /// Whether a part of shape `found` may belong to a weight of shape `logical`, whatever bits and groups it has.
+    /// Whether a slot of shape `found` may belong to a weight of shape `logical`, with any bits and groups.
     #[must_use]
     pub fn may_be(self, found: &[u64], logical: &[u64]) -> bool {
         let Some((&columns, rows)) = logical.split_last().filter(|(_, rows)| !rows.is_empty()) else {
@@ -171,10 +172,10 @@ impl PartShape {
     }
 }
 
-/// Whether a layer can do without a part.
+/// Whether a layer can do without a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// The format is told by it.
+    /// Every layer of the format has it.
     Required,
     /// Some layers have it.
     Optional,
@@ -183,34 +184,34 @@ pub enum Presence {
 /// How a layer's rows are dealt out when a fused layer becomes several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// A part with a first dimension of as many as the weight has goes by rows, another belongs to all.
+    /// A slot with as many rows as the weight is dealt out by rows. Any other belongs to all layers.
     ByRows,
-    /// As `ByRows`, in tiles of 128 rows that cannot be cut.
+    /// As `ByRows`, but the rows lie in tiles of 128 that cannot be cut.
     ByTiles,
-    /// It belongs to all of them, whole.
+    /// The whole slot belongs to each of the layers.
     Whole,
 }
 
-/// Whose name a part has.
+/// Whether the name of a slot is also used outside of quantisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spelling {
-    /// Nothing but a quantised layer has a tensor of that name.
+    /// Only quantised layers have a tensor of that name.
     Own,
-    /// Tensors of other modules are called so too.
+    /// Tensors of other modules have that name too.
     Common,
 }
 
 /// One tensor of a quantised layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartSpec {
+pub struct SlotSpec {
     /// What it is for.
-    pub role: PartRole,
-    /// What follows the layer's name in the tensor's.
+    pub role: SlotRole,
+    /// The end of the tensor's name, after the layer's.
     pub suffix: &'static str,
     /// Its dtype.
-    pub dtype: PartDtype,
+    pub dtype: SlotDtype,
     /// Its shape.
-    pub shape: PartShape,
+    pub shape: SlotShape,
     /// Whether each layer has it.
     pub presence: Presence,
     /// What becomes of it when a fused layer is taken apart.
@@ -219,10 +220,10 @@ pub struct PartSpec {
     pub spelling: Spelling,
 }
 
-impl PartSpec {
-    /// A part that every layer of the format has.
+impl SlotSpec {
+    /// A slot that every layer of the format has.
     #[must_use]
-    pub const fn required(role: PartRole, suffix: &'static str, dtype: PartDtype, shape: PartShape) -> Self {
+    pub const fn required(role: SlotRole, suffix: &'static str, dtype: SlotDtype, shape: SlotShape) -> Self {
         Self {
             role,
             suffix,
@@ -234,9 +235,9 @@ impl PartSpec {
         }
     }
 
-    /// A part that some layers of the format have.
+    /// A slot that some layers of the format have.
     #[must_use]
-    pub const fn optional(role: PartRole, suffix: &'static str, dtype: PartDtype, shape: PartShape) -> Self {
+    pub const fn optional(role: SlotRole, suffix: &'static str, dtype: SlotDtype, shape: SlotShape) -> Self {
         Self {
             role,
             suffix,
@@ -248,21 +249,21 @@ impl PartSpec {
         }
     }
 
-    /// The same, and it goes whole to each layer of a fused one.
+    /// This slot, but each layer of a fused one gets it whole.
     #[must_use]
     pub const fn whole(mut self) -> Self {
         self.sharing = Sharing::Whole;
         self
     }
 
-    /// The same, and its rows lie in tiles.
+    /// This slot, but its rows lie in tiles.
     #[must_use]
     pub const fn tiled(mut self) -> Self {
         self.sharing = Sharing::ByTiles;
         self
     }
 
-    /// The same, under a name that is not quantisation's alone.
+    /// This slot, but other modules have tensors of that name too.
     #[must_use]
     pub const fn common(mut self) -> Self {
         self.spelling = Spelling::Common;
@@ -276,12 +277,12 @@ impl PartSpec {
     }
 }
 
-/// What dequantising gives.
+/// The dtype that dequantising gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gives {
     /// The dtype of the scales.
     LikeScales,
-    /// BF16; F32 where the layer has a global scale.
+    /// BF16, or F32 if the layer has a global scale.
     Bf16OrF32,
 }
 
@@ -306,20 +307,20 @@ pub struct Format {
     /// Words by which `quant_method` of a config names it.
     pub methods: &'static [&'static str],
     /// The tensors of a layer.
-    pub parts: &'static [PartSpec],
-    /// What is computed with it. `None`: it is recognised and lent as stored, and nothing is computed from it.
+    pub slots: &'static [SlotSpec],
+    /// What MLX computes with it. `None`: layers are recognised and lent as stored, and nothing is computed from them.
     pub computed: Option<Computed>,
 }
 
 impl Format {
-    /// The part of that role.
+    /// The slot of that role.
     #[must_use]
-    pub fn part(&self, role: PartRole) -> Option<&'static PartSpec> {
-        self.parts.iter().find(|part| part.role == role)
+    pub fn slot(&self, role: SlotRole) -> Option<&'static SlotSpec> {
+        self.slots.iter().find(|slot| slot.role == role)
     }
 
-    /// The parts that every layer has.
-    pub fn required(&self) -> impl Iterator<Item = &'static PartSpec> {
-        self.parts.iter().filter(|part| part.presence == Presence::Required)
+    /// The slots that every layer has.
+    pub fn required(&self) -> impl Iterator<Item = &'static SlotSpec> {
+        self.slots.iter().filter(|slot| slot.presence == Presence::Required)
     }
 }

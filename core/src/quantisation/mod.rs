@@ -1,12 +1,12 @@
-//! Weights that are quantised on disk: which formats there are, what the tensors of a layer in each of them are, and what a
-//! checkpoint declares of itself.
+//! Weights that are quantised on disk: the formats, the tensors that a layer has in each, and what a checkpoint declares of
+//! itself.
 //!
-//! [`FORMATS`] is the table of formats; [`recognise()`] tells by it which layers are quantised. With some formats, MLX's own,
-//! weightsd computes: a [`Scheme`] is one of them with its numbers. MLX stores for each layer a packed `weight`, its
+//! [`FORMATS`] is the table of formats; [`recognise()`] tells by it which layers are quantised. weightsd computes
+//! with MLX's own formats: a [`Scheme`] is one of them with its numbers. MLX stores for each layer a packed `weight`, its
 //! `scales`, and for affine quantisation its `biases` (not to be confused with the layer's own `bias`).
 //!
-//! A [`Declaration`] says how a checkpoint is meant to be quantised. What a checkpoint's tensors are, after declaration,
-//! catalogue and shapes were compared, is told by [`crate::layers`].
+//! A [`Declaration`] says how a checkpoint is meant to be quantised. [`crate::layers`] compares it
+//! with catalogue and shapes, and decides what each layer is.
 
 mod declaration;
 mod format;
@@ -16,19 +16,19 @@ mod scheme;
 
 pub use self::{
     declaration::{CONTROLNET_MANIFEST, Declaration, DeclarationError, Declared, Foreign, MANIFEST},
-    format::{Format, Mode, PartDtype, PartRole, PartShape, PartSpec, Presence, Sharing, Spelling},
+    format::{Format, Mode, Presence, Sharing, SlotDtype, SlotRole, SlotShape, SlotSpec, Spelling},
     formats::{FORMATS, is_file_mark},
     recognise::{Recognised, recognise, side_layer},
     scheme::{Scheme, SchemeError},
 };
 
-/// What a tensor of a quantised layer is a part of.
+/// The quantised layer that a tensor is a part of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Packed {
     /// How the layer is quantised.
     pub scheme: Scheme,
     /// Which tensor of the layer it is.
-    pub role: PartRole,
+    pub role: SlotRole,
     /// Shape of the weight that the layer stands for.
     pub logical_shape: Vec<u64>,
 }

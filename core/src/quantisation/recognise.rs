@@ -1,4 +1,5 @@
-//! Which layers are quantised, and in which format, as far as names and dtypes of their tensors tell.
+//! Which layers are quantised, and in which format, by the names and dtypes of their tensors. Shapes and declarations are
+//! compared in [`crate::layers`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,35 +7,35 @@ use std::{
 };
 
 use super::{
-    format::{Format, PartSpec, Spelling},
+    format::{Format, SlotSpec, Spelling},
     formats::FORMATS,
 };
 use crate::header::TensorInfo;
 
-/// The suffixes of all parts.
+/// The suffixes of all slots.
 static SUFFIXES: LazyLock<BTreeSet<&'static str>> =
-    LazyLock::new(|| FORMATS.iter().flat_map(|format| format.parts).map(|part| part.suffix).collect());
+    LazyLock::new(|| FORMATS.iter().flat_map(|format| format.slots).map(|slot| slot.suffix).collect());
 
 /// A layer in a format, with the tensors that belong to it.
 #[derive(Debug, Clone)]
 pub struct Recognised<'a> {
-    /// The format. Where several formats of MLX have the same names and dtypes, the first one: shapes and declarations
-    /// tell them apart.
+    /// The format. If several formats of MLX have the same names and dtypes, it is the first: shapes and declarations tell
+    /// them apart.
     pub format: &'static Format,
     /// Its tensors.
-    pub parts: Vec<(&'static PartSpec, &'a TensorInfo)>,
+    pub slots: Vec<(&'static SlotSpec, &'a TensorInfo)>,
 }
 
 impl<'a> Recognised<'a> {
-    /// The part that a tensor of that name is.
+    /// The slot whose tensor has that name.
     #[must_use]
-    pub fn part(&self, name: &str) -> Option<(&'static PartSpec, &'a TensorInfo)> {
-        self.parts.iter().copied().find(|(_, info)| *info.name == *name)
+    pub fn slot(&self, name: &str) -> Option<(&'static SlotSpec, &'a TensorInfo)> {
+        self.slots.iter().copied().find(|(_, info)| *info.name == *name)
     }
 }
 
 /// The quantised layers among `tensors`, by name. `method` is the word by which a config names their format: it decides
-/// where several formats have the same parts.
+/// where several formats have the same slots.
 #[must_use]
 pub fn recognise<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a TensorInfo)>,
@@ -50,7 +51,7 @@ pub fn recognise<'a>(
         }
     }
     let format = |found: &BTreeMap<&'static str, &'a TensorInfo>| {
-        let is = |part: &PartSpec| found.get(part.suffix).is_some_and(|info| part.dtype.allows(info.dtype));
+        let is = |slot: &SlotSpec| found.get(slot.suffix).is_some_and(|info| slot.dtype.allows(info.dtype));
         let mut fitting = FORMATS.iter().filter(|format| format.required().all(is));
         let first = fitting.clone().next()?;
         let declared = fitting.find(|format| method.is_some_and(|method| format.methods.contains(&method)));
@@ -60,18 +61,18 @@ pub fn recognise<'a>(
         .into_iter()
         .filter_map(|(layer, found)| {
             let format = format(&found)?;
-            let parts = format.parts.iter().filter_map(|part| Some((part, *found.get(part.suffix)?))).collect();
-            Some((layer, Recognised { format, parts }))
+            let slots = format.slots.iter().filter_map(|slot| Some((slot, *found.get(slot.suffix)?))).collect();
+            Some((layer, Recognised { format, slots }))
         })
         .collect()
 }
 
-/// The layer that a tensor of that name belongs to, if its name is one that only parts of quantised layers have.
+/// The layer that a tensor of that name belongs to, if its name is one that only slots of quantised layers have.
 #[must_use]
 pub fn side_layer(name: &str) -> Option<&str> {
-    let parts = FORMATS.iter().flat_map(|format| format.parts).filter(|part| part.spelling == Spelling::Own);
-    // Of `a.weight.absmax` the layer is `a`, whatever shorter suffix there may be.
-    let longest = parts.filter(|part| name.ends_with(part.suffix)).max_by_key(|part| part.suffix.len())?;
+    let slots = FORMATS.iter().flat_map(|format| format.slots).filter(|slot| slot.spelling == Spelling::Own);
+    // The longest suffix counts: the layer of `a.weight.absmax` is `a`.
+    let longest = slots.filter(|slot| name.ends_with(slot.suffix)).max_by_key(|slot| slot.suffix.len())?;
     name.strip_suffix(longest.suffix).filter(|layer| !layer.is_empty() && !layer.ends_with('.'))
 }
 
@@ -81,14 +82,14 @@ mod tests {
     use crate::header::Dtype;
 
     /// Tensors of one layer `l`, by suffix.
-    fn named(parts: &[(&str, Dtype)], method: Option<&str>) -> Option<&'static str> {
+    fn named(slots: &[(&str, Dtype)], method: Option<&str>) -> Option<&'static str> {
         let tensor = |(suffix, dtype): &(&str, Dtype)| TensorInfo {
             name: format!("l{suffix}").into(),
             dtype: *dtype,
             shape: vec![1],
             range: 0..1,
         };
-        let tensors: Vec<TensorInfo> = parts.iter().map(tensor).collect();
+        let tensors: Vec<TensorInfo> = slots.iter().map(tensor).collect();
         let found = recognise(tensors.iter().map(|info| (&*info.name, info)), method);
         found.get("l").map(|found| found.format.name)
     }
@@ -126,8 +127,8 @@ mod tests {
             (&[(".weight", BF16), (".bias", BF16)], None),
             (&[(".weight_scale", F32)], None),
         ];
-        for (parts, expected) in cases {
-            assert_eq!(named(parts, None), *expected, "{parts:?}");
+        for (slots, expected) in cases {
+            assert_eq!(named(slots, None), *expected, "{slots:?}");
         }
         let alike = [(".weight", U8), (".weight_scale", BF16)];
         assert_eq!(named(&alike, Some("bitnet")), Some("BitNet"));
@@ -135,9 +136,9 @@ mod tests {
 
     #[test]
     fn a_method_that_a_config_names_decides_between_formats_of_the_same_parts() {
-        let parts = [(".weight", Dtype::F8_E4M3), (".weight_scale", Dtype::BF16)];
-        assert_eq!(named(&parts, Some("modelopt")), Some("scaled FP8"));
-        let parts = [(".weight", Dtype::F8_E4M3), (".weight_scale_inv", Dtype::F32)];
-        assert_eq!(named(&parts, Some("fp8")), Some("FP8 in blocks"), "both are called fp8: the parts tell");
+        let slots = [(".weight", Dtype::F8_E4M3), (".weight_scale", Dtype::BF16)];
+        assert_eq!(named(&slots, Some("modelopt")), Some("scaled FP8"));
+        let slots = [(".weight", Dtype::F8_E4M3), (".weight_scale_inv", Dtype::F32)];
+        assert_eq!(named(&slots, Some("fp8")), Some("FP8 in blocks"), "both are called fp8: the slots tell");
     }
 }

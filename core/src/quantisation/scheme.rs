@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PartRole,
-    format::{Computed, Format, Gives, Mode, Packing, PartSpec, Presence},
+    SlotRole,
+    format::{Computed, Format, Gives, Mode, Packing, Presence, SlotSpec},
     formats::FORMATS,
 };
 use crate::{
@@ -55,7 +55,7 @@ impl Mode {
     }
 }
 
-/// How a layer is quantised; only combinations that MLX has.
+/// How a layer is quantised. Only combinations that MLX has can be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scheme {
     mode: Mode,
@@ -63,7 +63,7 @@ pub struct Scheme {
     group_size: u64,
 }
 
-/// Why numbers make no [`Scheme`].
+/// Why mode, bits and group size make no [`Scheme`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemeError {
     /// A mode that MLX does not have.
@@ -97,7 +97,7 @@ fn list(numbers: &[u64]) -> String {
 }
 
 impl Scheme {
-    /// A scheme; what is `None` is MLX's default for the mode.
+    /// A scheme. `None` stands for MLX's default of the mode.
     ///
     /// # Errors
     /// When the mode has no such bits or group size.
@@ -113,7 +113,7 @@ impl Scheme {
         Ok(Self { mode, bits, group_size })
     }
 
-    /// Affine, or what else codes and scales mean.
+    /// What codes and scales mean.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
@@ -132,51 +132,51 @@ impl Scheme {
     }
 
     /// The tensors of a layer; some layers have [optional](Presence::Optional) ones too.
-    pub fn parts(&self) -> impl Iterator<Item = &'static PartSpec> {
+    pub fn slots(&self) -> impl Iterator<Item = &'static SlotSpec> {
         self.mode.format().required()
     }
 
-    /// The part of that role, optional ones included.
+    /// The slot of that role, optional ones included.
     #[must_use]
-    pub fn part(&self, role: PartRole) -> Option<&'static PartSpec> {
-        self.mode.format().part(role)
+    pub fn slot(&self, role: SlotRole) -> Option<&'static SlotSpec> {
+        self.mode.format().slot(role)
     }
 
-    /// The roles of tensors that a layer may have and need not have.
-    pub fn optional(&self) -> impl Iterator<Item = &'static PartSpec> {
-        self.mode.format().parts.iter().filter(|part| part.presence == Presence::Optional)
+    /// The tensors that only some layers have.
+    pub fn optional(&self) -> impl Iterator<Item = &'static SlotSpec> {
+        self.mode.format().slots.iter().filter(|slot| slot.presence == Presence::Optional)
     }
 
     fn packing(&self) -> Packing {
         Packing { bits: self.bits, group_size: self.group_size }
     }
 
-    /// Shape on disk of a part of a layer whose weight has this logical shape. `None` when the weight cannot be quantised
-    /// so (it is no matrix, or its rows are no whole number of groups), and for parts that may have several shapes.
+    /// Shape on disk of a slot of a layer whose weight has this logical shape. `None` when the weight cannot be quantised by
+    /// this scheme (it is not a matrix, or its rows are not whole groups), and for slots that may have several shapes.
     #[must_use]
-    pub fn shape_of(&self, role: PartRole, logical: &[u64]) -> Option<Vec<u64>> {
-        self.part(role)?.shape.exact(logical, self.packing())
+    pub fn shape_of(&self, role: SlotRole, logical: &[u64]) -> Option<Vec<u64>> {
+        self.slot(role)?.shape.exact(logical, self.packing())
     }
 
-    /// Whether a weight of this shape can be quantised so: it is a matrix, and its rows are whole groups.
+    /// Whether a weight of this shape can be quantised by this scheme: it is a matrix whose rows are whole groups.
     #[must_use]
     pub fn packs(&self, logical: &[u64]) -> bool {
-        self.shape_of(PartRole::Weight, logical).is_some()
+        self.shape_of(SlotRole::Weight, logical).is_some()
     }
 
-    /// Whether a part of this shape belongs to a layer whose weight has this logical shape.
+    /// Whether a slot of this shape belongs to a layer whose weight has this logical shape.
     #[must_use]
-    pub fn fits(&self, part: &PartSpec, found: &[u64], logical: &[u64]) -> bool {
-        match part.shape.exact(logical, self.packing()) {
+    pub fn fits(&self, slot: &SlotSpec, found: &[u64], logical: &[u64]) -> bool {
+        match slot.shape.exact(logical, self.packing()) {
             Some(shape) => shape == found,
-            None => self.packs(logical) && part.shape.may_be(found, logical),
+            None => self.packs(logical) && slot.shape.may_be(found, logical),
         }
     }
 
     /// The logical shape of a layer whose weight has this shape on disk.
     #[must_use]
     pub fn logical_shape(&self, packed: &[u64]) -> Option<Vec<u64>> {
-        self.part(PartRole::Weight)?.shape.logical(packed, self.packing())
+        self.slot(SlotRole::Weight)?.shape.logical(packed, self.packing())
     }
 
     /// All schemes that MLX has.
@@ -188,30 +188,30 @@ impl Scheme {
         })
     }
 
-    /// The scheme by which a layer of this logical shape has these parts, when exactly one does. `found` gives dtype and
-    /// shape of the part with that role.
+    /// The scheme that gives a layer of this logical shape these slots, if exactly one does. `found` gives dtype and shape of
+    /// the slot with that role.
     #[must_use]
-    pub fn inferred<'a>(logical: &[u64], found: impl Fn(PartRole) -> Option<(Dtype, &'a [u64])>) -> Option<Self> {
-        let is = |scheme: &Self, part: &PartSpec| {
-            found(part.role).is_some_and(|(dtype, shape)| part.dtype.allows(dtype) && scheme.fits(part, shape, logical))
+    pub fn inferred<'a>(logical: &[u64], found: impl Fn(SlotRole) -> Option<(Dtype, &'a [u64])>) -> Option<Self> {
+        let is = |scheme: &Self, slot: &SlotSpec| {
+            found(slot.role).is_some_and(|(dtype, shape)| slot.dtype.allows(dtype) && scheme.fits(slot, shape, logical))
         };
-        let mut fitting = Self::all().filter(|scheme| scheme.parts().all(|part| is(scheme, part)));
+        let mut fitting = Self::all().filter(|scheme| scheme.slots().all(|slot| is(scheme, slot)));
         let first = fitting.next()?;
         fitting.next().is_none().then_some(first)
     }
 
-    /// Dtypes that a part may have on disk; `None` for any.
+    /// Dtypes that a slot may have on disk.
     #[must_use]
-    pub fn dtypes(&self, role: PartRole) -> &'static [Dtype] {
-        self.part(role).and_then(|part| part.dtype.all()).unwrap_or(&FLOATS)
+    pub fn dtypes(&self, role: SlotRole) -> &'static [Dtype] {
+        self.slot(role).and_then(|slot| slot.dtype.all()).unwrap_or(&FLOATS)
     }
 
-    /// The dtype that MLX gives a dequantised weight: `part` gives the dtype of the part with that role.
+    /// The dtype that MLX gives a dequantised weight: `slot` gives the dtype of the slot with that role.
     #[must_use]
-    pub fn dequantised(&self, part: impl Fn(PartRole) -> Option<Dtype>) -> Dtype {
+    pub fn dequantised(&self, slot: impl Fn(SlotRole) -> Option<Dtype>) -> Dtype {
         match self.mode.row().1.gives {
-            Gives::LikeScales => part(PartRole::Scales).unwrap_or(Dtype::F32),
-            Gives::Bf16OrF32 if part(PartRole::GlobalScale).is_some() => Dtype::F32,
+            Gives::LikeScales => slot(SlotRole::Scales).unwrap_or(Dtype::F32),
+            Gives::Bf16OrF32 if slot(SlotRole::GlobalScale).is_some() => Dtype::F32,
             Gives::Bf16OrF32 => Dtype::BF16,
         }
     }
@@ -242,21 +242,21 @@ mod tests {
             (scheme(Mode::Nvfp4, 4, 16), [64, 48], 6, 3),
         ];
         for (scheme, logical, words, groups) in cases {
-            let weight = scheme.shape_of(PartRole::Weight, &logical).unwrap();
-            let scales = scheme.shape_of(PartRole::Scales, &logical).unwrap();
+            let weight = scheme.shape_of(SlotRole::Weight, &logical).unwrap();
+            let scales = scheme.shape_of(SlotRole::Scales, &logical).unwrap();
             assert_eq!((weight[1], scales[1]), (words, groups), "{scheme}");
             assert_eq!(scheme.logical_shape(&weight).unwrap(), logical, "{scheme}");
             let found =
-                |role| Some((scheme.dtypes(role)[0], if role == PartRole::Weight { &*weight } else { &*scales }));
+                |role| Some((scheme.dtypes(role)[0], if role == SlotRole::Weight { &*weight } else { &*scales }));
             assert_eq!(Scheme::inferred(&logical, found), Some(scheme));
         }
         let eight = scheme(Mode::Affine, 8, 64);
-        assert_eq!(eight.shape_of(PartRole::Weight, &[10, 96]), None, "96 is no multiple of 64");
-        assert_eq!(eight.shape_of(PartRole::Weight, &[64]), None, "a vector is not quantised");
+        assert_eq!(eight.shape_of(SlotRole::Weight, &[10, 96]), None, "96 is no multiple of 64");
+        assert_eq!(eight.shape_of(SlotRole::Weight, &[64]), None, "a vector is not quantised");
         assert_eq!(scheme(Mode::Affine, 3, 32).logical_shape(&[64, 10]), None, "320 bits are no whole codes of 3");
         let found = |role| {
             Some(match role {
-                PartRole::Weight => (Dtype::U32, &[8_u64, 16][..]),
+                SlotRole::Weight => (Dtype::U32, &[8_u64, 16][..]),
                 _ => (Dtype::F32, &[9, 2][..]),
             })
         };
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn a_global_scale_is_one_number_for_each_matrix() {
         let nvfp4 = scheme(Mode::Nvfp4, 4, 16);
-        let part = nvfp4.part(PartRole::GlobalScale).unwrap();
+        let slot = nvfp4.slot(SlotRole::GlobalScale).unwrap();
         for (found, logical, fits) in [
             (&[][..], &[8, 64][..], true),
             (&[1], &[8, 64], true),
@@ -274,7 +274,7 @@ mod tests {
             (&[3], &[3, 8, 64], true),
             (&[], &[3, 8, 64], false),
         ] {
-            assert_eq!(nvfp4.fits(part, found, logical), fits, "{found:?} for {logical:?}");
+            assert_eq!(nvfp4.fits(slot, found, logical), fits, "{found:?} for {logical:?}");
         }
         assert_eq!(nvfp4.optional().count(), 1);
         assert_eq!(scheme(Mode::Affine, 4, 64).optional().count(), 0);

@@ -1,4 +1,4 @@
-//! Rules applied to the tensors of a file.
+//! Applies a family's rules to the tensors of a file: each gets its name and shape in the catalogue.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +12,7 @@ use crate::{
     layer_name::{BIAS, WEIGHT, layer_of, weight_of},
     origin::{Operation, Origin},
     pattern::{Captures, Pattern},
-    quantisation::{PartRole, PartSpec, Recognised, Sharing, recognise},
+    quantisation::{Recognised, Sharing, SlotRole, SlotSpec, recognise},
     shown::shown,
     table::{Sourced, Table, Twice},
 };
@@ -20,7 +20,7 @@ use crate::{
 /// Rows that lie together in the scales of formats made for tensor cores.
 const TILE_ROWS: u64 = 128;
 
-/// A tensor that a rule is for and cannot be applied to. It keeps its name.
+/// A tensor that a rule matches and cannot split. It keeps its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {
     /// Name in the file.
@@ -29,7 +29,7 @@ pub struct Unusable {
     pub found: Vec<u64>,
     /// Its dtype.
     pub dtype: Dtype,
-    /// In how many equal parts its rows should fall.
+    /// The number of equal parts that its rows should fall into.
     pub parts: u64,
 }
 
@@ -38,16 +38,16 @@ pub struct Unusable {
 pub struct Canonical {
     /// The tensors.
     pub table: Table,
-    /// Tensors that should have been split and cannot be: damage, which the audit reports.
+    /// Tensors that a rule cannot split. They are damaged, and the audit reports them.
     pub unusable: Vec<Unusable>,
-    /// Names in the file of tensors that no module has and that are left out.
+    /// Tensors that no module has, by their names in the file. They are left out.
     pub dropped: Vec<String>,
 }
 
-/// Why tensors have no names in the catalogue.
+/// Why the tensors of a file cannot be renamed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
-    /// Two tensors with one meaning.
+    /// Two tensors would get the same name.
     #[error("tensors `{first}` and `{second}` of the file both are `{name}`")]
     Collision {
         /// The name in the catalogue.
@@ -113,7 +113,7 @@ pub fn canonical<'a>(
     Ok(Canonical { table, unusable, dropped })
 }
 
-/// The count of what is counted from the other end, by the highest index that is there.
+/// The number of things that are counted from the other end, from the highest index that is there.
 fn counted<'a>(set: &Ruleset, names: impl Iterator<Item = &'a str> + Clone) -> u64 {
     let turned = set.rules.iter().filter_map(|rule| Some((Pattern(rule.from), Pattern(rule.from).turned()?)));
     let others = set.counted.iter().map(|&pattern| (Pattern(pattern), 0));
@@ -133,44 +133,44 @@ enum Applied {
     Dropped,
 }
 
-/// What became of a tensor that a rule splits.
+/// The result of splitting a tensor.
 enum Split {
     Parts(Vec<Sourced>),
-    /// It is not what the rule is for.
+    /// The rule is not for this tensor, so it stays.
     Kept,
     Impossible,
 }
 
-fn sides<'a>(quantised: &BTreeMap<&'a str, Recognised<'a>>) -> HashMap<String, (&'a str, &'static PartSpec)> {
-    let parts = quantised.iter().flat_map(|(layer, quantised)| {
-        let parts = quantised.parts.iter().filter(|(part, _)| part.suffix != WEIGHT);
-        parts.map(move |(part, _)| (format!("{layer}{}", part.suffix), (*layer, *part)))
+fn sides<'a>(quantised: &BTreeMap<&'a str, Recognised<'a>>) -> HashMap<String, (&'a str, &'static SlotSpec)> {
+    let slots = quantised.iter().flat_map(|(layer, quantised)| {
+        let slots = quantised.slots.iter().filter(|(slot, _)| slot.suffix != WEIGHT);
+        slots.map(move |(slot, _)| (format!("{layer}{}", slot.suffix), (*layer, *slot)))
     });
-    parts.collect()
+    slots.collect()
 }
 
 /// The tensors of a file, and the rules for them.
 struct File<'a> {
     quantised: BTreeMap<&'a str, Recognised<'a>>,
-    /// Parts of quantised layers by the names of their tensors, without weights under the name of plain ones.
-    sides: HashMap<String, (&'a str, &'static PartSpec)>,
+    /// Parts of quantised layers, by the names of their tensors. Codes that are called `weight` are not among them.
+    sides: HashMap<String, (&'a str, &'static SlotSpec)>,
     named: BTreeMap<&'a str, &'a Sourced>,
     rules: &'static [Rule],
     count: u64,
 }
 
 impl File<'_> {
-    /// What the first rule that matches makes of a name. A part of a quantised layer follows its weight.
+    /// Applies the first rule that matches a name. A slot of a quantised layer follows its weight.
     fn applied(&self, name: &str) -> Option<Applied> {
-        let Some(&(layer, part)) = self.sides.get(name) else { return self.rule(name) };
-        let of_part = |weight: &str| format!("{}{}", layer_of(weight).unwrap_or(weight), part.suffix);
+        let Some(&(layer, slot)) = self.sides.get(name) else { return self.rule(name) };
+        let of_slot = |weight: &str| format!("{}{}", layer_of(weight).unwrap_or(weight), slot.suffix);
         Some(match self.rule(&weight_of(layer))? {
             Applied::Renamed(weight)
             | Applied::Squeezed(weight)
             | Applied::Row(weight)
-            | Applied::FromOrder(weight, _) => Applied::Renamed(of_part(&weight)),
+            | Applied::FromOrder(weight, _) => Applied::Renamed(of_slot(&weight)),
             Applied::Split(into) => {
-                Applied::Split(into.iter().map(|(weight, share)| (of_part(weight), *share)).collect())
+                Applied::Split(into.iter().map(|(weight, share)| (of_slot(weight), *share)).collect())
             }
             Applied::Dropped => Applied::Dropped,
         })
@@ -194,21 +194,21 @@ impl File<'_> {
         })
     }
 
-    /// The shares of a tensor of a fused layer. Rows of weight and bias are dealt out; of the other parts of a quantised
-    /// layer those that have as many rows, and the others belong to each of the layers.
+    /// Splits a tensor of a fused layer into shares. The rows of weight and bias are dealt out, and so are the rows of a slot
+    /// of a quantised layer if there are as many. Any other slot belongs to each of the layers.
     fn split(&self, name: &str, tensor: &Sourced, into: &[(String, u64)]) -> Split {
         let weight_or_bias = layer_of(name).or_else(|| name.strip_suffix(BIAS));
         let side = self.sides.get(name).copied();
         let Some(layer) = side.map(|(layer, _)| layer).or(weight_or_bias) else { return Split::Kept };
-        let part = side.map(|(_, part)| part);
+        let slot = side.map(|(_, slot)| slot);
         let shares: u64 = into.iter().map(|(_, share)| share).sum();
         if name.strip_suffix(BIAS).is_none() && !self.is_divisible(layer, shares) {
-            // Said once, of the weight.
-            return if part.is_none_or(|part| part.role == PartRole::Weight) { Split::Impossible } else { Split::Kept };
+            // Reported once, for the weight.
+            return if slot.is_none_or(|slot| slot.role == SlotRole::Weight) { Split::Impossible } else { Split::Kept };
         }
         let rows = self.rows(layer);
         let is_whole =
-            part.is_some_and(|part| part.sharing == Sharing::Whole || tensor.info.shape.first() != rows.as_ref());
+            slot.is_some_and(|slot| slot.sharing == Sharing::Whole || tensor.info.shape.first() != rows.as_ref());
         if is_whole {
             return Split::Parts(into.iter().map(|(name, _)| renamed(tensor, name.clone())).collect());
         }
@@ -220,13 +220,13 @@ impl File<'_> {
         self.named.get(&*weight_of(layer))?.info.shape.first().copied()
     }
 
-    /// Whether a layer falls into that many equal ones: it has a weight whose rows are a multiple, and no part of it that
-    /// lies otherwise than by rows.
+    /// Whether a layer falls into `shares` equal ones: the rows of its weight are a multiple, and all of its slots can be cut
+    /// at these rows.
     fn is_divisible(&self, layer: &str, shares: u64) -> bool {
         let Some(rows) = self.rows(layer).filter(|rows| *rows > 0 && rows.is_multiple_of(shares)) else { return false };
         let Some(quantised) = self.quantised.get(layer) else { return true };
-        quantised.parts.iter().all(|(part, info)| match (part.role, part.sharing) {
-            (PartRole::Weight, Sharing::Whole) => false,
+        quantised.slots.iter().all(|(slot, info)| match (slot.role, slot.sharing) {
+            (SlotRole::Weight, Sharing::Whole) => false,
             (_, Sharing::ByTiles) => info.shape.first() != Some(&rows) || (rows / shares).is_multiple_of(TILE_ROWS),
             _ => true,
         })
@@ -275,7 +275,7 @@ fn derived(tensor: &Sourced, name: String, shape: Vec<u64>, range: Range<u64>, o
     }
 }
 
-/// The shares of a tensor by rows; `None` when its rows do not fall into them, or not at whole bytes.
+/// Cuts a tensor by rows. `None` when its rows are not a multiple of the shares, or a cut would fall inside a byte.
 fn shares_of(tensor: &Sourced, into: &[(String, u64)]) -> Option<Vec<Sourced>> {
     let info = &tensor.info;
     let (&rows, rest) = info.shape.split_first()?;

@@ -1,8 +1,8 @@
-//! The engine that turns a checkpoint's own names and shapes into those of a family's catalogue. It knows no model: a
-//! family gives it a table of [`Rule`]s.
+//! Turns a checkpoint's own names and shapes into those of a family's catalogue. It knows no model: a family gives it a
+//! table of [`Rule`]s.
 //!
-//! Nothing is read or copied. A rename is a name, a slice of rows is a part of a range, and a 1x1 convolution that is a
-//! linear layer elsewhere is another shape over the same bytes.
+//! Nothing is read or copied. A slice of rows is a part of a range, and a 1x1 convolution that is a linear layer elsewhere is
+//! another shape over the same bytes.
 
 mod canonical;
 mod overlay;
@@ -23,12 +23,12 @@ pub enum Action {
     Squeeze(&'static str),
     /// Another name, and a vector becomes a matrix of one row: `[n]` to `[1, n]`.
     Row(&'static str),
-    /// Another name, and the kernel lies in MLX's order. It is described in the checkpoint's order, like any other.
+    /// Another name, for a kernel that the file holds in MLX's order. The table gives its shape in the order of the catalogue.
     FromOrder(&'static str, Axes),
-    /// A fused layer becomes several: the rows of its weight and bias are dealt out, and with them the parts of a quantised
-    /// weight. Another tensor that the pattern matches keeps its name.
+    /// A fused layer becomes several: the rows of its weight and bias are dealt out, and so are the parts of a quantised
+    /// weight. Any other tensor that the pattern matches keeps its name.
     SplitRows(&'static [(&'static str, u64)]),
-    /// The tensor is of no use to anyone.
+    /// The tensor is left out: no module has it.
     Drop,
 }
 
@@ -83,11 +83,11 @@ impl Rule {
 /// name that none matches stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Taken off one after the other, each once, wherever the name begins with it.
+    /// Prefixes that are taken off one after the other, each once, if the name begins with it.
     pub strip: &'static [&'static str],
     /// The rules.
     pub rules: &'static [Rule],
-    /// Patterns whose first index counts the same things as one that is counted from the other end.
+    /// Patterns whose first index counts what another pattern counts from the other end (`~`).
     pub counted: &'static [&'static str],
 }
 
@@ -107,7 +107,7 @@ impl Ruleset {
 pub struct Rules {
     /// The table.
     pub set: &'static Ruleset,
-    /// How many there are of what is counted from the other end; `None` takes the count from the names that are there.
+    /// The number of things that `~` counts; `None` takes it from the names in the file.
     pub count: Option<u64>,
 }
 

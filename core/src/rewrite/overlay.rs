@@ -8,23 +8,23 @@ use crate::{
     table::Table,
 };
 
-/// A component and what became of it.
+/// A component with a file laid over it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlay {
     /// All tensors.
     pub table: Table,
-    /// Names of tensors that were there and are the other file's now.
+    /// Names of tensors that the file replaced.
     pub replaced: Vec<String>,
-    /// Names that were not there.
+    /// Names of tensors that the file added.
     pub added: Vec<String>,
-    /// How many stayed.
+    /// Number of tensors that stayed.
     pub kept: usize,
 }
 
-/// Why a file cannot take the place of a component's tensors.
+/// Why a file cannot be laid over a component.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OverlayError {
-    /// It is about something else.
+    /// The file is about something else.
     #[error("none of its {found} tensors, such as `{sample}`, has a place among those of the component")]
     NothingReplaced {
         /// How many it has.
@@ -40,7 +40,7 @@ pub enum OverlayError {
         /// One of them.
         sample: String,
     },
-    /// The reverse.
+    /// Packed weights in place of plain ones.
     #[error("{count} of its weights, such as `{sample}`, are quantised, and the component's are plain")]
     QuantisedOverPlain {
         /// How many.
@@ -50,10 +50,10 @@ pub enum OverlayError {
     },
 }
 
-/// Layers that have tensors beside their weights, without which the weights mean nothing.
+/// Layers whose weights mean nothing without the tensors beside them.
 fn quantised(table: &Table) -> BTreeMap<&str, Recognised<'_>> {
     let mut layers = recognise(table.tensors().iter().map(|tensor| (&*tensor.info.name, &tensor.info)), None);
-    layers.retain(|_, layer| layer.parts.len() > 1);
+    layers.retain(|_, layer| layer.slots.len() > 1);
     layers
 }
 

@@ -9,7 +9,7 @@ use weightsd_core::{
     family::{Family, ModelFacts, detect, z_image::ZImage},
     header::Dtype,
     place::{Layout, place},
-    quantisation::{Mode, PartRole, Scheme},
+    quantisation::{Mode, Scheme, SlotRole},
     tool::Tool,
 };
 
@@ -80,6 +80,7 @@ fn entry(layer: &str, suffix: &str, dtype: Dtype, shape: &[u64]) -> Entry {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of formats")]
 fn every_format_is_lent_and_named_and_nothing_is_computed_from_it() {
     use Dtype::{BF16, F8_E4M3, F16, F32, I8, I32, U8};
     type Parts = fn(&str, u64, u64) -> Vec<Entry>;
@@ -160,10 +161,10 @@ fn what_lies_beside_a_packed_layer_and_nothing_explains_forbids_computing() {
     let facts = language_model(&serde_json::json!({"quantization": {"group_size": 64, "bits": 4}}));
     let affine = Scheme::new(Mode::Affine, None, None).unwrap();
     let packed = |layer: &str, shape: &[u64]| -> Vec<Entry> {
-        let part = |part: &weightsd_core::quantisation::PartSpec| {
-            entry(layer, part.suffix, part.dtype.written(Dtype::BF16), &affine.shape_of(part.role, shape).unwrap())
+        let slot = |slot: &weightsd_core::quantisation::SlotSpec| {
+            entry(layer, slot.suffix, slot.dtype.written(Dtype::BF16), &affine.shape_of(slot.role, shape).unwrap())
         };
-        affine.parts().map(part).collect()
+        affine.slots().map(slot).collect()
     };
     let plain = Conversion { packing: Packing::Plain, ..Conversion::default() };
     let good = open(&facts, packed);
@@ -208,10 +209,10 @@ fn plan_refusal(assembled: &Assembled, conversion: &Conversion) -> CannotConvert
 fn unknown_keys_of_a_declaration_forbid_computing_from_the_layers_that_they_concern() {
     let affine = Scheme::new(Mode::Affine, None, None).unwrap();
     let packed = |layer: &str, shape: &[u64]| -> Vec<Entry> {
-        let part = |part: &weightsd_core::quantisation::PartSpec| {
-            entry(layer, part.suffix, part.dtype.written(Dtype::BF16), &affine.shape_of(part.role, shape).unwrap())
+        let slot = |slot: &weightsd_core::quantisation::SlotSpec| {
+            entry(layer, slot.suffix, slot.dtype.written(Dtype::BF16), &affine.shape_of(slot.role, shape).unwrap())
         };
-        affine.parts().map(part).collect()
+        affine.slots().map(slot).collect()
     };
     let plain = Conversion { packing: Packing::Plain, ..Conversion::default() };
     let one = serde_json::json!({"quantization": {"group_size": 64, "bits": 4,
@@ -232,17 +233,17 @@ fn a_global_scale_is_a_part_of_its_layer() {
     let nvfp4 = Scheme::new(Mode::Nvfp4, None, None).unwrap();
     let with = |dtype: Dtype, shape: &'static [u64]| {
         open(&facts, move |layer, logical| {
-            let part = |part: &weightsd_core::quantisation::PartSpec| {
-                entry(layer, part.suffix, part.dtype.written(Dtype::BF16), &nvfp4.shape_of(part.role, logical).unwrap())
+            let slot = |slot: &weightsd_core::quantisation::SlotSpec| {
+                entry(layer, slot.suffix, slot.dtype.written(Dtype::BF16), &nvfp4.shape_of(slot.role, logical).unwrap())
             };
-            nvfp4.parts().map(part).chain([entry(layer, ".global_scale", dtype, shape)]).collect()
+            nvfp4.slots().map(slot).chain([entry(layer, ".global_scale", dtype, shape)]).collect()
         })
     };
     for shape in [&[][..], &[1]] {
         let good = with(Dtype::F32, shape);
         assert!(good.report.is_clean() && good.report.extra.is_empty(), "{}", good.report.summary());
         let part = good.table.get("model.layers.0.mlp.up_proj.global_scale").unwrap().packed.as_ref().unwrap();
-        assert_eq!(part.role, PartRole::GlobalScale);
+        assert_eq!(part.role, SlotRole::GlobalScale);
         assert_eq!(converted(&good, &Conversion { packing: Packing::Plain, ..Conversion::default() }), Ok(None));
     }
     for (dtype, shape) in [(Dtype::BF16, &[][..]), (Dtype::F32, &[256])] {

@@ -183,7 +183,7 @@ fn plain_weights_do_not_go_over_quantised_ones() {
     let name = "layers.0.attention.to_q";
     let logical = [3840, 3840];
     let packed: Vec<Entry> = scheme
-        .parts()
+        .slots()
         .map(|part| {
             let shape = scheme.shape_of(part.role, &logical).unwrap();
             (format!("{name}{}", part.suffix), part.dtype.written(Dtype::F32), shape)

@@ -8,7 +8,7 @@ use weightsd_core::{
     family::{ComponentSite, Family, Membership, ModelFacts, detect, is_document, z_image::ZImage},
     header::Dtype,
     place::{Layout, Making, place},
-    quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, PartRole, Scheme},
+    quantisation::{CONTROLNET_MANIFEST, Declaration, MANIFEST, Mode, Scheme, SlotRole},
     tool::Tool,
 };
 
@@ -36,10 +36,10 @@ fn packed(model: &Model, component: &str, scheme: Scheme) -> (Vec<Entry>, usize)
             continue;
         }
         layers += 1;
-        for part in scheme.parts() {
+        for slot in scheme.slots() {
             let layer = name.strip_suffix(".weight").unwrap();
-            let shape = scheme.shape_of(part.role, &shape).unwrap();
-            out.push((format!("{layer}{}", part.suffix), part.dtype.written(Dtype::F32), shape));
+            let shape = scheme.shape_of(slot.role, &shape).unwrap();
+            out.push((format!("{layer}{}", slot.suffix), slot.dtype.written(Dtype::F32), shape));
         }
     }
     (out, layers)
@@ -112,9 +112,9 @@ fn each_tensor_says_what_it_stands_for() {
         let start = if layout == Layout::Mlx { "encoder." } else { "model." };
         let tensor = |name: &str| placed.iter().find(|tensor| tensor.name == format!("{start}{name}")).unwrap();
         for (role, name, shape) in [
-            (PartRole::Weight, "weight", [2560, 2432]),
-            (PartRole::Scales, "scales", [2560, 304]),
-            (PartRole::Biases, "biases", [2560, 304]),
+            (SlotRole::Weight, "weight", [2560, 2432]),
+            (SlotRole::Scales, "scales", [2560, 304]),
+            (SlotRole::Biases, "biases", [2560, 304]),
         ] {
             let found = tensor(&format!("layers.0.mlp.down_proj.{name}"));
             let packed = found.packed.as_ref().unwrap();
@@ -133,8 +133,8 @@ fn overrides_of_single_layers_are_honoured() {
     let (mut file, _) = packed(&model, "transformer", eight);
     for (name, _, shape) in &mut file {
         if let Some(ending) = name.strip_prefix("layers.5.feed_forward.w1.") {
-            let part = four.parts().find(|part| part.name() == ending).unwrap();
-            *shape = four.shape_of(part.role, &[10240, 3840]).unwrap();
+            let slot = four.slots().find(|slot| slot.name() == ending).unwrap();
+            *shape = four.shape_of(slot.role, &[10240, 3840]).unwrap();
         }
     }
     let with = |name: &str| {
@@ -375,9 +375,9 @@ fn a_model_that_mflux_saved_describes_itself() {
             let name = name.strip_prefix("model.").unwrap_or(&name).to_owned();
             match name.strip_suffix(".weight").filter(|_| shape.len() == 2) {
                 None => file.push((name, dtype, shape)),
-                Some(layer) => file.extend(scheme.parts().map(|part| {
-                    let dtype = part.dtype.written(Dtype::BF16);
-                    (format!("{layer}{}", part.suffix), dtype, scheme.shape_of(part.role, &shape).unwrap())
+                Some(layer) => file.extend(scheme.slots().map(|slot| {
+                    let dtype = slot.dtype.written(Dtype::BF16);
+                    (format!("{layer}{}", slot.suffix), dtype, scheme.shape_of(slot.role, &shape).unwrap())
                 })),
             }
         }

@@ -24,7 +24,7 @@ pub fn filled<E: From<ArrayError>>(
     let mut made = unsafe { mlx_sys::mlx_array_new() };
     let mut data: *mut c_void = std::ptr::null_mut();
     let mut error = ext::Error::default();
-    // SAFETY: the shape is a slice of so many.
+    // SAFETY: the shape is a slice of the length that is passed.
     let status = unsafe {
         let (shape, ndim) = (form.shape.as_ptr(), form.shape.len());
         ext::mlx_ext_empty(&mut made, shape, ndim, form.dtype, &mut data, &mut error)
@@ -35,7 +35,7 @@ pub fn filled<E: From<ArrayError>>(
     // SAFETY: the handle was filled, and nobody else has it.
     let made = unsafe { Array::from_ptr(made) };
     if form.bytes > 0 {
-        // SAFETY: MLX has allocated so many bytes for this array alone, which nobody else has seen yet. They come from
+        // SAFETY: MLX has allocated that length for this array alone, which nobody else has seen yet. They come from
         // a foreign allocator, so that Rust assumes nothing of them, and every value of a byte is one.
         fill(unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), form.bytes) })?;
     }
@@ -71,7 +71,7 @@ pub fn bytes(array: &Array) -> Result<&[u8], ArrayError> {
     if data.is_null() {
         return Err(ArrayError::Mlx("the elements of the array are not in order".to_owned()));
     }
-    // SAFETY: an evaluated array whose elements are in order has so many bytes there. They live as long as the handle
+    // SAFETY: an evaluated array whose elements are in order has that length there. They live as long as the handle
     // that is borrowed, and nothing writes to the memory of an array that somebody holds.
     Ok(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), array.nbytes()) })
 }

@@ -15,7 +15,7 @@ fn terms(scheme: &Scheme) -> (CString, i32, i32) {
     (mode, number(scheme.group_size()), number(scheme.bits()))
 }
 
-/// Packs a matrix: weight, scales and, in mode affine, biases. All of MLX's modes, of which mlx-rs has the first.
+/// Packs a matrix: weight, scales and, in mode affine, biases. Knows all of MLX's modes; mlx-rs has only affine.
 ///
 /// # Errors
 /// When MLX refuses the shape or dtype.

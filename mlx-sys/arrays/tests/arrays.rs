@@ -111,8 +111,8 @@ fn every_mode_goes_there_and_back() {
     for (mode, bits, group) in affine.chain([(Mode::Mxfp4, 4, 32), (Mode::Mxfp8, 8, 32), (Mode::Nvfp4, 4, 16)]) {
         let scheme = Scheme::new(mode, Some(bits), Some(group)).unwrap();
         let parts = quantise(&weight, &scheme).unwrap();
-        assert_eq!(parts.len(), scheme.parts().count(), "{scheme}");
-        for (part, spec) in parts.iter().zip(scheme.parts()) {
+        assert_eq!(parts.len(), scheme.slots().count(), "{scheme}");
+        for (part, spec) in parts.iter().zip(scheme.slots()) {
             let shape: Vec<u64> = part.shape().iter().map(|&dimension| dimension as u64).collect();
             assert_eq!(shape, scheme.shape_of(spec.role, &[8, 128]).unwrap(), "{scheme}");
         }
