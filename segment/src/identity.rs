@@ -6,12 +6,13 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
+use serde::{Deserialize, Serialize};
 use weightsd_core::identity::{FileKey, Volume};
 
 /// The identity of a file in one state. Two equal identities mean the same file with the same content, as far as the
 /// system tells, for as long as its volume stays mounted. Only deliberate deception changes content without changing one
 /// of these fields. What outlives a mount is kept under a [`FileKey`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileIdentity {
     /// Device number.
     pub device: u64,

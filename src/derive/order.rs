@@ -14,18 +14,7 @@ pub struct OrderedFile {
     /// An absolute path.
     pub path: PathBuf,
     /// The state in which the file was planned; the worker refuses any other.
-    pub identity: Identity,
-}
-
-/// A [`FileIdentity`] in a form that serialises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity(u64, u64, u64, i64, i64);
-
-impl From<&FileIdentity> for Identity {
-    fn from(identity: &FileIdentity) -> Self {
-        let FileIdentity { device, inode, length, modified_ns, changed_ns } = *identity;
-        Self(device, inode, length, modified_ns, changed_ns)
-    }
+    pub identity: FileIdentity,
 }
 
 /// What the worker is asked for: the line on its standard input.

@@ -16,7 +16,7 @@ use crate::{
 /// What helps where the cache cannot be written to.
 const ANOTHER_CACHE: &str = "name a cache of your own with `--hub-cache` (`hub_cache`)";
 
-/// See the module. Cheap to clone, because everyone who waits for a file gets one.
+/// Why files did not come. Cheap to clone, because each request that waits for a file gets one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FetchError {
     /// The source gave no answer, or none that can be used.
@@ -73,7 +73,7 @@ pub enum FetchError {
         /// Its content.
         found: String,
     },
-    /// No space, before or while writing.
+    /// Not enough space, found before anything was written.
     #[error("`{}` has no space for the download: {needed} bytes are needed, {free} are free{}", path.display(), if *floor > 0 { format!(", and {floor} are to stay free") } else { String::new() })]
     NoSpace {
         /// The cache.
@@ -84,6 +84,17 @@ pub enum FetchError {
         free: u64,
         /// What is to stay free, in bytes.
         floor: u64,
+    },
+    /// The disk, or what this user may have of it, became full while a file was written.
+    #[error("`{}` has no space for the download: {needed} bytes are still to come", path.display())]
+    DiskFull {
+        /// The cache.
+        path: PathBuf,
+        /// What the file still needs, in bytes.
+        needed: u64,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
     },
     /// The patterns leave nothing.
     #[error("no file of `{repo}` matches {}", patterns.join(", "))]
@@ -138,7 +149,7 @@ impl Explain for FetchError {
                 file,
                 "it came twice like this and was thrown away: the mirror, proxy or disk in between is at fault",
             ),
-            Self::NoSpace { path, .. } => Explanation::new(
+            Self::NoSpace { path, .. } | Self::DiskFull { path, .. } => Explanation::new(
                 Reason::NoSpace,
                 path.display().to_string(),
                 "make room, or name a cache on another disk with `--hub-cache` (`hub_cache`); what has come already is kept",

@@ -1,5 +1,5 @@
-//! One file comes from its source: under the lock that all programs respect, from where an earlier attempt stopped, hashed
-//! as it comes, and under its final name only when it is what that name says.
+//! The download of one file: under the lock that all programs respect, from where an earlier attempt stopped, hashed as it
+//! comes. It gets its final name only when its hash is what that name says.
 
 use std::{
     fs::{self, File},
@@ -47,7 +47,7 @@ pub(super) struct Arrived {
     pub(super) fetched: u64,
 }
 
-/// SharedWork of files. Two repositories may want the same content; each has it in its own folder.
+/// The shared work of downloading files. Two repositories may want the same content; each has it in its own folder.
 #[derive(Debug, Clone)]
 pub(super) struct FileWork;
 
@@ -62,7 +62,7 @@ impl Work for FileWork {
     }
 }
 
-/// What works on one job. Runs on the source's threads: the connection and the writing share one, since handing over
+/// The worker on one job. It runs on the source's threads: the connection and the writing share one, since handing over
 /// each piece to another would cost more than the writing does.
 pub(super) struct Download {
     job: FetchJob,
@@ -95,7 +95,7 @@ impl Download {
         }
         source::create_parent(&blob).map_err(FetchError::io(&blob))?;
         let lock = self.lock().await?;
-        // Whoever had the lock may have left the file.
+        // The program that had the lock may have left the file.
         if self.is_there(&blob)? {
             return Ok(Arrived { fetched: 0 });
         }
@@ -271,7 +271,8 @@ impl Download {
     fn not_written(&self, error: io::Error, needed: u64) -> FetchError {
         let path = self.job.store.partial(&self.job.listed.blob);
         if disk::is_full(&error) {
-            return FetchError::NoSpace { path: self.job.store.cache().to_owned(), needed, free: 0, floor: 0 };
+            let path = self.job.store.cache().to_owned();
+            return FetchError::DiskFull { path, needed, source: Arc::new(error) };
         }
         FetchError::io(path)(error)
     }
