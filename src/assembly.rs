@@ -1,6 +1,5 @@
-//! Between the checkpoint and the plan: the tensors of the opened files under the names of their catalogue, whatever
-//! layout the files have, another file's laid over them where that is wanted, and all of it audited. Arithmetic on
-//! headers; the engine is [`weightsd_core::assemble`].
+//! Between the checkpoint and the plan: gives the tensors of the opened files their catalogue names, lays the overlay over
+//! them, and audits the result. All of it is arithmetic on headers, done by [`weightsd_core::assemble`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +23,7 @@ pub struct Recipe {
     pub family: &'static dyn Family,
     /// Where it is.
     pub site: ComponentSite,
-    /// Where the component is, as people say it.
+    /// Where the component is, for messages.
     place: String,
     facts: Arc<ModelFacts>,
     description: Option<Description>,
@@ -92,7 +91,7 @@ fn of_family(family: &str, looks: Option<&(String, &'static str)>) -> String {
 }
 
 impl Recipe {
-    /// For the component at `site` of `snapshot`, with the configs of `base` where it is given.
+    /// The recipe of the component at `site` of `snapshot`, with the configs of `base` if there is one.
     ///
     /// # Errors
     /// When the config cannot be used, or the base model is of another family.
@@ -103,7 +102,7 @@ impl Recipe {
         base: Option<&Snapshot>,
     ) -> Result<Self, RecipeError> {
         let (family, located) = (snapshot.family_of(site), snapshot.located_in(site).cloned());
-        // A base model says what the components of its family are; of others it knows nothing.
+        // A base model describes only the components of its own family.
         let base = base.filter(|_| site.membership == Membership::Member);
         let model = family.name(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
         let description = match base {
@@ -112,7 +111,7 @@ impl Recipe {
                 return Err(RecipeError::OtherFamily { base: base.family.id(), family: family.id(), looks });
             }
             Some(base) => Some(family.describe(base.site(&site.name)?, &base.facts)?),
-            // Files without a config say nothing; their tensors tell.
+            // Files without a config are described by their tensors.
             None if located.is_some() => None,
             None => match family.describe(site, &snapshot.facts) {
                 Err(ConfigError::Missing { .. }) if model.is_some() && snapshot.missing_documents.is_empty() => None,
@@ -124,7 +123,7 @@ impl Recipe {
         Ok(Self { family, site, place, facts, description, model, located })
     }
 
-    /// What, beside the files, decides what the component becomes: configs, declarations, and the model it is taken for.
+    /// What decides the component beside its weight files: configs, declarations, and the known model that it counts as.
     #[must_use]
     pub fn fingerprint(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -145,7 +144,7 @@ impl Recipe {
     /// Puts the component together and audits it.
     ///
     /// # Errors
-    /// When the tensors do not make the component: see the variants.
+    /// When the file lacks the component, when tensors contradict each other, or when a declaration cannot be used.
     pub fn assemble(&self, own: Tensors<'_>, other: Option<Tensors<'_>>) -> Result<Assembled, AssembleError> {
         let Self { family, site, place, facts, description, model, located } = self;
         let (component, family) = (site.name.as_str(), *family);

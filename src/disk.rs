@@ -1,4 +1,4 @@
-//! Free space, errors that mean there is none, and what other errors of the system mean.
+//! Free space, and what errors of the system mean: a full disk, a file that is gone, a file that must not be read.
 
 use std::{
     fs, io,
@@ -21,7 +21,7 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// What it means that the system refuses `path`.
+/// Explains why the system refuses `path`.
 pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
     const NOT_A_FILE: &str = "put a regular file in its place";
     if let Some(link) = dangling(path) {

@@ -1,4 +1,5 @@
-//! What happened, in a ring. Readers come with a position of their own, so a slow one loses events and holds up nobody.
+//! The event log: a ring of what happened. Each reader has a position of its own, so a slow one loses events and delays
+//! nobody.
 
 use std::{
     collections::VecDeque,

@@ -20,8 +20,8 @@ fn main() -> ExitCode {
 /// The daemon, from its log to its last task.
 fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     process::start_log(command.log_file.as_deref());
-    // Before there are threads: taking over a socket changes the environment. Before anything can fail: whoever waits on
-    // the socket is told.
+    // Before there are threads: taking over a socket changes the environment. Before anything can fail: a client that
+    // waits on the socket is told.
     let inherited = BoundListener::inherit(command.activated)?;
     let waiting = inherited.as_ref().and_then(BoundListener::waiting);
     let ended = run(command, socket, inherited);

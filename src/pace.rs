@@ -8,7 +8,7 @@ use std::{
 /// How far back is looked.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The bytes of the last seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     samples: VecDeque<(Instant, u64)>,

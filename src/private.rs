@@ -14,7 +14,7 @@ use crate::disk;
 /// Whom a folder may let in besides its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Others {
-    /// Nobody: whoever enters can connect to what lies there.
+    /// Nobody: a user who enters can connect to what lies there.
     Nobody,
     /// Those who only read: what lies there is protected by itself.
     Readers,
@@ -25,7 +25,7 @@ pub(crate) enum Others {
 pub(crate) enum Links {
     /// It may; the place that it leads to is judged.
     Followed,
-    /// It may not: whoever owns the link says what the folder is.
+    /// It may not: the owner of the link decides what the folder is.
     Refused,
 }
 

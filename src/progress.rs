@@ -81,7 +81,7 @@ pub struct FileStep {
     pub bytes_done: u64,
 }
 
-/// Whoever watches a load.
+/// Watches a load.
 pub trait Watcher: Sync {
     /// Called when something moved. Must not block.
     fn step(&self, step: &Step);

@@ -302,7 +302,7 @@ struct Room {
     /// Files, and folders with a `/` at the end, from the repository's root.
     paths: Vec<String>,
     may_use: BTreeSet<String>,
-    /// Rooms of which it may use types, but call no functions.
+    /// Rooms whose types it may use and whose functions it may not call.
     may_name_types_of: BTreeSet<String>,
 }
 

@@ -10,6 +10,10 @@ use std::{
 const LINES_MAX: usize = 500;
 const REASON: &str = "Longer than 500 lines:";
 
+/// Phrases that docs/STYLE.md rules out, in lower case.
+const PHRASES: [&str; 7] =
+    ["see the module", "of which", "whoever", "such a one", "has made", "so many bytes", "what there is"];
+
 /// The documents whose links and tests are followed.
 const DOCUMENTS: [&str; 11] = [
     "README.md",
@@ -170,6 +174,42 @@ fn missing(named: &str) -> Option<String> {
         }
     }
     Some(format!("there is no such module in {base}"))
+}
+
+/// Comments of the source, and the documents, but not the one that quotes the phrases.
+#[test]
+fn comments_and_documents_say_it_plainly() {
+    let mut problems = BTreeSet::new();
+    let documents = files("", ".md").into_iter().chain(files("proto", ".proto"));
+    for file in files("", ".rs").into_iter().chain(documents.filter(|file| file != Path::new("docs/STYLE.md"))) {
+        let is_source = file.extension().is_some_and(|ending| ending == "rs");
+        for (number, line) in read(&file).lines().enumerate() {
+            let said = if is_source { line.split_once("//").map_or("", |(_, said)| said) } else { line }.to_lowercase();
+            if let Some(phrase) = PHRASES.iter().find(|phrase| said.contains(*phrase)) {
+                problems.insert(format!("{}:{}: `{phrase}`: see docs/STYLE.md", file.display(), number + 1));
+            }
+        }
+    }
+    assert_none(&problems);
+}
+
+/// `# Errors` says when, not which type.
+#[test]
+fn errors_are_documented_by_when_they_come() {
+    let mut problems = BTreeSet::new();
+    for file in files("", ".rs") {
+        let text = read(&file);
+        let lines: Vec<&str> = text.lines().map(|line| line.trim_start()).collect();
+        for (number, pair) in lines.windows(2).enumerate().filter(|(_, pair)| pair[0] == "/// # Errors") {
+            // What is left without links: `[`A`] or [`B`].` says nothing.
+            let said = pair[1].trim_start_matches("/// ").split("[`");
+            let said: String = said.map(|rest| rest.split_once("`]").map_or(rest, |(_, rest)| rest)).collect();
+            if !said.replace("or", "").contains(char::is_alphabetic) {
+                problems.insert(format!("{}:{}: does not say when", file.display(), number + 2));
+            }
+        }
+    }
+    assert_none(&problems);
 }
 
 #[test]

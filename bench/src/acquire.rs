@@ -1,4 +1,4 @@
-//! A warm component: from the request to a checked table of tensors, every byte of which is addressable.
+//! A warm component: from the request to a checked table of tensors whose every byte is addressable.
 
 use std::{hint::black_box, path::Path, time::Duration};
 

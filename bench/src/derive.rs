@@ -205,6 +205,7 @@ struct Watch {
 }
 
 impl Watch {
+    #[expect(clippy::disallowed_methods, reason = "`stop` joins it")]
     fn start(pid: u32) -> Self {
         let (stop, peak) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let (stopped, highest) = (Arc::clone(&stop), Arc::clone(&peak));

@@ -182,7 +182,6 @@ mod tests {
         while let Ok(stream) = connect() {
             waiting.push(stream);
         }
-        let mut full = 0;
         let (mut patience, mut full) = (Patience::new(platform), 0);
         loop {
             let error = match connect() {

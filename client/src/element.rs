@@ -1,4 +1,4 @@
-//! Which Rust types can stand for the elements of which dtypes.
+//! The Rust types that can stand for the elements of a dtype.
 
 use half::{bf16, f16};
 use safetensors::Dtype;

@@ -136,6 +136,7 @@ async fn receive(stream: &mut UnixStream, count: u16) -> Result<Vec<OwnedFd>, Ha
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test owns its threads")]
 mod tests {
     use std::{
         fs::File,

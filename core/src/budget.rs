@@ -1,4 +1,4 @@
-//! Room on the disk for derived images: which go so that another one fits, and why none can. Pure; the same answer serves
+//! Room on the disk for derived images: which are deleted so that another one fits, or why there is no room. Pure; the same answer serves
 //! the dry run.
 
 use std::time::SystemTime;
@@ -45,7 +45,7 @@ pub struct Removal {
 /// Why an image has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
-    /// The budget is too small for it, whatever goes.
+    /// The budget is too small, whatever is deleted.
     #[error(
         "{needed} bytes are needed, the budget for derived images is {budget} bytes, and {held} of it are held or being \
          written"
@@ -58,7 +58,7 @@ pub enum NoRoom {
         /// Bytes of images that somebody holds or writes.
         held: u64,
     },
-    /// The disk is too full for it, whatever goes.
+    /// The disk is too full, whatever is deleted.
     #[error(
         "{needed} bytes are needed, {free} are free on the disk, {floor} of them must stay free, and {unheld} could be freed"
     )]
@@ -78,7 +78,7 @@ pub enum NoRoom {
 /// more than it takes.
 ///
 /// # Errors
-/// [`NoRoom`]; then nothing should go.
+/// When there is no room even without all images that nobody holds. Then none should be deleted.
 pub fn make_room(images: &[ImageFacts], needed: u64, room: Room) -> Result<Vec<Removal>, NoRoom> {
     let sum = |held: bool| images.iter().filter(|image| image.is_held == held).map(|image| image.bytes).sum::<u64>();
     let (held, unheld) = (sum(true).saturating_add(room.writing), sum(false));

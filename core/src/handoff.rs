@@ -56,7 +56,7 @@ pub enum HandoffError {
     Reserved(u8),
 }
 
-/// The unguessable number that stands for a lease. Whoever knows it gets the descriptors, so it is never printed.
+/// The unguessable number that stands for a lease. A process that knows it gets the descriptors, so it is never printed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(pub [u8; TICKET_LEN]);
 

@@ -1,4 +1,4 @@
-//! Files that are called like a checkpoint's and are something else, told by their first bytes.
+//! Files that have the name of a checkpoint's file and are something else. Their first bytes tell.
 
 /// What a file is instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +47,13 @@ const IMPOSTORS: [Impostor; 17] = [
 ];
 
 impl Impostor {
-    /// What a file that begins so is, when it is neither weights nor JSON.
+    /// What a file with this beginning is; `None` when it may be weights or JSON.
     #[must_use]
     pub fn of(start: &[u8]) -> Option<&'static Self> {
         IMPOSTORS.iter().find(|impostor| start.starts_with(impostor.start))
     }
 
-    /// The same of a file that should be weights, which no text is.
+    /// What a file that should be weights is instead. Any text counts.
     #[must_use]
     pub fn of_weights(start: &[u8]) -> Option<&'static Self> {
         let letters = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
@@ -62,7 +62,7 @@ impl Impostor {
         Self::of(letters).or_else(|| is_text.then_some(&TEXT))
     }
 
-    /// The same of a file that should be JSON, as one phrase.
+    /// What a file that should be JSON is instead, as one phrase.
     pub(crate) fn in_place_of_json(start: &[u8]) -> Option<String> {
         Self::of(start).map(|Self { what, hint, .. }| format!("it is {what}, not JSON ({hint})"))
     }

@@ -59,11 +59,12 @@ impl Index {
     /// Parses an index that lies in `folder` (below the model's directory, empty for its root).
     ///
     /// # Errors
-    /// [`IndexError`].
+    /// When it is not JSON of that form, lists nothing, names something other than safetensors files below the model's
+    /// directory, or names more than [`SHARDS_MAX`] of them.
     pub fn parse(json: &[u8], folder: &str) -> Result<Self, IndexError> {
         #[derive(Deserialize)]
         struct Raw<'a> {
-            // Not looked into: megabytes of numbers are some bytes each as text, and many as values.
+            // Kept as text: megabytes of numbers take far more memory as values.
             #[serde(borrow)]
             metadata: Option<&'a RawValue>,
             #[serde(borrow)]
@@ -76,13 +77,13 @@ impl Index {
         if let Some(problem) = Impostor::in_place_of_json(json) {
             return Err(IndexError::NotAnIndex { problem });
         }
-        // Serde takes an array for a structure, without a word about names.
+        // Serde reads an array as a structure too.
         if json.trim_ascii_start().starts_with(b"[") {
             return Err(IndexError::NotAnIndex { problem: "it is not an object".to_owned() });
         }
         let raw: Raw<'_> = serde_json::from_slice(json)
             .map_err(|error| IndexError::NotAnIndex { problem: shown(&error.to_string()) })?;
-        // Said here, because serde's words would repeat all of a text that stands in its place.
+        // Checked here, because serde's message would repeat the whole text that stands in its place.
         if !raw.weight_map.get().starts_with('{') {
             return Err(IndexError::NotAnIndex { problem: "its weight_map is not an object".to_owned() });
         }

@@ -1,4 +1,4 @@
-//! What one component is made of: the model's own files, and what a request takes from elsewhere. Every stage of a load
+//! What one component is made of: the model's own files, and files that a request adds to them. Every stage of a load
 //! turns the [`Ingredients`] of one type into the `Ingredients` of the next, so that no stage carries lists side by side.
 
 use std::hash::{Hash, Hasher};
@@ -12,7 +12,7 @@ pub struct Ingredients<T> {
     pub base: Option<T>,
     /// The file whose tensors replace some of the own ones.
     pub overlay: Option<T>,
-    /// What is added to weights, in this order.
+    /// The adapters, which are added to weights in this order.
     pub adapters: Vec<Adapter<T>>,
 }
 
@@ -25,7 +25,7 @@ pub struct Adapter<T> {
     pub scale: Scale,
 }
 
-/// How much of an adapter is wanted: a finite number other than 0. 1 is all of it, a negative one the opposite.
+/// The scale of an adapter: a finite number other than 0. At 1 the whole change is added, and at -1 it is subtracted.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale(f64);
 
@@ -43,7 +43,7 @@ pub enum Role {
 }
 
 impl Scale {
-    /// `None` for 0, and for what is no number.
+    /// `None` for 0, infinities and NaN.
     #[must_use]
     pub fn new(scale: f64) -> Option<Self> {
         (scale.is_finite() && scale != 0.0).then_some(Self(scale))
@@ -105,7 +105,7 @@ impl<T> Ingredients<T> {
         }
     }
 
-    /// Each ingredient turned into the next stage's, in the order of [`Self::iter`].
+    /// Turns each ingredient into that of the next stage, in the order of [`Self::iter`].
     pub fn map<U>(self, mut next: impl FnMut(Role, T) -> U) -> Ingredients<U> {
         let own = next(Role::Own, self.own);
         let base = self.base.map(|it| next(Role::Base, it));

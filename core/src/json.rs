@@ -55,7 +55,7 @@ pub(crate) fn parse_object<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Resu
     let bytes = &*without_python_numbers(bytes);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let object = serde_path_to_error::deserialize(&mut reader).map_err(|error| located(&error))?;
-    // Serde takes an array for a structure, without a word about names.
+    // Serde reads an array as a structure too.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err("it is not a JSON object".to_owned());
     }

@@ -1,8 +1,8 @@
-//! The two names that every layer has: its own, and that of its weight.
+//! The two names of a layer: its own, and its weight's.
 
-/// What follows a layer's name in that of its weight.
+/// The end of a weight's name, after the layer's.
 pub const WEIGHT: &str = ".weight";
-/// What follows a layer's name in that of its bias, which is never quantised.
+/// The end of a bias's name, after the layer's. A bias is never quantised.
 pub const BIAS: &str = ".bias";
 
 /// The layer whose weight has this name; `None` for the name of another tensor.

@@ -113,12 +113,12 @@ pub enum ListingError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A hash that is none.
+    /// A malformed hash.
     #[error("the listing gives the file {path:?} the hash {found:?}, which is neither a sha-256 nor a git-sha1")]
     Hash {
         /// The file.
         path: String,
-        /// What there is.
+        /// What stands in its place.
         found: String,
     },
     /// A file that comes twice with different contents.
@@ -190,7 +190,7 @@ impl Listing {
     /// Reads a listing that a client of the hub keeps in its cache.
     ///
     /// # Errors
-    /// [`ListingError`].
+    /// When it is not JSON of that form, has another version, or names a path or hash that cannot be used.
     pub fn from_cached(json: &[u8]) -> Result<Self, ListingError> {
         let cached: Cached = serde_json::from_slice(json).map_err(malformed)?;
         if cached.format_version != FORMAT_VERSION {
@@ -287,7 +287,7 @@ fn malformed(error: serde_json::Error) -> ListingError {
 /// Checks that `path` stays below the folder that it is joined to, on every system.
 ///
 /// # Errors
-/// [`ListingError::Path`].
+/// When it is empty, too long or absolute, leaves the folder, or has a backslash or a control character.
 pub fn check_path(path: &str) -> Result<(), ListingError> {
     let fail = |problem| Err(ListingError::Path { path: shown(path), problem });
     if path.len() > PATH_BYTES_MAX {

@@ -2,12 +2,12 @@
 
 use crate::axes::Axes;
 
-/// How a tensor came out of the one that it was in its file.
+/// How a tensor was made from the tensor in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// All of it, under another name.
     Renamed,
-    /// All of it, under another name perhaps, and in another shape.
+    /// The whole tensor in another shape, perhaps under another name.
     Reshaped,
     /// All of it, a kernel whose dimensions lie in the file in this order. It is described in the checkpoint's order,
     /// like any other.
@@ -23,7 +23,7 @@ pub enum Operation {
     },
 }
 
-/// The tensor in the file, when it is not the one that is meant.
+/// The tensor in the file that another one was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// Name in the file, with its prefix.

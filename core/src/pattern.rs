@@ -1,13 +1,13 @@
 //! Patterns over dotted tensor names.
 //!
-//! A pattern is a name of which some parts are open: `#` is an index, `*` is any one part, and a final `**` is any rest
+//! A pattern is a name with open parts: `#` is an index, `*` is any one part, and a final `**` is any rest
 //! of one part or more. In place of `#` a rule may write `~`: the same index counted from the other end. What is open
 //! on one side of a rule is filled, in order, from what the other side matched.
 
 /// Most open parts of each kind in one pattern.
 const CAPTURES_MAX: usize = 4;
 
-/// See the module.
+/// A name with open parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pattern(pub &'static str);
 

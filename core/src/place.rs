@@ -63,7 +63,7 @@ pub struct Stored {
     pub range: Range<u64>,
 }
 
-/// Where the bytes of a tensor lie that is to be lent.
+/// Where the bytes of a lent tensor lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum At {
     /// In a file that the component is read from.
@@ -101,7 +101,7 @@ pub struct Placed<A = Stored> {
     pub name: String,
     /// Name in the catalogue.
     pub canonical: Box<str>,
-    /// Name in the checkpoint, when it is another than `name`.
+    /// Name in the checkpoint, if it differs from `name`.
     pub source_name: Option<String>,
     /// What the layout asks of its bytes.
     pub making: Making,
@@ -111,9 +111,9 @@ pub struct Placed<A = Stored> {
     pub shape: Vec<u64>,
     /// Where its bytes lie.
     pub at: A,
-    /// What it is made of in the checkpoint, when it is not all of a tensor as it is there.
+    /// How it was made, unless it is a whole tensor as the checkpoint has it.
     pub origin: Option<Box<Origin>>,
-    /// What it is a part of, when it belongs to a quantised layer.
+    /// The quantised layer that it belongs to.
     pub packed: Option<Box<Packed>>,
 }
 
@@ -206,7 +206,7 @@ pub fn misaligned(tensors: &[Placed<At>]) -> DtypeTotal {
     total
 }
 
-/// The order in which the module has a tensor, where it is another than the checkpoint's.
+/// The order of a tensor in its module, if it differs from the checkpoint's.
 fn module_order(expected: &Expected, found: &Sourced) -> Option<Axes> {
     match expected.role {
         Role::Plain => None,
@@ -215,7 +215,7 @@ fn module_order(expected: &Expected, found: &Sourced) -> Option<Axes> {
     }
 }
 
-/// The order in which a tensor lies in its file, where it is another than the checkpoint's.
+/// The order of a tensor in its file, if it differs from the checkpoint's.
 fn stored_order(tensor: &Sourced) -> Option<Axes> {
     match tensor.origin.as_ref()?.operation {
         Operation::Ordered(axes) => Some(axes),

@@ -171,7 +171,7 @@ fn expand(path: &str, env: Env<'_>) -> Option<String> {
     Some(expand_vars(&expand_user(path, env)?, env))
 }
 
-/// `os.path.join` of two parts, the second of which is relative.
+/// `os.path.join` of two parts; the second is relative.
 fn join(base: &str, rest: &str) -> String {
     let slash = if base.is_empty() || base.ends_with('/') { "" } else { "/" };
     format!("{base}{slash}{rest}")

@@ -1,5 +1,5 @@
-//! What is dropped, what is kept, and why: pure functions from facts and `now` to decisions. The same decisions serve
-//! the dry run.
+//! Decides what is dropped, what is kept, and why: pure functions from facts and `now` to decisions. A dry run shows the
+//! same decisions.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub struct KeepAliveLimits {
 }
 
 impl KeepAliveLimits {
-    /// What a caller who asks for `asked` is granted.
+    /// The keep-alive that a caller who asks for `asked` gets.
     #[must_use]
     pub fn grant(&self, asked: Option<Duration>) -> Duration {
         asked.unwrap_or(self.default).min(self.max)
@@ -29,7 +29,7 @@ pub struct Facts {
     pub id: ComponentId,
     /// Leases on it.
     pub leases: usize,
-    /// Until when its past holders asked for it to stay warm.
+    /// Until when it stays warm, by the wishes of its past holders.
     pub warm_until: Instant,
 }
 

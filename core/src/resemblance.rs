@@ -1,4 +1,4 @@
-//! What weights look like that no family takes: an adapter, or nearly a component that a family knows.
+//! What weights that no family takes look like: an adapter, or a component that a family knows, but for a few tensors.
 
 use crate::{
     adapter::{AdapterKey, Kind, Unsupported},
@@ -21,12 +21,12 @@ const WRAPPED: &str = ".base_layer.";
 /// What the weights look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resemblance {
-    /// An adapter, which changes a model and is none.
+    /// An adapter.
     Adapter {
         /// One of its keys.
         sample: String,
     },
-    /// Everything of a published component but a few tensors.
+    /// A published component without a few of its tensors.
     NearMiss {
         /// The family.
         family: &'static str,
@@ -34,7 +34,7 @@ pub enum Resemblance {
         title: &'static str,
         /// How many tensors it should have.
         total: usize,
-        /// Those that are not there, under the names of the published model.
+        /// The missing tensors, by their names in the published model.
         lacking: Vec<String>,
     },
 }

@@ -98,7 +98,7 @@ pub enum SelectError {
     Nothing {
         /// The folder.
         folder: String,
-        /// Weights in other formats that are there, as phrases.
+        /// Weights in other formats, as phrases.
         others: Vec<String>,
     },
     /// No set of that variant.
@@ -161,7 +161,7 @@ impl Explain for SelectError {
 }
 
 impl SelectError {
-    /// The same, naming the folder as `path`: whoever reads it may not know of which model it is.
+    /// The same error with the folder's whole path: its reader may not know which model is meant.
     #[must_use]
     pub fn in_folder(mut self, path: String) -> Self {
         match &mut self {
@@ -214,7 +214,7 @@ pub fn is_tensors(name: &str) -> bool {
 /// the expected name, such as `diffusion_pytorch_model`; `variant` the part after it, such as `fp16`.
 ///
 /// # Errors
-/// [`SelectError`].
+/// When the folder holds no weights, several sets that `stem` and `variant` do not tell apart, or none of the variant.
 pub fn weight_files<'a>(
     files: impl IntoIterator<Item = &'a str>,
     folder: &str,

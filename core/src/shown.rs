@@ -1,4 +1,4 @@
-//! Text of strangers inside errors: an error is one line, of bounded length, whatever a file or a request says.
+//! Untrusted text inside errors: an error is one line of bounded length, whatever a file or a request contains.
 
 use std::fmt::Write as _;
 

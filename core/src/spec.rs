@@ -123,7 +123,7 @@ pub enum SpecError {
         /// In the request.
         in_request: String,
     },
-    /// A revision for something that has none.
+    /// A revision of a path.
     #[error("`{path}` is a path, and a path has no revision")]
     RevisionOfPath {
         /// The path.
@@ -161,7 +161,7 @@ impl ModelSpec {
     /// Parses `text` by its looks.
     ///
     /// # Errors
-    /// [`SpecError`] says which rule the text breaks.
+    /// When the text breaks a rule of paths or ids. The error says which.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let text = check_text(text)?;
         if let Some(rest) = text.strip_prefix("file:") {
@@ -191,7 +191,7 @@ impl RepoSpec {
 /// Trims `text` and checks what holds for paths and ids alike.
 ///
 /// # Errors
-/// Empty, over-long, or with control characters.
+/// When the text is empty, too long, or has control characters.
 pub fn check_text(text: &str) -> Result<&str, SpecError> {
     let text = text.trim();
     if text.is_empty() {
@@ -248,7 +248,7 @@ impl RepoId {
     /// Parses `org/repo`.
     ///
     /// # Errors
-    /// [`SpecError::NotAnId`] or [`SpecError::LooksLikeFolder`].
+    /// When `text` breaks these rules, or looks like a path because it begins with the name of a usual folder.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let fail = |problem| Err(SpecError::NotAnId { text: shown(text), problem });
         let Some((org, repo)) = text.split_once('/') else {
@@ -287,7 +287,7 @@ impl RepoId {
     /// names and passwords do not belong into it.
     ///
     /// # Errors
-    /// [`SpecError::Address`].
+    /// When `text` has no scheme or place, or breaks these rules.
     pub fn parse_address(text: &str) -> Result<Self, SpecError> {
         let fail = |problem| Err(SpecError::Address { text: shown(text), problem });
         let Some((scheme, rest)) = text.split_once("://") else { return fail("it has no scheme") };
@@ -347,13 +347,13 @@ impl fmt::Display for RepoId {
 pub struct Revision(String);
 
 impl Revision {
-    /// The revision that is meant when none is named.
+    /// The revision that counts when none is named.
     pub const DEFAULT: &'static str = "main";
 
     /// Parses a revision.
     ///
     /// # Errors
-    /// [`SpecError::Revision`].
+    /// When `text` is empty, too long, or no name that git allows.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let text = text.trim();
         let fail = |problem| Err(SpecError::Revision { text: shown(text), problem });

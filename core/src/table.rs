@@ -38,9 +38,9 @@ pub struct Sourced {
     pub source: SourceId,
     /// The tensor; its range counts from the start of the file.
     pub info: TensorInfo,
-    /// What it is in the file, when rules made this tensor of it.
+    /// The tensor in the file, if rules made this one from it.
     pub origin: Option<Box<Origin>>,
-    /// What it is a part of, when it belongs to a quantised layer.
+    /// The quantised layer that it belongs to.
     pub packed: Option<Box<Packed>>,
 }
 
@@ -110,7 +110,7 @@ impl Table {
     /// The tensors of all `shards`.
     ///
     /// # Errors
-    /// Two shards hold a tensor of one name.
+    /// When two shards hold a tensor of one name.
     pub fn merge(shards: Vec<Shard<'_>>) -> Result<Self, TableError> {
         let names: BTreeMap<SourceId, &str> = shards.iter().map(|shard| (shard.source, shard.name)).collect();
         let name = |tensor: &Sourced| names.get(&tensor.source).copied().unwrap_or_default().to_owned();
@@ -133,9 +133,9 @@ impl Table {
     /// A table of these tensors.
     ///
     /// # Errors
-    /// Two tensors of one name.
+    /// When two tensors have one name.
     pub fn of(mut tensors: Vec<Sourced>) -> Result<Self, Twice> {
-        // By file too, so that an error names them in one order.
+        // Also sorted by file, so that an error names them in a fixed order.
         tensors.sort_unstable_by(|a, b| a.info.name.cmp(&b.info.name).then(a.source.cmp(&b.source)));
         match tensors.windows(2).find(|pair| pair[0].info.name == pair[1].info.name) {
             Some(pair) => Err(Twice { first: Box::new(pair[0].clone()), second: Box::new(pair[1].clone()) }),
@@ -143,7 +143,7 @@ impl Table {
         }
     }
 
-    /// A table of these tensors, where of two of one name the later one stays.
+    /// A table of these tensors. Of two with one name the later stays.
     #[must_use]
     pub fn of_latest(mut tensors: Vec<Sourced>) -> Self {
         tensors.reverse();
@@ -159,14 +159,14 @@ impl Table {
         self.tensors.get(at)
     }
 
-    /// Notes what each tensor is a part of, which `packed` tells by its name.
+    /// Notes the quantised layer of each tensor, which `packed` finds by the tensor's name.
     pub fn describe(&mut self, packed: impl Fn(&str) -> Option<Packed>) {
         for tensor in &mut self.tensors {
             tensor.packed = packed(&tensor.info.name).map(Box::new);
         }
     }
 
-    /// The tensors whose names begin so: neighbours, since the table is sorted.
+    /// The tensors whose names begin with `prefix`. They are neighbours, because the table is sorted.
     #[must_use]
     pub fn under(&self, prefix: &str) -> &[Sourced] {
         let begin = self.tensors.partition_point(|tensor| &*tensor.info.name < prefix);

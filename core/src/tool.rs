@@ -1,4 +1,4 @@
-//! The programs that write checkpoints, where who wrote a file decides how it is read.
+//! The programs that write checkpoints. Some files can be read only if it is known which program wrote them.
 
 use std::collections::BTreeMap;
 

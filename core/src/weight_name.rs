@@ -22,7 +22,7 @@ pub struct ShardName<'a> {
 }
 
 impl<'a> ShardName<'a> {
-    /// Takes a file's name apart; `None` when it is no shard's.
+    /// Takes a file's name apart; `None` when it is not the name of a shard.
     #[must_use]
     pub fn parse(file: &'a str) -> Option<Self> {
         let (before, total) = stem(file)?.rsplit_once("-of-")?;

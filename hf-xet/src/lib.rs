@@ -19,7 +19,7 @@ pub mod error {
 }
 
 pub mod xet_session {
-    //! Sessions, of which there are none.
+    //! Sessions. There are none.
 
     use std::{collections::HashMap, future::Future, ops::Range, path::PathBuf};
 

@@ -47,7 +47,8 @@ impl Unit {
     }
 }
 
-/// What decides which functions the library has, and what they take: the library says it, and whoever opens it compares.
+/// What decides which functions the library has and what they take. The library states it, and a program that opens the
+/// library compares it with its own.
 pub(crate) fn build_name(package: &str) -> String {
     let mut hash = Sha256::new();
     for part in [FORMAT, SHIM[0], SHIM[1]] {

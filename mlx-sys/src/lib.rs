@@ -64,7 +64,7 @@ impl Functions {
 
 static LOADED: OnceLock<Result<Functions, LoadError>> = OnceLock::new();
 
-/// Loads MLX into this process, where it stays; says from which file. Whoever calls any other function of this crate
+/// Loads MLX into this process, where it stays; says from which file. A caller of any other function of this crate
 /// without having called this one has it called then.
 ///
 /// # Errors

@@ -142,7 +142,7 @@ pub(crate) fn package(mlxc: &Path, mlx: &Path) -> Vec<PathBuf> {
 /// The file that [`load`](crate::load) would load. Only looks whether it is there.
 ///
 /// # Errors
-/// [`LoadError::Missing`].
+/// When the library is in none of the places where it may be.
 pub fn find() -> Result<PathBuf, LoadError> {
     let folders = match env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
         // Who names a folder means that one.

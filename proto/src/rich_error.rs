@@ -118,7 +118,7 @@ fn cut_samples(audit: &mut AuditReport, count: usize) {
     audit.dtypes.iter_mut().for_each(|entry| shorten(&mut entry.dtype, SAMPLE_BYTES));
 }
 
-/// Cuts a text to at most `bytes` bytes, of which the last three say that it was cut.
+/// Cuts a text to at most `bytes` bytes. The last three of a text that was cut are an ellipsis.
 fn shorten(text: &mut String, bytes: usize) {
     const MARK: &str = "…";
     if text.len() > bytes {

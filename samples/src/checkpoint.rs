@@ -129,7 +129,7 @@ impl Checkpoint {
     /// Writes a directory as diffusers lays it out. Files of the same names are replaced, others stay.
     ///
     /// # Errors
-    /// [`FixtureError::Io`].
+    /// When the system refuses to write.
     pub fn write_directory(&self, root: impl AsRef<Path>) -> Result<Written, FixtureError> {
         directory::write(&self.file_plans(), self.contents, root.as_ref())
     }
@@ -155,7 +155,7 @@ impl Checkpoint {
     /// out.
     ///
     /// # Errors
-    /// [`FixtureError::RepoName`], or [`FixtureError::Io`].
+    /// When `repo` is not a name that the hub allows, or the system refuses to write.
     pub fn write_hub_cache_as(
         &self,
         form: CacheForm,

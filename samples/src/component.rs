@@ -84,7 +84,7 @@ impl Component {
         self
     }
 
-    /// Keeps only the tensors of which this holds.
+    /// Keeps only the tensors for which `keep` is true.
     pub fn retain(&mut self, keep: impl FnMut(&Tensor) -> bool) -> &mut Self {
         self.tensors.retain(keep);
         self

@@ -11,7 +11,7 @@ use crate::FixtureError;
 /// Removes the file or link at this path; what a link leads to stays.
 ///
 /// # Errors
-/// [`FixtureError::Io`].
+/// When the system refuses, as for a file that is not there.
 pub fn remove(path: &Path) -> Result<(), FixtureError> {
     fs::remove_file(path).map_err(FixtureError::io("remove", path))
 }
@@ -19,7 +19,7 @@ pub fn remove(path: &Path) -> Result<(), FixtureError> {
 /// Removes the file that all links of this path lead to, and leaves the links: a blob that is gone.
 ///
 /// # Errors
-/// [`FixtureError::Io`].
+/// When the path leads to no file, or the system refuses.
 pub fn remove_target(path: &Path) -> Result<(), FixtureError> {
     let target = fs::canonicalize(path).map_err(FixtureError::io("follow", path))?;
     remove(&target)
@@ -28,7 +28,7 @@ pub fn remove_target(path: &Path) -> Result<(), FixtureError> {
 /// Cuts or extends the file in place to this length, as a crashed or careless writer does.
 ///
 /// # Errors
-/// [`FixtureError::Io`].
+/// When the file cannot be written.
 pub fn set_length(path: &Path, length: u64) -> Result<(), FixtureError> {
     let file = open(path)?;
     file.set_len(length).map_err(FixtureError::io("resize", path))

@@ -72,7 +72,7 @@ impl HubFixture {
     /// Points one more revision at this commit; names with `/` such as `refs/pr/1` are nested.
     ///
     /// # Errors
-    /// [`FixtureError::Io`].
+    /// When the system refuses to write.
     pub fn add_ref(&self, revision: &str) -> Result<PathBuf, FixtureError> {
         let path = self.repo_dir.join("refs").join(revision);
         create_parent(&path)?;
@@ -85,7 +85,7 @@ impl HubFixture {
 /// Folder of a repository in a cache: `models--owner--name`.
 ///
 /// # Errors
-/// [`FixtureError::RepoName`].
+/// When `repo` is not a name that the hub allows.
 pub fn repo_folder(repo: &str) -> Result<String, FixtureError> {
     let is_part = |part: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -40,7 +40,7 @@ impl Checkpoint {
     /// Writes components into one file, with the bytes that they have in a directory. Keeps other files of `root`.
     ///
     /// # Errors
-    /// [`FixtureError::Io`].
+    /// When the system refuses to write.
     ///
     /// # Panics
     /// When there is no such component.

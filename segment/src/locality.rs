@@ -29,8 +29,11 @@ mod platform {
     ];
 
     pub(super) fn is_local(found: &rustix::fs::StatFs) -> bool {
-        // The kernel's numbers have 32 bits, also where the field is wider.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the kernel's numbers have 32 bits, and some architectures have a wider field"
+        )]
         let kind = found.f_type as u32;
         !REMOTE.contains(&kind)
     }

@@ -48,7 +48,7 @@ pub(super) enum Command {
     Task(Task),
 }
 
-/// What is done and then over.
+/// Commands that end by themselves.
 #[derive(Debug, Subcommand)]
 pub(super) enum Task {
     /// Load a component of a model, and hold it or keep it warm
@@ -57,16 +57,16 @@ pub(super) enum Task {
     Pull(Pull),
     /// Compare the files of a model with their hashes (needs no network)
     Verify(Verify),
-    /// How the daemon is
+    /// Show the state of the daemon
     #[command(after_help = "\
 Examples:
   weightsd status
   weightsd status --json | jq .hub_endpoint")]
     Status,
-    /// The components in the daemon's cache, and who holds them
+    /// List the components in the daemon's cache, and who holds them
     #[command(visible_alias = "list")]
     Ls(Ls),
-    /// What a model spec means: path, commit, components, files
+    /// Show what a model spec means: path, commit, components, files
     #[command(after_help = "\
 Examples:
   weightsd resolve Tongyi-MAI/Z-Image-Turbo
@@ -75,11 +75,11 @@ Examples:
     Resolve(Model),
     /// Compare the components of a model with what its family says they must hold
     Audit(Audit),
-    /// What a safetensors file or a model holds, and its tensors (needs no daemon)
+    /// Show what a safetensors file or a model holds, and its tensors (needs no daemon)
     Inspect(Inspect),
     /// Drop components that nobody holds from the daemon's cache
     Evict(Evict),
-    /// What happened in the daemon, and what happens
+    /// Show what happened in the daemon, and what happens now
     Events(Events),
     /// Show everything with a small made-up Z-Image: two processes share one model's pages
     Demo(Demo),
@@ -175,10 +175,10 @@ pub(super) struct Model {
 /// Models beside the one that is asked for.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Beside {
-    /// Model whose configs the weights have, for weights that come without
+    /// Model whose configs are used, for weights without configs of their own
     #[arg(long, value_name = "MODEL")]
     pub(super) base: Option<String>,
-    /// File whose tensors take the place of the component's, all or some
+    /// File whose tensors replace some or all of the component's
     #[arg(long, value_name = "MODEL")]
     pub(super) overlay: Option<String>,
 }
@@ -204,21 +204,21 @@ pub(super) struct Load {
     pub(super) layout: Layout,
     #[command(flatten)]
     pub(super) treatment: Treatment,
-    /// Compare files that were here before with their hashes first
+    /// Before lending, compare files that were on this machine before with their hashes
     #[arg(long)]
     pub(super) verify: bool,
     /// Lend it even if the audit finds faults
     #[arg(long)]
     pub(super) report_only: bool,
-    /// How long it stays warm after the last holder
+    /// How long the component stays warm after its last holder
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) keep_alive: Option<Duration>,
-    /// Hold it until Ctrl-C, and show what the daemon says about it
+    /// Hold the component until Ctrl-C, and show what the daemon says about it
     #[arg(long)]
     pub(super) hold: bool,
 }
 
-/// What is computed, once, for everyone who asks for the same.
+/// What is computed, once for all requests that want the same.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Computing")]
 pub(super) struct Treatment {
@@ -240,13 +240,13 @@ pub(super) struct Treatment {
     /// Add a LoRA, LoKr or LoHa: a file, a directory or a Hugging Face id (may be repeated)
     #[arg(long = "adapter", alias = "lora", value_name = "MODEL")]
     pub(super) adapters: Vec<String>,
-    /// How much of it, once for each adapter [default: 1]
+    /// Scale of an adapter, given once for each adapter [default: 1]
     #[arg(long = "adapter-scale", value_name = "N", requires = "adapters", allow_negative_numbers = true)]
     pub(super) scales: Vec<f64>,
-    /// The file of the adapter, where there are several: a glob
+    /// Glob that chooses the file of an adapter that has several
     #[arg(long, value_name = "GLOB", requires = "adapters")]
     pub(super) adapter_pattern: Option<String>,
-    /// Leave quantised layers plain that an adapter is merged into, instead of quantising them again
+    /// Leave quantised layers plain after an adapter was merged into them, instead of quantising them again
     #[arg(long, requires = "adapters")]
     pub(super) merged_plain: bool,
 }
@@ -268,7 +268,7 @@ fn quantisation(text: &str) -> Result<Quantisation, String> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum FloatType {
-    /// Each as it is in the checkpoint
+    /// Each tensor as it is in the checkpoint
     AsStored,
     /// bfloat16
     Bf16,
@@ -280,9 +280,9 @@ pub(super) enum FloatType {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Layout {
-    /// Module names, kernels in OHWI order
+    /// Names of modules, and kernels in OHWI order
     Mlx,
-    /// As in the checkpoint
+    /// Names and order of the checkpoint
     Source,
 }
 
@@ -324,7 +324,7 @@ pub(super) struct Ls {
     /// Measure how much of each component is in memory
     #[arg(long)]
     pub(super) resident: bool,
-    /// List what was computed and is on the disk, loaded or not, and what it was made from
+    /// List the computed images on the disk, loaded or not, and what they were made from
     #[arg(long)]
     pub(super) images: bool,
 }
@@ -342,7 +342,7 @@ pub(super) struct Audit {
     pub(super) beside: Beside,
     /// Components [default: all]
     pub(super) components: Vec<String>,
-    /// All names and shapes, not the first ones
+    /// Show all names and shapes, not only the first
     #[arg(long)]
     pub(super) full: bool,
 }
@@ -364,7 +364,7 @@ pub(super) struct Inspect {
     /// Show only tensors whose names match this glob
     #[arg(long = "match", value_name = "GLOB")]
     pub(super) pattern: Option<String>,
-    /// All tensors, not the first ones
+    /// Show all tensors, not only the first
     #[arg(long)]
     pub(super) full: bool,
 }
@@ -378,10 +378,10 @@ Examples:
 pub(super) struct Evict {
     /// First digits of the component's id, as `weightsd ls` shows it [default: all that nobody holds]
     pub(super) id: Option<String>,
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Delete what was computed, too, where nobody holds it
+    /// Also delete computed images that nobody holds
     #[arg(long, conflicts_with = "id")]
     pub(super) images: bool,
 }
@@ -392,7 +392,7 @@ Examples:
   weightsd events
   weightsd events --follow --json | jq .event.message")]
 pub(super) struct Events {
-    /// Go on as things happen, until Ctrl-C
+    /// Keep showing events until Ctrl-C
     #[arg(long, short)]
     pub(super) follow: bool,
 }

@@ -82,7 +82,7 @@ fn tier(error: &anyhow::Error) -> Tier {
     }
 }
 
-/// The error with its causes, and what it means to whoever gets it.
+/// The error with its causes, and what it means to the person who gets it.
 #[must_use]
 pub fn explain(error: &anyhow::Error) -> (String, Explanation) {
     let unknown = || Explanation::new(Reason::Internal, "", "see the daemon's log");

@@ -1,5 +1,5 @@
-//! What the daemon works with, complete and plain. Nothing in a [`Config`] was opened; [`Config::build`] opens, once the
-//! socket is bound and no other daemon can be at work in the same folders.
+//! The daemon's configuration, complete, with nothing opened yet. [`Config::build`] opens files and folders once the socket
+//! is bound, so that no other daemon can be at work in them.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -54,7 +54,7 @@ pub struct Config {
     token: TokenSource,
     /// The database of attestations; `None` keeps them in memory.
     pub attestations: Option<PathBuf>,
-    /// The note of which MLX computes here; `None` keeps it in memory.
+    /// The note about the MLX that computes here; `None` keeps it in memory.
     pub engine: Option<PathBuf>,
     /// The folder of derived images; `None` where there is no home.
     pub image_folder: Option<PathBuf>,
@@ -69,7 +69,7 @@ pub struct Config {
 }
 
 impl Settings {
-    /// The configuration, with defaults where nothing is said. Opens nothing.
+    /// The configuration, with defaults for settings that nobody made. Opens nothing.
     ///
     /// # Errors
     /// When a variable of the environment that counts here cannot be used, or settings contradict each other.

@@ -1,4 +1,4 @@
-//! Serve, then stop: refuse what is new, tell who holds something, wait for what runs, and end.
+//! Serves, then stops: refuses new connections, tells holders, waits for running work, and ends.
 
 use std::{
     io,
@@ -25,8 +25,7 @@ use crate::{cache::Cache, derive::Images, events::EventKind, handle::Daemon, ser
 
 /// Connections that wait for the gRPC server to take them.
 const BACKLOG: usize = 16;
-/// How long a connection on which nothing runs any more may take to close. Clients whose runtime is not running at the
-/// moment never do.
+/// How long an idle connection may take to close. A client whose runtime does not run at the moment never closes it.
 const FAREWELL: Duration = Duration::from_millis(250);
 /// How long the start waits for the folder of derived images.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The socket: taken over from launchd or systemd, or made here. One daemon a socket; a lock file beside it says whose.
+//! The socket: taken over from launchd or systemd, or made here. One daemon has it, and holds a lock file beside it.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -79,7 +79,7 @@ pub enum BindError {
     /// The socket's directory is open to others.
     #[error("the socket's directory cannot be used")]
     Directory(#[from] FolderError),
-    /// Something else is in the socket's place.
+    /// The path of the socket is taken by something else.
     #[error("`{}` exists and is not a socket", path.display())]
     NotASocket {
         /// The path.
@@ -141,7 +141,7 @@ impl BoundListener {
         Ok(Some(Self { listener, path, origin: Origin::Inherited }))
     }
 
-    /// Whoever waits on a socket that was handed over, in case the daemon cannot start. `None` for a socket that was made
+    /// The clients that wait on a socket that was handed over, in case the daemon cannot start. `None` for a socket that was made
     /// here: nobody can have connected before it was.
     #[must_use]
     pub fn waiting(&self) -> Option<Waiting> {

@@ -40,13 +40,13 @@ pub fn raise_file_limit() {
     }
 }
 
-/// Makes memory that one thread frees good for the others; before there are threads.
+/// Lets each thread reuse the memory that others free. Call it before there are threads.
 pub fn share_arenas() {
     weightsd_segment::heap::share_arenas();
 }
 
-/// One thread: what blocks or computes has threads of its own, and a request that wakes no other thread is answered
-/// sooner.
+/// A runtime with one thread. Work that blocks or computes has other threads, and a request that wakes no other thread is
+/// answered sooner.
 ///
 /// # Errors
 /// When the system has no place for another poller.
@@ -58,6 +58,10 @@ pub fn runtime() -> io::Result<Runtime> {
 ///
 /// # Errors
 /// When the system refuses a handler, or there is no runtime.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the second signal comes after the caller has its answer, and must end a process whose tasks hang"
+)]
 pub fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

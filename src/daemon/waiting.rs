@@ -10,7 +10,7 @@ use super::{accept, process};
 use crate::service;
 
 /// How long clients are told. launchd starts a program at most every ten seconds, and systemd gives up on one that ends too
-/// often: a process that ended at once would leave whoever connects next without an answer.
+/// often: a process that ended at once would leave the next client without an answer.
 const TELLING: Duration = Duration::from_secs(11);
 /// How long a client may take to hear the answer after that.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@ pub(super) const EXIT_CODE: i32 = 70;
 
 /// Ends the process after `patience`, unless it ends before. Runs on a thread of its own, so that a blocked runtime
 /// cannot stop it.
+#[expect(clippy::disallowed_methods, reason = "nothing else ends a process whose runtime hangs")]
 pub(super) fn arm(patience: Duration) {
     let bark = move || {
         thread::sleep(patience);

@@ -174,7 +174,7 @@ impl Images {
         Self { folder, count: AtomicU64::new(0), placing: Mutex::new(()) }
     }
 
-    /// Deletes what somebody left half-written. Blocks.
+    /// Deletes half-written images that no daemon writes any more. Blocks.
     pub fn sweep(&self) {
         for path in [PARTIAL, PARTIAL_PROVENANCE].into_iter().flat_map(|ending| self.files(ending)) {
             let is_left = File::open(&path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
@@ -213,7 +213,7 @@ impl Images {
         entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new(ending))).collect()
     }
 
-    /// The image of a component, if it is there and is what `plan` says; it counts as asked for now.
+    /// The image of a component, if it exists and is what `plan` says. It counts as used now.
     #[must_use]
     pub fn open(&self, id: ComponentId, plan: &ImagePlan) -> Option<Image> {
         let file = PinnedFile::open(self.path(id, IMAGE)?).ok()?;
@@ -447,7 +447,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path().join("images")).unwrap().count(), 0);
         let mut byte = [0];
         image.file.read_exact_at(&mut byte, 99).unwrap();
-        assert_eq!(byte, [7], "whoever has it open keeps it");
+        assert_eq!(byte, [7], "a reader that has it open keeps it");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Wanted {
     pub provenance: Provenance,
     /// The files that are read, in the order of their numbers.
     pub files: Vec<OrderedFile>,
-    /// Names the first of those files that is not as it was when it was opened.
+    /// Returns the first of those files that changed since it was opened.
     pub changed: Box<dyn Fn() -> Option<PathBuf> + Send + Sync>,
 }
 
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Wanted {
     }
 }
 
-/// Makes room for a file of so many bytes in a folder.
+/// Makes room in a folder for a file of that length in bytes.
 pub type MakeRoom = Arc<dyn Fn(&Path, u64) -> Result<(), ComputeFailed> + Send + Sync>;
 
 /// Finds images and makes them.
@@ -60,7 +60,7 @@ impl Maker {
         Self { images, engines, turn: Semaphore::new(1), daemon }
     }
 
-    /// The image, and how long it took to compute it: no time, if it was there.
+    /// Finds the image or computes it. Returns how long the computation took: nothing, if the image was there.
     ///
     /// # Errors
     /// When there is no room for it, the computation fails, or the daemon stops.
@@ -75,7 +75,7 @@ impl Maker {
             return Ok((image, Duration::ZERO));
         }
         let _turn = self.turn(watcher).await?;
-        // Another name of the same content, or another daemon, may have made it meanwhile.
+        // Another daemon, or a request for the same content under another name, may have computed it meanwhile.
         if let Some(image) = self.find(wanted).await? {
             return Ok((image, Duration::ZERO));
         }
@@ -83,7 +83,7 @@ impl Maker {
         let installed = wanted.installed()?;
         let partial = self.begin(wanted, make_room).await?;
         tokio::select! {
-            // First, so that a daemon that stops starts no process any more.
+            // Checked first, so that a daemon that stops starts no process any more.
             biased;
             () = self.daemon.stopping().cancelled() => return Err(ComputeFailed::Stopping),
             result = wanted.compute(installed, &partial, watcher) => result?,
@@ -108,7 +108,7 @@ impl Maker {
         blocking(move || images.open(wanted.id, &wanted.derivation.image)).await
     }
 
-    /// Waits for the turn to compute, and says so now and then: clients give up on a daemon that says nothing.
+    /// Waits for the turn to compute, and reports now and then: clients give up on a daemon that is silent.
     async fn turn(&self, watcher: &dyn Watcher) -> Result<SemaphorePermit<'_>, ComputeFailed> {
         let turn = self.turn.acquire();
         tokio::pin!(turn);
@@ -136,7 +136,7 @@ impl Maker {
     async fn publish(&self, wanted: &Arc<Wanted>, partial: PartialImage) -> Result<Image, ComputeFailed> {
         let (images, wanted) = (Arc::clone(&self.images), Arc::clone(wanted));
         blocking(move || {
-            // The process read by path the files that are held open here.
+            // The worker opened by path the files that are held open here.
             if let Some(path) = (wanted.changed)() {
                 return Err(ComputeFailed::Changed { path });
             }
@@ -148,7 +148,7 @@ impl Maker {
 }
 
 impl Wanted {
-    /// The engine, where there is one.
+    /// The engine, if there is one.
     fn installed(&self) -> Result<Arc<Installed>, ComputeFailed> {
         match &self.engine {
             FoundEngine::Installed(installed) => Ok(Arc::clone(installed)),
@@ -156,7 +156,7 @@ impl Wanted {
         }
     }
 
-    /// Computes it into `partial`, in a process of its own.
+    /// Computes the image into `partial`, in a process of its own.
     async fn compute(
         &self,
         engine: Arc<Installed>,

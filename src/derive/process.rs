@@ -104,7 +104,7 @@ impl Explain for ComputeFailed {
 }
 
 impl ComputeFailed {
-    /// Whether nothing can be computed here, because MLX is missing or is the wrong one.
+    /// Whether nothing can be computed, because MLX is missing or has another version.
     #[must_use]
     pub const fn is_without_mlx(&self) -> bool {
         matches!(self, Self::NoMlx(_) | Self::Failed { kind: FailureKind::NoMlx, .. })

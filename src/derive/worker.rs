@@ -31,7 +31,7 @@ use crate::disk;
 
 /// The hidden command that runs the worker.
 pub const COMMAND: &str = "derive-worker";
-/// Input bytes of a piece, about: large enough that starting one costs nothing beside the work, small enough that caches
+/// Input bytes of a piece, roughly: so large that starting one costs little, and so small that caches
 /// of processors help.
 const PIECE_BYTES: u64 = 16 << 20;
 /// Bytes that the pieces in progress may take together, by estimate. One piece may always run, however large it is.
@@ -91,7 +91,7 @@ fn run() -> Result<WorkerReport, WorkerFailure> {
         Task::Describe => return Ok(WorkerReport::Engine(Installed::here()?)),
         Task::Compute(order) => order,
     };
-    end_with_the_daemon(&order);
+    end_with_the_daemon(&order)?;
     if !order.engine.is_here()? {
         let message = format!("MLX is not what it was when this was ordered: {}", order.engine.engine);
         return Err(WorkerFailure { kind: FailureKind::Engine, message });
@@ -111,20 +111,23 @@ fn run() -> Result<WorkerReport, WorkerFailure> {
 }
 
 /// Ends the process when standard input ends: the daemon is gone, and nobody wants the image.
-fn end_with_the_daemon(order: &Order) {
+#[expect(clippy::disallowed_methods, reason = "MLX cannot be told to stop, and nobody waits for this process any more")]
+fn end_with_the_daemon(order: &Order) -> Result<(), WorkerFailure> {
     let image = order.image.clone();
-    thread::spawn(move || {
+    let watch = move || {
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
         let _ = fs::remove_file(image);
         std::process::exit(1);
-    });
+    };
+    let started = thread::Builder::new().name("end of the daemon".to_owned()).spawn(watch);
+    started.map(drop).map_err(|error| WorkerFailure::io("cannot start a thread", &error))
 }
 
 fn open(ordered: &super::OrderedFile) -> Result<OpenInput, WorkerFailure> {
     let shown = ordered.path.display();
     let file = PinnedFile::open(&ordered.path);
     let file = file.map_err(|error| WorkerFailure::io(&format!("cannot read `{shown}`"), &error))?;
-    if super::order::Identity::from(file.identity()) != ordered.identity {
+    if *file.identity() != ordered.identity {
         let message = format!("`{shown}` changed before it was read");
         return Err(WorkerFailure { kind: FailureKind::Changed, message });
     }

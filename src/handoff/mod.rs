@@ -19,10 +19,10 @@ use crate::{cache::Cache, component::Component, handle::Daemon};
 /// connection may be silent for as long as it likes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers requests until the peer hangs up, says something wrong, or the daemon stops.
+/// Answers requests until the peer hangs up or sends something malformed, or the daemon stops.
 ///
 /// # Errors
-/// Whatever the connection fails with; nobody else is concerned.
+/// When the connection fails. No other connection is affected.
 pub async fn serve(mut stream: UnixStream, daemon: &Daemon, cache: &Cache) -> io::Result<()> {
     loop {
         let request = tokio::select! {

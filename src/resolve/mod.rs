@@ -1,4 +1,4 @@
-//! First stage: what a spec means now. A path is found, a revision becomes a commit; nothing else is looked at.
+//! First stage: what a spec means now. It finds a path, or turns a revision into a commit, and looks at nothing else.
 
 mod local;
 mod repo;
@@ -41,7 +41,7 @@ pub struct Selector {
 /// Whether sources may be asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Network {
-    /// For what is not known here, or not here.
+    /// It may be asked for what this machine does not know or does not have.
     #[default]
     Allowed,
     /// Only the cache may answer.
@@ -55,21 +55,21 @@ pub struct Choice {
     pub patterns: Vec<String>,
     /// The variant, such as `fp16`.
     pub variant: Option<String>,
-    /// What is meant by a component that has no such variant.
+    /// What becomes of a component that has no such variant.
     pub without_variant: WithoutVariant,
 }
 
-/// What a request with a variant means by a component that has no weights of it.
+/// What a request with a variant gets from a component that does not have that variant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum WithoutVariant {
-    /// It is refused: who asks for one component by name and variant is given that.
+    /// The request is refused: it names one component and its variant, and gets exactly that.
     #[default]
     Refused,
-    /// Its plain weights, when another component of the model has the variant: so diffusers loads pipelines.
+    /// It gets the plain weights if another component of the model has the variant. diffusers loads pipelines like this.
     Plain,
 }
 
-/// What a selector names, before it is looked for.
+/// What a selector names, before anybody looks whether it exists.
 #[derive(Debug, Clone)]
 pub enum Address {
     /// A path, found.
@@ -156,14 +156,14 @@ pub struct ResolvedModel {
     pub kind: ModelKind,
     /// The directory or file; for a repository the folder of the commit.
     pub path: PathBuf,
-    /// Files whose state decided the answer: as long as they stay as they are, the answer stays.
+    /// Files whose state decided the answer. The answer holds as long as they are unchanged.
     pub dependencies: Vec<PathBuf>,
-    /// What whoever asked should know, such as that the source could not be asked for a newer commit.
+    /// What the caller should know, such as that the source could not be asked for a newer commit.
     pub warning: Option<Warning>,
 }
 
 impl ResolvedModel {
-    /// Where the repository's files lie; `None` for what is named by path.
+    /// Where the repository's files lie; `None` for a model that is named by its path.
     #[must_use]
     pub fn store(&self) -> Option<&Arc<dyn Store>> {
         match &self.kind {
@@ -197,7 +197,7 @@ pub enum ResolveError {
     /// The text itself.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// A relative path, and no directory it could start from.
+    /// A relative path without a directory that it starts from.
     #[error("`{path}` is a relative path, and the request does not say from which directory")]
     RelativePath {
         /// The path.
@@ -211,7 +211,7 @@ pub enum ResolveError {
         /// Its value.
         path: PathBuf,
     },
-    /// A path starting with `~`, and no home.
+    /// A path that starts with `~`, and no known home.
     #[error("`{path}` starts with `~`, which {problem}")]
     Home {
         /// The path.
@@ -338,7 +338,8 @@ fn known(cached: &[String]) -> String {
 /// Finds out what `selector` names. An existing path wins over an id of the same spelling.
 ///
 /// # Errors
-/// [`ResolveError`].
+/// When the spec or its revision is malformed, a path does not exist or is not absolute, or no Hugging Face cache is
+/// known.
 pub fn address(selector: &Selector, places: &Places) -> Result<Address, ResolveError> {
     for (field, path) in [("hub_cache", &selector.hub_cache), ("working_directory", &selector.working_directory)] {
         if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
@@ -386,7 +387,7 @@ impl Address {
     /// The model on this machine: at the commit of `pin`, or at the one that the cache knows.
     ///
     /// # Errors
-    /// [`ResolveError`].
+    /// When the commit is not known, or the cache does not have its snapshot.
     pub fn on_disk(&self, pin: Option<&Pin>) -> Result<ResolvedModel, ResolveError> {
         match self {
             Self::Path(model) => Ok(model.clone()),
@@ -419,7 +420,7 @@ fn absolute(written: &str, selector: &Selector, places: &Places) -> Result<PathB
     let path = Path::new(written);
     match &selector.working_directory {
         _ if path.is_absolute() => Ok(path.to_owned()),
-        // Without the `.` of `./model`, which messages would repeat.
+        // `components` drops the `.` of `./model`, which messages would repeat.
         Some(directory) => Ok(directory.join(path).components().collect()),
         None => Err(ResolveError::RelativePath { path: written.to_owned() }),
     }

@@ -16,7 +16,7 @@ pub(super) fn pid<T>(request: &Request<T>) -> u32 {
     peer.and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default()
 }
 
-/// The span of a request about components of a model, or about a loaded component's id. What it is not about is left out.
+/// The span of a request about components of a model, or about the id of a loaded component.
 pub(super) fn span<T>(
     name: &'static str,
     request: &Request<T>,

@@ -1,4 +1,4 @@
-//! `Evict`: what the policy says, done or only told.
+//! `Evict`: carries out what the policy decides, or only reports it.
 
 use std::collections::HashMap;
 
@@ -63,7 +63,7 @@ enum Doing {
 fn delete_images(cache: &Cache, doing: Doing) -> Result<Vec<DerivedImage>, Failure> {
     let mut gone = Vec::new();
     for stored in cache.config().images.list() {
-        // What is warm and held by nobody has just been dropped, or would be.
+        // Components that nobody holds have just been dropped, or would be.
         let deleted = if doing == Doing::Telling {
             !cache.is_held(stored.id)
         } else {

@@ -1,5 +1,5 @@
 //! `Resolve` and `Audit`: what a spec means and whether its components are whole, without lending or keeping anything.
-//! What is on this machine is looked at here; what is not, at its source.
+//! Models on this machine are read here, others at their source.
 
 use std::{error::Error, sync::Arc};
 
@@ -101,7 +101,7 @@ impl Beside {
 
 /// Where a model is.
 enum Whereabouts {
-    /// On this machine, as far as its listing and small files go. Some of its weights may not be.
+    /// The listing and the small files are on this machine. Some weights may not be.
     Here { snapshot: Arc<Snapshot>, pinned: Pinned },
     /// At its source.
     There(Remote),
@@ -131,7 +131,7 @@ impl Whereabouts {
         }
     }
 
-    /// The files of a component, or what stands in the way of opening it.
+    /// The files of a component, or why it cannot be opened.
     async fn component(&self, tools: &Arc<Tools>, name: &str) -> ComponentFiles {
         let (snapshot, asked) = (Arc::clone(self.snapshot()), name.to_owned());
         let here = tools.stage("resolving", move |_| snapshot.component(&asked).map_err(LoadError::from)).await;
@@ -196,7 +196,7 @@ impl Whereabouts {
     }
 }
 
-/// A component by the source's listing, some of whose files may be here.
+/// A component by the source's listing. Some of its files may be on this machine.
 fn component_there(name: String, remote: &Remote, component: &RemoteComponent) -> ComponentFiles {
     let is_here = |path: &str| remote.snapshot.files.path(path).exists();
     let file = |(path, listed): &(String, Listed)| messages::listed_file(path, listed, is_here(path));

@@ -27,7 +27,7 @@ pub(super) type LoadStream = ReceiverStream<Result<LoadComponentResponse, Status
 
 type Sender = mpsc::Sender<Result<LoadComponentResponse, Status>>;
 
-/// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
+/// Messages that wait for a slow client. Progress beyond that is dropped: a later message says more.
 const QUEUE: usize = 16;
 /// A page is closed when it has this many bytes; a message may have 1 MiB.
 const PAGE_BYTES: usize = 256 * 1024;
@@ -82,7 +82,7 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, sender: &Sender) {
             let notice = v1::Notice { kind: kind.into(), message: change.message };
             let _ = sender.send(Ok(Event::Notice(notice).into())).await;
         }
-        // A changed component never becomes a good one again: from here on only the end is awaited.
+        // A changed component never becomes a good one again, so nothing more is to be told.
         std::future::pending::<()>().await;
     };
     tokio::select! {

@@ -1,5 +1,5 @@
-//! The gRPC service: requests become calls of the pipeline and the cache, what comes back becomes messages. What the
-//! messages mean is written in the `.proto` files.
+//! The gRPC service: turns requests into calls of the pipeline and the cache, and their answers into messages. The
+//! `.proto` files say what the messages mean.
 
 mod call;
 mod cannot_start;

@@ -1,4 +1,4 @@
-//! `ListComponents`, `GetComponent`, `GetStatus`: what is loaded, who holds it, how the daemon is.
+//! `ListComponents`, `GetComponent` and `GetStatus`: what is loaded, who holds it, and how the daemon fares.
 
 use std::{
     sync::{Arc, atomic::Ordering},

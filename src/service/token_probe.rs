@@ -1,5 +1,5 @@
-//! Whether a source has credentials, for the status. Their file may lie on a dead file system, so it is looked
-//! for off the threads that answer, once at a time and for a moment.
+//! Whether a source has credentials, for the status. Their file may lie on a dead file system, so another thread
+//! looks for it, one at a time and for a moment.
 
 use std::{
     sync::{
@@ -30,7 +30,7 @@ impl Default for TokenProbe {
 }
 
 impl TokenProbe {
-    /// Whether there are credentials now; what was seen last, where looking takes too long.
+    /// Whether there are credentials now. If looking takes too long, the last answer counts.
     pub(super) async fn has_credentials(self: &Arc<Self>, source: &Arc<dyn Source>) -> bool {
         if let Ok(place) = Arc::clone(&self.looking).try_acquire_owned() {
             let (probe, source) = (Arc::clone(self), Arc::clone(source));

@@ -1,4 +1,4 @@
-//! `Pull` and `Verify`: long work that leases nothing. It tells how far it is, and ends with a report.
+//! `Pull` and `Verify`: long work that leases nothing. It reports its progress, and ends with a report.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use crate::{
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
 };
 
-/// Messages that wait for a slow client. Progress beyond that is dropped: the next one says more.
+/// Messages that wait for a slow client. Progress beyond that is dropped: a later message says more.
 const QUEUE: usize = 16;
 /// Verdicts that a report lists; a message has its limit.
 const VERDICTS_MAX: usize = 2000;
@@ -69,7 +69,7 @@ pub(super) fn verify(context: &Context, request: VerifyRequest) -> Result<Verify
     ))
 }
 
-/// Passes on what the work says of its progress; may be called from any thread.
+/// Passes on the progress of the work. Any thread may call it.
 type Progress = Arc<dyn Fn(&Step, usize) + Send + Sync>;
 
 /// Does work in a task that ends when the client hangs up.

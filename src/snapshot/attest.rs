@@ -25,12 +25,12 @@ const TABLE: TableDefinition<'_, Key, Value> = TableDefinition::new("attestation
 /// Had numbers of devices in its keys, which belong to other volumes after a restart of the system.
 const FORMER: TableDefinition<'_, (&str, u64, u64), Value> = TableDefinition::new("attestations-1");
 
-/// See the module.
+/// The attestations in memory, and those in the daemon's database.
 #[derive(Debug)]
 pub struct Attestations {
     path: Option<PathBuf>,
     database: OnceLock<Option<Database>>,
-    /// What was attested since the start. Answers at once, and is all there is when the database cannot be used.
+    /// Attestations since the start. They answer at once, also when the database cannot be used.
     recent: DashMap<BlobName, (FileKey, SystemTime)>,
     writing: Mutex<()>,
 }
@@ -42,7 +42,7 @@ impl Attestations {
         Self { path, database: OnceLock::new(), recent: DashMap::new(), writing: Mutex::new(()) }
     }
 
-    /// As [`Self::get`], as far as it was asked for or attested since the start. Never waits.
+    /// Like [`Self::get`], but only for what was asked for or attested since the start. Never waits.
     #[must_use]
     pub fn recent(&self, blob: &BlobName, file: &FileKey) -> Option<SystemTime> {
         self.recent.get(blob).filter(|recent| recent.0 == *file).map(|recent| recent.1)

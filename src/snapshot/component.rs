@@ -62,18 +62,18 @@ pub struct ComponentFiles {
     pub shards: Vec<ShardFile>,
     /// The file beside an adapter's weights that says how strong it is.
     pub config: Option<Document>,
-    /// A config beside an adapter's weights that is another file's.
+    /// A config beside an adapter's weights that belongs to another file.
     pub foreign_config: Option<PathBuf>,
     /// Files whose state decided the answer.
     pub dependencies: Vec<PathBuf>,
 }
 
 impl Snapshot {
-    /// The file that [`Self::bare_site`] means: the only one, or the one that the preference for files without a word
-    /// gives. `None` when the weights are sharded.
+    /// The file that [`Self::bare_site`] means: the only one, or the preferred one of several. `None` when the weights are
+    /// sharded.
     ///
     /// # Errors
-    /// [`SnapshotError::Preferred`].
+    /// When several files may be meant and the preference does not decide between them.
     pub fn bare_file(&self) -> Result<Option<ShardFile>, SnapshotError> {
         let Some(site) = self.bare_site() else { return Ok(None) };
         let name = match self.select(site) {
@@ -110,7 +110,7 @@ impl Snapshot {
         }
     }
 
-    /// What a model gives that lends only its small files.
+    /// The files of a base: its small files, and no weights.
     #[must_use]
     pub fn without_weights(&self) -> ComponentFiles {
         let mut dependencies = self.model.dependencies.clone();
@@ -129,7 +129,7 @@ impl Snapshot {
     }
 
     /// The weight file of an adapter: the only one in the root, or the finished one beside its own checkpoints and the
-    /// weights of a model. Others are refused, since no size tells which is wanted.
+    /// weights of a model. Any other choice is refused, because no size tells which file is wanted.
     ///
     /// # Errors
     /// When there is none, when there are several, and when it is not on this machine.
@@ -161,7 +161,7 @@ impl Snapshot {
     /// The small file of that name in the folder of a weight file, with its path.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When the file is there and cannot be read, or is too large for a config.
     pub fn beside(&self, file: &ShardFile, name: &str) -> Result<(PathBuf, Option<Vec<u8>>), SnapshotError> {
         let path = self.files.path(&weight_name::in_folder(weight_name::split(&file.name).0, name));
         let content = read_bounded(&path, family::CONFIG_BYTES_MAX)?;
@@ -171,7 +171,7 @@ impl Snapshot {
     /// The weights of a component: its files, or the index that names them.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When there are no weights, several sets of them, or none of the variant that is asked for.
     pub fn select(&self, site: &ComponentSite) -> Result<WeightFiles, SnapshotError> {
         let selected = match (self.selected(site, self.choice.variant.as_deref()), self.choice.without_variant) {
             (Err(SelectError::NoVariant { .. }), WithoutVariant::Plain) if self.has_variant() => {
@@ -209,10 +209,11 @@ impl Snapshot {
         if site.folder.is_empty() { root.to_owned() } else { root.join(&site.folder) }
     }
 
-    /// The files of the component of that name, all of which exist.
+    /// The files of the component of that name. All of them are on this machine.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When there is no such component, when its weights cannot be chosen, and when one of its files is missing or
+    /// cannot be read.
     pub fn component(&self, name: &str) -> Result<ComponentFiles, SnapshotError> {
         let site = self.site(name)?;
         let mut dependencies = self.model.dependencies.clone();
@@ -254,7 +255,7 @@ impl Snapshot {
     /// The names of the weight files that `selection` means, with the index that says so.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When the index is not on this machine, cannot be read, or is not the one that was chosen.
     pub fn shard_names(
         &self,
         site: &ComponentSite,
@@ -280,7 +281,7 @@ impl Snapshot {
         Ok((Some(index), names))
     }
 
-    /// That `missing` files of a component are not here; `listed` are all that its index lists.
+    /// The error of a component without its `missing` files; `listed` are all files that its index lists.
     pub(super) fn incomplete(
         &self,
         site: &ComponentSite,
@@ -299,7 +300,7 @@ impl Snapshot {
         SnapshotError::Incomplete { component: site.name.clone(), missing, total, unlisted, lacking }
     }
 
-    /// What lacks some of `names`, which are not all here.
+    /// Whether this machine, the commit or the folder lacks some of `names`.
     fn lacking(&self, names: &[String]) -> Lacking {
         if self.model.store().is_none() {
             return Lacking::Folder;
@@ -311,7 +312,7 @@ impl Snapshot {
         }
     }
 
-    /// A missing file as errors name it, with the reason where something is in its place.
+    /// A missing file as errors name it. If something else is in its place, that is said too.
     fn named_as_missing(&self, name: &str) -> String {
         let found = fs::metadata(self.files.root().join(name)).ok();
         match found.zip(self.files.in_listing(name)) {
@@ -361,8 +362,8 @@ impl ShardFile {
     }
 }
 
-/// The state of a file that had `identity` a moment ago. One that cannot be opened cannot be lent either, and whoever
-/// opens it says why.
+/// The state of a file that had `identity` a moment ago. A file that cannot be opened now is refused when it is opened to
+/// be lent.
 fn key_of(path: &Path, identity: FileIdentity) -> FileKey {
     let volume = file_key(path).map_or(Volume::Device(identity.device), |key| key.volume);
     identity.on(volume)

@@ -65,7 +65,7 @@ pub enum SnapshotError {
         model: String,
         /// What was asked for.
         component: String,
-        /// What there is.
+        /// The components that it has.
         known: Vec<String>,
         /// What the weights look like, where no family takes them.
         resemblance: Option<Box<Resemblance>>,
@@ -87,7 +87,7 @@ pub enum SnapshotError {
         /// What lacks the missing files.
         lacking: Lacking,
     },
-    /// A pattern that is none.
+    /// A malformed pattern.
     #[error("`{pattern}` is not a pattern: {problem}")]
     Pattern {
         /// The pattern.
@@ -95,7 +95,7 @@ pub enum SnapshotError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Files without a word, several of which may be meant.
+    /// Several weight files, and nothing says which is meant.
     #[error("`{}` holds several files of weights and says nothing about them", path.display())]
     Preferred {
         /// The directory.
@@ -127,7 +127,7 @@ pub enum SnapshotError {
     },
 }
 
-/// What lacks the files of an incomplete component.
+/// Where the files of an incomplete component are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lacking {
     /// This machine; the commit may have them.

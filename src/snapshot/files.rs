@@ -123,7 +123,7 @@ impl Files {
         }
         let path = self.root.join(name);
         let is_blob = blob_name(&path).is_some();
-        // Whatever else the system says about it is said when it is read.
+        // Any other error of the system is reported when the file is read.
         let is_here = !fs::metadata(&path).is_err_and(|error| is_absent(&error));
         is_here.then_some(if is_blob { FoundFile::Blob(path) } else { FoundFile::Own(path) })
     }
@@ -134,7 +134,7 @@ impl Files {
         self.find(name).or_else(entry)
     }
 
-    /// The blob that a file should be: by the listing of the commit, or by the name that its link leads to.
+    /// The blob that a file should be, by the listing of the commit or by the name that its link leads to.
     pub(super) fn expected(&self, name: &str, found: &FoundFile) -> Option<BlobName> {
         let listed = self.in_listing(name).map(|listed| listed.blob.clone());
         listed.or_else(|| BlobName::parse(&blob_name(found.path())?))

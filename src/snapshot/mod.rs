@@ -66,7 +66,8 @@ impl Snapshot {
     /// Lists the files of `model` that are on this machine and detects its family.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When the directory or a small file cannot be read, a small file is damaged, or there is more of something than
+    /// a model has.
     pub fn list(model: ResolvedModel, choice: &Choice) -> Result<Self, SnapshotError> {
         let files = Files::on_disk(&model, choice)?;
         Self::read(model, choice, files)
@@ -76,7 +77,8 @@ impl Snapshot {
     /// content of small JSON files that are not.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When a pattern is malformed, a small file that is here cannot be read or is damaged, or there is more of
+    /// something than a model has.
     pub fn remote(
         model: ResolvedModel,
         choice: &Choice,
@@ -155,7 +157,7 @@ impl Snapshot {
         &self.sites
     }
 
-    /// The weights that nothing but their own names describe: those in the root of a model without a config. `None`
+    /// The weights that only the names of their tensors describe: those in the root of a model without a config. `None`
     /// when there is a config, or when the weights lie in folders.
     #[must_use]
     pub fn bare_site(&self) -> Option<&ComponentSite> {
@@ -165,7 +167,7 @@ impl Snapshot {
     /// The weights in the root.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When there are none.
     pub fn root_site(&self) -> Result<&ComponentSite, SnapshotError> {
         self.sites.iter().find(|site| site.folder.is_empty()).ok_or_else(|| self.nothing())
     }
@@ -181,7 +183,7 @@ impl Snapshot {
         self.resemblance = resemblance;
     }
 
-    /// That there are no weights, and what there is instead.
+    /// The error of a model without weights. It lists weights in other formats.
     #[must_use]
     pub fn nothing(&self) -> SnapshotError {
         let others = select::other_weights(self.facts.files.iter().map(String::as_str));
@@ -191,7 +193,7 @@ impl Snapshot {
     /// Where the component of that name is.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// When there are no weights at all, or no component of that name.
     pub fn site(&self, name: &str) -> Result<&ComponentSite, SnapshotError> {
         if self.sites.is_empty() {
             return Err(self.nothing());

@@ -1,5 +1,5 @@
-//! A model that is looked at where it is: its listing, its small JSON files and the headers of its weights come by
-//! themselves, a few hundred kilobytes for any size, and nothing is kept.
+//! A model that is inspected on the hub: its listing, its small JSON files and the headers of its weights are fetched, a few
+//! hundred kilobytes at any size, and nothing is kept.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,17 +23,17 @@ use crate::{
 /// Bytes of a weight file that are asked for first: most headers fit.
 const FIRST_BYTES: u64 = 128 * 1024;
 
-/// A commit that is not on this machine, or not all of it.
+/// A commit that is not on this machine, or not as a whole.
 #[derive(Debug)]
 pub struct Remote {
-    /// Its files, as far as the listing and the small JSON files tell.
+    /// Its files, by the listing and the small JSON files.
     pub snapshot: Arc<Snapshot>,
     address: RepoAddress,
     pin: Pin,
     listing: Arc<Listing>,
 }
 
-/// A component that is not on this machine, or not all of it.
+/// A component that is not on this machine, or not as a whole.
 #[derive(Debug)]
 pub struct RemoteComponent {
     /// Where it is.
@@ -82,7 +82,7 @@ impl Remote {
     /// Looks at a commit.
     ///
     /// # Errors
-    /// [`FetchError`].
+    /// When the source gives no listing or a small file of it, or when they do not describe a model.
     pub async fn look(
         fetcher: &Fetcher,
         address: &RepoAddress,
@@ -108,7 +108,8 @@ impl Remote {
     /// The files of a component.
     ///
     /// # Errors
-    /// [`FetchError`].
+    /// When the model has no such component, when its weights cannot be chosen, and when its index does not come or
+    /// lists a file that the commit does not have.
     pub async fn component(&self, name: &str) -> Result<RemoteComponent, FetchError> {
         let site = self.snapshot.site(name)?.clone();
         let (index, names) = match self.snapshot.select(&site)? {
@@ -145,7 +146,7 @@ impl Remote {
     /// The tensors of a component, from the headers of its files.
     ///
     /// # Errors
-    /// [`RemoteError`].
+    /// When a header does not come, or is not that of a safetensors file.
     pub async fn headers(&self, component: &RemoteComponent) -> Result<Vec<(String, Header)>, RemoteError> {
         let one = async |(name, listed): &(String, Listed)| Ok((name.clone(), self.header(name, listed).await?));
         try_join_all(component.shards.iter().map(one)).await

@@ -23,7 +23,7 @@ use crate::{
     source::{Store, is_absent},
 };
 
-/// How often whoever watches is told how far it is.
+/// Time between two steps that a watcher is told.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// A file that is to be verified.

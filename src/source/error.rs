@@ -33,7 +33,7 @@ impl Words {
     }
 }
 
-/// A source's failure, in the words of that source ([`Words::error`]). Says nothing of tokens.
+/// A source's failure, in the words of that source ([`Words::error`]). Its text never contains a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceError {
     /// How messages speak of the source.
@@ -224,6 +224,7 @@ impl Error for SourceError {
 }
 
 impl Explain for SourceError {
+    #[expect(clippy::too_many_lines, reason = "one arm for each error, to be read side by side")]
     fn explain(&self) -> Explanation {
         type Problem = SourceProblem;
         let Words { kind, endpoint, log_in, credentials, .. } = self.words;

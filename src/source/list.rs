@@ -12,7 +12,7 @@ pub struct SourceList {
 }
 
 impl SourceList {
-    /// The list of `sources`, of which no two take the same specs. None is ever asked when the daemon is `offline`.
+    /// The list of `sources`. No two of them take the same specs, and none is ever asked when the daemon is `offline`.
     #[must_use]
     pub fn new(sources: Vec<Arc<dyn Source>>, offline: bool) -> Self {
         Self { sources: sources.into(), offline }

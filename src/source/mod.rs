@@ -42,7 +42,7 @@ pub enum Specs {
     Scheme(&'static str),
 }
 
-/// The caches of this machine, of which a source chooses the one that holds its files.
+/// The caches of this machine. A source chooses the one that holds its files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Caches<'a> {
     /// The Hugging Face cache that the request or the settings name.

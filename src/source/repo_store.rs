@@ -8,7 +8,7 @@
 //! | `blobs/<hash>` | a content, named by its hash |
 //! | `trees/<commit>.json` | the listing of the commit |
 //! | `.no_exist/<commit>/<path>` | an empty marker: the commit has no such file |
-//! | `../.locks/<folder>/<hash>.lock` | the lock of whoever downloads that blob |
+//! | `../.locks/<folder>/<hash>.lock` | the lock of the program that downloads that blob |
 
 use std::{
     fs::{self, File, Permissions},

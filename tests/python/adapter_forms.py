@@ -21,7 +21,7 @@ DIFFUSERS = "lora_adapter_metadata"
 
 @dataclass
 class Form:
-    """Files of one folder, the first of which is the adapter, and what becomes of it."""
+    """Files of one folder. The first is the adapter; what becomes of it."""
 
     files: dict[str, Tensors]
     # Weights by layer: what is added to each, in order.

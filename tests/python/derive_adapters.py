@@ -94,7 +94,7 @@ class Maker:
         return Adapter(tensors, layers)
 
     def peft(self) -> Adapter:
-        """`lora_alpha / r`, both of which patterns may set for some modules."""
+        """`lora_alpha / r`; patterns may set both for some modules."""
         alphas = {"to_q": (16, 4), "to_k": (3, 4), "to_v": (16, 7), "to_out.0": (5, 7)}
         tensors, layers = {}, {}
         for name, (alpha, rank) in alphas.items():

@@ -96,7 +96,7 @@ def edge_rows(columns: int, dtype: np.dtype) -> Tensors:
 
 
 def generic(folder: Path, tensors: Tensors, config: dict | None = None) -> Path:
-    """A folder of which no family knows anything: its component is `model`."""
+    """A folder that no family knows: its component is `model`."""
     folder.mkdir(parents=True)
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config))

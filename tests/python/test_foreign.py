@@ -291,7 +291,7 @@ def test_what_lies_unexplained_beside_a_packed_layer_forbids_computing(daemon, t
 
 
 def test_quantising_a_model_that_nobody_knows_says_that_it_is_a_guess(daemon, tmp_path):
-    """By mlx-lm's rule: linear layers and embeddings of which the rows are whole groups."""
+    """By mlx-lm's rule: linear layers and embeddings whose rows are whole groups."""
     tensors = {
         "embed.weight": normal(1, (8, 64)), "linear.weight": normal(2, (8, 64)), "odd.weight": normal(3, (8, 65)),
         "norm.weight": normal(4, (64,)),

@@ -126,7 +126,7 @@ def test_both_download_at_the_same_time(remote: Hub, cache: Path):
     assert snapshot_download(REPO, cache_dir=cache, local_files_only=True) == snapshot
     assert scan_cache_dir(cache).warnings == []
     assert list(cache.glob("models--*/blobs/*.incomplete")) == []
-    # Whoever was second to a file found it, so that nobody's bytes came twice.
+    # The second request for a file found it, so no bytes came twice.
     sent = [request for request in remote.requests() if request["side"] == "cdn" and request["method"] == "GET"]
     assert len(sent) == len({request["path"] for request in sent})
 

@@ -136,7 +136,7 @@ def test_a_tensor_says_what_it_is_of_the_one_in_the_file(daemon, directory, orig
 
 
 def test_at_true_size_the_daemon_lends_the_ranges_of_the_converter(tmp_path):
-    """1,095 tensors in 21 to 33 GB of nothing: a sparse file, of which the headers are read, and no config anywhere."""
+    """1,095 tensors in 21 to 33 GB of nothing: a sparse file whose header is read, and no config anywhere."""
     program = TARGET / "debug/examples/make-checkpoint"
     arguments = [program, "--size", "true", "--sparse", "--layout", "all-in-one", tmp_path]
     subprocess.run(arguments, check=True, capture_output=True)

@@ -86,7 +86,7 @@ async fn systemd_starts_the_daemon_on_the_first_connection() {
 
 #[cfg(not(target_os = "macos"))] // launchd hands sockets over by a protocol of its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_for_a_daemon_that_cannot_start_is_told_why() {
+async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
     let home = Home::new();
     let config = home.path().join("config.toml");
     fs::write(&config, "keep_alife = \"1h\"\n").unwrap();

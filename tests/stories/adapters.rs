@@ -261,7 +261,7 @@ async fn the_config_of_another_file_says_nothing() {
     let fused = client.load(model.request().adapter(style.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
     assert_added(&plain, &fused, 0.5);
     assert_eq!(source(&fused), AdapterStrengthSource::Nothing);
-    assert!(report(&fused).remarks[0].contains("is of another file of its folder"), "{:?}", report(&fused));
+    assert!(report(&fused).remarks[0].contains("belongs to another file of its folder"), "{:?}", report(&fused));
     let fused = client.load(model.request().adapter(own.to_str().unwrap(), 1.0), |_| ()).await.unwrap();
     assert_added(&plain, &fused, 4.0);
     assert_eq!(source(&fused), AdapterStrengthSource::Config);

@@ -122,7 +122,7 @@ impl Running {
         Self { told, load }
     }
 
-    /// Stops the process that computes when so many of a hundred parts are done, one byte at least. It runs for a moment
+    /// Stops the process that computes when that many per cent are done, one byte at least. It runs for a moment
     /// only between two looks, so that it is never through before somebody has looked.
     pub async fn stopped_at(&mut self, daemon: &Daemon, parts: u64) -> (Worker, Progress) {
         let worker = Worker::started(daemon).await;

@@ -56,7 +56,7 @@ async fn thirty_who_ask_at_once_are_lent_one_image_that_was_computed_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_joins_late_is_told_how_far_the_computation_is() {
+async fn a_request_that_joins_late_is_told_how_far_the_computation_is() {
     let home = Home::new();
     let model = written(&home, &large(2));
     let daemon = home.daemon();
@@ -81,7 +81,7 @@ async fn whoever_joins_late_is_told_how_far_the_computation_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_for_a_turn_is_told_so_again_and_again() {
+async fn a_request_that_waits_for_a_turn_is_told_so_again_and_again() {
     let home = Home::new();
     let model = written(&home, &large(3));
     home.tiny(REPO);

@@ -202,6 +202,7 @@ async fn the_room_of_others_who_write_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story from the first list to the last image")]
 async fn commands_say_what_is_there_what_it_was_made_from_and_delete_it() {
     let home = Home::new();
     let hub = home.tiny(REPO);

@@ -113,7 +113,7 @@ struct Case {
     http: bool,
 }
 
-/// How layers are to be quantised; each pattern so many times.
+/// How layers are to be quantised; each pattern that often.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Quantise {
@@ -140,7 +140,7 @@ impl Quantise {
     }
 }
 
-/// All of them so many times.
+/// All of them that often.
 fn copies_of<T: Clone>(all: Vec<T>, copies: usize) -> Vec<T> {
     let count = all.len() * copies;
     all.into_iter().cycle().take(count).collect()
@@ -319,7 +319,7 @@ async fn ask(service: &mut raw::Service, case: &Case, request: LoadComponentRequ
     let answer = match case.call.as_deref() {
         None | Some("load") => {
             let looks = async {
-                // Whoever only looks is not hurt either, whatever the answer is.
+                // A request that only looks does no harm either, whatever its answer is.
                 let component = vec![request.component.clone()];
                 let resolved = service.clone().resolve(ResolveRequest { model: model.clone() }).await.err();
                 let audited = service

@@ -58,7 +58,7 @@ async fn the_commands_download_verify_and_tell() {
     good(&["pull", REPO, "vae"]);
     good(&["verify", REPO, "vae"]);
 
-    // A running download is seen by whoever asks.
+    // Everybody who asks sees a running download.
     hub.fault(On::cdn("text_encoder"), Fault::Slow { bytes_per_second: 100_000 });
     let mut pull = home.command();
     pull.env_remove("HF_HUB_OFFLINE").args(["pull", REPO, "text_encoder"]).stdout(Stdio::null());

@@ -1,4 +1,4 @@
-//! Whoever joins a download late is told at once, and in numbers, how far it is.
+//! A request that joins a download late is told at once, in numbers, how far the download is.
 
 use tokio::sync::oneshot;
 use weightsd_client::{

@@ -37,7 +37,7 @@ pub fn publish_tiny(home: &Home, hub: &Hub, seed: u64) -> HubFixture {
     fixture
 }
 
-/// A safetensors file with one tensor, `t`, of so many bytes, which differ by `seed`.
+/// A safetensors file with one tensor, `t`, of `bytes` bytes, which differ by `seed`.
 pub fn weights(seed: u64, bytes: usize) -> Vec<u8> {
     let mut header = format!(r#"{{"t":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#).into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');

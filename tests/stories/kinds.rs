@@ -123,7 +123,7 @@ async fn variants_are_never_mixed_and_one_that_lacks_is_named() {
         .collect();
     assert_eq!(said, [false, true, false], "{reports:?}");
 
-    // What has no such variant says so, and what there is.
+    // A component without such a variant says so, and lists the variants it has.
     let error = model.load_so("text_encoder", "fp16").await.map(|component| component.id().to_owned()).unwrap_err();
     assert_eq!(error.reason(), Some(ErrorReason::SnapshotIncomplete), "{error}");
     assert!(error.to_string().contains("text_encoder") && error.to_string().contains("variant `fp16`"), "{error}");
@@ -171,7 +171,7 @@ async fn of_files_without_a_word_the_newer_or_the_larger_is_meant_and_equals_are
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn quantised_layers_are_described_whoever_declares_them() {
+async fn quantised_layers_are_described_by_any_declaration() {
     let cases = [
         (Quantisation::Manifest { bits: 8, group_size: 32 }, (QuantisationMode::Affine, 8, 32), 3),
         (Quantisation::MlxLm { bits: 4, group_size: 64 }, (QuantisationMode::Affine, 4, 64), 3),

@@ -130,7 +130,7 @@ async fn idle_connections_do_not_hold_up_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_never_finishes_is_cut_when_the_grace_period_ends() {
+async fn a_connection_that_stalls_is_cut_when_the_grace_period_ends() {
     let home = Home::new();
     let daemon = home.daemon_with(&["--grace", "100ms"]);
     let client = daemon.client().await;

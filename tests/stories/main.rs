@@ -2,7 +2,8 @@
 //! again, as a client in a process of its own; `raw` speaks the protocols without the client crate; `hubs` has what stories about downloads
 //! share.
 
-#![allow(unreachable_pub)] // A test program exports nothing.
+#![expect(unreachable_pub, reason = "a test program exports nothing")]
+#![expect(clippy::disallowed_methods, reason = "a test owns its tasks and threads")]
 
 mod activation;
 mod adapters;

@@ -168,7 +168,7 @@ async fn a_revision_is_that_revision_and_no_other() {
     }
     assert_eq!(refused(&client, request("org/repo@v1").revision("main")).await.0, ErrorReason::InvalidRequest);
     assert_eq!(refused(&client, request("org/absent")).await.0, ErrorReason::RepoNotCached);
-    // A commit of which a ref tells, and whose snapshot is gone.
+    // A commit that a ref names, and whose snapshot is gone.
     fs::rename(&old.snapshot_dir, home.path().join("gone")).unwrap();
     assert_eq!(refused(&client, request("org/repo@v1")).await.0, ErrorReason::RevisionNotCached);
 }

@@ -41,7 +41,7 @@ async fn a_cold_load_tells_of_its_progress_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_joins_late_is_told_how_far_it_is() {
+async fn a_request_that_joins_late_is_told_how_far_it_is() {
     const FILES: usize = 8;
     let home = Home::new();
     let model = home.path().join("heavy");

@@ -13,7 +13,7 @@ use crate::harness::{eventually, not_run};
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// One of so many MiB; `None`, with a word, where nothing can be mounted and nobody requires it.
+    /// One of that many MiB; `None`, with a word, where nothing can be mounted and nobody requires it.
     pub fn mount(at: &Path, mebibytes: u32) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let options = format!("size={mebibytes}m,mode=0700");

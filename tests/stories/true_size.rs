@@ -1,4 +1,4 @@
-//! `Z-Image-Turbo` with its true shapes: 33 GB, of which the daemon reads the headers. The files are sparse, so that any
+//! `Z-Image-Turbo` with its true shapes: 33 GB, and the daemon reads only the headers. The files are sparse, so that any
 //! disk holds them.
 
 use std::{

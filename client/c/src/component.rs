@@ -65,7 +65,7 @@ impl weightsd_component {
     fn release(&self) {
         if !self.lease.has_ended.send_replace(true) {
             let lease = Arc::clone(&self.lease);
-            // On the engine's thread, where nobody has to wait for whoever follows the notices to notice.
+            // On the engine's thread, where nobody has to wait until a reader of the notices has noticed.
             self.engine.spawn(async move { drop(lease.held.lock().await.take()) });
         }
     }
@@ -115,8 +115,8 @@ unsafe fn element<T>(component: *const weightsd_component, find: impl FnOnce(&Ta
 /// # Safety
 /// `component` is null or was not freed.
 unsafe fn count(component: *const weightsd_component, of: impl FnOnce(&Table) -> usize) -> usize {
-    // SAFETY: as this function's own contract says.
     infallible(0, || {
+        // SAFETY: as this function's own contract says.
         unsafe { handle::borrow(component) }.map_or(0, |component: &weightsd_component| of(&component.table))
     })
 }

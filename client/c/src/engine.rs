@@ -2,7 +2,7 @@
 //!
 //! A connection needs somebody who answers its pings and tells the daemon when a lease ends, also while no call is
 //! under way. So it has a thread of its own, and a call hands its work over and waits. The thread ends with the last
-//! handle that uses the engine; whoever drops that one waits for it.
+//! handle that uses the engine; the caller that drops that one waits for it.
 
 use std::{
     io,
@@ -52,6 +52,7 @@ impl Engine {
 
     /// Does the work on the engine's thread and waits for it. `step` is called on the caller's thread for everything that
     /// the work reports; the work is dropped, and the result is `None`, when `step` says `Wanted::No`.
+    #[expect(clippy::disallowed_methods, reason = "the caller waits for the task below, and aborts it")]
     pub(crate) fn run<S, T, F>(
         &self,
         work: impl FnOnce(Steps<S, T>) -> F,
@@ -90,6 +91,7 @@ impl Engine {
     }
 
     /// Starts work that nobody waits for.
+    #[expect(clippy::disallowed_methods, reason = "the work ends with the engine, whose runtime it runs on")]
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(work);
     }

@@ -150,7 +150,7 @@ pub(crate) unsafe trait Versioned: Copy {
     const NAME: &'static str;
 }
 
-// SAFETY: numbers, pointers, and functions that may be absent, all of which may be zero; `size` is first under `repr(C)`.
+// SAFETY: numbers, pointers, and functions that may be absent, and all may be zero; `size` is first under `repr(C)`.
 unsafe impl Versioned for weightsd_connect_options {
     const NAME: &'static str = "connect_options";
 }
@@ -189,7 +189,7 @@ pub(crate) unsafe fn read<T: Versioned>(options: *const T) -> Result<Option<T>, 
     }
     let known = size.min(size_of::<T>());
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: so many bytes are there, and room for them; they do not overlap.
+    // SAFETY: `known` bytes are there, and room for them; they do not overlap.
     unsafe { ptr::copy_nonoverlapping(options.cast::<u8>(), value.as_mut_ptr().cast::<u8>(), known) };
     // SAFETY: `size` says that the rest is there.
     let rest = unsafe { std::slice::from_raw_parts(options.cast::<u8>().add(known), size - known) };

@@ -94,7 +94,7 @@ fn fill(module: &mut impl ModuleParameters, arrays: &Arrays, prefix: &str) -> Re
     Ok(())
 }
 
-/// In operations of which each is rounded, where `mlx_rs::nn::silu` would compile one of its own.
+/// In operations that are rounded one by one, where `mlx_rs::nn::silu` would compile one of its own.
 fn silu(x: &Array) -> Result<Array> {
     Ok(x.multiply(ops::sigmoid(x)?)?)
 }

@@ -1,5 +1,7 @@
 //! A daemon of a few lines that speaks both protocols on one socket and lends one component.
 
+#![expect(clippy::disallowed_methods, reason = "a test owns its tasks and threads")]
+
 use std::{
     fs::File,
     io,

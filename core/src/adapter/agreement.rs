@@ -1,4 +1,4 @@
-//! Whether all who say how strong a change is say the same.
+//! Compares the statements about the strength of a change.
 
 use super::{
     AdapterError,

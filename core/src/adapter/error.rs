@@ -13,7 +13,7 @@ const NAMES_SHOWN: usize = 8;
 /// Bytes that an error shows of each of several names.
 const NAME_BYTES_MAX: usize = 80;
 
-/// Why a file is no adapter for the component.
+/// Why a file cannot be applied to the component as an adapter.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum AdapterError {
     /// No complete change.
@@ -69,7 +69,7 @@ pub enum AdapterError {
         /// Their names.
         names: Vec<String>,
     },
-    /// It rescales rows, which is more than adding to them.
+    /// DoRA: it rescales rows, and not only adds to them.
     #[error(
         "it is a DoRA adapter ({sign}): its magnitudes rescale each output row by the norm of the merged weight, and the \
          low-rank half alone would make another model, so none of it is applied"
@@ -233,7 +233,7 @@ impl AdapterError {
         }
     }
 
-    /// Changes of these layers, none of which is there.
+    /// It changes these layers, and none of them is there.
     pub(super) fn no_targets(mut names: Vec<String>, other_component: usize) -> Self {
         names.sort_unstable();
         Self::NoTargets { found: names.len(), names, other_component }
@@ -245,7 +245,7 @@ impl AdapterError {
     }
 }
 
-/// The first of many names, for a message.
+/// The first names of a list, for a message.
 pub(super) fn sample(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(|name| shown_up_to(name, NAME_BYTES_MAX)).collect();
     Sample { names: &shown, more: names.len() - shown.len() }.to_string()

@@ -167,6 +167,16 @@ pub fn recognise<'a>(
     out.finish()
 }
 
+/// What a key without a mark of adapters means.
+enum Unmarked {
+    /// A whole tensor of a layer.
+    Change(LayerChange),
+    /// A tensor that the layer does not have.
+    Lacking,
+    /// No layer of the component.
+    NoLayer,
+}
+
 struct Sorting<'a, 't> {
     targets: &'t Targets,
     weights: &'t Weights,
@@ -182,10 +192,12 @@ impl<'a> Sorting<'a, '_> {
         let Some(parsed) = AdapterKey::parse(key) else {
             if self.targets.is_of_another(key) {
                 out.other_component.push(key.to_owned());
-            } else if let Some(unmarked) = self.unmarked(key) {
-                self.unmarked.push((key.to_owned(), unmarked));
             } else {
-                out.unknown.push(key.to_owned());
+                match self.unmarked(key) {
+                    Unmarked::Change(change) => self.unmarked.push((key.to_owned(), Some(change))),
+                    Unmarked::Lacking => self.unmarked.push((key.to_owned(), None)),
+                    Unmarked::NoLayer => out.unknown.push(key.to_owned()),
+                }
             }
             return Ok(());
         };
@@ -233,20 +245,22 @@ impl<'a> Sorting<'a, '_> {
     }
 
     /// A whole tensor under its own name, as PEFT saves `modules_to_save` and biases: inside of the module's wrappers, or
-    /// without them. `None` when the key names no layer; `Some(None)` when the layer has no such tensor.
-    fn unmarked(&self, key: &str) -> Option<Option<LayerChange>> {
+    /// without them.
+    fn unmarked(&self, key: &str) -> Unmarked {
         let (module, side) = stem(key);
         let saved = module.rsplit_once(".modules_to_save").filter(|(_, name)| name.is_empty() || name.starts_with('.'));
         let base = saved.map_or(module, |(base, _)| base);
         let base = base.strip_suffix(".base_layer").unwrap_or(base);
         let layers = self.targets.find(base, self.weights);
         if layers.is_empty() {
-            return None;
+            return Unmarked::NoLayer;
         }
-        let has_all = layers.iter().all(|target| self.weights.tensor(&target.layer, side).is_some());
+        if layers.iter().any(|target| self.weights.tensor(&target.layer, side).is_none()) {
+            return Unmarked::Lacking;
+        }
         let change = Change::Whole(key.to_owned());
         let base = base.to_owned();
-        Some(has_all.then_some(LayerChange { base, layers, side, change, alphas: Vec::new() }))
+        Unmarked::Change(LayerChange { base, layers, side, change, alphas: Vec::new() })
     }
 }
 

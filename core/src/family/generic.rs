@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, read_json};
 use crate::weight_name::{self, is_weights};
 
-/// See the module.
+/// The family of models that no other family knows.
 #[derive(Debug)]
 pub(super) struct Generic;
 

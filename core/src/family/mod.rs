@@ -168,7 +168,7 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     /// Reads the config of a component.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// When the config is missing or malformed, or describes a model that cannot exist.
     fn describe(&self, site: &ComponentSite, facts: &ModelFacts) -> Result<Description, ConfigError>;
 
     /// All typed configs of the model, by name, as JSON. Configs that cannot be read are left out: [`Self::describe`]
@@ -204,7 +204,7 @@ pub trait Family: Send + Sync + std::fmt::Debug {
     /// what the model was taken for.
     ///
     /// # Errors
-    /// [`InferError`].
+    /// When the tensors that would tell are absent, contradict each other, or fit no model that is known.
     fn infer(&self, component: &str, _table: &Table, _model: Named) -> Result<Inferred, InferError> {
         Err(InferError::Unknown { problem: format!("nothing tells what `{component}` should hold without a config") })
     }

@@ -88,7 +88,7 @@ pub(super) fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String
             deserializer.deserialize_map(DistinctVisitor)
         }
     }
-    // Said here, because serde's words would repeat all of a text that stands in its place.
+    // Checked here, because serde's message would repeat the whole text that stands in its place.
     if !entry.get().starts_with(['{', 'n']) {
         return Err(HeaderError::Metadata { problem: "it is not an object".to_owned() });
     }
@@ -98,14 +98,14 @@ pub(super) fn parse_metadata(entry: &RawValue) -> Result<BTreeMap<String, String
     Ok(found.map(|distinct| distinct.0).unwrap_or_default())
 }
 
-/// A tensor whose range still counts from the start of the data.
+/// Reads the entry of a tensor. Its range still counts from the start of the data.
 pub(super) fn parse_tensor(name: &str, entry: &RawValue) -> Result<TensorInfo, HeaderError> {
     #[derive(Deserialize)]
     struct Entry {
         dtype: String,
         shape: Vec<u64>,
         data_offsets: (u64, u64),
-        // What else there is has to be JSON that other readers take: no nesting bombs, no half surrogates.
+        // Other fields must be JSON that other readers accept: no nesting bombs, no half surrogates.
         #[serde(flatten)]
         _future: serde::de::IgnoredAny,
     }
@@ -129,7 +129,7 @@ pub(super) fn parse_tensor(name: &str, entry: &RawValue) -> Result<TensorInfo, H
         return Err(HeaderError::DimensionTooLarge { name: name.to_owned(), found });
     }
     let overflow = || HeaderError::SizeOverflow { name: name.to_owned() };
-    // A dimension of 0 hides no overflow of the others: readers multiply in the order of the shape.
+    // An overflow counts also beside a dimension of 0: readers multiply in the order of the shape.
     let others: Vec<u64> = found.shape.iter().copied().filter(|&dimension| dimension > 0).collect();
     let bits = bit_length(dtype, &others).ok_or_else(overflow)?;
     let bits = if others.len() < found.shape.len() { 0 } else { bits };

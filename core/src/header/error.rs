@@ -20,13 +20,13 @@ pub enum HeaderError {
         /// What to do about it.
         hint: &'static str,
     },
-    /// Announced header over [`HEADER_BYTES_MAX`].
+    /// A header longer than [`HEADER_BYTES_MAX`] is announced.
     #[error("the header is announced as {found} bytes, at most {HEADER_BYTES_MAX} are read")]
     HeaderTooLong {
         /// Announced length.
         found: u64,
     },
-    /// Header longer than the file.
+    /// The announced header is longer than the file.
     #[error("the header is announced as {announced} bytes and the file ends after {available}")]
     HeaderTruncated {
         /// Announced length.
@@ -167,7 +167,7 @@ pub enum HeaderError {
         /// By how much.
         bytes: u64,
     },
-    /// A tensor without bytes between the bytes of another one.
+    /// A tensor without bytes that lies among the bytes of another one.
     #[error("empty tensor `{inner}` lies inside tensor `{outer}`")]
     EmptyInside {
         /// The one without bytes.
@@ -175,7 +175,7 @@ pub enum HeaderError {
         /// The other.
         outer: String,
     },
-    /// A good table, and a file that ends before it.
+    /// The table is good, and the file ends before the last tensor does.
     #[error("the file is truncated: it has {found} bytes, its header describes {expected}")]
     Truncated {
         /// By the header.
@@ -183,7 +183,7 @@ pub enum HeaderError {
         /// Length of the file.
         found: u64,
     },
-    /// A good table, and bytes after it.
+    /// The table is good, and bytes follow the last tensor.
     #[error("{bytes} bytes follow the last tensor")]
     TrailingBytes {
         /// How many.

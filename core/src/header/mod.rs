@@ -87,7 +87,8 @@ pub struct Header {
 /// Reads the length prefix and checks it against the file.
 ///
 /// # Errors
-/// [`HeaderError::SomethingElse`], [`HeaderError::HeaderTooLong`] or [`HeaderError::HeaderTruncated`].
+/// When the announced header is longer than is read, or than the file; a file that begins like another format is
+/// named.
 pub fn header_length(prefix: [u8; 8], file_length: u64) -> Result<usize, HeaderError> {
     let announced = u64::from_le_bytes(prefix);
     let available = file_length.saturating_sub(PREFIX_BYTES);
@@ -98,7 +99,7 @@ pub fn header_length(prefix: [u8; 8], file_length: u64) -> Result<usize, HeaderE
     } else {
         return usize::try_from(announced).map_err(|_| HeaderError::HeaderTooLong { found: announced });
     };
-    // Only now, since the first bytes of some other formats are the length of a short header, too.
+    // Looked at last, because the first bytes of some other formats may also be the length of a short header.
     Err(match Impostor::of_weights(&prefix) {
         Some(&Impostor { what, hint, .. }) => HeaderError::SomethingElse { what, hint },
         None => error,
@@ -109,7 +110,7 @@ impl Header {
     /// Parses the JSON of a header. `file_length` is the length of the whole file.
     ///
     /// # Errors
-    /// [`HeaderError`] names the first rule that is broken, and the tensor that breaks it.
+    /// When the header breaks a rule of the format. The error names the first such rule, and the tensor that breaks it.
     pub fn parse(json: &[u8], file_length: u64) -> Result<Self, HeaderError> {
         let data_start = PREFIX_BYTES + json.len() as u64;
         let Some(available) = file_length.checked_sub(data_start) else {
@@ -118,7 +119,7 @@ impl Header {
         };
         let text = std::str::from_utf8(json).map_err(|error| HeaderError::NotUtf8 { at: error.valid_up_to() })?;
         if let Some(first) = text.trim_start().chars().next().filter(|&first| !matches!(first, '{' | '\u{feff}')) {
-            // Said here, because serde's words would repeat all of a text that stands in its place.
+            // Checked here, because serde's message would repeat the whole text that stands in its place.
             return Err(HeaderError::NotJson { problem: format!("it begins with {first:?}") });
         }
         let mut limit = None;
@@ -145,7 +146,7 @@ impl Header {
                 tensors.push(parse_tensor(name, entry)?);
             }
         }
-        // Before the places: a tensor that is listed twice overlaps itself.
+        // Checked before the ranges, because a tensor that is listed twice overlaps itself.
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(HeaderError::DuplicateName { name: pair[0].name.to_string() });
@@ -210,6 +211,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of headers")]
     fn every_broken_rule_has_its_own_error() {
         let huge = u64::MAX / 2;
         let cases: &[(&str, String, u64)] = &[

@@ -21,8 +21,11 @@ struct FsUuid {
 
 pub(super) fn lasting(file: &File) -> Option<Volume> {
     let found = rustix::fs::fstatfs(file).ok()?;
-    // The kernel's numbers have 32 bits, also where the field is wider.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the kernel's numbers have 32 bits, and some architectures have a wider field"
+    )]
     let kind = found.f_type as u32;
     let serial = || Some(serial(file)?).filter(|number| *number != 0).map(Volume::Serial);
     match kind {

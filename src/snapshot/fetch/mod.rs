@@ -35,9 +35,9 @@ use crate::{
 /// Tells how far a file is; nothing once it has ended.
 type FileWatch = Box<dyn Fn() -> Option<FileStep> + Send + Sync>;
 
-/// How often a request starts over when what it joined was given up by everyone else.
+/// How often a request starts over when everyone else gave up the download that it joined.
 const ATTEMPTS: usize = 3;
-/// How often those who wait are told how far it is.
+/// Time between two steps that waiters are told.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Files that a report lists.
 const REPORTED_FILES_MAX: usize = 16;
@@ -58,7 +58,7 @@ pub struct Want {
 pub enum Extent {
     /// The small JSON files.
     Documents,
-    /// Those, and the weights of the components.
+    /// The small JSON files, and the weights of the components.
     Components,
     /// Everything, README and all.
     Everything,
@@ -75,7 +75,7 @@ pub struct FetchReport {
     pub skipped: Vec<String>,
 }
 
-/// Something that others than those who wait should know.
+/// An entry for the daemon's event log.
 #[derive(Debug, Clone)]
 pub enum DownloadEvent {
     /// A download began.
@@ -88,10 +88,10 @@ pub enum DownloadEvent {
     Quarantined(String),
 }
 
-/// Whoever is told.
+/// Hears of downloads.
 pub(crate) type OnDownload = Box<dyn Fn(DownloadEvent) + Send + Sync>;
 
-/// Downloads that run: what they are of, how far they are, and how many wait.
+/// Downloads that run: the model, the step, and the number of requests that wait.
 pub(crate) type FetchReports = Vec<(String, Step, usize)>;
 
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ impl Work for SetWork {
     }
 }
 
-/// See the module.
+/// Downloads sets of files. Requests that want the same set, or the same file, share the download.
 pub struct Fetcher {
     attestations: Arc<Attestations>,
     files: Arc<SharedWork<FileWork>>,
@@ -140,10 +140,15 @@ impl Fetcher {
         Arc::new(Self { attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
     }
 
-    /// Downloads what is missing of `want`, or joins whoever does.
+    /// Downloads what is missing of `want`, or joins a request that does.
     ///
     /// # Errors
-    /// [`FetchError`].
+    /// When a file does not come or is not what the listing says, when the disk has no room, and when the files that
+    /// did come do not describe a model.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the work runs on the threads of its source, and ends when its last waiter gives up"
+    )]
     pub async fn fetch(
         self: &Arc<Self>,
         address: &RepoAddress,
@@ -182,7 +187,8 @@ impl Fetcher {
     /// The listing of a commit: from the store, or from the source.
     ///
     /// # Errors
-    /// [`SourceError`].
+    /// When the store has no listing and the source may not be asked, does not answer, or answers with one that cannot be
+    /// used.
     pub async fn listing(&self, address: &RepoAddress, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
         let store = Arc::clone(&address.store);
         let asked = commit.clone();
@@ -281,7 +287,7 @@ impl Set {
         Ok(files)
     }
 
-    /// The commit as its documents, which are here, tell of it.
+    /// The snapshot of this commit, built from the JSON files just downloaded.
     async fn snapshot(&self, listing: &Arc<Listing>) -> Result<Arc<Snapshot>, FetchError> {
         let model = self.address.at(&self.pin);
         let (store, choice) = (self.address.store.clone(), self.key.want.choice.clone());
@@ -305,7 +311,7 @@ impl Set {
                 false => wanted,
             };
             let one = |name: &String| {
-                // What a file holds shows only when it is here.
+                // The header of a file tells what it holds, so the file must come first.
                 let site = snapshot.site(name).or_else(|error| snapshot.bare_site().ok_or(error))?;
                 work(&snapshot, site, snapshot.select(site)?)
             };
@@ -385,6 +391,10 @@ impl Set {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the download runs on the threads of its source, and ends when its last waiter gives up"
+    )]
     fn join(&self, path: &str, listed: &Listed) -> Result<Waiter<FileWork>, FetchError> {
         let fetcher = &self.fetcher;
         let job = FetchJob {
@@ -455,7 +465,7 @@ mod tests {
     use super::*;
     use crate::{snapshot::Remote, source::fake::Directory};
 
-    /// A safetensors file with one tensor of so many bytes.
+    /// A safetensors file with one tensor of `bytes` bytes.
     fn weights(bytes: usize) -> Vec<u8> {
         let header = format!(r#"{{"t":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#);
         let mut file = (header.len() as u64).to_le_bytes().to_vec();

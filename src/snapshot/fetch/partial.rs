@@ -1,4 +1,4 @@
-//! A file that is not all there: what came is written at once, and hashed on a thread of its own.
+//! A partial blob: each piece is written at once, and hashed on a thread of its own.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,7 +21,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// Pieces that wait to be hashed.
 const QUEUE: usize = 16;
 
-/// See the module.
+/// A blob that is being downloaded: written and hashed as it comes.
 pub(super) struct Partial {
     path: PathBuf,
     file: File,

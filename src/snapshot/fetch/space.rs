@@ -1,4 +1,4 @@
-//! Which files are still to come, and whether there is room for them. Asked before the first byte.
+//! Which files are still to come, and whether there is room for them. It is decided before the first byte comes.
 
 use std::{collections::BTreeMap, fs};
 

@@ -1,5 +1,5 @@
-//! The hub's address, and the one set of rules for redirects and next pages: which of them lead to the hub, and which
-//! requests may carry the token.
+//! The hub's address, and the rules for redirects and next pages: which of them lead to the hub, and which requests may
+//! carry the token.
 //!
 //! A mirror passes on what the real hub says, so its redirects and next pages may name the real hub, or leave out the
 //! mirror's own path prefix. Both mean the same path on the mirror.

@@ -1,4 +1,4 @@
-//! Requests to the hub and to where it sends: redirects are followed here, so that the token goes to the hub and to
+//! Requests to the hub and to the hosts that it redirects to: redirects are followed here, so that the token goes to the hub and to
 //! nobody else, and what the hub says on the way is kept.
 
 use std::time::Duration;
@@ -181,7 +181,7 @@ impl Http {
         request.send().await.map_err(|error| self.unreachable(url, &error))
     }
 
-    /// The error of a request that got no answer. A proxy in between is named, since nothing else of it shows.
+    /// The error of a request that got no answer. It names a proxy in between, because nothing else shows that there is one.
     pub(super) fn unreachable(&self, url: &Url, error: &reqwest::Error) -> SourceError {
         let proxy = url.as_str().parse().ok().and_then(|uri| self.proxies.intercept(&uri));
         let proxy = proxy.filter(|_| error.is_connect()).map(|proxy| {
@@ -197,7 +197,7 @@ impl Http {
     }
 }
 
-/// A redirect's target, as far as it may be shown: addresses of other hosts can hold signatures.
+/// The part of a redirect's target that may be shown. Addresses of other hosts can hold signatures.
 fn where_to(url: &Url, is_hub: bool) -> String {
     let path = if is_hub { shown_up_to(url.path(), MESSAGE_BYTES_MAX) } else { String::new() };
     format!("{}{path}", host(url))

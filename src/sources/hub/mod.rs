@@ -39,7 +39,7 @@ pub use self::{
 use self::{http::Http, refusal::Asked, settings::WORDS, token::Token};
 use crate::source::{ByteRange, Content, Patience, SourceError, SourceProblem};
 
-/// Files of listings that are kept, over all commits. Each takes a few hundred bytes.
+/// Files in the listings that are kept, over all commits. Each takes a few hundred bytes.
 const LISTED_FILES_KEPT: u64 = 300_000;
 /// Revisions whose commits are kept.
 const REVISIONS_KEPT: u64 = 1024;
@@ -52,12 +52,12 @@ const INFO_BYTES_MAX: u64 = 32_000_000;
 /// Without a token hf-hub looks for one itself, in places that may not be the ones that the daemon was told. One that no
 /// header can hold is not sent.
 const NO_TOKEN: &str = "\n";
-/// How long an absent hub is not asked again when there is something to fall back on.
+/// How long an absent hub is not asked again if the last known commit can be used.
 const ABSENCE: Duration = Duration::from_secs(30);
-/// How long it is waited for when there is something to fall back on.
+/// How long an answer is awaited if the last known commit can be used.
 const BRIEF: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The connection to one hub. Its threads start with the first request.
 pub struct Hub {
     settings: HubSettings,
     commits: Cache<(RepoId, Revision), Commit>,
@@ -65,7 +65,7 @@ pub struct Hub {
     engine: OnceLock<Result<Engine, SourceError>>,
     client: Mutex<Option<(Option<Token>, HFClient)>>,
     absent: Mutex<Option<(Instant, SourceError)>>,
-    /// Revisions that the hub refused to tell of a moment ago.
+    /// Revisions that the hub refused to resolve a moment ago.
     refused: Cache<(RepoId, Revision), SourceError>,
     /// The present names of repositories that were renamed.
     renamed: Cache<RepoId, RepoId>,
@@ -78,7 +78,7 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// What is there once something was asked. Threads of its own, so that content does not come in the way of answers to
+/// The threads and clients of a hub, started by the first request. Threads of its own, so that content does not come in the way of answers to
 /// clients.
 struct Engine {
     http: Http,
@@ -95,7 +95,7 @@ impl Drop for Engine {
 
 impl Engine {
     fn start(settings: &HubSettings) -> Result<Self, SourceError> {
-        // First, because threads that have started cannot be ended from here.
+        // Before the threads, because threads that have started cannot be ended from here.
         let http = Http::new(settings)?;
         let runtime =
             runtime::Builder::new_multi_thread().worker_threads(2).thread_name("hub").enable_all().build().map_err(
@@ -146,7 +146,7 @@ impl Hub {
     /// Where downloads run.
     ///
     /// # Errors
-    /// When a setting makes every request impossible, and when the daemon stops.
+    /// When the settings make every request impossible, or the daemon is stopping.
     pub fn handle(&self) -> Result<Handle, SourceError> {
         let runtime = self.engine()?.runtime.as_ref().map(|runtime| runtime.handle().clone());
         runtime.ok_or_else(|| {
@@ -182,7 +182,7 @@ impl Hub {
         self.renamed.get(repo).await
     }
 
-    /// Forgets what `revision` means, and whether the hub was there, so that it is asked for again.
+    /// Forgets what `revision` means, and whether the hub was away, so that the next request asks again.
     pub async fn forget(&self, repo: &RepoId, revision: &Revision) {
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.refused.invalidate(&(repo.clone(), revision.clone())).await;
@@ -192,7 +192,7 @@ impl Hub {
     /// The commit that `revision` means now. Callers who ask at the same time share one request.
     ///
     /// # Errors
-    /// [`SourceError`].
+    /// When the daemon is offline, and when the hub cannot be reached, refuses to say, or knows no such revision.
     pub async fn commit(
         self: &Arc<Self>,
         repo: &RepoId,
@@ -223,7 +223,8 @@ impl Hub {
     /// The files of a commit. Callers who ask at the same time share one request, and a commit never changes.
     ///
     /// # Errors
-    /// [`SourceError`].
+    /// When the daemon is offline, and when the hub cannot be reached, refuses, or gives a listing that cannot be
+    /// used.
     pub async fn listing(self: &Arc<Self>, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
         self.online(|| format!("the files of `{repo}`"))?;
         let key = (repo.clone(), commit.clone());
@@ -233,10 +234,11 @@ impl Hub {
         self.listings.try_get_with((repo.clone(), commit.clone()), ask).await.map_err(|error| (*error).clone())
     }
 
-    /// Asks for a file of a commit, or a range of it. One try: whoever reads the body must be ready to begin anew.
+    /// Asks for a file of a commit, or a range of it. One try: the reader of the body must be ready to begin anew.
     ///
     /// # Errors
-    /// [`SourceError`].
+    /// When the daemon is offline, and when the hub or the host that it names cannot be reached, refuses, or has no
+    /// such file or range.
     pub async fn file(
         &self,
         repo: &RepoId,
@@ -269,6 +271,7 @@ impl Hub {
     }
 
     /// Runs `work` on the hub's threads; it ends when the caller loses interest.
+    #[expect(clippy::disallowed_methods, reason = "the handle owns the task, and aborts it when the caller drops it")]
     async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, SourceError>
     where
         T: Send + 'static,

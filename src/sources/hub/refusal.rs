@@ -1,4 +1,4 @@
-//! What a refusal means: the status, the hub's own code for the reason, and what was asked for.
+//! What a refusal means, by its status, the hub's own code for the reason, and what was asked for.
 
 use hf_hub::HFError;
 use reqwest::StatusCode;

@@ -1,4 +1,4 @@
-//! The user's token. Read anew for every request, so that a login counts at once, and never shown.
+//! The user's token. It is read anew for each request, so that a login counts at once, and it is never shown.
 
 use std::{fmt, fs::File, io::Read as _};
 

@@ -62,7 +62,7 @@ impl Home {
         checkpoint.write_directory(self.model()).unwrap()
     }
 
-    /// A model of 33 GB, none of which is on the disk.
+    /// A model of 33 GB that takes no room on the disk.
     pub(crate) fn sparse(&self) -> Written {
         Checkpoint::new(&Dims::true_size(), Contents::Sparse).unwrap().write_directory(self.model()).unwrap()
     }

@@ -42,7 +42,7 @@ static BARE: Ruleset = Ruleset {
     counted: &[],
 };
 
-/// See the module.
+/// The family of language models.
 #[derive(Debug)]
 pub(super) struct CausalLm;
 

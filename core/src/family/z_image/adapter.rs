@@ -115,6 +115,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of names")]
     fn every_name_of_a_layer_is_known() {
         let cases = [
             ("layers.0.attention.to_q", "layers.0.attention.to_q"),

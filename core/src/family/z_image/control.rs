@@ -114,7 +114,7 @@ pub struct ControlConfig {
 }
 
 impl Profile {
-    /// The version that has so many control layers, such refiners, and an embedder of so many features a patch.
+    /// The version with that many control layers, that number and kind of refiners, and that many features a patch.
     fn find(layers: u64, refiners: (u64, Refiners), features: u64) -> Result<&'static Self, InferError> {
         let (count, kind) = refiners;
         let fits = |profile: &&Self| {

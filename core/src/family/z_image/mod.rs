@@ -30,7 +30,7 @@ use crate::{
     shown::shown, table::Table, tool::Tool,
 };
 
-/// The family; see the module.
+/// The Z-Image family.
 #[derive(Debug)]
 pub struct ZImage;
 

@@ -109,7 +109,12 @@ impl TransformerConfig {
     }
 
     /// `int(dim / 3 * 8)` in Python: a float division, truncated.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a width has at most 53 bits, and Python truncates"
+    )]
     fn feed_forward_width(&self) -> u64 {
         (self.dim as f64 / 3.0 * 8.0) as u64
     }

@@ -12,11 +12,11 @@ use super::{
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Asker<'a> {
-    /// Whoever comes with this token.
+    /// Requests with this token.
     Token(&'a str),
-    /// Whoever comes without.
+    /// Requests without a token.
     Anonymous,
-    /// Whoever asks where nobody checks.
+    /// Requests to a side that checks no token.
     Anyone,
 }
 

@@ -43,7 +43,7 @@ impl Body {
         self.pieces.iter().map(Piece::length).sum()
     }
 
-    /// Keeps the first so many bytes.
+    /// Keeps that many of the first bytes.
     pub(super) fn truncate(&mut self, length: u64) {
         let mut left = length;
         for piece in &mut self.pieces {

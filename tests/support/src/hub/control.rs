@@ -1,4 +1,4 @@
-//! `/_test/` on the hub: the same switches for whoever is not written in Rust.
+//! `/_test/` on the hub: the same switches for tests that are not written in Rust.
 
 use std::time::Duration;
 

@@ -29,12 +29,12 @@ pub enum Fault {
     Silence,
     /// The connection ends without an answer.
     HangUp,
-    /// Nothing comes after so many bytes of the body, until the client hangs up or the hub stops.
+    /// Nothing comes after that many bytes of the body, until the client hangs up or the hub stops.
     Stall {
         /// Bytes that come.
         after: u64,
     },
-    /// The connection ends after so many bytes of the body; `Content-Length` promised all.
+    /// The connection ends after that many bytes of the body; `Content-Length` promised all.
     Cut {
         /// Bytes that come.
         after: u64,
@@ -44,12 +44,12 @@ pub enum Fault {
         /// Bytes that are sent.
         after: u64,
     },
-    /// A chunked body that ends as it should, after so many bytes.
+    /// A chunked body that ends as it should, after that many bytes.
     CutChunked {
         /// Bytes that come.
         after: u64,
     },
-    /// A body without `Content-Length`, over when the connection ends, after so many bytes.
+    /// A body without `Content-Length`, over when the connection ends, after that many bytes.
     CutUntilClose {
         /// Bytes that come.
         after: u64,
@@ -162,7 +162,7 @@ pub enum Fault {
     NotJson,
     /// The first half of the body, properly ended.
     TruncatedJson,
-    /// The body after so many spaces: valid JSON, too large to hold.
+    /// The body after that many spaces: valid JSON, too large to hold.
     HugeJson {
         /// How many.
         bytes: u64,

@@ -32,7 +32,7 @@ enum Place {
 
 /// Matches requests by side, by a part of their path, and by method.
 ///
-/// In JSON: `{"side": "any|hub|api|resolve|cdn|stranger", "path": "…", "method": "GET"}`, each of which may be left out.
+/// In JSON: `{"side": "any|hub|api|resolve|cdn|stranger", "path": "…", "method": "GET"}`, and each may be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct On {

@@ -100,7 +100,7 @@ fn from_disk(name: String, path: &Path) -> Result<Published, FixtureError> {
         Ok((size, is_large, etag))
     };
     let (size, is_large, etag) = hash().map_err(FixtureError::io("read", path))?;
-    // Whoever publishes a relative path may change the working directory before it is read.
+    // The caller of a relative path may change the working directory before it is read.
     let place = std::path::absolute(path).map_err(FixtureError::io("find", path))?;
     Ok(published(name, size, &etag, is_large, Content::Disk(place)))
 }

@@ -17,13 +17,13 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// It is over after so many requests. Without, it stays until it is removed.
+    /// The fault is over after that many requests; `None`: it stays until it is removed.
     pub fn times(self, times: u64) -> Self {
         self.rules.change(self.id, |entry| entry.left = Some(times));
         self
     }
 
-    /// It lets so many requests pass before the first.
+    /// Requests that pass before the first fault.
     pub fn skip(self, requests: u64) -> Self {
         self.rules.change(self.id, |entry| entry.skip = requests);
         self

@@ -65,7 +65,7 @@ impl Hub {
     /// `.safetensors`, are large: their etag is a sha-256, and they come from the CDN.
     ///
     /// # Errors
-    /// [`FixtureError::Io`].
+    /// When a file cannot be read.
     pub fn publish_directory(
         &self,
         repo: &str,

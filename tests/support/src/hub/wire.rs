@@ -35,7 +35,7 @@ pub(super) struct Delivery {
     /// Bytes per second.
     pub(super) pace: Option<u64>,
     pub(super) framing: Framing,
-    /// After so many bytes of the body.
+    /// After that many bytes of the body.
     pub(super) stop: Option<(u64, Stop)>,
 }
 
@@ -236,7 +236,7 @@ impl Pace {
         (self.rate / 50).clamp(1, BUFFER)
     }
 
-    /// Waits until so many more are due.
+    /// Waits until that many more are due.
     fn wait(&mut self, bytes: u64) {
         let due = Duration::from_secs_f64(self.sent as f64 / self.rate as f64);
         thread::sleep(due.saturating_sub(self.started.elapsed()));

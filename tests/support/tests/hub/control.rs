@@ -1,4 +1,4 @@
-//! The switches for whoever is not written in Rust.
+//! The switches for tests that are not written in Rust.
 
 use std::io::Result;
 

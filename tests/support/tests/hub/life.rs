@@ -1,5 +1,7 @@
 //! The log, and a hub that comes and goes.
 
+#![expect(clippy::disallowed_methods, reason = "a test owns its tasks and threads")]
+
 use std::{
     io::{ErrorKind, Read, Result, Write},
     net::TcpStream,
