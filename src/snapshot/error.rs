@@ -14,14 +14,14 @@ use weightsd_core::{
     select::SelectError,
 };
 
-use super::{COMPONENTS_MAX, DOCUMENTS_BYTES_MAX, listing};
+use super::{COMPONENTS_MAX, DOCUMENTS_BYTES_MAX, ENTRIES_MAX};
 use crate::disk;
 
 /// Why a model's files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// More entries than a model has.
-    #[error("`{}` holds more than {} files, which is not a model", path.display(), listing::ENTRIES_MAX)]
+    #[error("`{}` holds more than {ENTRIES_MAX} files, which is not a model", path.display())]
     TooManyFiles {
         /// The directory.
         path: PathBuf,

@@ -2,10 +2,8 @@
 
 use std::{fs, io, path::Path};
 
-use super::SnapshotError;
+use super::{ENTRIES_MAX, SnapshotError};
 
-/// Most entries that are listed.
-pub(super) const ENTRIES_MAX: usize = 20_000;
 /// Folders below the model's directory that are looked into: `split_files/diffusion_models/x` is two deep.
 pub(super) const DEPTH_MAX: usize = 3;
 

@@ -36,6 +36,8 @@ use crate::{
     source::Store,
 };
 
+/// Most entries of a folder that are listed.
+const ENTRIES_MAX: usize = 20_000;
 /// Most components that a model may have; each folder with weights is one, where no family says better.
 const COMPONENTS_MAX: usize = 1024;
 /// Most bytes of small JSON files that are kept of a model.
