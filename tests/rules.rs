@@ -15,7 +15,7 @@ const PHRASES: [&str; 7] =
     ["see the module", "of which", "whoever", "such a one", "has made", "so many bytes", "what there is"];
 
 /// The documents whose links and tests are followed.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -27,6 +27,7 @@ const DOCUMENTS: [&str; 11] = [
     "tests/README.md",
     "bench/README.md",
     "client/c/README.md",
+    "client/swift/README.md",
 ];
 
 fn root() -> &'static Path {

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod baseline;
+mod clients;
 mod daemon;
 mod derive;
 mod download;
@@ -36,6 +37,18 @@ enum Bench {
         /// Samples of each figure
         #[arg(long, default_value_t = 1000)]
         samples: usize,
+    },
+    /// A warm component through other clients, against the Rust client
+    Clients {
+        /// Samples of each figure
+        #[arg(long, default_value_t = 2000)]
+        samples: usize,
+        /// A command that measures a client, such as that of bench/c/acquire.c; several times for several clients
+        #[arg(long = "client", value_name = "COMMAND")]
+        clients: Vec<String>,
+        /// Where the files are written, in sight of the commands [default: the system's folder for temporary files]
+        #[arg(long)]
+        folder: Option<PathBuf>,
     },
     /// What a single file of 1,095 tensors holds, told from its header
     Inspect {
@@ -79,6 +92,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.bench {
         Bench::Acquire { samples } => acquire::run(&args.weightsd, &args.python, samples),
+        Bench::Clients { samples, clients, folder } => {
+            clients::run(&args.weightsd, &clients, samples, folder.as_deref())
+        }
         Bench::Inspect { samples } => inspect::run(samples),
         Bench::Download { megabytes, rounds, folder } => {
             download::run(&args.weightsd, &args.python, megabytes, rounds, folder.as_deref())

@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(library.join("cmake/weightsd"))?;
     fs::create_dir_all(prefix.join("include"))?;
 
-    for header in ["weightsd.h", "weightsd.hpp", "module.modulemap"] {
+    for header in ["weightsd.h", "weightsd.hpp"] {
         link(&source.join("include").join(header), &prefix.join("include").join(header))?;
     }
     link(&profile.join("deps").join(target.built), &library.join(target.soname))?;
