@@ -40,7 +40,8 @@ pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
     Explanation::new(reason, path.display().to_string(), hint)
 }
 
-/// What it means that the system does not let the daemon write `path`. `instead` names the setting that can point elsewhere.
+/// What it means that the system does not let the daemon write `path`. `instead` names the setting that can point
+/// elsewhere.
 pub(crate) fn explain_write(path: &Path, error: &io::Error, instead: &str) -> Explanation {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {

@@ -255,7 +255,8 @@ pub struct Inputs<'a> {
 /// Puts a component together and audits it.
 ///
 /// # Errors
-/// When the tensors do not make the component. Missing tensors, wrong shapes and unusable dtypes are no errors here: the report has them.
+/// When the tensors do not make the component. Missing tensors, wrong shapes and unusable dtypes are no errors here:
+/// the report has them.
 pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
     let Inputs { component, family, description, model, raw, other, declaration } = inputs;
     let mut remarks = raw.remarks;

@@ -174,8 +174,8 @@ impl AuditReport {
         self.foreign = formats.into_iter().cloned().collect();
     }
 
-    /// Why a component that is not clean is refused: it does not match its catalogue, or, if there is none, its packed tensors
-    /// contradict each other.
+    /// Why a component that is not clean is refused: it does not match its catalogue, or, if there is none, its packed
+    /// tensors contradict each other.
     #[must_use]
     pub fn fault(&self) -> String {
         let (component, summary) = (&self.component, self.summary());

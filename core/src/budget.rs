@@ -1,5 +1,5 @@
-//! Room on the disk for derived images: which are deleted so that another one fits, or why there is no room. Pure; the same answer serves
-//! the dry run.
+//! Room on the disk for derived images: which are deleted so that another one fits, or why there is no room. Pure; the
+//! same answer serves the dry run.
 
 use std::time::SystemTime;
 

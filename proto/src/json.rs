@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::FILE_DESCRIPTOR_SET;
 
-/// A message of package `weights.v1` as protobuf's JSON, with the fields' names in the `.proto` files, with fields that have
-/// their default, and with 64-bit numbers as numbers. `name` is the message's name, without the package.
+/// A message of package `weights.v1` as protobuf's JSON, with the fields' names in the `.proto` files, with fields that
+/// have their default, and with 64-bit numbers as numbers. `name` is the message's name, without the package.
 ///
 /// # Panics
 /// When `message` is not of that name.

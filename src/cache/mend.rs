@@ -14,7 +14,8 @@ use crate::{
 };
 
 impl Cache {
-    /// What happens to a snapshot's own files that are not the commit's: without their source nothing could take their place.
+    /// What happens to a snapshot's own files that are not the commit's: without their source nothing could take their
+    /// place.
     pub(super) fn own_files(&self, selector: &Selector) -> OwnFiles {
         if self.tools.may_ask(selector.network) { OwnFiles::SetAside } else { OwnFiles::Leave }
     }

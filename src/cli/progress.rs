@@ -66,8 +66,8 @@ fn is_moving(file: &FileProgress) -> bool {
     !matches!(file.state(), FileState::Waiting | FileState::Unspecified)
 }
 
-/// A file and, unless bytes simply come, what is done with it. `name` is what the screen has room for: its path, or the last
-/// part of it.
+/// A file and, unless bytes simply come, what is done with it. `name` is what the screen has room for: its path, or the
+/// last part of it.
 pub(super) fn file_line(name: &str, file: &FileProgress) -> String {
     match file.state() {
         FileState::Elsewhere => {

@@ -141,8 +141,8 @@ impl BoundListener {
         Ok(Some(Self { listener, path, origin: Origin::Inherited }))
     }
 
-    /// The clients that wait on a socket that was handed over, in case the daemon cannot start. `None` for a socket that was made
-    /// here: nobody can have connected before it was.
+    /// The clients that wait on a socket that was handed over, in case the daemon cannot start. `None` for a socket
+    /// that was made here: nobody can have connected before it was.
     #[must_use]
     pub fn waiting(&self) -> Option<Waiting> {
         match self.origin {

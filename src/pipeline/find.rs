@@ -147,8 +147,8 @@ fn snapshots(pinned: &Ingredients<Pinned>, pool: &ShardPool) -> Result<Ingredien
     Ok(Ingredients { own, base, overlay, adapters })
 }
 
-/// Lists the files of a model that are on this machine. Without a config the headers of its weights are read, because nothing
-/// else says what they are: components of the family of `base`, if there is one. Blocks.
+/// Lists the files of a model that are on this machine. Without a config the headers of its weights are read, because
+/// nothing else says what they are: components of the family of `base`, if there is one. Blocks.
 ///
 /// # Errors
 /// When the model is not here, or its small files cannot be used.

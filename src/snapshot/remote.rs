@@ -1,5 +1,5 @@
-//! A model that is inspected on the hub: its listing, its small JSON files and the headers of its weights are fetched, a few
-//! hundred kilobytes at any size, and nothing is kept.
+//! A model that is inspected on the hub: its listing, its small JSON files and the headers of its weights are fetched,
+//! a few hundred kilobytes at any size, and nothing is kept.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -19,15 +19,15 @@ pub trait Body: Send {
 
 /// A file, or a range of it, whose body has not been read yet.
 pub struct Content {
-    /// The blob that the source says it is, where it says so in a way that can be understood.
+    /// The blob that it is, if the source says so in a way that is understood.
     pub blob: Option<BlobName>,
-    /// The commit that the source says it is of.
+    /// The commit that it belongs to, if the source says so.
     pub commit: Option<String>,
     /// The first byte of the body in the file.
     pub offset: u64,
-    /// Length of the whole file, where the answer says so.
+    /// Length of the whole file, if the answer says it.
     pub total: Option<u64>,
-    /// Names this very content on the host that sends it, for asking for the rest.
+    /// What names this content on the host that sends it, so that the rest can be asked for.
     pub validator: Option<String>,
     /// The host that sends the body.
     pub host: String,
@@ -78,7 +78,7 @@ impl Content {
         Ok(bytes)
     }
 
-    /// The next `length` bytes of the body. A host that sends more than was asked for is not listened to any further.
+    /// The next `length` bytes of the body. What a host sends beyond that is not read.
     ///
     /// # Errors
     /// As [`Self::chunk`], and when the body ends before.

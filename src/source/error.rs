@@ -42,7 +42,7 @@ pub struct SourceError {
     pub problem: Box<SourceProblem>,
 }
 
-/// What a source answers instead of what it was asked for.
+/// Why a source has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceProblem {
     /// The daemon, or the request, must not ask.
@@ -52,7 +52,7 @@ pub enum SourceProblem {
         /// Who forbids it.
         why: &'static str,
     },
-    /// No connection, or one that broke, or no answer in time.
+    /// There is no connection, it broke, or no answer came in time.
     Unreachable {
         /// The host.
         host: String,
@@ -80,7 +80,7 @@ pub enum SourceProblem {
         /// The source's words.
         message: String,
     },
-    /// 401 or 403: the owner lets nobody in who has not asked.
+    /// 401 or 403: users must ask the owner for access.
     Gated {
         /// The repository.
         repo: String,
@@ -157,9 +157,9 @@ pub enum SourceProblem {
         /// What is wrong with it.
         source: ListingError,
     },
-    /// A request that this program cannot make.
+    /// The request cannot be made at all.
     Unusable {
-        /// The setting that is to blame, or the part of the program.
+        /// The setting, or the part of the program, that prevents it.
         setting: &'static str,
         /// Why.
         problem: String,
@@ -350,8 +350,8 @@ impl SourceError {
             )
     }
 
-    /// Whether the source could not be asked, so that what was known before still counts. An answer that is none comes from
-    /// something in its place, such as the page on which a network wants its users to log in.
+    /// Whether the source could not be asked, so that what was known before still counts. A malformed answer counts as
+    /// absence: something else answers, such as the page on which a network wants its users to log in.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(

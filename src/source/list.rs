@@ -1,4 +1,4 @@
-//! The sources of a daemon, and which of them a spec means.
+//! The sources of a daemon. The list decides which of them a spec means.
 
 use std::sync::Arc;
 

@@ -36,7 +36,7 @@ pub use self::{
 /// Which specs mean a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Specs {
-    /// Those that are neither paths nor addresses: `org/repo`.
+    /// Specs that are neither paths nor addresses: `org/repo`.
     Ids,
     /// Addresses of this scheme: `s3` for `s3://bucket/prefix`.
     Scheme(&'static str),
@@ -56,7 +56,7 @@ pub struct Caches<'a> {
 pub enum Patience {
     /// It has: one try, and not for long.
     Brief,
-    /// It has not: tries as the settings say.
+    /// It has not: the source is asked as often as the settings say.
     Full,
 }
 
@@ -76,7 +76,7 @@ pub struct ByteRange {
 pub struct Limits {
     /// How long a content may pause.
     pub stall: Duration,
-    /// What is done about failures that may pass.
+    /// How requests are repeated after failures that may pass.
     pub backoff: Backoff,
 }
 
@@ -104,7 +104,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Whether there are credentials now. May read files.
     fn has_credentials(&self) -> bool;
 
-    /// How transfers are dealt with.
+    /// How transfers are carried out.
     fn limits(&self) -> Limits;
 
     /// The runtime for downloads. They stay away from the threads that answer clients.
@@ -122,7 +122,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// When the source does not know it, refuses to say, or is away.
     async fn commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, SourceError>;
 
-    /// The commit that `revision` means, if the source said so lately. One that remembers nothing is asked each time.
+    /// The commit that `revision` means, if the source said it lately. A source that remembers nothing is asked each time.
     async fn known_commit(&self, _repo: &RepoId, _revision: &Revision) -> Option<Commit> {
         None
     }
@@ -137,7 +137,7 @@ pub trait Source: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Forgets what `revision` means, and whether the source was there, so that it is asked again.
+    /// Forgets what `revision` means, and whether the source was away, so that the next request asks again.
     async fn forget(&self, _repo: &RepoId, _revision: &Revision) {}
 
     /// The present name of a repository that the source knows under another one.
@@ -151,7 +151,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// As [`Self::commit`].
     async fn listing(&self, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError>;
 
-    /// Forgets a listing that what came contradicts.
+    /// Forgets a listing that contradicts the content that came.
     async fn forget_listing(&self, _repo: &RepoId, _commit: &Commit) {}
 
     /// Asks for a file of a commit, or a range of it. One try: the reader of the body must be ready to begin anew.
@@ -182,7 +182,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     }
 }
 
-/// What [`Source::bytes`] does.
+/// The default of [`Source::bytes`].
 ///
 /// # Errors
 /// As there.

@@ -182,7 +182,7 @@ impl Store for RepoStore {
                 is_whole(&found).then_some(FoundFile::Blob(entry))
             }
             Ok(_) => Some(FoundFile::Own(entry)),
-            // Whatever else the system says about it is said when it is read.
+            // Any other error of the system is reported when the file is read.
             Err(error) if !is_absent(&error) => Some(FoundFile::Own(entry)),
             Err(_) => {
                 let blob = self.blob(&listed.blob);
@@ -245,7 +245,7 @@ impl Store for RepoStore {
             return Ok(None);
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // The name tells what it is; what is too long for the file system tells less.
+        // The name tells what it is, as far as the file system has room for it.
         let short: String = name.chars().take(60).collect();
         let digits = found.get(..12).unwrap_or(found);
         let aside = path.with_file_name(format!("{short}.{digits}.quarantined"));

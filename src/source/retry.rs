@@ -1,5 +1,5 @@
-//! What is done about failures that may pass: a few more tries, each after a longer pause, or after the one that the hub
-//! asks for.
+//! Repeats requests after failures that may pass: a few times, each after a longer pause or after the pause that the
+//! source asks for.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Backoff {
         self.builder().build()
     }
 
-    /// The pause before the next try after `error`, given the one that is due; `None` when there is no point in it.
+    /// The pause before the next try after `error`, given the one that is due; `None` when another try has no point.
     #[must_use]
     pub fn pause_after(&self, error: &SourceError, due: Option<Duration>) -> Option<Duration> {
         let due = due.filter(|_| error.is_transient())?;

@@ -1,5 +1,6 @@
 //! Where the files of a repository lie on this machine: what fetches, verifications and listings ask of a cache. Every
-//! source says which store its repositories have; [`RepoStore`](super::RepoStore) is the layout of a Hugging Face cache.
+//! source says which store its repositories have; [`RepoStore`](super::RepoStore) has the structure of a Hugging Face
+//! cache.
 //!
 //! A store answers from local disks and never asks a network. Its functions block.
 
@@ -40,7 +41,7 @@ impl FoundFile {
 /// What [`Store::link`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Linked {
-    /// The snapshot has the file: the link was made, or something was there already.
+    /// The snapshot has the file: the link was made, or a file was there already.
     Done,
     /// The file system has no symbolic links. [`Store::place`] puts the file itself there.
     NoLinks,
@@ -94,7 +95,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The commit that `revision` meant when it was last asked for; `None` when it never was.
     ///
     /// # Errors
-    /// When it was kept and cannot be read.
+    /// When its ref exists and cannot be read.
     fn last_known(&self, revision: &Revision) -> Result<Option<Commit>, RefError>;
 
     /// Revisions and commits that are here, for messages; at most `max`.
@@ -106,19 +107,19 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Keeps what `revision` means. A commit needs no ref to itself.
     ///
     /// # Errors
-    /// What the system says.
+    /// When the system refuses.
     fn point(&self, revision: &Revision, commit: &Commit) -> io::Result<()>;
 
     /// The folder below which the files of a commit have their paths.
     fn snapshot(&self, commit: &Commit) -> PathBuf;
 
-    /// The listing of a commit that was kept. One that cannot be used is none.
+    /// The listing of a commit that was kept. `None` also when it cannot be used.
     fn listing(&self, commit: &Commit) -> Option<Listing>;
 
     /// Keeps the listing of a commit.
     ///
     /// # Errors
-    /// What the system says.
+    /// When the system refuses.
     fn keep_listing(&self, commit: &Commit, listing: &Listing) -> io::Result<()>;
 
     /// Drops a listing that contradicts the source.
@@ -128,19 +129,19 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// file, so it counts as absent.
     fn locate(&self, commit: &Commit, path: &str, listed: &Listed) -> Option<FoundFile>;
 
-    /// Marks that a commit has no such file, where the layout has such marks.
+    /// Marks that a commit has no such file, if the store has such marks.
     ///
     /// # Errors
-    /// What the system says.
+    /// When the system refuses.
     fn mark_absent(&self, commit: &Commit, path: &str) -> io::Result<()>;
 
     /// Where a blob lies, or would.
     fn blob(&self, name: &BlobName) -> PathBuf;
 
-    /// Where the beginning of a blob lies, or would.
+    /// Where the beginning of a blob lies, or would lie.
     fn partial(&self, name: &BlobName) -> PathBuf;
 
-    /// Where the lock of a blob lies, or would.
+    /// Where the lock of a blob lies, or would lie.
     fn lock_path(&self, blob: &BlobName) -> PathBuf;
 
     /// Tries to become the only one, among all programs, who writes this blob. `None` when somebody else is.
@@ -213,7 +214,7 @@ impl BlobLock {
     /// Tries to lock the file at `path`, which is made when it is not there. `None` when another program has the lock.
     ///
     /// # Errors
-    /// What the system says.
+    /// When the system refuses.
     pub fn try_at(path: &Path) -> io::Result<Option<Self>> {
         create_parent(path)?;
         let file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path) {

@@ -1,6 +1,6 @@
 //! The sources that ship, and the list of them. A source is a folder beside this file, its `mod` line and its line in
-//! [`SOURCES`]: which specs it takes, how messages speak of it and where its files are kept is said by its own
-//! [`Source`] implementation.
+//! [`SOURCES`]: its [`Source`] implementation says which specs it takes, how messages speak of it, and where its files
+//! are kept.
 
 pub mod hub;
 
@@ -12,7 +12,7 @@ use crate::source::{Source, SourceList};
 /// Every source: its name in the configuration file, and what sets it up.
 const SOURCES: &[(&str, Open)] = &[("hub", hub::open)];
 
-/// Sets a source up from the settings; without a section of its own it takes defaults. Opens no connection and reads no
+/// Sets a source up from the settings; without a section of its own it has its defaults. Opens no connection and reads no
 /// credentials: both happen when it is first asked.
 type Open = fn(&Setup<'_>) -> Result<Arc<dyn Source>, BadSection>;
 

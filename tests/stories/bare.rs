@@ -1,5 +1,5 @@
-//! Weights without configs in folders: the models that mflux saves, and shards that somebody copied. Their tensors tell what
-//! they are, as those of a single file do; a base gives the kind of those that tell nothing.
+//! Weights without configs in folders: the models that mflux saves, and shards that somebody copied. Their tensors tell
+//! what they are, as those of a single file do; a base gives the kind of those that tell nothing.
 
 use std::{fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! The token goes to the hub and to nobody else, is read again when it changes, and is shown nowhere; and a user who may not
-//! have a repository is told why.
+//! The token goes to the hub and to nobody else, is read again when it changes, and is shown nowhere; and a user who
+//! may not have a repository is told why.
 
 use std::fs;
 

@@ -1,6 +1,6 @@
 //! Stories about the real daemon on its real socket. `harness` starts and ends it; `client_process` is this program
-//! again, as a client in a process of its own; `raw` speaks the protocols without the client crate; `hubs` has what stories about downloads
-//! share.
+//! again, as a client in a process of its own; `raw` speaks the protocols without the client crate; `hubs` has what
+//! stories about downloads share.
 
 #![expect(unreachable_pub, reason = "a test program exports nothing")]
 #![expect(clippy::disallowed_methods, reason = "a test owns its tasks and threads")]

@@ -389,8 +389,8 @@ impl AdapterConfig {
 }
 
 impl MlxParameters {
-    /// `scale` is the strength. Early versions of mlx-lm multiplied it by `alpha / rank`, so that a config with both says two
-    /// things.
+    /// `scale` is the strength. Early versions of mlx-lm multiplied it by `alpha / rank`, so that a config with both
+    /// says two things.
     fn scaling(&self) -> Result<Scaling, String> {
         let scale = self.scale.ok_or("lora_parameters: missing field `scale`")?;
         if !scale.is_finite() {

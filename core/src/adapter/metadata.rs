@@ -1,9 +1,9 @@
 //! How strong an adapter is according to its file's own metadata, the strings in the header.
 //!
 //! diffusers writes PEFT's whole config as JSON under `lora_adapter_metadata`, with the component before each key
-//! (`transformer.lora_alpha`); mflux reads it as it is read here. Others write `lora_alpha` and `r` as strings of their own:
-//! SimpleTuner with the component before them, LightX2V without, and SGLang knows `network_alpha` and `alpha` too. No
-//! program takes kohya's `ss_network_alpha` for a strength: what kohya trains has tensors that say it.
+//! (`transformer.lora_alpha`); mflux reads it as it is read here. Others write `lora_alpha` and `r` as strings of their
+//! own: SimpleTuner with the component before them, LightX2V without, and SGLang knows `network_alpha` and `alpha` too.
+//! No program takes kohya's `ss_network_alpha` for a strength: what kohya trains has tensors that say it.
 
 use std::collections::BTreeMap;
 

@@ -43,8 +43,8 @@ pub struct Converted {
     pub tensors: Vec<Placed<At>>,
     /// What has to be computed; `None` when everything is lent from where it lies.
     pub derivation: Option<Derivation>,
-    /// The dtype that was wanted and that some tensors do not have, because their numbers are not known. A caller who named the
-    /// dtype is refused; where it is the family's usual one, it is a remark.
+    /// The dtype that was wanted and that some tensors do not have, because their numbers are not known. A caller who
+    /// named the dtype is refused; where it is the family's usual one, it is a remark.
     pub unmet: Option<CannotConvert>,
     /// What is worth knowing, and refuses nothing.
     pub remarks: Vec<String>,

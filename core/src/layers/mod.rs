@@ -1,9 +1,9 @@
 //! The quantised layers of a component: what their tensors are, and from which of them numbers can be computed.
 //!
-//! Four witnesses are heard: the names and dtypes of tensors ([`recognise`]), the declaration, the catalogue's shapes, and
-//! the packed shapes. A layer on which they agree, in a format of MLX, is [packed](Layers::packed). Of any other layer, and
-//! of tensors whose dtype MLX has no arithmetic for, the bytes are lent as they are, and [`Layers::opaque`] says why nothing
-//! is computed from them.
+//! Four witnesses are heard: the names and dtypes of tensors ([`recognise`]), the declaration, the catalogue's shapes,
+//! and the packed shapes. A layer on which they agree, in a format of MLX, is [packed](Layers::packed). Of any other
+//! layer, and of tensors whose dtype MLX has no arithmetic for, the bytes are lent as they are, and [`Layers::opaque`]
+//! says why nothing is computed from them.
 
 mod opaque;
 mod packed;

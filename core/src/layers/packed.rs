@@ -234,8 +234,8 @@ fn wrong(name: &str, expected: String, found: String) -> LayerProblem {
     LayerProblem { name: name.to_owned(), expected, found }
 }
 
-/// Fails when an entry that names no layer here would be this one's under another spelling, and shapes allow what it says as
-/// well as what the default says.
+/// Fails when an entry that names no layer here would be this one's under another spelling, and shapes allow what it
+/// says as well as what the default says.
 fn not_misplaced(sought: &Sought<'_>, layer: &str, default: Scheme, by_shapes: &[Scheme]) -> Result<(), LayerProblem> {
     let names_nothing = |entry: &str| sought.table.get(&weight_of(entry)).is_none();
     let mut alike = sought.declaration.into_iter().flat_map(|declaration| declaration.alike(layer));

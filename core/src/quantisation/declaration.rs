@@ -23,8 +23,9 @@ const LAYERS_MAX: usize = 1 << 17;
 
 /// Keys of an MLX quantisation that have a meaning here.
 const SCHEME_KEYS: [&str; 3] = ["group_size", "bits", "mode"];
-/// Keys that mlx-lm writes beside them and that change no stored weight: whether a layer has a global scale, which the tensor
-/// beside it tells too, and whether its input is quantised. Their values are booleans; a number would be a factor.
+/// Keys that mlx-lm writes beside them and that change no stored weight: whether a layer has a global scale, which the
+/// tensor beside it tells too, and whether its input is quantised. Their values are booleans; a number would be a
+/// factor.
 const HARMLESS_KEYS: [&str; 2] = ["global_scale", "quantize_input"];
 /// ComfyUI's list of quantised layers, in the metadata of a safetensors file.
 const COMFY_METADATA: &str = "_quantization_metadata";
@@ -308,8 +309,8 @@ impl Declaration {
         })
     }
 
-    /// What the declaration says of a layer, and the name of its entry. `names` are the names that a writer may have given the
-    /// layer, each with or without its component in front.
+    /// What the declaration says of a layer, and the name of its entry. `names` are the names that a writer may have
+    /// given the layer, each with or without its component in front.
     #[must_use]
     pub fn entry(&self, component: &str, names: &[&str]) -> (Declared, Option<&str>) {
         let found = names.iter().find_map(|name| {

@@ -118,8 +118,8 @@ pub struct Packing {
 }
 
 impl SlotShape {
-    /// The shape for a weight of shape `logical`. `None` when the rule leaves a choice, when the weight is not a matrix, and
-    /// when its rows are not whole groups.
+    /// The shape for a weight of shape `logical`. `None` when the rule leaves a choice, when the weight is not a
+    /// matrix, and when its rows are not whole groups.
     #[must_use]
     pub fn exact(self, logical: &[u64], packing: Packing) -> Option<Vec<u64>> {
         let (&columns, rows) = logical.split_last()?;

@@ -151,8 +151,9 @@ impl Scheme {
         Packing { bits: self.bits, group_size: self.group_size }
     }
 
-    /// Shape on disk of a slot of a layer whose weight has this logical shape. `None` when the weight cannot be quantised by
-    /// this scheme (it is not a matrix, or its rows are not whole groups), and for slots that may have several shapes.
+    /// Shape on disk of a slot of a layer whose weight has this logical shape. `None` when the weight cannot be
+    /// quantised by this scheme (it is not a matrix, or its rows are not whole groups), and for slots that may have
+    /// several shapes.
     #[must_use]
     pub fn shape_of(&self, role: SlotRole, logical: &[u64]) -> Option<Vec<u64>> {
         self.slot(role)?.shape.exact(logical, self.packing())
@@ -188,8 +189,8 @@ impl Scheme {
         })
     }
 
-    /// The scheme that gives a layer of this logical shape these slots, if exactly one does. `found` gives dtype and shape of
-    /// the slot with that role.
+    /// The scheme that gives a layer of this logical shape these slots, if exactly one does. `found` gives dtype and
+    /// shape of the slot with that role.
     #[must_use]
     pub fn inferred<'a>(logical: &[u64], found: impl Fn(SlotRole) -> Option<(Dtype, &'a [u64])>) -> Option<Self> {
         let is = |scheme: &Self, slot: &SlotSpec| {

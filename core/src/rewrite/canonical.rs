@@ -194,8 +194,8 @@ impl File<'_> {
         })
     }
 
-    /// Splits a tensor of a fused layer into shares. The rows of weight and bias are dealt out, and so are the rows of a slot
-    /// of a quantised layer if there are as many. Any other slot belongs to each of the layers.
+    /// Splits a tensor of a fused layer into shares. The rows of weight and bias are dealt out, and so are the rows of
+    /// a slot of a quantised layer if there are as many. Any other slot belongs to each of the layers.
     fn split(&self, name: &str, tensor: &Sourced, into: &[(String, u64)]) -> Split {
         let weight_or_bias = layer_of(name).or_else(|| name.strip_suffix(BIAS));
         let side = self.sides.get(name).copied();
@@ -220,8 +220,8 @@ impl File<'_> {
         self.named.get(&*weight_of(layer))?.info.shape.first().copied()
     }
 
-    /// Whether a layer falls into `shares` equal ones: the rows of its weight are a multiple, and all of its slots can be cut
-    /// at these rows.
+    /// Whether a layer falls into `shares` equal ones: the rows of its weight are a multiple, and all of its slots can
+    /// be cut at these rows.
     fn is_divisible(&self, layer: &str, shares: u64) -> bool {
         let Some(rows) = self.rows(layer).filter(|rows| *rows > 0 && rows.is_multiple_of(shares)) else { return false };
         let Some(quantised) = self.quantised.get(layer) else { return true };

@@ -1,8 +1,8 @@
 //! Turns a checkpoint's own names and shapes into those of a family's catalogue. It knows no model: a family gives it a
 //! table of [`Rule`]s.
 //!
-//! Nothing is read or copied. A slice of rows is a part of a range, and a 1x1 convolution that is a linear layer elsewhere is
-//! another shape over the same bytes.
+//! Nothing is read or copied. A slice of rows is a part of a range, and a 1x1 convolution that is a linear layer
+//! elsewhere is another shape over the same bytes.
 
 mod canonical;
 mod overlay;
@@ -23,7 +23,8 @@ pub enum Action {
     Squeeze(&'static str),
     /// Another name, and a vector becomes a matrix of one row: `[n]` to `[1, n]`.
     Row(&'static str),
-    /// Another name, for a kernel that the file holds in MLX's order. The table gives its shape in the order of the catalogue.
+    /// Another name, for a kernel that the file holds in MLX's order. The table gives its shape in the order of the
+    /// catalogue.
     FromOrder(&'static str, Axes),
     /// A fused layer becomes several: the rows of its weight and bias are dealt out, and so are the parts of a quantised
     /// weight. Any other tensor that the pattern matches keeps its name.

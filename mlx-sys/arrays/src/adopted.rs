@@ -111,7 +111,8 @@ impl Adopted {
         // SAFETY: creates an empty handle.
         let mut part = unsafe { mlx_sys::mlx_array_new() };
         let mut error = ext::Error::default();
-        // SAFETY: the base is an adopted memory, in which the part lies, as was checked; the shape is a slice of the length that is passed.
+        // SAFETY: the base is an adopted memory, in which the part lies, as was checked; the shape is a slice of the
+        // length that is passed.
         let status = unsafe {
             let (shape, ndim) = (form.shape.as_ptr(), form.shape.len());
             ext::mlx_ext_part(&mut part, held.base.as_ptr(), first, shape, ndim, form.dtype, &mut error)
@@ -170,8 +171,8 @@ impl Drop for Adopted {
     }
 }
 
-/// Unmaps files whose arrays are all gone. Called whenever something is adopted or let go of; a program that drops a model long
-/// after its [`Adopted`] may call it to have the address space back. Clean pages cost no memory meanwhile.
+/// Unmaps files whose arrays are all gone. Called whenever something is adopted or let go of; a program that drops a
+/// model long after its [`Adopted`] may call it to have the address space back. Clean pages cost no memory meanwhile.
 pub fn release_unused() {
     let mut retired = RETIRED.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: the handles are valid. A count of one is this list's own, and there is nobody who could raise it.

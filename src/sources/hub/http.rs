@@ -1,5 +1,5 @@
-//! Requests to the hub and to the hosts that it redirects to: redirects are followed here, so that the token goes to the hub and to
-//! nobody else, and what the hub says on the way is kept.
+//! Requests to the hub and to the hosts that it redirects to: redirects are followed here, so that the token goes to
+//! the hub and to nobody else, and what the hub says on the way is kept.
 
 use std::time::Duration;
 
@@ -181,7 +181,8 @@ impl Http {
         request.send().await.map_err(|error| self.unreachable(url, &error))
     }
 
-    /// The error of a request that got no answer. It names a proxy in between, because nothing else shows that there is one.
+    /// The error of a request that got no answer. It names a proxy in between, because nothing else shows that there is
+    /// one.
     pub(super) fn unreachable(&self, url: &Url, error: &reqwest::Error) -> SourceError {
         let proxy = url.as_str().parse().ok().and_then(|uri| self.proxies.intercept(&uri));
         let proxy = proxy.filter(|_| error.is_connect()).map(|proxy| {

@@ -78,8 +78,8 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// The threads and clients of a hub, started by the first request. Threads of its own, so that content does not come in the way of answers to
-/// clients.
+/// The threads and clients of a hub, started by the first request. Threads of its own, so that content does not come in
+/// the way of answers to clients.
 struct Engine {
     http: Http,
     runtime: Option<Runtime>,
