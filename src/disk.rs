@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustix::io::Errno;
-use weightsd_core::explain::{Explanation, Reason};
+use weightsd_core::{
+    explain::{Explanation, Reason},
+    places::Platform,
+};
 
 /// Whether a file cannot be written because the disk, or what this user may have of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
@@ -23,9 +26,33 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
 
 /// Explains why the system refuses `path`.
 pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
+    explain_on(Platform::current(), path, error)
+}
+
+/// Whether macOS's protection of private folders refuses. It lets look and not open, and answers EPERM where permissions
+/// of files answer EACCES.
+fn is_privacy(platform: Platform, error: &io::Error) -> bool {
+    platform == Platform::MacOs && is(error, Errno::PERM)
+}
+
+/// What opens the private folders of macOS to the daemon.
+fn privacy_hint() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "weightsd".into());
+    format!(
+        "macOS keeps programs out of Desktop, Documents, Downloads, iCloud and external disks until they are let in: give `{}` \
+         Full Disk Access in System Settings > Privacy & Security (again after each build of it), or start `weightsd serve` in a \
+         terminal that has it, or move the files",
+        program.display()
+    )
+}
+
+fn explain_on(platform: Platform, path: &Path, error: &io::Error) -> Explanation {
     const NOT_A_FILE: &str = "put a regular file in its place";
     if let Some(link) = dangling(path) {
         return Explanation::new(Reason::FileRefused, link.path.display().to_string(), link.hint());
+    }
+    if is_privacy(platform, error) {
+        return Explanation::new(Reason::FileRefused, path.display().to_string(), privacy_hint());
     }
     let (reason, hint) = match error.kind() {
         _ if is_full(error) => (Reason::NoSpace, "make room on that disk; what has come already is kept"),
@@ -44,6 +71,7 @@ pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
 /// elsewhere.
 pub(crate) fn explain_write(path: &Path, error: &io::Error, instead: &str) -> Explanation {
     let hint = match error.kind() {
+        _ if is_privacy(Platform::current(), error) => privacy_hint(),
         io::ErrorKind::PermissionDenied => {
             // The nearest thing that is there is what refuses.
             let refusing = path.ancestors().find_map(|path| Some((path, fs::symlink_metadata(path).ok()?.uid())));
@@ -116,6 +144,18 @@ mod tests {
             assert!(explanation.reason == Reason::FileRefused && explanation.hint == hint, "{explanation:?}");
         }
         assert_eq!(dangling(&good.join("absent/x")), None);
+    }
+
+    #[test]
+    fn the_privacy_of_macos_is_told_from_permissions() {
+        let hint = |platform, errno: Errno| {
+            explain_on(platform, Path::new("/Users/ada/Downloads/x"), &io::Error::from(errno)).hint.into_owned()
+        };
+        let private = hint(Platform::MacOs, Errno::PERM);
+        assert!(private.contains("Full Disk Access") && private.contains("weightsd serve"), "{private}");
+        for (platform, errno) in [(Platform::MacOs, Errno::ACCESS), (Platform::Linux, Errno::PERM)] {
+            assert_eq!(hint(platform, errno), "make it readable for the daemon's user");
+        }
     }
 
     #[test]

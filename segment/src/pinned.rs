@@ -48,8 +48,25 @@ impl PinnedFile {
     /// # Errors
     /// When `path` cannot be opened, or is no regular file.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<PinnedFile> {
-        let path = path.into();
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        PinnedFile::open_with(path.into(), OFlags::empty())
+    }
+
+    /// Like [`open`](Self::open), for a file that this process's user made: refuses a link, and a file of another user.
+    ///
+    /// # Errors
+    /// When `path` cannot be opened, is no regular file, or is not this user's.
+    pub fn open_own(path: impl Into<PathBuf>) -> io::Result<PinnedFile> {
+        let opened = PinnedFile::open_with(path.into(), OFlags::NOFOLLOW)?;
+        let (owner, user) = (opened.file.metadata()?.uid(), rustix::process::geteuid().as_raw());
+        if owner != user {
+            let message = format!("{} belongs to uid {owner}, not to {user}", opened.path.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        Ok(opened)
+    }
+
+    fn open_with(path: PathBuf, more: OFlags) -> io::Result<PinnedFile> {
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY | more;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path)?;
         let metadata = file.metadata()?;
         let kind = match describe(metadata.file_type()) {
@@ -177,6 +194,21 @@ mod tests {
     fn refusal(path: &Path) -> NotRegular {
         let error = PinnedFile::open(path).unwrap_err();
         error.get_ref().and_then(|inner| inner.downcast_ref::<NotRegular>()).cloned().unwrap()
+    }
+
+    #[test]
+    fn an_own_file_is_no_link_and_nobody_else_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        PinnedFile::open_own(&file).unwrap();
+        PinnedFile::open(&link).unwrap();
+        PinnedFile::open_own(&link).unwrap_err();
+        if std::os::unix::fs::chown(&file, Some(4321), None).is_ok() {
+            let error = PinnedFile::open_own(&file).unwrap_err();
+            assert!(error.to_string().contains("belongs to uid 4321"), "{error}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::{
     ffi::OsStr,
     fmt,
     fs::{self, File, TryLockError},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use weightsd_core::{
     derive::image::ImagePlan,
@@ -27,13 +28,20 @@ use weightsd_core::{
 };
 use weightsd_segment::{FileIdentity, PinnedFile};
 
-use crate::disk;
+use crate::{
+    disk,
+    private::{self, FolderError, Links, Others},
+};
 
 const IMAGE: &str = "safetensors";
 const PARTIAL: &str = "partial";
 const PROVENANCE: &str = "json";
 /// The ending of the note of a partial image.
 const PARTIAL_PROVENANCE: &str = "partial_json";
+/// Room for a seal behind its note, so that no full disk keeps it out.
+const SEAL_BYTES: usize = 64;
+/// Bytes of a note that are read. What it was made from is a few paths.
+const NOTE_MAX: u64 = 1 << 20;
 /// A note without an image is swept when it is older than this.
 const LEFT: Duration = Duration::from_secs(60);
 /// The hint for an image that has no room.
@@ -60,6 +68,13 @@ struct Note {
     provenance: Provenance,
     /// The modification time that the image keeps while nobody writes to it, in nanoseconds since 1970.
     modified_ns: i64,
+}
+
+/// The second line of a note, once the image is published.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seal {
+    /// The time of the last change of the image's content or attributes, in nanoseconds since 1970. Nobody can set it back.
+    changed_ns: i64,
 }
 
 /// An image, held open.
@@ -96,6 +111,9 @@ pub enum ImageError {
     /// No folder is configured, and there is no home to put one in.
     #[error("there is no folder for derived images: the daemon has no home and no `own_cache`")]
     NoFolder,
+    /// Others than the daemon's user say what is in the folder.
+    #[error("the folder for derived images cannot be used")]
+    Folder(#[from] FolderError),
     /// The system refuses an operation.
     #[error("cannot {doing} `{}`", path.display())]
     Io {
@@ -111,9 +129,14 @@ pub enum ImageError {
 
 impl Explain for ImageError {
     fn explain(&self) -> Explanation {
-        match self.is_full() {
-            true => Explanation::new(Reason::NoSpace, "", NO_ROOM),
-            false => Explanation::new(Reason::OwnFiles, "", "see the daemon's log, and who may write to its cache"),
+        match self {
+            _ if self.is_full() => Explanation::new(Reason::NoSpace, "", NO_ROOM),
+            Self::Folder(FolderError::NotOurs { path, .. }) => Explanation::new(
+                Reason::OwnFiles,
+                path.display().to_string(),
+                "name a folder of your own with `image_folder`, which weightsd makes where there is none",
+            ),
+            _ => Explanation::new(Reason::OwnFiles, "", "see the daemon's log, and who may write to its cache"),
         }
     }
 }
@@ -126,7 +149,8 @@ impl ImageError {
     /// Whether the disk is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if disk::is_full(source))
+        let (Self::Io { source, .. } | Self::Folder(FolderError::Io { source, .. })) = self else { return false };
+        disk::is_full(source)
     }
 }
 
@@ -147,6 +171,8 @@ pub struct PartialImage {
     image: Locked,
     /// Its note. It is written first, so that no computation is lost because the disk is too full for the note.
     provenance: Locked,
+    /// Where the seal belongs in the note.
+    sealed_at: u64,
     /// The modification time that the image gets when it is published.
     made: SystemTime,
 }
@@ -176,8 +202,12 @@ impl Images {
 
     /// Deletes half-written images that no daemon writes any more. Blocks.
     pub fn sweep(&self) {
+        if let Err(ImageError::Folder(error @ FolderError::NotOurs { .. })) = self.own_folder() {
+            tracing::warn!(%error, "images are neither lent nor made");
+        }
         for path in [PARTIAL, PARTIAL_PROVENANCE].into_iter().flat_map(|ending| self.files(ending)) {
-            let is_left = File::open(&path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+            let is_left = open_own(&path, Access::Read)
+                .is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
             if is_left {
                 tracing::info!(path = %path.display(), "a half-written image is deleted");
                 let _ = fs::remove_file(path);
@@ -208,40 +238,50 @@ impl Images {
         Some(self.folder.as_ref()?.join(format!("{id}.{ending}")))
     }
 
+    /// The folder, if it is there and only this user says what is in it.
+    fn own_folder(&self) -> Result<&Path, ImageError> {
+        let folder = self.folder().ok_or(ImageError::NoFolder)?;
+        private::judge(folder, Others::Readers, Links::Refused)?;
+        Ok(folder)
+    }
+
     fn files(&self, ending: &str) -> Vec<PathBuf> {
-        let entries = self.folder.iter().flat_map(fs::read_dir).flatten().flatten();
+        let entries = self.own_folder().ok().map(fs::read_dir).into_iter().flatten().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new(ending))).collect()
     }
 
     /// The image of a component, if it exists and is what `plan` says. It counts as used now.
     #[must_use]
     pub fn open(&self, id: ComponentId, plan: &ImagePlan) -> Option<Image> {
-        let file = PinnedFile::open(self.path(id, IMAGE)?).ok()?;
+        self.own_folder().ok()?;
+        let file = PinnedFile::open_own(self.path(id, IMAGE)?).ok()?;
         let mut head = vec![0; plan.head.len()];
         let path = self.path(id, PROVENANCE)?;
         let note = read_note(&path);
         let is_it = file.identity().length == plan.length
-            && note.as_ref().is_some_and(|note| note.modified_ns == file.identity().modified_ns)
+            && note.as_ref().is_some_and(|(note, seal)| {
+                note.modified_ns == file.identity().modified_ns
+                    && seal.as_ref().is_some_and(|seal| seal.changed_ns == file.identity().changed_ns)
+            })
             && file.read_exact_at(&mut head, 0).is_ok()
             && head == plan.head;
         if !is_it {
             tracing::warn!(path = %file.path().display(), "an image of another form, or one that was written to, is left aside");
             return None;
         }
-        if let Err(error) =
-            File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()))
-        {
+        if let Err(error) = open_own(&path, Access::Append).and_then(|file| file.set_modified(SystemTime::now())) {
             tracing::warn!(path = %path.display(), %error, "when the image was used cannot be noted");
         }
         let made = file.file().metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::now());
-        let provenance = note?.provenance;
+        let (Note { provenance, .. }, _) = note?;
         Some(Image { file, provenance, made })
     }
 
     /// What an image was made from; `None` when its note is missing or damaged.
     #[must_use]
     pub fn provenance(&self, id: ComponentId) -> Option<Provenance> {
-        Some(read_note(&self.path(id, PROVENANCE)?)?.provenance)
+        self.own_folder().ok()?;
+        Some(read_note(&self.path(id, PROVENANCE)?)?.0.provenance)
     }
 
     /// All images, the most recently used first.
@@ -249,14 +289,14 @@ impl Images {
     pub fn list(&self) -> Vec<StoredImage> {
         let stored = |path: PathBuf| {
             let id: ComponentId = path.file_stem()?.to_str()?.parse().ok()?;
-            let metadata = fs::metadata(&path).ok()?;
+            let metadata = fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
             let beside = self.path(id, PROVENANCE)?;
             let made = metadata.modified().ok()?;
-            let used = fs::metadata(&beside).and_then(|metadata| metadata.modified()).unwrap_or(made);
+            let used = fs::symlink_metadata(&beside).and_then(|metadata| metadata.modified()).unwrap_or(made);
             Some(StoredImage {
                 id,
                 bytes: metadata.len(),
-                provenance: read_note(&beside).map(|note| note.provenance),
+                provenance: read_note(&beside).map(|(note, _)| note.provenance),
                 made,
                 used,
                 path,
@@ -280,7 +320,11 @@ impl Images {
     }
 
     fn bytes_of(&self, ending: &str) -> u64 {
-        self.files(ending).iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
+        self.files(ending)
+            .iter()
+            .filter_map(|path| fs::symlink_metadata(path).ok())
+            .map(|metadata| metadata.len())
+            .sum()
     }
 
     /// Deletes an image and its note. Processes that hold it open keep its bytes.
@@ -288,6 +332,12 @@ impl Images {
     /// # Errors
     /// When the system refuses to delete one of them. A missing file is no error.
     pub fn delete(&self, id: ComponentId) -> Result<(), ImageError> {
+        match self.own_folder() {
+            Err(ImageError::Folder(FolderError::Io { source, .. })) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(());
+            }
+            judged => judged?,
+        };
         for ending in [IMAGE, PROVENANCE] {
             let path = self.path(id, ending).ok_or(ImageError::NoFolder)?;
             match fs::remove_file(&path) {
@@ -312,9 +362,8 @@ impl Images {
         provenance: &Provenance,
         room: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<PartialImage, E> {
-        let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(ImageError::io("make the folder", folder))?;
+        let folder = self.folder().ok_or(ImageError::NoFolder)?;
+        private::make(folder, Others::Readers, Links::Refused).map_err(ImageError::from)?;
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         room(folder)?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
@@ -327,11 +376,12 @@ impl Images {
         });
         let (made, identity) = reserved.map_err(ImageError::io("write", &image.path))?;
         let note = Note { provenance: provenance.clone(), modified_ns: identity.modified_ns };
-        let json = serde_json::to_vec(&note).expect("a note has string keys and finite numbers");
-        let mut file = &beside.file;
-        let written = file.write_all(&json).and_then(|()| weightsd_segment::sync(file));
-        written.map_err(ImageError::io("write", &beside.path))?;
-        Ok(PartialImage { id, image, provenance: beside, made })
+        let mut line = serde_json::to_vec(&note).expect("a note has string keys and finite numbers");
+        line.push(b'\n');
+        let (mut file, sealed_at) = (&beside.file, line.len() as u64);
+        let room = file.write_all(&line).and_then(|()| file.write_all(&[b' '; SEAL_BYTES]));
+        room.and_then(|()| weightsd_segment::sync(file)).map_err(ImageError::io("write", &beside.path))?;
+        Ok(PartialImage { id, image, provenance: beside, sealed_at, made })
     }
 
     /// Publishes an image that is whole and on the disk.
@@ -339,7 +389,7 @@ impl Images {
     /// # Errors
     /// When the files cannot be dated, renamed or synced.
     pub fn publish(&self, partial: PartialImage) -> Result<(), ImageError> {
-        let folder = self.folder.as_ref().ok_or(ImageError::NoFolder)?;
+        let folder = self.own_folder()?;
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
         let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
         let file = &partial.image.file;
@@ -349,6 +399,13 @@ impl Images {
         for (from, to) in [(&partial.provenance.path, &beside), (&partial.image.path, &path)] {
             fs::rename(from, to).map_err(ImageError::io("publish", to))?;
         }
+        // The rename changed it for the last time. Into the note of this image, should another daemon have published its own.
+        let identity = FileIdentity::of_file(file).map_err(ImageError::io("publish", &path))?;
+        let seal = Seal { changed_ns: identity.changed_ns };
+        let seal = serde_json::to_vec(&seal).expect("a seal has a string key and a number");
+        let (note, at) = (&partial.provenance.file, partial.sealed_at);
+        let sealed = note.write_all_at(&seal, at).and_then(|()| weightsd_segment::sync(note));
+        sealed.map_err(ImageError::io("publish", &beside))?;
         let synced = File::open(folder).and_then(|folder| weightsd_segment::sync(&folder));
         synced.map_err(ImageError::io("publish", &path))
     }
@@ -387,13 +444,41 @@ impl fmt::Display for Provenance {
     }
 }
 
-fn read_note(path: &Path) -> Option<Note> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// What a file of the folder is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Append,
+}
+
+/// Opens a file of the folder, if it is a regular one of this user. Does not block.
+fn open_own(path: &Path, access: Access) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = match access {
+        Access::Read => File::options().read(true).custom_flags(flags).open(path)?,
+        Access::Append => File::options().append(true).custom_flags(flags).open(path)?,
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file of the daemon's user"));
+    }
+    Ok(file)
+}
+
+/// A note, and its seal if the image was published.
+fn read_note(path: &Path) -> Option<(Note, Option<Seal>)> {
+    let mut text = Vec::new();
+    open_own(path, Access::Read).ok()?.take(NOTE_MAX).read_to_end(&mut text).ok()?;
+    let (note, seal) = match text.iter().position(|byte| *byte == b'\n') {
+        Some(end) => text.split_at(end),
+        None => (&*text, &[][..]),
+    };
+    Some((serde_json::from_slice(note).ok()?, serde_json::from_slice(seal).ok()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, os::unix::fs::FileExt as _};
+    use std::{convert::Infallible, os::unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -484,6 +569,69 @@ mod tests {
         images.publish(written).unwrap();
         assert_eq!(images.list()[0].provenance, Some(provenance()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn an_image_altered_in_place_is_not_lent_though_its_time_was_set_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::new(Some(folder.path().to_owned()));
+        images.publish(begin(&images, id('a'), 100)).unwrap();
+        assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_some());
+        let file = File::options().write(true).open(folder.path().join(format!("{}.safetensors", id('a')))).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(&[1], 99).unwrap();
+        file.set_modified(modified).unwrap();
+        assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_none());
+    }
+
+    #[test]
+    fn a_folder_of_another_is_neither_read_nor_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let prepared = folder.path().join("weightsd");
+        Images::new(Some(prepared.clone())).publish(begin(&Images::new(Some(prepared.clone())), id('a'), 100)).unwrap();
+        let refused = |images: &Images, words: &str| {
+            assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_none() && images.list().is_empty());
+            assert_eq!((images.bytes(), images.provenance(id('a'))), (0, None));
+            let begun = images.begin(id('b'), 1, &provenance(), |_| Ok::<_, Never>(()));
+            let error = begun.map(drop).unwrap_err();
+            let Never::Image(error) = error;
+            let said = weightsd_core::explain::sentence(&error);
+            assert!(said.contains(words), "{said}");
+            assert!(error.explain().hint.contains("image_folder"), "{:?}", error.explain());
+            assert!(images.delete(id('a')).is_err());
+        };
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&prepared, &link).unwrap();
+        refused(&Images::new(Some(link)), "is a link");
+        let images = Images::new(Some(prepared.clone()));
+        fs::set_permissions(&prepared, PermissionsExt::from_mode(0o777)).unwrap();
+        refused(&images, "has mode 0777");
+        fs::set_permissions(&prepared, PermissionsExt::from_mode(0o755)).unwrap();
+        assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_some(), "others may look");
+        if std::os::unix::fs::chown(&prepared, Some(4321), None).is_ok() {
+            refused(&images, "belongs to uid 4321");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_of_ours_is_left_alone_and_blocks_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::new(Some(folder.path().to_owned()));
+        let path = |digit, ending: &str| folder.path().join(format!("{}.{ending}", id(digit)));
+        images.publish(begin(&images, id('a'), 100)).unwrap();
+        fs::remove_file(path('a', PROVENANCE)).unwrap();
+        for fifo in [path('a', PROVENANCE), path('b', IMAGE), folder.path().join("x.partial")] {
+            assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        }
+        // A link to a file that a reader may see, and a note must not be.
+        std::os::unix::fs::symlink(path('a', IMAGE), path('c', IMAGE)).unwrap();
+        images.sweep();
+        let listed: Vec<_> = images.list().into_iter().map(|stored| (stored.id, stored.provenance)).collect();
+        assert_eq!(listed, [(id('a'), None)]);
+        for digit in ['a', 'b', 'c'] {
+            assert!(images.open(id(digit), &plan(&[0; 10], 100)).is_none());
+        }
+        assert!(folder.path().join("x.partial").symlink_metadata().is_ok(), "it is not ours");
     }
 
     #[test]

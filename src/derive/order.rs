@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use weightsd_core::derive::Job;
 use weightsd_segment::FileIdentity;
 
@@ -41,11 +42,60 @@ pub struct Order {
     pub jobs: Vec<Job>,
 }
 
+/// The version of this program, which daemon and worker must share: one may have been replaced since the other was started.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A task on its way, with the version of the daemon that gives it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Envelope<T> {
+    version: String,
+    task: T,
+}
+
+/// Why a line is no order that this worker can carry out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OrderError {
+    /// The worker is another program than the daemon.
+    #[error(
+        "the program was replaced while the daemon ran: the daemon is weightsd {theirs}, and the process that computes is {VERSION}"
+    )]
+    OtherVersion {
+        /// The daemon's version.
+        theirs: String,
+    },
+    /// The line is not an order.
+    #[error("the order cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl Task {
+    /// The line that tells a worker.
+    pub(super) fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(&Envelope { version: VERSION.to_owned(), task: self })?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// Reads the line. Looks at the version first: a task of another version may have another form.
+    ///
+    /// # Errors
+    /// When a daemon of another version gave it, or it is no task.
+    pub(super) fn decode(line: &[u8]) -> Result<Self, OrderError> {
+        let Envelope { version, task } = serde_json::from_slice::<Envelope<&RawValue>>(line)?;
+        if version != VERSION {
+            return Err(OrderError::OtherVersion { theirs: version });
+        }
+        Ok(serde_json::from_str(task.get())?)
+    }
+}
+
 /// Why the worker gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// An input is not in the state that was ordered.
     Changed,
+    /// The worker is another version of the program than the daemon.
+    OtherVersion,
     /// The disk is full.
     NoSpace,
     /// A file cannot be read or written.
@@ -79,4 +129,18 @@ pub(super) enum WorkerReport {
         /// Why, in words.
         message: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_of_another_version_is_refused_by_words_and_not_read() {
+        assert!(matches!(Task::decode(&Task::Describe.encode().unwrap()), Ok(Task::Describe)));
+        let other = br#"{"version": "9.9.9", "task": {"of": ["another", "form"]}}"#;
+        let said = Task::decode(other).unwrap_err().to_string();
+        assert!(said.contains("weightsd 9.9.9") && said.contains(VERSION), "{said}");
+        assert!(matches!(Task::decode(b"{}"), Err(OrderError::Malformed(_))));
+    }
 }

@@ -26,6 +26,9 @@ pub(super) const ASKING_MAX: Duration = Duration::from_secs(60);
 /// How often progress is repeated while nothing moves.
 pub(crate) const PULSE: Duration = Duration::from_secs(5);
 
+/// The hint when the program's file is no longer the one that the daemon runs.
+const REPLACED: &str = "stop the daemon and start it again, so that the program that is installed now serves";
+
 /// Why an image was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeFailed {
@@ -87,6 +90,8 @@ impl Explain for ComputeFailed {
             Self::Changed { .. } | Self::Failed { kind: FailureKind::Changed, .. } => {
                 (Reason::FileChanged, "somebody writes to the model's files: try again when they are done")
             }
+            Self::Failed { kind: FailureKind::OtherVersion, .. } => (Reason::OwnFiles, REPLACED),
+            Self::Start(error) if error.kind() == std::io::ErrorKind::NotFound => (Reason::OwnFiles, REPLACED),
             Self::Stopping => (Reason::ShuttingDown, "connect again once the daemon is back"),
             Self::Image(_) | Self::NoRoom(_) | Self::Failed { kind: FailureKind::Io, .. } => {
                 (Reason::OwnFiles, "see the daemon's log, and who may write to its cache")
@@ -175,8 +180,7 @@ async fn work(task: &Task, mut progress: impl FnMut(u64, &str)) -> Result<Done, 
     // Kept open: its end tells the worker that nobody wants the result any more.
     let mut input = child.stdin.take().ok_or_else(missing)?;
     let mut output = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
-    let mut line = serde_json::to_vec(task).map_err(|error| ComputeFailed::Start(error.into()))?;
-    line.push(b'\n');
+    let line = task.encode().map_err(|error| ComputeFailed::Start(error.into()))?;
     // A worker that died before it read the whole order is noticed below.
     let _ = input.write_all(&line).await;
     let _ = input.flush().await;

@@ -25,7 +25,7 @@ use weightsd_segment::{PinnedFile, advice};
 
 use super::{
     Installed, arithmetic,
-    order::{FailureKind, Order, Task, WorkerReport},
+    order::{FailureKind, Order, OrderError, Task, WorkerReport},
 };
 use crate::disk;
 
@@ -85,7 +85,11 @@ fn run() -> Result<WorkerReport, WorkerFailure> {
     let malformed = |problem: String| WorkerFailure { kind: FailureKind::Io, message: format!("the order: {problem}") };
     let mut line = Vec::new();
     io::stdin().lock().read_until(b'\n', &mut line).map_err(|error| malformed(error.to_string()))?;
-    let task: Task = serde_json::from_slice(&line).map_err(|error| malformed(error.to_string()))?;
+    let task = Task::decode(&line).map_err(|error| {
+        let kind =
+            if matches!(error, OrderError::OtherVersion { .. }) { FailureKind::OtherVersion } else { FailureKind::Io };
+        WorkerFailure { kind, message: error.to_string() }
+    })?;
     drop(line);
     let order = match task {
         Task::Describe => return Ok(WorkerReport::Engine(Installed::here()?)),

@@ -1,6 +1,6 @@
 //! What is not in the checkpoint as it is wanted is computed: once, for everyone who asks, and rightly.
 
-use std::fs;
+use std::{fs, io::Write as _, process::Stdio};
 
 use rustix::process::Signal;
 use weightsd_client::{
@@ -296,4 +296,15 @@ async fn what_cannot_be_had_says_why_and_nothing_is_begun() {
     assert_eq!(error.reason(), Some(ErrorReason::Io), "{error}");
     assert!(error.to_string().contains("/proc/none") && error.hint().is_some(), "{error}");
     let _stored = client.load(home.request(REPO, "transformer"), |_| ()).await.unwrap();
+}
+
+#[test]
+fn a_worker_of_another_version_refuses_by_words() {
+    let home = Home::new();
+    let mut command = home.command();
+    let mut worker = command.arg("derive-worker").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let order = br#"{"version": "9.9.9", "task": {"of": "another form"}}"#;
+    worker.stdin.take().unwrap().write_all(&[order, &b"\n"[..]].concat()).unwrap();
+    let said = String::from_utf8(worker.wait_with_output().unwrap().stdout).unwrap();
+    assert!(said.contains("OtherVersion") && said.contains("the daemon is weightsd 9.9.9"), "{said}");
 }
