@@ -62,9 +62,9 @@ fn wire_length(message: &str, details: usize) -> usize {
 
 /// One step on the way to a detail that fits; each is harsher than the one before.
 enum Cut {
-    /// So many elements of each list of the audit, none longer than [`SAMPLE_BYTES`].
+    /// At most this number of elements of each list of the audit, none longer than [`SAMPLE_BYTES`].
     Samples(usize),
-    /// So many bytes of each text.
+    /// At most this number of bytes of each text.
     Texts(usize),
 }
 

@@ -262,7 +262,7 @@ async fn commands_say_what_is_there_what_it_was_made_from_and_delete_it() {
     // Also when nothing says what.
     fs::remove_file(std::path::Path::new(&image.path).with_extension("json")).unwrap();
     assert!(say(&["ls", "--images"]).contains("from what is not known"));
-    // Such a one is not lent.
+    // An image without a note is not lent.
     let again = client.load(home.usual_request(REPO, "vae"), |_| ()).await.unwrap();
     assert_eq!(again.info().image.as_ref().unwrap().made_from, format!("{REPO}@{commit}"));
     assert_eq!(events(&client, EventKind::Derived).await.len(), 3);
