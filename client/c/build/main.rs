@@ -10,9 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The libraries that a program needs beside the static one; `rustc --print native-static-libs` lists them.
-const LINUX: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc";
-const MACOS: &str = "-framework Security -framework CoreFoundation -liconv -lSystem -lc -lm";
+/// What a program needs beside the static library; `rustc --print native-static-libs` lists it.
+const LINUX: &[&str] = &["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
+const MACOS: &[&str] = &["-framework Security", "-framework CoreFoundation", "-liconv", "-lSystem", "-lc", "-lm"];
 
 struct Target {
     /// Name of the shared library that programs are linked with.
@@ -22,7 +22,7 @@ struct Target {
     /// What cargo calls it.
     built: &'static str,
     name_it: &'static str,
-    with_static: &'static str,
+    with_static: &'static [&'static str],
 }
 
 const ON_LINUX: Target = Target {
@@ -75,7 +75,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let text = text
             .replace("@VERSION@", &version)
             .replace("@SONAME@", target.soname)
-            .replace("@STATIC_LIBS@", target.with_static);
+            .replace("@STATIC_LIBS@", &target.with_static.join(" "))
+            .replace("@STATIC_LIBS_LIST@", &target.with_static.join(";"));
         fs::write(library.join(place), text)?;
     }
     Ok(())
