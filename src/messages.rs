@@ -126,6 +126,7 @@ pub(crate) fn layout(layout: Layout) -> v1::Layout {
     match layout {
         Layout::Mlx => v1::Layout::Mlx,
         Layout::Source => v1::Layout::Source,
+        Layout::Mflux => v1::Layout::Mflux,
     }
 }
 

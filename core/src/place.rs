@@ -24,16 +24,25 @@ pub enum Layout {
     Mlx,
     /// Published names and shapes, in the published order, whatever order the files have.
     Source,
+    /// Names of mflux's modules, convolution kernels in MLX's order.
+    Mflux,
 }
 
 impl Layout {
-    /// `mlx` or `source`.
+    /// `mlx`, `source` or `mflux`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Mlx => "mlx",
             Self::Source => "source",
+            Self::Mflux => "mflux",
         }
+    }
+
+    /// Whether the tensors are parameters of MLX's modules, whatever those are called.
+    #[must_use]
+    pub fn is_for_modules(self) -> bool {
+        matches!(self, Self::Mlx | Self::Mflux)
     }
 
     /// The layout in which tensors come that were asked for in this one. Without a catalogue nothing says which of them
@@ -150,7 +159,7 @@ impl Explain for PlanError {
     }
 }
 
-/// Places the tensors of `table` in `layout`. With a catalogue, layout MLX places what the catalogue expects and
+/// Places the tensors of `table` in `layout`. With a catalogue, layouts of modules place what the catalogue expects and
 /// nothing else, since modules refuse parameters they do not have; layout SOURCE places all. Comes sorted by name.
 ///
 /// # Errors
@@ -166,10 +175,10 @@ pub fn place(
         (Layout::Source, _) => {
             placed.extend(table.tensors().iter().map(|found| in_order(in_place(found), found, None)))
         }
-        (Layout::Mlx, None) => {
+        (Layout::Mlx | Layout::Mflux, None) => {
             placed.extend(table.tensors().iter().map(|found| in_order(renamed(found, naming), found, None)));
         }
-        (Layout::Mlx, Some(catalogue)) => {
+        (Layout::Mlx | Layout::Mflux, Some(catalogue)) => {
             for expected in catalogue.tensors() {
                 let Some(found) = table.get(&expected.name) else { continue };
                 placed.push(in_order(renamed(found, naming), found, module_order(expected, found)));

@@ -24,6 +24,7 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
     let layout = match command.layout {
         Layout::Mlx => proto::Layout::Mlx,
         Layout::Source => proto::Layout::Source,
+        Layout::Mflux => proto::Layout::Mflux,
     };
     let request = request(command.model, command.beside, command.component);
     let mut request = treated(request, command.treatment)?.layout(layout).audit_policy(policy).hold(hold);
@@ -47,7 +48,7 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
+pub(super) fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
     let mut request = LoadRequest::new(model.model, component).client_name("weightsd load").deadline(DEADLINE);
     if let Some(revision) = model.revision {
         request = request.revision(revision);
@@ -71,7 +72,7 @@ fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
 }
 
 /// The conversion that the flags ask for.
-fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow::Result<LoadRequest> {
+pub(super) fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow::Result<LoadRequest> {
     let Treatment { dtype, quantise, only, excluding, dequantise, adapters, scales, adapter_pattern, merged_plain } =
         treatment;
     if let Some(dtype) = dtype {

@@ -123,6 +123,7 @@ pub(super) fn images(images: &[DerivedImage]) -> comfy_table::Table {
 fn row(component: &LoadedComponent, resident: bool) -> [String; 8] {
     let layout = match component.layout() {
         Layout::Source => "source",
+        Layout::Mflux => "mflux",
         Layout::Mlx | Layout::Unspecified => "mlx",
     };
     let holders: Vec<String> =

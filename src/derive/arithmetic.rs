@@ -31,6 +31,11 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
     let weight = match &job.input {
         Input::Plain(slice) => read.rows(slice)?,
         Input::Packed { slots, scheme } => dequantised(slots, scheme, read)?,
+        Input::Bytes(slice) => {
+            let taken = read.rows(slice)?;
+            bytes(&taken)?;
+            return Ok(vec![taken]);
+        }
     };
     let found = weight.dtype();
     let mut weight = weight;

@@ -20,7 +20,7 @@ use std::{
 };
 
 use weightsd_arrays::{ArrayError, bytes, filled, mlx_rs};
-use weightsd_core::derive::{Job, Output, Product, Slice};
+use weightsd_core::derive::{Input, Job, Output, Product, Slice};
 use weightsd_segment::{PinnedFile, advice};
 
 use super::{
@@ -255,8 +255,10 @@ impl<'a> ImageWork<'a> {
         let reader = PieceReader { files: self.files, rows: piece.rows.clone() };
         let arrays = arithmetic::outputs(piece.job, &reader)?;
         let outputs = &piece.job.outputs;
+        // Bytes have no shape that could be compared; their rows are bytes.
+        let is_taken = matches!(piece.job.input, Input::Bytes(_));
         let is_as_planned = |(output, array): (&Output, &mlx_rs::Array)| {
-            arithmetic::is(array, output.dtype) && shape(output, piece.rows.as_ref()) == array.shape()
+            is_taken || arithmetic::is(array, output.dtype) && shape(output, piece.rows.as_ref()) == array.shape()
         };
         if arrays.len() != outputs.len() || !outputs.iter().zip(&arrays).all(is_as_planned) {
             let found: Vec<_> = arrays.iter().map(|array| (array.dtype(), array.shape())).collect();
@@ -264,7 +266,8 @@ impl<'a> ImageWork<'a> {
             return Err(WorkerFailure { kind: FailureKind::Mlx, message });
         }
         for (output, array) in outputs.iter().zip(&arrays) {
-            let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes(&output.range, &output.shape));
+            let row_bytes = if is_taken { 1 } else { row_bytes(&output.range, &output.shape) };
+            let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes);
             let (bytes, start) = (bytes(array)?, output.range.start + first);
             self.write(bytes, start)
                 .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;

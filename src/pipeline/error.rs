@@ -102,6 +102,16 @@ pub enum LoadError {
     /// It cannot be lent in this layout.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Nothing says what the modules of that program call its tensors.
+    #[error("what the modules of {layout} call the tensors of `{component}` is not known for the family `{family}`")]
+    NoNames {
+        /// The component.
+        component: String,
+        /// The family.
+        family: &'static str,
+        /// The layout.
+        layout: &'static str,
+    },
     /// An adapter's config cannot be used.
     #[error(transparent)]
     AdapterConfig(#[from] AdapterConfigError),
@@ -177,6 +187,10 @@ impl Explain for LoadError {
             Self::Recipe(error) => error.explain(),
             Self::Assemble { component, source, .. } => Explanation { resource: component.clone(), ..source.explain() },
             Self::Plan(error) => error.explain(),
+            Self::NoNames { component, .. } => {
+                let hint = "ask for the published names (`--layout source`, LAYOUT_SOURCE)";
+                Explanation::new(Reason::CannotConvert, component, hint)
+            }
             Self::AdapterConfig(error) => error.explain(),
             Self::Adapter(error) => error.explain(),
             Self::NoAdapterTargets { component, .. } => {

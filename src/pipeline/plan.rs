@@ -12,11 +12,11 @@ use weightsd_core::{
     assemble::Assembled,
     audit::AuditReport,
     catalogue::AuditPolicy,
-    derive::{self, CannotConvert, Converted, Delta, Derivation, Rule, Setting},
+    derive::{self, CannotConvert, Converted, Delta, Derivation, Held, Rule, Setting},
     family,
     ingredients::Ingredients,
     place::{self, At, Layout, Placed},
-    source::Sources,
+    source::{SourceId, Sources},
     table::DtypeTotal,
 };
 
@@ -91,7 +91,7 @@ pub(super) fn put_together(
 /// Refuses a component that does not match its catalogue, or whose layers the modules of layout MLX cannot use. A caller
 /// who wants only a report gets it all the same.
 pub(super) fn audit(report: &AuditReport, request: &Request) -> Result<(), LoadError> {
-    let for_modules = request.layout == Layout::Mlx && report.expected.is_some();
+    let for_modules = request.layout.is_for_modules() && report.expected.is_some();
     match request.policy {
         AuditPolicy::Strict if for_modules && !report.foreign.is_empty() => {
             Err(LoadError::Foreign(Box::new(report.clone())))
@@ -105,7 +105,19 @@ pub(super) fn audit(report: &AuditReport, request: &Request) -> Result<(), LoadE
 pub(super) fn place(prepared: &Prepared, assembled: &Assembled) -> Result<Vec<Placed>, LoadError> {
     let description = &assembled.description;
     let (catalogue, layout) = (description.catalogue.as_ref(), prepared.request.layout);
-    Ok(place::place(&assembled.table, catalogue, &description.naming, layout)?)
+    let naming = match layout {
+        Layout::Mlx | Layout::Source => description.naming,
+        Layout::Mflux => {
+            let (family, component) = (prepared.recipe.family, prepared.component());
+            let known = catalogue.and_then(|_| family.mflux_names(component));
+            known.ok_or_else(|| LoadError::NoNames {
+                component: component.to_owned(),
+                family: family.id(),
+                layout: layout.name(),
+            })?
+        }
+    };
+    Ok(place::place(&assembled.table, catalogue, &naming, layout)?)
 }
 
 /// Plans what is computed: the conversion, and what adapters add.
@@ -127,13 +139,14 @@ pub(super) fn plan(
     let quantises = |layer: &str| family.quantises(component, layer);
     let rule = if family.id() == family::GENERIC { Rule::Guess } else { Rule::Family };
     let opaque = &assembled.layers.opaque;
-    let setting = Setting { quantises: &quantises, rule, opaque, deltas, metadata: metadata(prepared) };
+    let files = held(&checkpoints, &placed);
+    let setting = Setting { quantises: &quantises, rule, opaque, deltas, metadata: metadata(prepared), files };
     let Converted { tensors, derivation, unmet, remarks } = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
     let layout = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
     assembled.report.remarks.extend(remarks);
     assembled.report.remarks.extend(unmet.as_ref().map(ToString::to_string));
-    assembled.report.remarks.extend((layout == Layout::Mlx).then(|| assembled.report.left_out()).flatten());
+    assembled.report.remarks.extend(layout.is_for_modules().then(|| assembled.report.left_out()).flatten());
     assembled.report.remarks.extend(said(prepared.request.layout, layout, &tensors));
     let image = derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
     let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
@@ -150,6 +163,19 @@ pub(super) fn met(plan: &Plan, request: &Request) -> Result<(), LoadError> {
     }
 }
 
+/// Whether the files of the tensors hold exactly them. Files that hold none of them are not lent, and do not count.
+fn held(checkpoints: &Ingredients<Checkpoint>, placed: &[Placed]) -> Held {
+    let is_whole = |tensor: &Placed| tensor.source_name.is_none() && tensor.origin.is_none();
+    let mut lent: BTreeMap<SourceId, usize> = BTreeMap::new();
+    placed.iter().for_each(|tensor| *lent.entry(tensor.at.source).or_default() += 1);
+    let mut found: BTreeMap<SourceId, usize> = BTreeMap::new();
+    for checkpoint in [Some(&checkpoints.own), checkpoints.overlay.as_ref()].into_iter().flatten() {
+        checkpoint.tensors().table.tensors().iter().for_each(|tensor| *found.entry(tensor.source).or_default() += 1);
+    }
+    let are_exactly = lent.iter().all(|(source, count)| found.get(source) == Some(count));
+    if are_exactly && placed.iter().all(is_whole) { Held::Exactly } else { Held::Otherwise }
+}
+
 /// Remarks about tensors that do not come as a caller of layout MLX expects.
 fn said(asked: Layout, granted: Layout, tensors: &[Placed<At>]) -> Vec<String> {
     let mut said = Vec::new();
@@ -157,7 +183,7 @@ fn said(asked: Layout, granted: Layout, tensors: &[Placed<At>]) -> Vec<String> {
         said.push("no catalogue says which tensors are kernels, so they come in layout SOURCE".to_owned());
     }
     let DtypeTotal { tensors: count, bytes } = place::misaligned(tensors);
-    if asked == Layout::Mlx && count > 0 {
+    if asked.is_for_modules() && count > 0 {
         said.push(format!(
             "{count} of {} tensors begin at no multiple of their element's size, so a client that makes arrays of them \
              copies {bytes} bytes; a file whose header is padded needs no copy",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weightsd_core::{
     catalogue::AuditPolicy,
-    derive::{Conversion, Float, Merged, Packing},
+    derive::{Conversion, Float, Form, Merged, Packing},
     family::Family,
     ingredients::Ingredients,
     place::Layout,
@@ -44,6 +44,7 @@ impl Request {
         self.layout == Layout::Source
             && matches!(self.treatment.float, FloatWish::Usual | FloatWish::AsStored)
             && self.treatment.packing == Packing::AsStored
+            && self.treatment.form == Form::Segments
             && self.models.adapters.is_empty()
     }
 }
@@ -69,6 +70,8 @@ pub struct Treatment {
     pub packing: Packing,
     /// What becomes of quantised layers that adapters change.
     pub merged: Merged,
+    /// What the files are.
+    pub form: Form,
 }
 
 impl Treatment {
@@ -76,11 +79,11 @@ impl Treatment {
     #[must_use]
     pub fn of(&self, family: &dyn Family, component: &str, layout: Layout) -> Conversion {
         let dtype = match (self.float, layout) {
-            (FloatWish::Usual, Layout::Mlx) => family.float(component),
+            (FloatWish::Usual, Layout::Mlx | Layout::Mflux) => family.float(component),
             (FloatWish::Usual, Layout::Source) | (FloatWish::AsStored, _) => None,
             (FloatWish::All(float), _) => Some(float),
         };
-        Conversion { dtype, packing: self.packing.clone(), merged: self.merged }
+        Conversion { dtype, packing: self.packing.clone(), merged: self.merged, form: self.form }
     }
 }
 

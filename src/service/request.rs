@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::{
     catalogue::AuditPolicy,
-    derive::{Float, LayerFilter, Merged, Packing},
+    derive::{Float, Form, LayerFilter, Merged, Packing},
     ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
     quantisation::Scheme,
@@ -51,6 +51,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
     let layout = match v1::Layout::try_from(request.layout).map_err(|_| unknown("layout"))? {
         v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
         v1::Layout::Source => Layout::Source,
+        v1::Layout::Mflux => Layout::Mflux,
     };
     let policy = match v1::AuditPolicy::try_from(request.audit_policy).map_err(|_| unknown("audit_policy"))? {
         v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
@@ -67,6 +68,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::MergedLayers::Unspecified | v1::MergedLayers::Requantised => Merged::Requantised,
         v1::MergedLayers::Plain => Merged::Plain,
     };
+    let form = form(request.form)?;
     let packing = match (request.quantise, request.dequantise) {
         (Some(_), true) => {
             let hint = "leave out one of them: layers that are quantised otherwise are quantised anew";
@@ -98,13 +100,20 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
             },
             component: component(request.component)?,
             layout,
-            treatment: Treatment { float, packing, merged },
+            treatment: Treatment { float, packing, merged, form },
             policy,
             verification,
         },
         hold,
         keep_alive,
         client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
+    })
+}
+
+fn form(asked: i32) -> Result<Form, Failure> {
+    Ok(match v1::Form::try_from(asked).map_err(|_| unknown("form"))? {
+        v1::Form::Unspecified | v1::Form::Segments => Form::Segments,
+        v1::Form::Files => Form::Files,
     })
 }
 

@@ -59,6 +59,22 @@ pub enum Merged {
     Plain,
 }
 
+/// What the files of a component's segments are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Form {
+    /// Files that hold its tensors somewhere.
+    #[default]
+    Segments,
+    /// Safetensors files that hold exactly its tensors, under their names, so that any program reads them.
+    Files,
+}
+
+impl Form {
+    fn is_segments(&self) -> bool {
+        *self == Self::Segments
+    }
+}
+
 /// What is to be computed for a component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Conversion {
@@ -68,6 +84,9 @@ pub struct Conversion {
     pub packing: Packing,
     /// What becomes of quantised layers into which adapters are merged.
     pub merged: Merged,
+    /// What the files are. Left out where it is the usual one, so that ids of components stay what they were.
+    #[serde(default, skip_serializing_if = "Form::is_segments")]
+    pub form: Form,
 }
 
 impl Conversion {
@@ -80,6 +99,7 @@ impl Conversion {
             Packing::Plain => Some("dequantised".to_owned()),
             Packing::Quantised(scheme, _) => Some(scheme.to_string()),
         };
-        dtype.into_iter().chain(packing).collect::<Vec<_>>().join(", ")
+        let form = (self.form == Form::Files).then(|| "one file".to_owned());
+        dtype.into_iter().chain(packing).chain(form).collect::<Vec<_>>().join(", ")
     }
 }

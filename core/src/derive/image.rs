@@ -1,11 +1,11 @@
 //! The file of what was computed: a safetensors file in which every tensor begins at a page, so that a Metal buffer can
 //! wrap it without a copy. The format allows no holes, so the room between tensors is tensors too, of a reserved name.
 
-use std::{collections::BTreeMap, fmt::Write as _, ops::Range};
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _, ops::Range};
 
 use serde_json::json;
 
-use super::Output;
+use super::{Form, Output};
 use crate::header::{Dtype, byte_length};
 
 /// Where tensors begin: a page of Apple's processors, and a multiple of every other machine's.
@@ -22,9 +22,18 @@ pub struct ImagePlan {
     pub length: u64,
 }
 
-/// Gives every output its range, in the order in which they are, and writes the header.
+/// Gives every output its range and writes the header. Of segments every tensor begins at a page, in the order of the
+/// outputs. Of files that other programs read nothing is room: those with the longest elements come first, so that each
+/// begins at a multiple of its own.
 #[must_use]
-pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>) -> ImagePlan {
+pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>, form: Form) -> ImagePlan {
+    let step = match form {
+        Form::Segments => PAGE,
+        Form::Files => {
+            outputs.sort_by_key(|output| Reverse(output.dtype.bitsize()));
+            1
+        }
+    };
     // Offsets count from the end of the header, whose length is known only when they are.
     let mut entries = serde_json::Map::new();
     entries.insert("__metadata__".to_owned(), json!(metadata));
@@ -35,7 +44,7 @@ pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>)
         let bytes = byte_length(output.dtype, &output.shape).unwrap_or(0);
         let place = at..at + bytes;
         entries.insert(output.name.clone(), entry(output.dtype, &output.shape, &place));
-        at = place.end.next_multiple_of(PAGE);
+        at = place.end.next_multiple_of(step);
         if at > place.end {
             let room = place.end..at;
             entries.insert(format!("{ROOM}{number}"), entry(Dtype::U8, &[at - place.end], &room));
@@ -78,7 +87,7 @@ mod tests {
         ];
         let mut references: Vec<&mut Output> = outputs.iter_mut().collect();
         let metadata = BTreeMap::from([("weightsd".to_owned(), "{\"x\": 1}".to_owned())]);
-        let ImagePlan { head, length } = lay_out(&mut references, &metadata);
+        let ImagePlan { head, length } = lay_out(&mut references, &metadata, Form::Segments);
         assert!(length.is_multiple_of(PAGE) && (head.len() as u64).is_multiple_of(PAGE));
         let json = header_length(head[..8].try_into().unwrap(), length).unwrap();
         assert_eq!(json + 8, head.len());
@@ -92,5 +101,26 @@ mod tests {
         let rooms = header.tensors.iter().filter(|tensor| tensor.name.starts_with(ROOM)).count();
         assert_eq!(header.tensors.len(), outputs.len() + rooms);
         assert_eq!(rooms, 3, "after b, c and d: a fills its pages, and nothing has no room");
+    }
+
+    #[test]
+    fn a_file_for_other_programs_has_no_room_and_aligned_tensors() {
+        let mut outputs = [
+            output("byte", Dtype::U8, &[3]),
+            output("b", Dtype::BF16, &[3, 5]),
+            output("f", Dtype::F32, &[]),
+            output("i", Dtype::I64, &[1]),
+            output("four", Dtype::F4, &[2, 3]),
+        ];
+        let mut references: Vec<&mut Output> = outputs.iter_mut().collect();
+        let ImagePlan { head, length } = lay_out(&mut references, &BTreeMap::new(), Form::Files);
+        let header = Header::parse(&head[8..], length).unwrap();
+        assert_eq!(header.tensors.len(), outputs.len());
+        assert_eq!(length, head.len() as u64 + 3 + 30 + 4 + 8 + 3);
+        for output in &outputs {
+            let found = header.tensors.iter().find(|tensor| *tensor.name == *output.name).unwrap();
+            assert_eq!(found.range, output.range);
+            assert!(output.range.start.is_multiple_of((output.dtype.bitsize() as u64).div_ceil(8)), "{}", output.name);
+        }
     }
 }

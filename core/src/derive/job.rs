@@ -23,13 +23,16 @@ pub enum Input {
         /// How it is packed.
         scheme: Scheme,
     },
+    /// Bytes that are taken as they are, whatever they mean: U8, in one dimension. The output has the dtype and the shape
+    /// of the tensor, and nothing else is done.
+    Bytes(Slice),
 }
 
 impl Input {
     /// All slices that are read. The first has a row for each row of the weight.
     pub fn slices(&self) -> impl Iterator<Item = &Slice> {
         let (plain, slots) = match self {
-            Self::Plain(slice) => (Some(slice), None),
+            Self::Plain(slice) | Self::Bytes(slice) => (Some(slice), None),
             // Weight is the first role.
             Self::Packed { slots, .. } => (None, Some(slots.values())),
         };
@@ -40,7 +43,7 @@ impl Input {
     #[must_use]
     pub fn elements(&self) -> u64 {
         match self {
-            Self::Plain(slice) => slice.shape.iter().product(),
+            Self::Plain(slice) | Self::Bytes(slice) => slice.shape.iter().product(),
             Self::Packed { slots, scheme } => {
                 slots.get(&SlotRole::Weight).map_or(0, |weight| weight.bytes() * 8 / scheme.bits())
             }

@@ -11,11 +11,11 @@ mod plan;
 mod unit;
 
 pub use self::{
-    conversion::{Conversion, Float, LayerFilter, Merged, Packing},
+    conversion::{Conversion, Float, Form, LayerFilter, Merged, Packing},
     delta::{Delta, Effect, Factor, Matrix, Product},
     error::{CannotConvert, Wish},
     job::{Input, Job, Output},
-    plan::{Converted, Derivation, Rule, Setting, plan},
+    plan::{Converted, Derivation, Held, Rule, Setting, plan},
 };
 
 use std::ops::Range;

@@ -1,9 +1,12 @@
 //! Which tensors have to be computed for a conversion, and how; the others are lent from where they lie.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use super::{
-    CannotConvert, Conversion, Delta, Input, Job, LayerFilter, Merged, Output, Packing, Slice,
+    CannotConvert, Conversion, Delta, Form, Input, Job, LayerFilter, Merged, Output, Packing, Slice,
     choose::choose,
     error::Wish,
     image::{self, ImagePlan, ROOM},
@@ -72,6 +75,17 @@ pub struct Setting<'a> {
     pub deltas: BTreeMap<String, Vec<Delta>>,
     /// What the image says of itself.
     pub metadata: BTreeMap<String, String>,
+    /// Whether the files of the tensors hold exactly them, under their names.
+    pub files: Held,
+}
+
+/// What the files of a component's tensors hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Exactly them, under the names by which they are lent.
+    Exactly,
+    /// More of them, or the same under other names or in other shapes.
+    Otherwise,
 }
 
 /// A job, and for each of its outputs a tensor like it.
@@ -83,7 +97,7 @@ type Planned = (Job, Vec<Placed>);
 /// When the conversion has no meaning for these tensors. A dtype that some of them cannot have is no error: see
 /// [`Converted::unmet`].
 pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Converted, CannotConvert> {
-    let Setting { quantises, rule, opaque, mut deltas, metadata } = setting;
+    let Setting { quantises, rule, opaque, mut deltas, metadata, files } = setting;
     let units = units(placed, opaque)?;
     let mut remarks = Vec::new();
     let chosen = match &conversion.packing {
@@ -99,7 +113,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     }
     let unmet = closed(&units, conversion, &deltas)?;
     remarks.extend(long(&units, conversion));
-    let mut tensors = Vec::new();
+    let mut tensors: Vec<Placed<At>> = Vec::new();
     let mut jobs: Vec<Planned> = Vec::new();
     for unit in units {
         let added = deltas.remove(&unit.weight()).unwrap_or_default();
@@ -111,7 +125,10 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     if let Some(layer) = deltas.into_keys().next() {
         return Err(CannotConvert::NoLayer { layer });
     }
-    let derivation = lay_out(jobs, &metadata, &mut tensors)?;
+    if conversion.form == Form::Files && (files == Held::Otherwise || !jobs.is_empty()) {
+        jobs.extend(mem::take(&mut tensors).into_iter().map(taken));
+    }
+    let derivation = lay_out(jobs, &metadata, conversion.form, &mut tensors)?;
     tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
         return Err(CannotConvert::NameCollision { name: shown(&pair[0].name) });
@@ -119,10 +136,26 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     Ok(Converted { tensors, derivation, unmet, remarks })
 }
 
+/// The job that takes a tensor into the image as it lies.
+fn taken(placed: Placed<At>) -> Planned {
+    let stored = match &placed.at {
+        At::Source(stored) => stored.clone(),
+        At::Derived(_) => unreachable!("what is computed has its place after this"),
+    };
+    let bytes = stored.range.end - stored.range.start;
+    let slice = Slice { source: stored.source, range: stored.range.clone(), dtype: Dtype::U8, shape: vec![bytes] };
+    let placed = placed.moved(|_| stored);
+    let output = Output { name: placed.name.clone(), dtype: placed.dtype, shape: placed.shape.clone(), range: 0..0 };
+    let input = Input::Bytes(slice);
+    let job = Job { input, deltas: Vec::new(), cast: None, reorder: None, quantise: None, outputs: vec![output] };
+    (job, vec![placed])
+}
+
 /// Gives the outputs of `jobs` their places in the image, and adds them to `tensors`.
 fn lay_out(
     mut jobs: Vec<Planned>,
     metadata: &BTreeMap<String, String>,
+    form: Form,
     tensors: &mut Vec<Placed<At>>,
 ) -> Result<Option<Derivation>, CannotConvert> {
     // In the order of their inputs, so that a disk is read and written from one end to the other.
@@ -131,7 +164,7 @@ fn lay_out(
     if let Some(reserved) = outputs.iter().find(|output| output.name.starts_with(ROOM)) {
         return Err(CannotConvert::ReservedName { name: shown(&reserved.name) });
     }
-    let image = image::lay_out(&mut outputs, metadata);
+    let image = image::lay_out(&mut outputs, metadata, form);
     for (job, models) in &mut jobs {
         for (output, mut placed) in job.outputs.iter().zip(models.drain(..)) {
             placed.name.clone_from(&output.name);
@@ -373,7 +406,14 @@ mod tests {
         plan(
             tensors,
             conversion,
-            Setting { quantises: &quantises, rule: Rule::Family, opaque: &opaque, deltas, metadata },
+            Setting {
+                quantises: &quantises,
+                rule: Rule::Family,
+                opaque: &opaque,
+                deltas,
+                metadata,
+                files: Held::Otherwise,
+            },
         )
     }
 
@@ -403,6 +443,29 @@ mod tests {
         let jobs = derived.derivation.unwrap().jobs;
         assert_eq!((jobs.len(), jobs[0].cast, jobs[0].quantise), (1, Some(Dtype::BF16), None));
         assert_eq!(run(tensors, &Conversion::default(), &[]).unwrap().derivation, None);
+    }
+
+    #[test]
+    fn files_for_other_programs_hold_every_tensor_or_are_the_checkpoints_own() {
+        let tensors = vec![
+            placed("a.weight", Dtype::BF16, &[4, 64]),
+            placed("b.weight", Dtype::F32, &[4, 64]),
+            placed("four", Dtype::F4, &[3, 2]),
+        ];
+        let files = |dtype| Conversion { dtype, form: Form::Files, ..Conversion::default() };
+        let derived = run(tensors.clone(), &files(Some(Float::Bf16)), &[]).unwrap();
+        assert!(derived.tensors.iter().all(|tensor| tensor.at.is_derived()), "{:?}", lent(&derived));
+        let jobs = derived.derivation.unwrap().jobs;
+        let taken: Vec<_> = jobs.iter().filter(|job| matches!(job.input, Input::Bytes(_))).collect();
+        assert_eq!(taken.len(), 2);
+        let four = taken.iter().find(|job| job.outputs[0].dtype == Dtype::F4).unwrap();
+        assert_eq!((four.input_bytes(), &four.outputs[0].shape), (3, &vec![3, 2]));
+        // Nothing to compute: the files decide.
+        assert!(run(tensors.clone(), &files(None), &[]).unwrap().derivation.is_some(), "they hold them otherwise");
+        let (quantises, opaque, metadata) = (|_: &str| false, BTreeMap::new(), BTreeMap::new());
+        let (deltas, files_hold, rule) = (BTreeMap::new(), Held::Exactly, Rule::Family);
+        let setting = Setting { quantises: &quantises, rule, opaque: &opaque, deltas, metadata, files: files_hold };
+        assert_eq!(plan(tensors, &files(None), setting).unwrap().derivation, None);
     }
 
     #[test]

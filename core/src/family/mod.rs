@@ -219,6 +219,11 @@ pub trait Family: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// The names that mflux's modules have; `None` when the family does not know them.
+    fn mflux_names(&self, _component: &str) -> Option<Naming> {
+        None
+    }
+
     /// Whether a layer is quantised when somebody asks for quantised weights and names no layers. Only asked of matrices
     /// whose rows are whole groups.
     fn quantises(&self, _component: &str, layer: &str) -> bool {

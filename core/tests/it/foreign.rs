@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
-    derive::{CannotConvert, Conversion, Float, LayerFilter, Packing, Rule, Setting, Wish, plan},
+    derive::{CannotConvert, Conversion, Float, Held, LayerFilter, Packing, Rule, Setting, Wish, plan},
     family::{Family, ModelFacts, detect, z_image::ZImage},
     header::Dtype,
     place::{Layout, place},
@@ -65,6 +65,7 @@ fn converted(assembled: &Assembled, conversion: &Conversion) -> Result<Option<Ca
         opaque: &assembled.layers.opaque,
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
+        files: Held::Otherwise,
     };
     plan(placed, conversion, setting).map(|converted| converted.unmet)
 }
@@ -201,6 +202,7 @@ fn plan_refusal(assembled: &Assembled, conversion: &Conversion) -> CannotConvert
         opaque: &assembled.layers.opaque,
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
+        files: Held::Otherwise,
     };
     plan(placed, conversion, setting).unwrap_err()
 }

@@ -152,6 +152,15 @@ impl Family for ZImage {
         Some(Float::Bf16)
     }
 
+    fn mflux_names(&self, component: &str) -> Option<Naming> {
+        match component {
+            "transformer" => Some(names::TRANSFORMER_MFLUX),
+            "text_encoder" => Some(names::TEXT_ENCODER_MFLUX),
+            "vae" => Some(names::VAE_MFLUX),
+            _ => None,
+        }
+    }
+
     /// The layers that zimage.swift quantises.
     fn quantises(&self, component: &str, layer: &str) -> bool {
         let is_plain = ["all_x_embedder", "all_final_layer"].iter().any(|start| layer.starts_with(start));
