@@ -16,7 +16,7 @@ use crate::samples::Samples;
 pub(crate) fn open_and_map(files: &[PathBuf]) -> anyhow::Result<()> {
     for file in files {
         let identity = FileIdentity::of_file(&File::open(file)?)?;
-        std::hint::black_box(View::open_and_map(file, &identity)?.as_ptr());
+        std::hint::black_box(View::open_and_map(file, &identity)?.1.as_ptr());
     }
     Ok(())
 }
@@ -25,7 +25,7 @@ pub(crate) fn open_and_map(files: &[PathBuf]) -> anyhow::Result<()> {
 pub(crate) fn open_and_parse(files: &[PathBuf]) -> anyhow::Result<()> {
     for file in files {
         let identity = FileIdentity::of_file(&File::open(file)?)?;
-        let view = View::open_and_map(file, &identity)?;
+        let (_, view) = View::open_and_map(file, &identity)?;
         let bytes = view.bytes(0, identity.length).context("the whole file")?;
         let (_, metadata) = safetensors::SafeTensors::read_metadata(bytes)?;
         std::hint::black_box(metadata.tensors().len());

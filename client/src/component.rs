@@ -1,6 +1,6 @@
 //! A loaded component: its tensors, the daemon's description of it, and the stream that is its lease.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, fs::File, mem, sync::Arc};
 
 use tonic::Streaming;
 use weightsd_proto::v1::{
@@ -14,6 +14,7 @@ use crate::{Tensor, Tensors, Tree, UnflattenError, connect::Service};
 pub struct Component {
     info: Arc<v1::Component>,
     tensors: Tensors,
+    files: Vec<File>,
     notices: VecDeque<Notice>,
     stream: Streaming<LoadComponentResponse>,
     /// Keeps the connection under `stream` open when the client is dropped first.
@@ -24,6 +25,7 @@ impl Component {
     pub(crate) fn new(
         mut info: v1::Component,
         tensors: Tensors,
+        files: Vec<File>,
         notices: VecDeque<Notice>,
         stream: Streaming<LoadComponentResponse>,
         service: Service,
@@ -32,7 +34,7 @@ impl Component {
         if let Some(lease) = &mut info.lease {
             lease.ticket.clear();
         }
-        Component { info: Arc::new(info), tensors, notices, stream, _service: service }
+        Component { info: Arc::new(info), tensors, files, notices, stream, _service: service }
     }
 
     /// A hash of everything that determines the content, in 64 hex digits.
@@ -103,6 +105,12 @@ impl Component {
     /// The tensors and their mappings, which may outlive the lease.
     pub fn storage(&self) -> Tensors {
         self.tensors.clone()
+    }
+
+    /// Gives away the files of its segments, in their order, each in the state in which it was lent. Empty unless the
+    /// request asked for [`Files::Kept`](crate::Files::Kept), and the second time.
+    pub fn take_files(&mut self) -> Vec<File> {
+        mem::take(&mut self.files)
     }
 
     /// Ends the lease and keeps the tensors. The daemon may then drop the component, and sends no notice when somebody

@@ -11,7 +11,7 @@ use weightsd_proto::{
 };
 use weightsd_segment::{MapError, descriptors};
 
-use crate::{ConnectError, HandoffFailure, ProtocolError};
+use crate::{ConnectError, HandoffFailure, ProtocolError, folder_error::FolderError};
 
 /// An error between this process and its weights.
 #[derive(Debug, Error)]
@@ -69,6 +69,9 @@ pub enum ClientError {
         #[source]
         source: MapError,
     },
+    /// The model cannot be a folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The system refuses what mapping needs.
     #[error("cannot map the component")]
     Io(#[from] io::Error),
@@ -112,6 +115,7 @@ impl ClientError {
                 Tier::Unavailable
             }
             ClientError::Protocol(_) => Tier::Bug,
+            ClientError::Folder(error) => error.tier(),
             ClientError::OtherProtocol { .. }
             | ClientError::Handoff(_)
             | ClientError::Map { .. }
@@ -130,6 +134,7 @@ impl ClientError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             ClientError::Daemon(error) => error.hint(),
+            ClientError::Folder(error) => error.hint(),
             ClientError::OtherProtocol { theirs, ours, .. } if theirs < ours => {
                 Some("stop the daemon and start it again, so that the program that is installed now serves")
             }

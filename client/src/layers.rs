@@ -59,6 +59,7 @@ pub(crate) fn layers<'a>(tensors: impl Iterator<Item = Tensor<'a>>) -> Result<Ve
 #[cfg(test)]
 mod tests {
     use safetensors::Dtype;
+    use weightsd_proto::v1::TensorOperation;
 
     use super::*;
     use crate::table::Entry;
@@ -73,6 +74,7 @@ mod tests {
             segment: 0,
             offset: 0,
             length: 0,
+            operation: TensorOperation::Unspecified,
             packing: Some(Box::new(packing)),
         }
     }

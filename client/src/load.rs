@@ -8,7 +8,7 @@ use weightsd_proto::v1::{self, LoadComponentResponse, Progress};
 use weightsd_segment::View;
 
 use crate::{
-    ClientError, Component, Handoff, LoadRequest, ProtocolError, Tensors,
+    ClientError, Component, Files, Handoff, LoadRequest, ProtocolError, Tensors,
     connect::Service,
     deadline::Deadline,
     handoff::HandoffClient,
@@ -40,11 +40,16 @@ pub(crate) async fn load(
     let receiving = format!("receiving the files of {}", component.name);
     let rest = read(&mut stream, &mut incoming, &operation, patience, Incoming::is_complete, &mut on_progress);
     let mapped = Deadline::after(patience).bound(&receiving, map(handoff, ticket, &files));
-    let (views, ()) = tokio::try_join!(mapped, rest)?;
+    let (mapped, ()) = tokio::try_join!(mapped, rest)?;
+    let (opened, views): (Vec<File>, Vec<View>) = mapped.into_iter().unzip();
+    let kept = match request.files {
+        Files::Closed => Vec::new(),
+        Files::Kept => opened,
+    };
 
     let Received { component, tensors, notices } = incoming.finish()?;
     let tensors = Tensors::new(views, table::entries(tensors, &files)?)?;
-    Ok(Component::new(component, tensors, notices, stream, service))
+    Ok(Component::new(component, tensors, kept, notices, stream, service))
 }
 
 /// Reads until `enough` is true or the stream ends. Fails after a silence of `patience`.
@@ -67,7 +72,14 @@ async fn read(
     Ok(())
 }
 
-async fn map(handoff: &HandoffClient, ticket: Option<Ticket>, files: &[SegmentFile]) -> Result<Vec<View>, ClientError> {
+/// A file and its mapping.
+type Mapped = (File, View);
+
+async fn map(
+    handoff: &HandoffClient,
+    ticket: Option<Ticket>,
+    files: &[SegmentFile],
+) -> Result<Vec<Mapped>, ClientError> {
     match ticket {
         Some(ticket) => map_descriptors(handoff, ticket, files).await,
         None => map_paths(files.to_vec()).await,
@@ -88,18 +100,21 @@ async fn map_descriptors(
     handoff: &HandoffClient,
     ticket: Ticket,
     files: &[SegmentFile],
-) -> Result<Vec<View>, ClientError> {
+) -> Result<Vec<Mapped>, ClientError> {
     let fds = handoff.fetch(ticket, files.len()).await?;
     let map = |(fd, file): (_, &SegmentFile)| {
-        View::map(&File::from(fd), &file.identity)
-            .map_err(|source| ClientError::Map { path: file.path.clone(), source })
+        let opened = File::from(fd);
+        match View::map(&opened, &file.identity) {
+            Ok(view) => Ok((opened, view)),
+            Err(source) => Err(ClientError::Map { path: file.path.clone(), source }),
+        }
     };
     fds.into_iter().zip(files).map(map).collect()
 }
 
 /// Runs on a thread of its own, because opening a path may wait for a network file system.
-async fn map_paths(files: Vec<SegmentFile>) -> Result<Vec<View>, ClientError> {
-    let map = |file: SegmentFile| -> Result<View, (PathBuf, _)> {
+async fn map_paths(files: Vec<SegmentFile>) -> Result<Vec<Mapped>, ClientError> {
+    let map = |file: SegmentFile| -> Result<Mapped, (PathBuf, _)> {
         View::open_and_map(&file.path, &file.identity).map_err(|source| (file.path, source))
     };
     tokio::task::spawn_blocking(move || files.into_iter().map(map).collect::<Result<Vec<_>, _>>())

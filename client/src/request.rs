@@ -26,12 +26,23 @@ pub enum Handoff {
     Path,
 }
 
+/// What becomes of the descriptors of the segments' files once they are mapped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Files {
+    /// They are closed: the mappings need none.
+    #[default]
+    Closed,
+    /// [`Component::take_files`](crate::Component::take_files) gives them away, for callers that map the files in a way of their own.
+    Kept,
+}
+
 /// What to load, and how.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct LoadRequest {
     pub(crate) message: LoadComponentRequest,
     pub(crate) handoff: Handoff,
+    pub(crate) files: Files,
     pub(crate) deadline: Duration,
 }
 
@@ -47,6 +58,17 @@ impl LoadRequest {
                 ..LoadComponentRequest::default()
             },
             handoff: Handoff::default(),
+            files: Files::default(),
+            deadline: Duration::from_secs(120),
+        }
+    }
+
+    /// A request that was put together elsewhere: nothing is filled in.
+    pub fn of(message: LoadComponentRequest) -> LoadRequest {
+        LoadRequest {
+            message,
+            handoff: Handoff::default(),
+            files: Files::default(),
             deadline: Duration::from_secs(120),
         }
     }
@@ -180,6 +202,12 @@ impl LoadRequest {
     /// How this process gets the files.
     pub fn handoff(mut self, handoff: Handoff) -> LoadRequest {
         self.handoff = handoff;
+        self
+    }
+
+    /// Whether the descriptors of the files stay open.
+    pub fn files(mut self, files: Files) -> LoadRequest {
+        self.files = files;
         self
     }
 

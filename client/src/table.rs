@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use safetensors::Dtype;
 use thiserror::Error;
 use weightsd_core::header;
-use weightsd_proto::v1;
+use weightsd_proto::v1::{self, TensorOperation};
 use weightsd_segment::FileIdentity;
 
 /// The daemon's answer contradicts itself, or the protocol.
@@ -125,6 +125,7 @@ pub(crate) struct Entry {
     pub(crate) segment: usize,
     pub(crate) offset: u64,
     pub(crate) length: u64,
+    pub(crate) operation: TensorOperation,
     /// Its part in a quantised layer; boxed, because most tensors have none.
     pub(crate) packing: Option<Box<v1::Packing>>,
 }
@@ -156,6 +157,8 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, files: &[SegmentFile]) -> Result
     for tensor in tensors {
         match check(&tensor, files) {
             Ok(dtype) => entries.push(Entry {
+                operation: tensor.operation(),
+                packing: tensor.packing.map(Box::new),
                 name: tensor.name,
                 source_name: tensor.source_name,
                 dtype,
@@ -163,7 +166,6 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, files: &[SegmentFile]) -> Result
                 segment: tensor.segment as usize,
                 offset: tensor.offset,
                 length: tensor.length,
-                packing: tensor.packing.map(Box::new),
             }),
             Err(problem) => return Err(ProtocolError::Tensor { name: tensor.name, problem }),
         }

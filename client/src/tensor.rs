@@ -4,7 +4,7 @@ use std::{any::type_name, fmt};
 
 use safetensors::Dtype;
 use thiserror::Error;
-use weightsd_proto::v1::Packing;
+use weightsd_proto::v1::{Packing, TensorOperation};
 
 use crate::{Element, table::Entry};
 
@@ -77,6 +77,12 @@ impl<'a> Tensor<'a> {
         (self.entry.segment, self.entry.offset)
     }
 
+    /// How it follows from the tensor in the checkpoint.
+    #[must_use]
+    pub fn operation(&self) -> TensorOperation {
+        self.entry.operation
+    }
+
     /// Its part in a quantised layer. `None` for the tensors of plain layers, and of layers in formats that MLX lacks.
     #[must_use]
     pub fn packing(&self) -> Option<&'a Packing> {
@@ -144,6 +150,7 @@ mod tests {
             segment: 0,
             offset: 0,
             length: elements * dtype.bitsize() as u64 / 8,
+            operation: TensorOperation::Unspecified,
             packing: None,
         }
     }

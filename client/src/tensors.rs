@@ -109,13 +109,25 @@ mod tests {
     use std::io::Write as _;
 
     use safetensors::Dtype;
+    use weightsd_proto::v1::TensorOperation;
     use weightsd_segment::FileIdentity;
 
     use super::*;
 
     fn entry(name: &str, offset: u64, length: u64) -> Entry {
         let (name, shape) = (name.into(), vec![length]);
-        Entry { name, source_name: String::new(), dtype: Dtype::U8, shape, segment: 0, offset, length, packing: None }
+        let (operation, packing) = (TensorOperation::Unspecified, None);
+        Entry {
+            name,
+            source_name: String::new(),
+            dtype: Dtype::U8,
+            shape,
+            segment: 0,
+            offset,
+            length,
+            operation,
+            packing,
+        }
     }
 
     fn view(bytes: &[u8]) -> View {

@@ -77,18 +77,20 @@ impl View {
         Ok(View { map, identity: found })
     }
 
-    /// Opens and maps the file at a path, if it is the expected one in the expected state. Never blocks on a FIFO.
+    /// Opens and maps the file at a path, if it is the expected one in the expected state. Never blocks on a FIFO. The file
+    /// may be closed afterwards.
     ///
     /// # Errors
     /// When the path cannot be opened or is not the file of `identity`, or the file cannot be mapped.
-    pub fn open_and_map(path: &Path, expected: &FileIdentity) -> Result<View, MapError> {
+    pub fn open_and_map(path: &Path, expected: &FileIdentity) -> Result<(File, View), MapError> {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = File::options()
             .read(true)
             .custom_flags(flags.bits().cast_signed())
             .open(path)
             .map_err(|source| MapError::Open { path: path.to_owned(), source })?;
-        View::map(&file, expected)
+        let view = View::map(&file, expected)?;
+        Ok((file, view))
     }
 
     /// The bytes in a range, or `None` when the range leaves the file.
@@ -149,7 +151,7 @@ mod tests {
         let path = folder.path().join("a");
         fs::write(&path, b"0123456789").unwrap();
         let identity = FileIdentity::of(&fs::metadata(&path).unwrap());
-        let view = View::open_and_map(&path, &identity).unwrap();
+        let (_, view) = View::open_and_map(&path, &identity).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!((view.len(), view.is_empty()), (10, false));
         assert_eq!(view.as_ptr().align_offset(4096), 0);

@@ -1,6 +1,6 @@
 //! The commands and flags of the command line. Doc comments on fields and variants are their help texts.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -53,6 +53,8 @@ pub(super) enum Command {
 pub(super) enum Task {
     /// Load a component of a model, and hold it or keep it warm
     Load(Load),
+    /// Make a folder that other programs open as a model: links to the shared files
+    Path(PathArgs),
     /// Download what a model's components need, and verify it
     Pull(Pull),
     /// Compare the files of a model with their hashes (needs no network)
@@ -218,6 +220,51 @@ pub(super) struct Load {
     pub(super) hold: bool,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The folder stays; what was computed for it is deleted when the budget of images is spent and nobody holds it. Hold it with \
+--hold, or let a command run while it is held: the command finds the path in WEIGHTSD_PATH.
+
+Examples:
+  weightsd path Tongyi-MAI/Z-Image-Turbo --dtype bf16
+  weightsd path org/language-model --format mlx --quantise affine:4:64
+  weightsd path Tongyi-MAI/Z-Image-Turbo --dtype bf16 -- sh -c 'python serve.py \"$WEIGHTSD_PATH\"'")]
+pub(super) struct PathArgs {
+    #[command(flatten)]
+    pub(super) model: Model,
+    #[command(flatten)]
+    pub(super) beside: Beside,
+    /// The programs that it is for [default: diffusers for a pipeline, transformers for another model]
+    #[arg(long, value_enum)]
+    pub(super) format: Option<FolderFormat>,
+    /// The component of a pipeline that adapters and an overlay are for [default: transformer]
+    #[arg(long, value_name = "NAME")]
+    pub(super) component: Option<String>,
+    #[command(flatten)]
+    pub(super) treatment: Treatment,
+    /// Where the folder is made [default: in weightsd's own cache]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub(super) root: Option<PathBuf>,
+    /// Hold what it links to until Ctrl-C
+    #[arg(long, conflicts_with = "command")]
+    pub(super) hold: bool,
+    /// A command that runs while it is held
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FolderFormat {
+    /// diffusers
+    Diffusers,
+    /// transformers and sentence-transformers
+    Transformers,
+    /// mlx-lm
+    Mlx,
+    /// mflux
+    Mflux,
+}
+
 /// What is computed, once for all requests that want the same.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Computing")]
@@ -284,6 +331,8 @@ pub(super) enum Layout {
     Mlx,
     /// Names and order of the checkpoint
     Source,
+    /// Names of mflux's modules, kernels in OHWI order
+    Mflux,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,6 +11,7 @@ mod inspect;
 mod install;
 mod load;
 mod output;
+mod path;
 mod progress;
 mod pull;
 mod resolve;
@@ -95,6 +96,9 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
     match task {
         Task::Load(command) => {
             process::runtime()?.block_on(async { load::run(&connect().await?, command, format).await })
+        }
+        Task::Path(command) => {
+            process::runtime()?.block_on(async { path::run(&connect().await?, command, format).await })
         }
         Task::Pull(command) => {
             process::runtime()?.block_on(async { pull::pull(&connect().await?, command, format).await })
