@@ -1,8 +1,8 @@
 //! Files as shared memory: a file's identity ([`FileIdentity`]), a file held open ([`PinnedFile`]), a mapped file
 //! ([`View`]), files passed to another process ([`descriptors`]), and the memory that this takes ([`MemoryUse`]).
 //!
-//! `unsafe` is allowed here, below `mlx-sys/` and at the border of `client/c`, and nowhere else; every block says why
-//! it is sound.
+//! `unsafe` is allowed here, below `mlx-sys/`, at the border of `client/c` and in `client/python/src/dlpack.rs`, and nowhere
+//! else; every block says why it is sound.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 

@@ -1,0 +1,279 @@
+"""Programs that are not changed at all: `mlx.core.load` and `safetensors.safe_open` take files through the daemon.
+
+Of a file counts what its own header says. It is served by the daemon when the daemon lends exactly these tensors from
+exactly this file; otherwise, and where no daemon runs, the original function does the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from . import _calls
+from ._component import Component
+from ._errors import CannotView, NotRunning, WeightsdError
+from ._messages import Resolution
+from ._tensor import Tensor
+
+#: Longest header that safetensors reads, in bytes.
+_HEADER_MAX = 100_000_000
+#: Folders above a file's own in which its model may begin.
+_LEVELS = 2
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    module: ModuleType
+    name: str
+    original: Any
+
+
+_replaced: list[_Replaced] = []
+_warned = False
+#: What files belong to: model and component, by path. Small, and right as long as files do not move.
+_homes: dict[str, tuple[str, str] | None] = {}
+
+
+class _NotOurs(Exception):
+    """The original function has to do the work."""
+
+
+def patch() -> None:
+    """From now on `mlx.core.load`, `safetensors.safe_open` and what is built on it (`safetensors.torch.load_file`,
+    transformers, diffusers, mlx-lm) take safetensors files of models through the daemon.
+
+    Names that other modules have bound are replaced, too. Without a daemon everything works as before, after one warning.
+    `unpatch()` takes it back.
+    """
+    if _replaced:
+        return
+    import safetensors
+
+    _replace(safetensors.safe_open, _SafeOpen, safetensors)
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return
+    _replace(mx.load, _mlx_load(mx.load), mx)
+
+
+def unpatch() -> None:
+    """Takes `patch()` back."""
+    while _replaced:
+        replaced = _replaced.pop()
+        setattr(replaced.module, replaced.name, replaced.original)
+    _homes.clear()
+
+
+def _replace(original: Any, replacement: Any, home: ModuleType) -> None:
+    """Binds `replacement` wherever a module has bound `original`."""
+    if isinstance(replacement, type):
+        replacement._original = original  # type: ignore[attr-defined]
+    for module in [home, *list(sys.modules.values())]:
+        if not isinstance(module, ModuleType) or module.__name__.startswith("weightsd"):
+            continue
+        for name, value in list(vars(module).items()):
+            if value is original:
+                _replaced.append(_Replaced(module, name, original))
+                setattr(module, name, replacement)
+
+
+class _File:
+    """A file whose tensors the daemon lends."""
+
+    def __init__(self, path: str) -> None:
+        header = _header(path)
+        self.metadata: dict[str, str] | None = header.pop("__metadata__", None)
+        self.component = _component(path)
+        self.tensors = _of_file(self.component, path, header)
+        # In the order of the file, as safetensors and MLX give them.
+        self.in_order = sorted(header, key=lambda name: header[name]["data_offsets"])
+
+
+def _open(path: object) -> _File:
+    """The file as the daemon lends it. Raises `_NotOurs` when the original function has to do it."""
+    global _warned
+    if not isinstance(path, (str, os.PathLike)):
+        raise _NotOurs
+    name = os.path.abspath(os.fspath(path))
+    if not name.endswith(".safetensors"):
+        raise _NotOurs
+    try:
+        return _File(name)
+    except NotRunning as error:
+        if not _warned:
+            _warned = True
+            warnings.warn(f"weightsd: {error}; files are read without it", stacklevel=4)
+        raise _NotOurs from None
+    except (WeightsdError, OSError, ValueError, KeyError):
+        raise _NotOurs from None
+
+
+def _header(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _HEADER_MAX:
+            raise ValueError("no safetensors file")
+        header: dict[str, Any] = json.loads(file.read(length))
+        return header
+
+
+def _component(path: str) -> Component:
+    """The component that the file belongs to: of the model in whose folder it lies, or of itself."""
+    if path not in _homes:
+        _homes[path] = _home(path)
+    home = _homes[path]
+    if home is None:
+        raise _NotOurs
+    model, component = home
+    # A component of its own for each call: whoever writes in place writes to the pages of that call.
+    return _calls.load(model, component, layout="source", dtype="as-stored", report_only=True, progress=False)
+
+
+def _home(path: str) -> tuple[str, str] | None:
+    folder, below = os.path.split(path)
+    for _ in range(_LEVELS):
+        try:
+            resolution = _calls.resolve(folder)
+        except NotRunning:
+            raise
+        except WeightsdError:
+            resolution = Resolution()
+        for component in resolution.components:
+            if not component.problem and any(file.path == below for file in component.files):
+                return folder, component.name
+        folder, last = os.path.split(folder)
+        below = f"{last}/{below}"
+    return None
+
+
+def _of_file(component: Component, path: str, header: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of one file of the component, under the names that they have in it."""
+    numbers = {
+        number for number, segment in enumerate(component.info.segments) if os.path.samefile(segment.path, path)
+    }
+    found = {tensor.source_name: tensor for tensor in component.values() if tensor._segment in numbers}
+    said = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    if {name: (tensor.dtype, tensor.shape) for name, tensor in found.items()} != said:
+        raise _NotOurs
+    return found
+
+
+def _mlx_load(original: Callable[..., Any]) -> Callable[..., Any]:
+    def load(
+        file: Any, /, format: str | None = None, return_metadata: bool = False, *, stream: Any = None
+    ) -> Any:
+        try:
+            if format not in (None, "safetensors"):
+                raise _NotOurs
+            opened = _open(file)
+            arrays = {name: opened.tensors[name].mlx() for name in opened.in_order}
+        except (_NotOurs, CannotView):
+            return original(file, format, return_metadata, stream=stream)
+        return (arrays, opened.metadata or {}) if return_metadata else arrays
+
+    load.__doc__ = original.__doc__
+    return load
+
+
+class _SafeOpen:
+    """`safetensors.safe_open`, over the shared pages."""
+
+    _original: Any
+
+    def __new__(cls, filename: Any, framework: str, device: Any = "cpu", **options: Any) -> Any:
+        try:
+            if framework not in _FRAMEWORKS or str(device) != "cpu":
+                raise _NotOurs
+            opened = _open(filename)
+            if any(not _viewable(tensor, framework) for tensor in opened.tensors.values()):
+                raise _NotOurs
+        except _NotOurs:
+            return cls._original(filename, framework, device, **options)
+        self = super().__new__(cls)
+        self._file, self._view = opened, _FRAMEWORKS[framework]
+        return self
+
+    _file: _File
+    _view: Callable[[Tensor], Any]
+
+    def __enter__(self) -> _SafeOpen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.component.close()
+
+    def keys(self) -> list[str]:
+        return sorted(self._file.tensors)
+
+    def offset_keys(self) -> list[str]:
+        return list(self._file.in_order)
+
+    def metadata(self) -> dict[str, str] | None:
+        return self._file.metadata
+
+    def get_tensor(self, name: str) -> Any:
+        return self._view(self._tensor(name))
+
+    def get_tensors(self) -> dict[str, Any]:
+        return {name: self.get_tensor(name) for name in self.keys()}
+
+    def get_slice(self, name: str) -> _Slice:
+        return _Slice(self._tensor(name), self._view)
+
+    def _tensor(self, name: str) -> Tensor:
+        found = self._file.tensors.get(name)
+        if found is None:
+            from safetensors import SafetensorError
+
+            raise SafetensorError(f"File does not contain tensor {name}")
+        return found
+
+
+class _Slice:
+    """What `safe_open(...).get_slice` gives."""
+
+    def __init__(self, tensor: Tensor, view: Callable[[Tensor], Any]) -> None:
+        self._tensor, self._view = tensor, view
+
+    def get_shape(self) -> list[int]:
+        return list(self._view(self._tensor).shape)
+
+    def get_dtype(self) -> str:
+        return self._tensor.dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._view(self._tensor)[index]
+
+
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.numpy()
+
+
+def _torch(tensor: Tensor) -> Any:
+    return tensor.torch()
+
+
+_FRAMEWORKS: dict[str, Callable[[Tensor], Any]] = {
+    "pt": _torch,
+    "torch": _torch,
+    "pytorch": _torch,
+    "np": _numpy,
+    "numpy": _numpy,
+}
+#: Dtypes for which safetensors' own numpy side has a name; others are left to it.
+_PLAIN = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", "C64"}
+
+
+def _viewable(tensor: Tensor, framework: str) -> bool:
+    from ._dtypes import torch_dtype
+
+    if _FRAMEWORKS[framework] is _numpy:
+        return tensor.dtype in _PLAIN
+    return torch_dtype(tensor.dtype) is not None
