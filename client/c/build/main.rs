@@ -2,13 +2,7 @@
 //! `target/<profile>/weightsd-c`, with `include` and `lib`. The libraries in it are links to what cargo is about to build;
 //! the pkg-config and CMake files find themselves, so that the folder may be copied anywhere (`client/c/install`).
 
-use std::{
-    env,
-    error::Error,
-    fs, io,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+use std::{env, error::Error, fs, io, os::unix::fs::symlink, path::PathBuf};
 
 /// What a program needs beside the static library; `rustc --print native-static-libs` lists it.
 const LINUX: &[&str] = &["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
@@ -53,16 +47,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let profile = out.ancestors().nth(3).ok_or("OUT_DIR lies in a target folder")?;
     let prefix = profile.join("weightsd-c");
     let library = prefix.join("lib");
+    // An earlier build may have laid out more.
+    match fs::remove_dir_all(&prefix) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     fs::create_dir_all(library.join("pkgconfig"))?;
     fs::create_dir_all(library.join("cmake/weightsd"))?;
     fs::create_dir_all(prefix.join("include"))?;
 
     for header in ["weightsd.h", "weightsd.hpp"] {
-        link(&source.join("include").join(header), &prefix.join("include").join(header))?;
+        symlink(source.join("include").join(header), prefix.join("include").join(header))?;
     }
-    link(&profile.join("deps").join(target.built), &library.join(target.soname))?;
-    link(Path::new(target.soname), &library.join(target.shared))?;
-    link(&profile.join("deps/libweightsd_c.a"), &library.join("libweightsd.a"))?;
+    // What cargo is about to build need not be there yet.
+    symlink(profile.join("deps").join(target.built), library.join(target.soname))?;
+    symlink(target.soname, library.join(target.shared))?;
+    symlink(profile.join("deps/libweightsd_c.a"), library.join("libweightsd.a"))?;
 
     let version = env::var("CARGO_PKG_VERSION")?;
     for (template, place) in [
@@ -80,12 +80,4 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::write(library.join(place), text)?;
     }
     Ok(())
-}
-
-/// Makes `link` lead to `to`, which need not be there yet.
-fn link(to: &Path, link: &Path) -> io::Result<()> {
-    match fs::remove_file(link) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => symlink(to, link),
-    }
 }
