@@ -20,6 +20,7 @@ pub struct OrderedFile {
 
 /// What the worker is asked for: the line on its standard input.
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "a process gets one task")]
 pub(super) enum Task {
     /// To say which engine it computes with.
     Describe,
