@@ -27,8 +27,11 @@ pub(crate) unsafe fn fallible(
         Err(panic) => Failure::panic(&*panic),
     };
     let code = failure.code();
-    // SAFETY: as this function's own contract says.
-    unsafe { out(error, failure.into_raw()) };
+    // Made only for somebody who will free it.
+    if !error.is_null() {
+        // SAFETY: it is not null, so it may be written.
+        unsafe { error.write(failure.into_raw()) };
+    }
     code
 }
 
