@@ -20,8 +20,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 /// Bytes that this user may write to the file system of `path`, which need not exist yet.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let space = rustix::fs::statvfs(existing)?;
-    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    weightsd_segment::free_space(existing)
 }
 
 /// Explains why the system refuses `path`.

@@ -38,8 +38,28 @@ pub struct Removal {
     pub id: ComponentId,
     /// Its length in bytes.
     pub bytes: u64,
-    /// Why.
+    /// Whether the disk is why, and not the budget.
+    pub for_disk: bool,
+    /// Why, in words.
     pub reason: String,
+}
+
+/// What deleting images for the sake of the disk has brought so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Bytes of the images that were deleted.
+    pub deleted: u64,
+    /// Bytes by which the free space has grown.
+    pub gained: u64,
+}
+
+impl Freed {
+    /// Whether the disk keeps what is deleted, so that deleting more does not help: a snapshot has it (Time Machine,
+    /// btrfs), or a process that holds the file open.
+    #[must_use]
+    pub const fn is_kept(self) -> bool {
+        self.gained < self.deleted / 2
+    }
 }
 
 /// Why an image has no room.
@@ -72,6 +92,23 @@ pub enum NoRoom {
         /// Bytes of images that nobody holds.
         unheld: u64,
     },
+    /// Images were deleted, and the disk is as full as before.
+    #[error(
+        "{needed} bytes are needed, {free} are free on the disk, and {floor} of them must stay free; deleting {deleted} bytes \
+         of images freed {gained}, because snapshots of the disk or other processes still hold them"
+    )]
+    Kept {
+        /// What is needed.
+        needed: u64,
+        /// What is free.
+        free: u64,
+        /// What must stay free.
+        floor: u64,
+        /// Bytes of images that were deleted.
+        deleted: u64,
+        /// Bytes by which the free space has grown.
+        gained: u64,
+    },
 }
 
 /// The images that go so that one of `needed` bytes fits: those that nobody holds, the least recently used first, and no
@@ -99,7 +136,8 @@ pub fn make_room(images: &[ImageFacts], needed: u64, room: Room) -> Result<Vec<R
             (true, _) => "the least recently used, and the budget for derived images is spent",
             (false, true) => "the least recently used, and the disk is full",
         };
-        removals.push(Removal { id: image.id, bytes: image.bytes, reason: reason.to_owned() });
+        let for_disk = !over_budget;
+        removals.push(Removal { id: image.id, bytes: image.bytes, for_disk, reason: reason.to_owned() });
         total -= image.bytes;
         free += image.bytes;
     }

@@ -12,6 +12,7 @@ pub mod advice;
 pub mod descriptors;
 pub mod environment;
 pub mod file_limit;
+mod free_space;
 pub mod heap;
 mod identity;
 mod locality;
@@ -24,6 +25,7 @@ mod view;
 mod volume;
 
 pub use accounting::MemoryUse;
+pub use free_space::free_space;
 pub use identity::FileIdentity;
 pub use locality::is_local;
 pub use pinned::{NotRegular, PinnedFile};

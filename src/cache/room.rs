@@ -1,9 +1,13 @@
 //! Room on the disk for images: which are deleted so that another one fits, and which must stay.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use weightsd_core::{
-    budget::{self, ImageFacts, Room},
+    budget::{self, Freed, ImageFacts, NoRoom, Removal, Room},
     identity::ComponentId,
 };
 
@@ -13,6 +17,40 @@ use crate::{
     disk::free_bytes,
     events::EventKind,
 };
+
+/// How long the room of a deleted file may take to appear: the last who holds it may be about to close it.
+const SETTLING: Duration = Duration::from_secs(1);
+/// How often is looked meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Deletes images, one after the other, until one of `needed` bytes fits. The disk is measured anew after each: a
+/// deleted file does not always free what it had. `limits.free` is not looked at. Blocks.
+fn make_room(
+    mut images: Vec<ImageFacts>,
+    needed: u64,
+    limits: Room,
+    free: impl Fn() -> u64,
+    mut delete: impl FnMut(&Removal) -> Result<(), ComputeFailed>,
+) -> Result<(), ComputeFailed> {
+    let mut freed = Freed::default();
+    loop {
+        let room = Room { free: free(), ..limits };
+        let Some(removal) = budget::make_room(&images, needed, room)?.into_iter().next() else { return Ok(()) };
+        if removal.for_disk && freed.is_kept() {
+            let (Room { free, floor, .. }, Freed { deleted, gained }) = (room, freed);
+            return Err(NoRoom::Kept { needed, free, floor, deleted, gained }.into());
+        }
+        delete(&removal)?;
+        images.retain(|image| image.id != removal.id);
+        let begun = Instant::now();
+        let gained = || free().saturating_sub(room.free);
+        while gained() < removal.bytes / 2 && begun.elapsed() < SETTLING {
+            thread::sleep(LOOK);
+        }
+        freed.deleted += removal.bytes;
+        freed.gained += gained();
+    }
+}
 
 impl Cache {
     /// Deletes images so that one of `needed` bytes fits into `folder`.
@@ -28,17 +66,17 @@ impl Cache {
             is_held: self.is_held(stored.id),
         };
         let facts: Vec<_> = images.list().iter().map(fact).collect();
-        let room = Room {
+        let limits = Room {
             budget: self.config.image_budget,
             writing: images.partial_bytes(),
-            free: free_bytes(folder).unwrap_or(u64::MAX),
+            free: 0,
             floor: self.config.free_space_floor,
         };
-        let removals = budget::make_room(&facts, needed, room)?;
-        for removal in removals {
+        let free = || free_bytes(folder).unwrap_or(u64::MAX);
+        make_room(facts, needed, limits, free, |removal| {
             self.delete_image(removal.id, &removal.reason)?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Deletes an image, unless somebody holds a component in it. A component that nobody holds goes with it.
@@ -81,5 +119,50 @@ impl Cache {
     #[must_use]
     pub fn is_loaded(&self, id: ComponentId) -> bool {
         self.leases.contains(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, time::SystemTime};
+
+    use super::*;
+
+    fn image(number: u8, bytes: u64) -> ImageFacts {
+        let id = format!("{number:064x}").parse().unwrap();
+        let used = SystemTime::UNIX_EPOCH + Duration::from_secs(number.into());
+        ImageFacts { id, bytes, used, is_held: false }
+    }
+
+    /// Which of four images of 10 bytes go, and whether that makes room for one of `needed`, on a disk that gets back the
+    /// bytes of a deleted file or not.
+    fn gone(needed: u64, gives_back: bool, budget: u64) -> (usize, Result<(), String>) {
+        let (free, deleted) = (Cell::new(5), Cell::new(0));
+        let limits = Room { budget, writing: 0, free: 0, floor: 0 };
+        let images = (1..=4).map(|number| image(number, 10)).collect();
+        let result = make_room(
+            images,
+            needed,
+            limits,
+            || free.get(),
+            |removal| {
+                deleted.set(deleted.get() + 1);
+                if gives_back {
+                    free.set(free.get() + removal.bytes);
+                }
+                Ok(())
+            },
+        );
+        (deleted.get(), result.map_err(|error| std::error::Error::source(&error).unwrap_or(&error).to_string()))
+    }
+
+    #[test]
+    fn a_disk_that_keeps_what_is_deleted_loses_one_image_and_not_all() {
+        assert_eq!(gone(25, true, 1000), (2, Ok(())));
+        let (deleted, result) = gone(25, false, 1000);
+        let problem = result.unwrap_err();
+        assert!(deleted == 1 && problem.contains("deleting 10 bytes of images freed 0"), "{deleted}: {problem}");
+        // What goes for the budget goes all the same.
+        assert_eq!(gone(5, false, 25), (2, Ok(())));
     }
 }
