@@ -15,6 +15,7 @@
 mod compile;
 mod mlx;
 mod source;
+mod wheels;
 
 use std::{
     env, fs,

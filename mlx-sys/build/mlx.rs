@@ -6,7 +6,10 @@ use std::{
     process::Command,
 };
 
-use crate::{MLX_VERSION, Result, Target, made, run};
+use crate::{
+    MLX_VERSION, Result, Target, made, run,
+    wheels::{self, Wheel},
+};
 
 /// Where an MLX is.
 pub(crate) struct Mlx {
@@ -18,14 +21,6 @@ pub(crate) struct Mlx {
     pub(crate) lib: PathBuf,
     /// The root of the Python package that was fetched.
     pub(crate) package: Option<PathBuf>,
-}
-
-/// One line of `wheels.txt`.
-struct Wheel<'a> {
-    package: &'a str,
-    version: &'a str,
-    platform: &'a str,
-    sha256: &'a str,
 }
 
 const WHEELS: &str = include_str!("wheels.txt");
@@ -70,24 +65,19 @@ fn check(root: &Path, target: &Target, backend: &str) -> Result<Mlx> {
 
 fn wheel(target: &Target, backend: &str) -> Result<Wheel<'static>> {
     let key = format!("{}-{}", target.arch, target.os);
-    let lines = WHEELS.lines().filter(|line| !line.starts_with('#'));
-    let rows = lines.map(|line| line.split(' ').collect::<Vec<_>>());
-    let here: Vec<_> = rows.filter(|row| row.first() == Some(&key.as_str())).collect();
-    match here.iter().find(|row| row.get(1) == Some(&backend)).map(Vec::as_slice) {
-        Some(&[_, _, package, version, platform, sha256]) => Ok(Wheel { package, version, platform, sha256 }),
-        _ => {
-            let known: Vec<&str> = here.iter().filter_map(|row| row.get(1).copied()).collect();
-            Err(format!(
-                "there is no prebuilt MLX with the backend `{backend}` for {key} (there are: {}).\n{WAYS_OUT}",
-                known.join(", ")
-            ))
-        }
-    }
+    let macos = Command::new("sw_vers").arg("-productVersion").output().ok();
+    let macos = macos.and_then(|output| wheels::numbers(&String::from_utf8_lossy(&output.stdout)));
+    wheels::choose(WHEELS, &key, backend, macos).map_err(|known| {
+        format!(
+            "there is no prebuilt MLX with the backend `{backend}` for {key} (there are: {}).\n{WAYS_OUT}",
+            known.join(", ")
+        )
+    })
 }
 
 /// Lets pip fetch the package, which compares the hash, and unpacks it.
 fn fetched(wheel: &Wheel<'_>, target: &Target, backend: &str, cache: &Path) -> Result<Mlx> {
-    let Wheel { package, version, platform, sha256 } = wheel;
+    let Wheel { package, version, platform, sha256, .. } = wheel;
     let folder = cache.join(format!("{package}-{version}-{}", &sha256[..12]));
     made(&folder, "requirements.txt", |partial| {
         let io = |error: std::io::Error| format!("{}: {error}", partial.display());

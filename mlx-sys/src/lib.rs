@@ -26,6 +26,10 @@ mod library;
 
 pub mod ext;
 
+#[cfg(test)]
+#[path = "../build/wheels.rs"]
+mod wheels;
+
 pub use bindings::*;
 pub use half::*;
 pub use library::{LoadError, MLX_VERSION, REMEDY, find};

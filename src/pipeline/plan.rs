@@ -12,7 +12,7 @@ use weightsd_core::{
     assemble::Assembled,
     audit::AuditReport,
     catalogue::AuditPolicy,
-    derive::{self, CannotConvert, Converted, Delta, Derivation, Held, Rule, Setting},
+    derive::{self, CannotConvert, Converted, Delta, Derivation, Held, MLX_VERSION, Rule, Setting},
     family,
     ingredients::Ingredients,
     place::{self, At, Layout, Placed},
@@ -219,6 +219,7 @@ fn metadata(prepared: &Prepared) -> BTreeMap<String, String> {
         ("weightsd.id", prepared.id.to_string()),
         ("weightsd.component", prepared.component().to_owned()),
         ("weightsd.conversion", prepared.conversion_in_words()),
+        ("weightsd.mlx", MLX_VERSION.to_owned()),
         ("weightsd.engine", engine.map_or_else(String::new, ToString::to_string)),
     ]
     .map(|(key, value)| (key.to_owned(), value))
