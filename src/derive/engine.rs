@@ -1,21 +1,17 @@
-//! Which MLX computes here. Packages of one version differ in bits, so it is a part of what identifies a component. Only a
-//! process that has loaded MLX can tell, and the daemon does not carry it: the worker is asked once, and its answer is
-//! noted beside the states of the library's files. As long as those are the same files, nobody is asked again.
+//! The MLX that computes here. Packages of one version differ in bits, so it is a part of what identifies a component.
+//! Only a process that has loaded MLX can tell.
 
 use std::{
     fmt, fs,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 use weightsd_arrays::ArrayError;
 use weightsd_segment::file_key;
-
-use super::{ComputeFailed, process::ask};
 
 /// Bytes of a library that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -42,17 +38,17 @@ impl fmt::Display for Engine {
 
 /// A file of MLX's package, and the state in which it was hashed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct PackageFile {
-    path: PathBuf,
+pub(super) struct PackageFile {
+    pub(super) path: PathBuf,
     state: String,
 }
 
 impl PackageFile {
-    fn at(path: PathBuf) -> io::Result<Self> {
+    pub(super) fn at(path: PathBuf) -> io::Result<Self> {
         Ok(Self { state: file_key(&path)?.to_string(), path })
     }
 
-    fn is_unchanged(&self) -> bool {
+    pub(super) fn is_unchanged(&self) -> bool {
         file_key(&self.path).is_ok_and(|key| key.to_string() == self.state)
     }
 }
@@ -110,7 +106,7 @@ impl Installed {
     }
 
     /// Whether the library at `path` is still this one.
-    fn is_of(&self, path: &Path) -> bool {
+    pub(super) fn is_of(&self, path: &Path) -> bool {
         self.files.first().is_some_and(|file| file.path == path) && self.is_unchanged()
     }
 
@@ -161,123 +157,4 @@ impl FoundEngine {
             Self::Absent { last, .. } => last.as_ref(),
         }
     }
-}
-
-/// Finds the engine of this machine.
-#[derive(Debug)]
-pub struct Engines {
-    /// The file that the answer is kept in.
-    note: Option<PathBuf>,
-    known: Mutex<Known>,
-    /// One at a time asks the worker.
-    turn: Semaphore,
-}
-
-/// What was found out since the start.
-#[derive(Debug, Default)]
-struct Known {
-    installed: Option<Arc<Installed>>,
-    /// A library that the worker could not use, and its words.
-    refused: Option<(PackageFile, String)>,
-}
-
-impl Engines {
-    /// Keeps what it finds out in the file `note`; `None` keeps it in memory.
-    #[must_use]
-    pub fn new(note: Option<PathBuf>) -> Self {
-        Self { note, known: Mutex::default(), turn: Semaphore::new(1) }
-    }
-
-    /// The engine of this machine, now.
-    ///
-    /// # Errors
-    /// When the worker cannot be started, or dies.
-    pub async fn find(self: &Arc<Self>) -> Result<FoundEngine, ComputeFailed> {
-        let _turn = self.turn.acquire().await.map_err(|_| ComputeFailed::Stopping)?;
-        let here = Arc::clone(self);
-        let library = match blocking(move || here.look()).await? {
-            Looked::Found(found) => return Ok(found),
-            Looked::Unknown(library) => library,
-        };
-        let answer = ask().await;
-        let here = Arc::clone(self);
-        blocking(move || here.learn(library, answer)).await?
-    }
-
-    /// What is known without asking the worker. Blocks.
-    fn look(&self) -> Looked {
-        let mut known = self.known();
-        if known.installed.is_none() {
-            known.installed = self.noted().map(Arc::new);
-        }
-        let last = || known.installed.as_ref().map(|installed| installed.engine.clone());
-        let path = match weightsd_arrays::find() {
-            Ok(path) => path,
-            Err(missing) => {
-                return Looked::Found(FoundEngine::Absent { last: last(), why: WithoutEngine::Missing(missing) });
-            }
-        };
-        if let Some(installed) = known.installed.as_ref().filter(|installed| installed.is_of(&path)) {
-            return Looked::Found(FoundEngine::Installed(Arc::clone(installed)));
-        }
-        if let Some((_, words)) = known.refused.as_ref().filter(|(file, _)| file.path == path && file.is_unchanged()) {
-            let why = WithoutEngine::Refused(words.clone());
-            return Looked::Found(FoundEngine::Absent { last: last(), why });
-        }
-        Looked::Unknown(path)
-    }
-
-    /// Takes the worker's answer about the library at `path`. Blocks.
-    fn learn(&self, path: PathBuf, answer: Result<Installed, ComputeFailed>) -> Result<FoundEngine, ComputeFailed> {
-        let mut known = self.known();
-        match answer {
-            Ok(installed) => {
-                let installed = Arc::new(installed);
-                known.installed = Some(Arc::clone(&installed));
-                self.note(&installed);
-                Ok(FoundEngine::Installed(installed))
-            }
-            Err(ComputeFailed::Failed { kind: super::FailureKind::NoMlx, message }) => {
-                known.refused = PackageFile::at(path).ok().map(|file| (file, message.clone()));
-                let last = known.installed.as_ref().map(|installed| installed.engine.clone());
-                Ok(FoundEngine::Absent { last, why: WithoutEngine::Refused(message) })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn noted(&self) -> Option<Installed> {
-        serde_json::from_slice(&fs::read(self.note.as_ref()?).ok()?).ok()
-    }
-
-    /// Failing costs another question after the next start.
-    fn note(&self, installed: &Installed) {
-        let Some(path) = &self.note else { return };
-        let written = serde_json::to_vec(installed).map_err(io::Error::from).and_then(|json| {
-            let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-            fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(&json)?;
-            file.persist(path)?;
-            Ok(())
-        });
-        if let Err(error) = written {
-            tracing::warn!(path = %path.display(), %error, "which MLX computes here cannot be noted");
-        }
-    }
-}
-
-/// What is known without asking the worker.
-enum Looked {
-    Found(FoundEngine),
-    /// Nothing is known of the library at this path.
-    Unknown(PathBuf),
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ComputeFailed> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ComputeFailed::Died { how: error.to_string() })
 }

@@ -6,6 +6,7 @@
 
 mod arithmetic;
 mod engine;
+mod engines;
 mod images;
 mod make;
 mod order;
@@ -14,7 +15,8 @@ pub mod worker;
 
 pub(crate) use self::process::{PULSE, compute};
 pub use self::{
-    engine::{Engine, Engines, FoundEngine, Installed, WithoutEngine},
+    engine::{Engine, FoundEngine, Installed, WithoutEngine},
+    engines::Engines,
     images::{Image, ImageError, Images, PartialImage, Provenance, StoredImage},
     make::{MakeRoom, Maker, Wanted},
     order::{FailureKind, Order, OrderedFile},
