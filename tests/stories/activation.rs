@@ -84,7 +84,6 @@ async fn systemd_starts_the_daemon_on_the_first_connection() {
     serve_and_end(&home, client.unwrap(), daemon).await;
 }
 
-#[cfg(not(target_os = "macos"))] // launchd hands sockets over by a protocol of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
     let home = Home::new();
@@ -116,14 +115,4 @@ async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
     assert_eq!(daemon.wait().code(), Some(64), "{}", home.log());
     assert!(home.log().contains("cannot start: the configuration file"), "{}", home.log());
     assert!(home.socket().exists(), "the socket belongs to the service manager");
-}
-
-#[test]
-fn activated_without_a_socket_is_an_error() {
-    let home = Home::new();
-    let output = home.command().args(["serve", "--activated"]).output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success());
-    assert!(text.contains("error: no socket was handed over by launchd or systemd"), "{text}");
-    assert!(!home.socket().exists());
 }

@@ -2,12 +2,12 @@
 
 use std::{ffi::OsStr, fs, net::TcpListener, os::unix::fs::symlink, process::Stdio};
 
-use weightsd_client::{ClientError, ErrorReason};
+use weightsd_client::ClientError;
 use weightsd_fixtures::hub::Hub;
 
 use crate::{
     harness::{Home, until},
-    hubs::{REPO, WEIGHTS, folder, is_file, load, names, publish_weights, pull, reason, request, selector},
+    hubs::{REPO, WEIGHTS, folder, is_file, load, names, publish_weights, pull, request, selector},
 };
 
 const LENGTH: usize = 100_000;
@@ -209,6 +209,7 @@ mod guarded {
             assert!(error.contains("cannot lock") && error.contains(locks.to_str().unwrap()), "{error}; {hint}");
             assert!(hint.contains(&format!("id {OTHER}")) && hint.contains("--hub-cache"), "{error}; {hint}");
         }
-        assert_eq!(reason(load(&client, &home, "model").await), ErrorReason::Io);
+        let refused = crate::hubs::reason(load(&client, &home, "model").await);
+        assert_eq!(refused, weightsd_client::ErrorReason::Io);
     }
 }

@@ -232,7 +232,7 @@ async fn files_are_closed_when_the_last_component_over_them_is_gone() {
 #[cfg(target_os = "linux")]
 fn shards_open(pid: u32) -> Vec<PathBuf> {
     let is_blob = |path: &PathBuf| path.file_name().is_some_and(|name| name.len() == 64);
-    sorted(crate::crowd::descriptors_of(pid).into_iter().filter(is_blob).collect())
+    sorted(crate::processes::descriptors_of(pid).into_iter().filter(is_blob).collect())
 }
 
 /// The files that the paths lead to.

@@ -82,7 +82,6 @@ impl ClientProcess {
         Self { child, lines }
     }
 
-    #[cfg(target_os = "linux")] // Whose files only Linux shows.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -16,6 +16,7 @@ use weightsd_fixtures::{Checkpoint, Contents, Dims};
 use crate::{
     client_process::checksum,
     harness::{Daemon, Home, PATIENCE, eventually, until},
+    processes::{child_with, has_ended},
 };
 
 /// How long the process that computes runs, and how long it is stopped, where it is held back.
@@ -40,6 +41,7 @@ pub fn of_layers(layers: u64, contents: Contents) -> Checkpoint {
 }
 
 /// A transformer of 1.1 GB, with matrices of up to 40 MB.
+#[cfg(target_os = "linux")]
 pub fn heavy() -> Checkpoint {
     let mut dims = Dims::true_size();
     (dims.transformer.dim, dims.transformer.n_heads, dims.transformer.n_kv_heads) = (1920, 15, 15);
@@ -168,21 +170,7 @@ pub struct Worker(pub u32);
 impl Worker {
     /// That of a daemon, if there is one.
     pub fn of(daemon: &Daemon) -> Option<Self> {
-        let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
-        let processes = processes.filter_map(|name| name.to_str()?.parse::<u32>().ok());
-        let is_child = |pid: &u32| {
-            let is_of = |stat: &str| stat.split_whitespace().nth(1) == Some(&daemon.pid().to_string());
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // After the name in brackets: state, parent.
-            stat.rsplit_once(')').is_some_and(|(_, rest)| is_of(rest))
-        };
-        processes
-            .filter(is_child)
-            .find(|pid| {
-                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                command.split(|byte| *byte == 0).any(|word| word == b"derive-worker")
-            })
-            .map(Self)
+        child_with(daemon.pid(), "derive-worker").map(Self)
     }
 
     pub async fn started(daemon: &Daemon) -> Self {
@@ -211,9 +199,7 @@ impl Worker {
 
     /// Whether it has ended, waited for or not.
     pub fn has_ended(self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
-        state.is_none_or(|state| matches!(state, "Z" | "X"))
+        has_ended(self.0)
     }
 
     pub fn ends(self) {
@@ -222,6 +208,7 @@ impl Worker {
 }
 
 /// The most memory that a process has had, in bytes.
+#[cfg(target_os = "linux")]
 pub fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

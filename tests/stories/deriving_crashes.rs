@@ -4,15 +4,10 @@
 use std::{fs, os::unix::net::UnixStream};
 
 use rustix::process::Signal;
-use weightsd_client::{
-    ErrorReason,
-    proto::{EventKind, EvictRequest},
-};
+use weightsd_client::{ErrorReason, proto::EventKind};
 
 use crate::{
-    derivations::{
-        Running, Worker, assert_tidy, files, folder, heavy, images, large, larger, look, peak, sum, written,
-    },
+    derivations::{Running, Worker, assert_tidy, files, folder, images, large, larger, look, sum, written},
     harness::{Daemon, Home, events, eventually, leases, until},
 };
 
@@ -194,8 +189,13 @@ async fn a_daemon_that_is_told_to_stop_does_not_wait_for_the_end_of_a_computatio
     drop(component);
 }
 
+#[cfg(target_os = "linux")] // macOS tells nobody the most that another process had.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_computation_takes_a_bounded_part_of_memory_and_gives_it_back() {
+    use weightsd_client::proto::EvictRequest;
+
+    use crate::derivations::{heavy, peak};
+
     /// What may be added to an idle daemon by it and by the process that computes, together.
     const MEMORY_MAX: u64 = 1 << 30;
     let home = Home::new();

@@ -78,6 +78,26 @@ async fn another_build_of_mlx_has_ids_and_images_of_its_own_and_a_copy_has_not()
     assert_eq!(loaded(home.daemon(), &home).await, (id, stored, 0));
 }
 
+/// On some of Apple's processors MLX multiplies F32 with 11 bits of precision, unless it is told otherwise.
+#[cfg(target_os = "linux")] // macOS hides the environment of other processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_multiplies_in_full_precision_whatever_the_daemon_was_told() {
+    use crate::derivations::{Running, Worker, large, written};
+
+    let home = Home::new();
+    let model = written(&home, &large(1));
+    let mut command = home.command();
+    command.arg("serve").env("MLX_ENABLE_TF32", "1");
+    let daemon = home.ready(home.start(command));
+    let running = Running::start(&daemon.client().await, home.usual_request(&model, "transformer"));
+    let worker = Worker::stopped_at_once(&daemon).await;
+    let environment = fs::read(format!("/proc/{}/environ", worker.0)).unwrap();
+    worker.signal(rustix::process::Signal::CONT);
+    let named: Vec<_> = environment.split(|byte| *byte == 0).filter(|it| it.starts_with(b"MLX_ENABLE_TF32=")).collect();
+    assert_eq!(named, [b"MLX_ENABLE_TF32=0"]);
+    drop(running.ended().await.unwrap());
+}
+
 /// What the worker answers to one line.
 fn worker(home: &Home, task: &Value) -> Value {
     let mut command = home.command();

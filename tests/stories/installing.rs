@@ -1,14 +1,9 @@
 //! `weightsd install` and `weightsd uninstall`, typed by somebody. What the other system gets is tested beside the code,
 //! where both platforms are.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use crate::harness::{Home, PROGRAM, not_run};
+use crate::harness::{Home, PROGRAM};
 
 /// Runs a command that succeeds, and returns what it prints.
 fn said(home: &Home, arguments: &[&str]) -> String {
@@ -70,6 +65,10 @@ fn what_is_installed_is_taken_back() {
 #[cfg(target_os = "linux")]
 #[test]
 fn systemd_understands_the_units() {
+    use std::process::{Command, Stdio};
+
+    use crate::harness::not_run;
+
     const VERIFY: &str = "systemd-analyze";
     if Command::new(VERIFY).arg("--version").stdout(Stdio::null()).status().is_err() {
         return not_run(&format!("there is no {VERIFY}"));

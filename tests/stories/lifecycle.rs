@@ -258,3 +258,13 @@ fn without_a_home_the_user_database_tells_it() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("# /"), "{text}");
 }
+
+#[test]
+fn activated_without_a_socket_is_an_error() {
+    let home = Home::new();
+    let output = home.command().args(["serve", "--activated"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(text.contains("error: no socket was handed over by launchd or systemd"), "{text}");
+    assert!(!home.socket().exists());
+}

@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "a test program exports nothing")]
 #![expect(clippy::disallowed_methods, reason = "a test owns its tasks and threads")]
 
+#[cfg(target_os = "linux")] // It speaks systemd's protocol.
 mod activation;
 mod adapters;
 mod bare;
@@ -13,17 +14,11 @@ mod changes;
 mod checkpoints;
 mod client_process;
 mod crashes;
-#[cfg(target_os = "linux")]
 mod crowd;
-#[cfg(target_os = "linux")]
 mod derivations;
-#[cfg(target_os = "linux")]
 mod deriving;
-#[cfg(target_os = "linux")]
 mod deriving_changes;
-#[cfg(target_os = "linux")]
 mod deriving_crashes;
-#[cfg(target_os = "linux")]
 mod deriving_room;
 mod engines;
 mod harness;
@@ -48,6 +43,9 @@ mod kinds;
 mod lending;
 mod lifecycle;
 mod names;
+#[cfg(target_os = "linux")]
+mod opens;
+mod processes;
 mod progress;
 mod quantising;
 mod raw;
@@ -55,14 +53,12 @@ mod refusals;
 mod said;
 mod screens;
 mod sharing;
-#[cfg(target_os = "linux")]
 mod small_disk;
 mod strangers;
-#[cfg(target_os = "linux")]
+#[cfg(target_os = "linux")] // It puts a library before the system's, which macOS does not let it do.
 mod syncing;
-#[cfg(target_os = "linux")]
 mod true_size;
 mod verifying;
-#[cfg(target_os = "linux")]
+#[cfg(target_os = "linux")] // It needs loop devices.
 mod volumes;
 mod without_mlx;
