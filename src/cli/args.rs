@@ -87,7 +87,7 @@ Examples:
     Demo(Demo),
     #[command(hide = true)]
     DemoClient(DemoClient),
-    #[command(hide = true, name = derive::worker::COMMAND)]
+    #[command(hide = true, name = derive::worker::COMMAND, alias = derive::worker::TELLING)]
     DeriveWorker,
     /// Let launchd (macOS) or systemd (Linux) start the daemon on the first connection
     #[command(after_help = "\

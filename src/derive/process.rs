@@ -16,7 +16,7 @@ use super::{
     FailureKind, ImageError, Installed, Order, WithoutEngine,
     images::NO_ROOM,
     order::{Task, WorkerReport},
-    worker::COMMAND,
+    worker::{COMMAND, TELLING},
 };
 
 /// How long the worker may be silent: enough for the largest product on a slow machine, and for a slow disk.
@@ -171,7 +171,8 @@ enum Done {
 async fn work(task: &Task, mut progress: impl FnMut(u64, &str)) -> Result<Done, ComputeFailed> {
     let program = this_program().map_err(ComputeFailed::Start)?;
     let mut command = Command::new(program);
-    command.arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+    command.arg(if matches!(task, Task::Describe) { TELLING } else { COMMAND });
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     // On some of Apple's processors MLX multiplies F32 with 11 bits of precision unless told otherwise. Results are shared
     // and kept, so they do not depend on that.
     command.env("MLX_ENABLE_TF32", "0");

@@ -31,6 +31,8 @@ use crate::disk;
 
 /// The hidden command that runs the worker.
 pub const COMMAND: &str = "derive-worker";
+/// The same for a worker that only tells its engine, so that lists of processes show which one computes.
+pub const TELLING: &str = "tell-engine";
 /// Input bytes of a piece, roughly: so large that starting one costs little, and so small that caches
 /// of processors help.
 const PIECE_BYTES: u64 = 16 << 20;

@@ -104,7 +104,7 @@ fn worker(home: &Home, task: &Value) -> Value {
     command.arg("derive-worker").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
-    writeln!(input, "{task}").unwrap();
+    writeln!(input, "{}", json!({"version": env!("CARGO_PKG_VERSION"), "task": task})).unwrap();
     let output = child.wait_with_output().unwrap();
     drop(input);
     serde_json::from_slice(&output.stdout).unwrap()

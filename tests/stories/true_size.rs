@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use weightsd_client::{Layout, selector};
+use weightsd_client::{Layout, proto::EvictRequest, selector};
 use weightsd_fixtures::{Checkpoint, Contents, Dims};
 use weightsd_segment::PinnedFile;
 
@@ -35,6 +35,9 @@ async fn of_33_gigabytes_only_the_headers_are_read() {
     let daemon = home.daemon_with(&["--verify", "false"]);
     let client = daemon.client().await.with_deadline(PATIENCE);
     client.status().await.unwrap();
+    // Asks which MLX computes, whose library is then read once.
+    drop(client.load(home.request(REPO, "text_encoder"), |_| ()).await.unwrap());
+    client.evict(EvictRequest::default()).await.unwrap();
 
     let before = read_by(daemon.pid());
     let mut held = Vec::new();
