@@ -10,9 +10,7 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use rustix::process::Signal;
-use tonic::Code;
-use weightsd_client::{Client, ConnectOptions, proto::ErrorReason};
+use weightsd_client::{Client, ConnectOptions};
 
 use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, not_run, until};
 
@@ -86,6 +84,10 @@ async fn systemd_starts_the_daemon_on_the_first_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
+    use rustix::process::Signal;
+    use tonic::Code;
+    use weightsd_client::proto::ErrorReason;
+
     let home = Home::new();
     let config = home.path().join("config.toml");
     fs::write(&config, "keep_alife = \"1h\"\n").unwrap();
