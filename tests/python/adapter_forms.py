@@ -183,6 +183,12 @@ class Forms:
             ("mlx-rank", {"lora_parameters": {"rank": 8, "scale": 3.0}}, ["rank 8"]),
             ("mlx-alpha", {"lora_parameters": {"rank": 4, "scale": 3.0, "alpha": 8}}, ["alpha", "versions of mlx-lm"]),
             ("mlx-alpha-only", {"lora_parameters": {"rank": 4, "alpha": 8}}, ["scale"]),
+            ("method", {"peft_type": "LOKR", "r": 4, "alpha": 8}, ["`peft_type` is `LOKR`", "LORA"]),
+            ("two-alphas", peft | {"alpha": 8}, ["`alpha` is 8", "`lora_alpha` is 16"]),
+            ("rslora-alone", {"r": 4, "use_rslora": True}, ["use_rslora"]),
+            ("mlx-full", {"fine_tune_type": "full"}, ["`full`", "low-rank"]),
+            ("mlx-old-dora", {"lora_parameters": {"rank": 4, "scale": 3.0}, "use_dora": True}, ["DoRA"]),
+            ("mlx-rslora", {"lora_parameters": {"rank": 4, "scale": 3.0}, "use_rslora": True}, ["PEFT and mlx-lm"]),
             ("mlx-dora", {"fine_tune_type": "dora", "lora_parameters": {"rank": 4, "scale": 1.0}}, ["DoRA"]),
             *((method, {"peft_type": method}, [method, "LORA, LOKR or LOHA"])
               for method in ("IA3", "OFT", "BOFT", "VERA", "ADALORA", "PREFIX_TUNING", "LN_TUNING", "NEXT_YEARS")),
@@ -232,6 +238,11 @@ class Forms:
                 remarks=["ss_network_alpha 2", "no program"],
             ),
             "rank-alone": self.told({"r": "4", "rank": "any"}, (1, 1)),
+            "flat-rslora": self.told({"lora_alpha": "16", "r": "4", "use_rslora": "True"}, (16, 2)),
+            "flat-pattern": self.told({"lora_alpha": "16", "r": "4", "alpha_pattern": {"to_q": 2}}, (2, 4)),
+            "flat-rank-pattern": self.told({"lora_alpha": "16", "r": "8", "rank_pattern": {"to_q": 4}}, (16, 4)),
+            "flat-scale-of-one": self.told({"lora_scale": "1.0"}, (1, 1)),
+            "peft-config": self.told({"peft_config": {"peft_type": "LORA", "r": 4, "lora_alpha": 16}}, (16, 4), **said),
         }  # fmt: skip
         for name, metadata, words in (
             ("flat-word", {"lora_alpha": "high"}, ["lora_alpha", "high"]),
@@ -243,12 +254,27 @@ class Forms:
             ("pissa", {DIFFUSERS: of | {"transformer.init_lora_weights": "pissa"}}, ["init_lora_weights"]),
             ("both", {DIFFUSERS: of, "lora_alpha": "8"}, ["says 4", "says 2"]),
             ("rank", {DIFFUSERS: of | {"transformer.r": 8}}, ["rank 8"]),
+            ("flat-dora", {"lora_alpha": "16", "use_dora": "true"}, ["DoRA", "use_dora"]),
+            ("flat-switch", {"lora_alpha": "16", "use_rslora": "perhaps"}, ["use_rslora", "true or false"]),
+            ("scale", {"lora_scale": "0.5"}, ["lora_scale", "no program"]),
+            ("spelt", {"loraAlpha": "16"}, ["loraAlpha", "no program"]),
+            ("mlx-parameters", {"lora_parameters": {"rank": 4, "scale": 3.0}}, ["lora_parameters"]),
+            ("nested", {"peft_config": {"default": {"r": 4, "lora_alpha": 16}}}, ["peft_config", "default"]),
         ):
             form = self.told(metadata, (1, 1))
             forms[f"refused-{name}"] = Form(form.files, metadata=form.metadata, refused=words)
         tensor = self.told({DIFFUSERS: of}, (1, 1), refused=["says 0.5", "says 4"])
         tensor.files["style.safetensors"][f"{Q}.alpha"] = ones(2)
         forms["refused-tensor"] = tensor
+        # All programs go by alpha tensors.
+        for name, metadata, words in (
+            ("scale", {"lora_scale": "0.5"}, []),
+            ("training", {"ss_network_alpha": "16", "ss_network_dim": "32"}, ["ss_network_alpha 16", "which counts"]),
+        ):
+            alpha = 2 if name == "scale" else 1
+            form = self.told(metadata, (alpha, 4), strengths=[("ALPHA_TENSOR", alpha / 4)], remarks=words)
+            form.files["style.safetensors"][f"{Q}.alpha"] = ones(alpha)
+            forms[f"beside-tensor-{name}"] = form
         return forms
 
     def wholes(self) -> dict[str, Form]:

@@ -16,7 +16,7 @@ pub(super) struct Statement {
 }
 
 /// Half a step of BF16: statements that differ by less are one number, rounded.
-const ROUNDING: f64 = 1.0 / 256.0;
+pub(super) const ROUNDING: f64 = 1.0 / 256.0;
 
 /// The strength of a change of `layer`. The programs that read adapters disagree on which of two statements counts:
 /// diffusers multiplies them, ComfyUI and mflux take the tensor. Where they say the same number nobody has to choose.

@@ -66,7 +66,8 @@ enum Scaling {
 
 #[derive(Debug, Clone)]
 struct Peft {
-    method: Method,
+    /// `peft_type`.
+    stated: Option<Method>,
     rank: Option<u64>,
     alpha: Option<f64>,
     divisor: Divisor,
@@ -76,10 +77,20 @@ struct Peft {
 
 /// PEFT's name for the kind of matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Method {
+pub(super) enum Method {
     Lora,
     Lokr,
     Loha,
+}
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "LORA",
+            Self::Lokr => "LOKR",
+            Self::Loha => "LOHA",
+        }
+    }
 }
 
 /// By what alpha is divided.
@@ -121,6 +132,18 @@ pub enum AdapterConfigError {
         /// What it means.
         problem: String,
     },
+}
+
+/// Settings of PEFT that stand in strings of their own.
+#[derive(Debug, Default)]
+pub(super) struct Stated<'a> {
+    pub(super) rank: Option<u64>,
+    pub(super) alpha: Option<f64>,
+    pub(super) use_rslora: bool,
+    pub(super) use_dora: bool,
+    /// `rank_pattern` and `alpha_pattern` as JSON.
+    pub(super) ranks: Option<&'a [u8]>,
+    pub(super) alphas: Option<&'a [u8]>,
 }
 
 /// A prefix of keys, and what they say of the component of that name.
@@ -273,23 +296,20 @@ impl AdapterConfig {
         Ok(sections.0.into_iter().map(config).collect())
     }
 
-    /// A config that says alpha, and perhaps the rank, and nothing else.
-    pub(super) fn of_alpha(place: String, rank: Option<u64>, alpha: f64) -> Self {
-        let peft = Peft {
-            method: Method::Lora,
-            rank,
-            alpha: Some(alpha),
-            divisor: Divisor::Rank,
-            ranks: Patterns::default(),
-            alphas: Patterns::default(),
+    /// A config whose settings stand in strings of their own.
+    pub(super) fn of_strings(place: String, stated: Stated<'_>) -> Result<Self, AdapterConfigError> {
+        let Stated { rank, alpha, use_rslora, use_dora, ranks, alphas } = stated;
+        let malformed = |problem| AdapterConfigError::Malformed { place: place.clone(), problem };
+        let fields = Fields {
+            r: rank,
+            lora_alpha: alpha,
+            use_rslora: Some(use_rslora),
+            use_dora: Some(use_dora),
+            rank_pattern: ranks.map(parse_object).transpose().map_err(malformed)?,
+            alpha_pattern: alphas.map(parse_object).transpose().map_err(malformed)?,
+            ..Fields::default()
         };
-        Self {
-            place,
-            source: StrengthSource::Metadata,
-            decomposition: Decomposition::None,
-            scaling: Scaling::Peft(Box::new(peft)),
-            saved: Saved::Modules(Vec::new()),
-        }
+        Self::new(place, StrengthSource::Metadata, fields)
     }
 
     fn new(place: String, source: StrengthSource, fields: Fields) -> Result<Self, AdapterConfigError> {
@@ -315,12 +335,15 @@ impl AdapterConfig {
     fn of_mlx(place: String, source: StrengthSource, fields: Fields) -> Result<Self, AdapterConfigError> {
         let malformed =
             |problem: &str| AdapterConfigError::Malformed { place: place.clone(), problem: problem.to_owned() };
-        if fields.r.is_some() || fields.lora_alpha.is_some() {
+        if fields.r.is_some() || fields.lora_alpha.is_some() || fields.use_rslora == Some(true) {
             return Err(malformed("it has the settings of both PEFT and mlx-lm"));
         }
         let kind = fields.fine_tune_type.as_deref();
-        let decomposition =
-            if kind == Some("dora") { Decomposition::Dora("`fine_tune_type` is `dora`") } else { Decomposition::None };
+        let decomposition = match (kind, fields.use_dora) {
+            (Some("dora"), _) => Decomposition::Dora("`fine_tune_type` is `dora`"),
+            (_, Some(true)) => Decomposition::Dora("`use_dora` is true"),
+            _ => Decomposition::None,
+        };
         let (scaling, saved) = match kind {
             Some("full") => (Scaling::Nothing, Saved::Everything),
             None | Some("lora" | "dora") => {
@@ -358,6 +381,22 @@ impl AdapterConfig {
         }
     }
 
+    /// Whether the config says that the adapter has pairs, or factors of another method, or neither: the words in which it
+    /// contradicts a change whose matrices are those of `method`.
+    pub(super) fn contradicts(&self, found: Method) -> Option<String> {
+        match &self.scaling {
+            Scaling::Peft(peft) => {
+                let stated = peft.stated.filter(|stated| *stated != found)?;
+                Some(format!("`peft_type` is `{}`, and the matrices are those of {}", stated.name(), found.name()))
+            }
+            Scaling::MlxLm { .. } if found != Method::Lora => {
+                Some(format!("it is mlx-lm's, and the matrices are those of {}", found.name()))
+            }
+            Scaling::MlxLm { .. } => None,
+            Scaling::Nothing => Some("`fine_tune_type` is `full`, and there are low-rank matrices".to_owned()),
+        }
+    }
+
     /// The rank of a module, when the config gives one.
     #[must_use]
     pub fn rank_of(&self, module: &str) -> Option<u64> {
@@ -383,7 +422,7 @@ impl AdapterConfig {
 
     /// The same for a Kronecker product of two whole factors. LyCORIS scales it by nothing, and PEFT as any other one.
     pub(super) fn strength_of_whole(&self, module: &str) -> Option<Strength> {
-        let is_peft = matches!(&self.scaling, Scaling::Peft(peft) if peft.method == Method::Lokr);
+        let is_peft = matches!(&self.scaling, Scaling::Peft(peft) if peft.stated == Some(Method::Lokr));
         self.strength_of(module, self.rank_of(module).filter(|_| is_peft)?)
     }
 }
@@ -411,11 +450,13 @@ impl MlxParameters {
 impl Peft {
     fn new(place: &str, fields: Fields) -> Result<Self, AdapterConfigError> {
         let method = match fields.peft_type.as_deref() {
-            None | Some("LORA") => Method::Lora,
-            Some("LOKR") => Method::Lokr,
-            Some("LOHA") => Method::Loha,
+            None => None,
+            Some("LORA") => Some(Method::Lora),
+            Some("LOKR") => Some(Method::Lokr),
+            Some("LOHA") => Some(Method::Loha),
             Some(found) => return Err(AdapterConfigError::Method { place: place.to_owned(), found: shown(found) }),
         };
+        let (stated, method) = (method, method.unwrap_or(Method::Lora));
         let (ranks, alphas) = (fields.rank_pattern.unwrap_or_default(), fields.alpha_pattern.unwrap_or_default());
         let malformed =
             |problem: &str| Err(AdapterConfigError::Malformed { place: place.to_owned(), problem: problem.into() });
@@ -423,6 +464,11 @@ impl Peft {
             return malformed("a rank is 0");
         }
         let alpha = if method == Method::Lora { fields.lora_alpha } else { fields.alpha.or(fields.lora_alpha) };
+        if let (Some(alpha), Some(lora_alpha)) = (fields.alpha, fields.lora_alpha)
+            && alpha.to_bits() != lora_alpha.to_bits()
+        {
+            return malformed(&format!("`alpha` is {alpha}, and `lora_alpha` is {lora_alpha}"));
+        }
         if alphas.values().chain(alpha).any(|alpha| !alpha.is_finite()) {
             return malformed("an alpha is not finite");
         }
@@ -437,8 +483,11 @@ impl Peft {
         if alpha.is_none() && !alphas.is_empty() {
             return malformed("`alpha_pattern` without `lora_alpha`");
         }
+        if alpha.is_none() && fields.use_rslora == Some(true) {
+            return malformed("`use_rslora` without `lora_alpha`");
+        }
         let divisor = if fields.use_rslora == Some(true) { Divisor::Root } else { Divisor::Rank };
-        Ok(Self { method, rank: fields.r, alpha, divisor, ranks, alphas })
+        Ok(Self { stated, rank: fields.r, alpha, divisor, ranks, alphas })
     }
 }
 
@@ -509,6 +558,7 @@ mod tests {
             (json!({"use_dora": true}), Some("use_dora")),
             (json!({"fine_tune_type": "dora", "lora_parameters": {"scale": 1.0}}), Some("fine_tune_type")),
             (json!({"fine_tune_type": "lora", "lora_parameters": {"scale": 1.0}, "use_dora": null}), None),
+            (json!({"lora_parameters": {"scale": 1.0}, "use_dora": true}), Some("use_dora")),
         ] {
             let said = parse(&json).unwrap().dora();
             assert_eq!(said.is_some(), expected.is_some(), "{json}");
@@ -541,6 +591,10 @@ mod tests {
             (r#"{"fine_tune_type": "other"}"#, "expected lora, dora or full"),
             (r#"{"fine_tune_type": "lora"}"#, "missing field `lora_parameters`"),
             (r#"{"lora_parameters": {"scale": 2.0}, "r": 4}"#, "both PEFT and mlx-lm"),
+            (r#"{"lora_parameters": {"scale": 2.0}, "use_rslora": true}"#, "both PEFT and mlx-lm"),
+            (r#"{"r": 4, "lora_alpha": 8, "alpha": 4}"#, "`alpha` is 4, and `lora_alpha` is 8"),
+            (r#"{"peft_type": "LOKR", "r": 4, "lora_alpha": 8, "alpha": 4}"#, "`alpha` is 4, and `lora_alpha` is 8"),
+            (r#"{"r": 4, "use_rslora": true}"#, "`use_rslora` without `lora_alpha`"),
             (
                 r#"{"lora_parameters": {"rank": 8, "scale": 2.0, "alpha": 16}}"#,
                 "`alpha` is 16: versions of mlx-lm differ",

@@ -6,10 +6,10 @@ use std::{
 };
 
 use super::{
-    AdapterConfig, AdapterError, AdapterRefused, AdapterReport, AppliedStrength, Change, FileStrengths, LayerChange,
-    Side, StrengthSource, Targets, Twin, Weights, WholeWeights,
-    agreement::{Statement, agreed},
-    config::Saved,
+    AdapterConfig, AdapterConfigError, AdapterError, AdapterRefused, AdapterReport, AppliedStrength, Change,
+    FileStrengths, LayerChange, Side, StrengthSource, Targets, Twin, Weights, WholeWeights,
+    agreement::{ROUNDING, Statement, agreed},
+    config::{Method, Saved},
     fit::{Frame, Tensors},
     recognise,
     strength::Strength,
@@ -293,6 +293,9 @@ impl<'a> Planner<'a> {
             if let Some(sign) = config.dora() {
                 return Err(AdapterError::Dora { sign });
             }
+            if let Some(problem) = method_of(&change.change).and_then(|method| config.contradicts(method)) {
+                return Err(AdapterConfigError::Malformed { place: config.place().to_owned(), problem }.into());
+            }
             let module = module(written, change);
             if let Some((said, found)) = config.rank_of(module).zip(rank).filter(|(said, found)| said != found) {
                 let place = config.place().to_owned();
@@ -313,6 +316,9 @@ impl<'a> Planner<'a> {
                 let place = config.place().to_owned();
                 statements.push(Statement { source: config.source(), place, strength });
             }
+        }
+        if !statements.iter().any(|statement| statement.source == StrengthSource::AlphaTensor) {
+            self.input.metadata.unread(self.targets).map_or(Ok(()), Err)?;
         }
         agreed(layer, &statements)
     }
@@ -358,6 +364,18 @@ impl<'a> Planner<'a> {
         (deltas.collect(), self.twins, report)
     }
 
+    /// Says so where alpha tensors are not what the file says of its training: all programs go by the tensors.
+    fn trained(&self) -> Option<String> {
+        let trained = self.input.metadata.trained()?;
+        let mut tensors = self.strengths.keys().filter(|(source, _)| *source == StrengthSource::AlphaTensor);
+        let differs = |found: f64| (found - trained).abs() > ROUNDING * found.abs().max(trained.abs());
+        let (_, found) = tensors.find(|(_, strength)| differs(f64::from_bits(*strength)))?;
+        let (told, found) = (self.input.metadata.told().join(", "), f64::from_bits(*found));
+        Some(format!(
+            "the file's metadata tells of its training {told}, and the alpha tensors say {found}, which counts"
+        ))
+    }
+
     fn remarks(&self) -> Vec<String> {
         let mut said: Vec<String> =
             self.places.iter().map(|place| format!("{place} says how strong the adapter is")).collect();
@@ -370,6 +388,7 @@ impl<'a> Planner<'a> {
                 told.join(", ")
             ));
         }
+        said.extend(self.trained());
         if self.has_mlx && self.input.config.is_none() && is_silent {
             said.push(
                 "mlx-lm writes the scale of an adapter into its config, which is not there: 1 is taken".to_owned(),
@@ -380,6 +399,16 @@ impl<'a> Planner<'a> {
             said.push(format!("{count} alphas beside whole matrices, such as `{}`, scale nothing", shown(key)));
         }
         said
+    }
+}
+
+/// PEFT's method with such matrices; `None` for what no config scales.
+fn method_of(change: &Change) -> Option<Method> {
+    match change {
+        Change::LowRank(_) => Some(Method::Lora),
+        Change::Kronecker { .. } => Some(Method::Lokr),
+        Change::Hadamard { .. } => Some(Method::Loha),
+        Change::Full(_) | Change::Whole(_) => None,
     }
 }
 
