@@ -306,3 +306,39 @@ def test_contradicting_declarations_are_refused(daemon, tmp_path):
     config = mlx_lm({"a": A4}) | {"quantization_config": {"group_size": 32, "bits": 8}}
     said = refused(daemon, generic(tmp_path / "model", tensors, config), "model")
     assert "contradict" in said or "put together" in said, json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    ("mode", "beside", "declared", "words"),
+    [
+        ("affine", {}, {"symmetric": True}, ["`symmetric`"]),
+        ("affine", {}, {"zero_point": 8}, ["`zero_point`"]),
+        ("affine", {}, {"a": {"group_size": 32, "bits": 4, "global_scale": True}}, ["global scale", "none lies beside"]),
+        ("nvfp4", {}, {"global_scale": True}, ["global scale", "none lies beside"]),
+        ("nvfp4", {}, {"a": {"mode": "nvfp4", "global_scale": True}}, ["global scale", "none lies beside"]),
+        ("nvfp4", {"a.global_scale": np.full((), 2, np.float32)}, {"global_scale": False}, ["no global scale", "one lies"]),
+    ],
+)
+def test_what_a_declaration_says_of_a_layer_is_confirmed_or_forbids_computing(
+    daemon, tmp_path, mode, beside, declared, words
+):
+    scheme = A4 if mode == "affine" else Scheme("nvfp4", 4, 16)
+    tensors = packed("a", quantise(normal(1, (8, 64)), scheme), scheme) | beside
+    config = {"model_type": "nobody_knows", "quantization": scheme.keywords | declared}
+    folder = generic(tmp_path / "model", tensors, config)
+    check(lent(daemon.load(str(folder), "model")), tensors)
+    for wish in ({"dequantise": True}, {"quantise": Scheme("mxfp8", 8, 32).message()}):
+        said = refused(daemon, folder, "model", **wish)
+        assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("fault", ["no scales", "codes of I32", "codes of U8"])
+def test_a_declared_layer_that_lacks_a_part_is_damaged_and_not_plain(daemon, tmp_path, fault):
+    tensors = packed("a", quantise(normal(1, (8, 64)), A4), A4)
+    if fault == "no scales":
+        del tensors["a.scales"]
+    else:
+        tensors["a.weight"] = tensors["a.weight"].view(np.int32 if fault.endswith("I32") else np.uint8)
+    folder = generic(tmp_path / "model", tensors, mlx_lm({"a": A4}))
+    for wish in ({}, {"dequantise": True}):
+        assert "do not fit their layers" in refused(daemon, folder, "model", **wish)

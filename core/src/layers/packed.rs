@@ -22,6 +22,8 @@ struct Notes<'a> {
     explained: HashSet<&'a str>,
     /// Entries of the declaration that named a layer.
     used: BTreeSet<&'a str>,
+    /// A setting of all layers whose meaning is not known.
+    switch: Option<String>,
     /// Layers that no declaration describes; their shapes did.
     undeclared: usize,
     /// Layers whose shapes show another scheme than the declaration's default, by that scheme.
@@ -31,7 +33,7 @@ struct Notes<'a> {
 /// Adds the layers that MLX quantised.
 pub(super) fn find(found: &mut Layers, sought: &Sought<'_>, recognised: &BTreeMap<&str, Recognised<'_>>) {
     let slots = recognised.values().flat_map(|layer| &layer.slots).map(|(_, info)| &*info.name);
-    let mut notes = Notes { explained: slots.collect(), ..Notes::default() };
+    let mut notes = Notes { explained: slots.collect(), switch: switch(sought), ..Notes::default() };
     for layer in candidates(sought, recognised) {
         add(found, &mut notes, sought, &layer);
     }
@@ -69,10 +71,11 @@ fn candidates(sought: &Sought<'_>, recognised: &BTreeMap<&str, Recognised<'_>>) 
     let mut names: BTreeSet<String> =
         recognised.iter().filter(|(_, layer)| is_mlx(layer)).map(|(name, _)| (*name).to_owned()).collect();
     // Parts that no format explains belong to a damaged layer, where something says that there is a layer.
-    let scales = Scheme::all().filter_map(|scheme| scheme.slot(SlotRole::Scales)).map(|slot| slot.suffix);
-    let scales: BTreeSet<&str> = scales.collect();
+    let suffixes = |role| Scheme::all().filter_map(move |scheme| scheme.slot(role)).map(|slot| slot.suffix);
+    let sides: BTreeSet<&str> = suffixes(SlotRole::Scales).chain(suffixes(SlotRole::Biases)).collect();
+    let default = sought.declaration.and_then(|declaration| declaration.default);
     for tensor in sought.table.tensors() {
-        let layer = scales.iter().find_map(|suffix| tensor.info.name.strip_suffix(*suffix));
+        let layer = sides.iter().find_map(|suffix| tensor.info.name.strip_suffix(*suffix));
         let Some(layer) = layer.filter(|layer| !recognised.contains_key(layer)) else { continue };
         let weight = sought.table.get(&weight_of(layer)).map(|weight| &weight.info);
         let is_layer = match (weight, sought.shape(layer)) {
@@ -80,7 +83,8 @@ fn candidates(sought: &Sought<'_>, recognised: &BTreeMap<&str, Recognised<'_>>) 
             (Some(weight), _) if weight.dtype == Dtype::U32 => true,
             // A plain weight, beside a tensor of another module that is called so.
             (Some(weight), Some(shape)) => !(FLOATS.contains(&weight.dtype) && weight.shape == shape),
-            (Some(_), None) => false,
+            // Codes of another dtype, where the declaration says that layers are packed.
+            (Some(weight), None) => default.is_some() && !FLOATS.contains(&weight.dtype),
             (None, Some(_)) => true,
             (None, None) => matches!(entry(sought, layer).0, Declared::Packed(_)),
         };
@@ -134,13 +138,40 @@ fn add<'a>(found: &mut Layers, notes: &mut Notes<'a>, sought: &Sought<'a>, layer
         }
     }
     let strangers = strangers(sought, notes, layer, &scheme);
-    let doubt = sought.declaration.and_then(|declaration| declaration.doubt(listed));
-    let why =
-        damage.or(strangers).or_else(|| doubt.map(|doubt| format!("{doubt}, and nothing here knows what that means")));
+    let global = global_scale(sought, listed, optional.contains(&SlotRole::GlobalScale));
+    let doubt = sought.declaration.and_then(|declaration| declaration.doubt(listed)).or(notes.switch.as_deref());
+    let why = damage
+        .or(strangers)
+        .or(global)
+        .or_else(|| doubt.map(|doubt| format!("{doubt}, and nothing here knows what that means")));
     if let Some(why) = why {
         shut(found, &tensors, Some(logical.clone()), why);
     }
     found.packed.insert(layer.to_owned(), PackedLayer { scheme, logical, optional });
+}
+
+/// How the declaration and the tensors of a layer contradict each other about its global scale.
+fn global_scale(sought: &Sought<'_>, entry: Option<&str>, is_there: bool) -> Option<String> {
+    match (sought.declaration?.global_scale(entry)?, is_there) {
+        (true, false) => Some("the declaration says that it has a global scale, and none lies beside it".to_owned()),
+        (false, true) => Some("the declaration says that it has no global scale, and one lies beside it".to_owned()),
+        _ => None,
+    }
+}
+
+/// A setting of the declaration that is on and of which nothing is known: an entry in the form of a layer's that names no
+/// module here.
+fn switch(sought: &Sought<'_>) -> Option<String> {
+    // Heads that share the embedding are listed all the same.
+    const TIED: [&str; 2] = ["lm_head", "embed_tokens"];
+    let is_module = |name: &str| {
+        name.contains('.')
+            || TIED.contains(&name)
+            || !sought.table.under(&format!("{name}.")).is_empty()
+            || sought.shape(name).is_some()
+    };
+    let name = sought.declaration?.switches().find(|name| !is_module(name))?;
+    Some(format!("the declaration has `{}`, which is on and names no layer", shown(name)))
 }
 
 /// Nothing is computed from the layer.

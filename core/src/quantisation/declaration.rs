@@ -23,10 +23,10 @@ const LAYERS_MAX: usize = 1 << 17;
 
 /// Keys of an MLX quantisation that have a meaning here.
 const SCHEME_KEYS: [&str; 3] = ["group_size", "bits", "mode"];
-/// Keys that mlx-lm writes beside them and that change no stored weight: whether a layer has a global scale, which the
-/// tensor beside it tells too, and whether its input is quantised. Their values are booleans; a number would be a
-/// factor.
-const HARMLESS_KEYS: [&str; 2] = ["global_scale", "quantize_input"];
+/// Keys that mlx-lm writes beside them: that a layer has a global scale, which the tensor beside it must
+/// confirm, and that its input is quantised, on which no stored weight depends. Their values are booleans; a number would be a factor.
+const HARMLESS_KEYS: [&str; 2] = [GLOBAL_SCALE, "quantize_input"];
+const GLOBAL_SCALE: &str = "global_scale";
 /// ComfyUI's list of quantised layers, in the metadata of a safetensors file.
 const COMFY_METADATA: &str = "_quantization_metadata";
 
@@ -66,6 +66,10 @@ pub struct Declaration {
     /// A format that the declaration names and MLX does not have.
     pub foreign: Option<Foreign>,
     layers: BTreeMap<String, Declared>,
+    /// Whether layers are said to have a global scale: by entry, and of all without an entry.
+    global_scales: (BTreeMap<String, bool>, Option<bool>),
+    /// Entries that are `true` and no more, which may be switches of all layers.
+    switches: BTreeSet<String>,
     /// Keys that have no meaning here, in words, by the entry that has them.
     doubts: BTreeMap<String, String>,
     /// Keys that have no meaning here and concern all layers.
@@ -135,7 +139,16 @@ fn unknown<'a>(keys: impl Iterator<Item = &'a String>) -> Option<String> {
 
 impl Declaration {
     fn of(tool: Tool, default: Option<Scheme>, foreign: Option<Foreign>) -> Self {
-        Self { tool, default, foreign, layers: BTreeMap::new(), doubts: BTreeMap::new(), doubt: None }
+        Self {
+            tool,
+            default,
+            foreign,
+            layers: BTreeMap::new(),
+            global_scales: (BTreeMap::new(), None),
+            switches: BTreeSet::new(),
+            doubts: BTreeMap::new(),
+            doubt: None,
+        }
     }
 
     /// Reads a manifest.
@@ -229,6 +242,7 @@ impl Declaration {
             SCHEME_KEYS.contains(&key) || value.is_null() || (HARMLESS_KEYS.contains(&key) && value.is_boolean())
         };
         let mut others = Vec::new();
+        declaration.global_scales.1 = entries.get(GLOBAL_SCALE).and_then(Value::as_bool);
         for (name, entry) in entries {
             let declared = match entry {
                 Value::Object(entry) => {
@@ -236,12 +250,18 @@ impl Declaration {
                     if let Some(keys) = unknown(strange) {
                         declaration.doubts.insert(name.clone(), format!("its entry in `{path}` has {keys}"));
                     }
+                    if let Some(has_one) = entry.get(GLOBAL_SCALE).and_then(Value::as_bool) {
+                        declaration.global_scales.0.insert(name.clone(), has_one);
+                    }
                     Declared::Packed(scheme_of(path, &format!("layer `{}`", shown(name)), entry)?)
                 }
                 _ if is_known(name, entry) => continue,
                 Value::Bool(false) => Declared::Plain,
                 // mlx-lm writes `true` for a layer that has the default.
-                Value::Bool(true) => Declared::Packed(default),
+                Value::Bool(true) => {
+                    declaration.switches.insert(name.clone());
+                    Declared::Packed(default)
+                }
                 _ => {
                     others.push(name);
                     continue;
@@ -318,6 +338,18 @@ impl Declaration {
             prefixed.or_else(|| self.layers.get_key_value(*name))
         });
         found.map_or((Declared::Silent, None), |(name, declared)| (*declared, Some(name)))
+    }
+
+    /// Whether a layer with that entry, or without one, is said to have a global scale.
+    #[must_use]
+    pub fn global_scale(&self, entry: Option<&str>) -> Option<bool> {
+        let (entries, of_others) = &self.global_scales;
+        entry.map_or(*of_others, |entry| entries.get(entry).copied())
+    }
+
+    /// Entries that are `true` and no more. One that names no layer is a setting whose meaning is not known.
+    pub fn switches(&self) -> impl Iterator<Item = &str> {
+        self.switches.iter().map(String::as_str)
     }
 
     /// What the entry of a layer, or the declaration as a whole, says and has no meaning here. Nothing may be computed from
