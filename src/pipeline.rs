@@ -18,6 +18,8 @@ mod tools;
 
 use std::{sync::Arc, time::Duration};
 
+use weightsd_core::derive::Alignment;
+
 pub(crate) use self::tools::blocking;
 pub use self::{
     desk::{Desk, Progress, Shared},
@@ -29,7 +31,7 @@ pub use self::{
     request::{FloatWish, Pinned, Request, Treatment, Verification},
     tools::Tools,
 };
-use crate::derive::{Image, Wanted};
+use crate::derive::{ComputeFailed, Image};
 
 /// Names the first half of a load in errors.
 const FINDING: &str = "finding the model";
@@ -51,31 +53,44 @@ pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) 
     // The id is known now, so requests for the same component meet here.
     desk.share(prepared, |prepared, shared| async move {
         // Ingredients<ComponentFiles> -> Ingredients<Checkpoint> -> Plan
-        let watcher = Arc::clone(&shared.watcher);
-        let opening = move |tools: &Tools| -> Result<_, LoadError> {
-            let opened = plan::open(&prepared.files, &tools.pool, &*watcher)?;
-            let assembled = plan::assemble(&prepared, &opened)?;
-            plan::audit(&assembled.report, &prepared.request)?;
-            let placed = plan::place(&prepared, &assembled)?;
-            let plan = plan::plan(&prepared, opened, assembled, placed)?;
-            plan::met(&plan, &prepared.request)?;
-            Ok((prepared, plan))
-        };
-        let (prepared, plan) = tools.stage("the load", opening).await??;
+        let (mut prepared, mut plan) = open(prepared, &tools, &shared, tools.alignment).await?;
         // Plan -> Component
-        let image = match &plan.image {
-            Some(wanted) => Some(derive(wanted, &tools, &shared).await?),
-            None => None,
-        };
+        let mut image = derive(&plan, &tools, &shared).await;
+        if let Some(problem) = image.as_ref().err().and_then(|failed| plan.does_without_copies(failed)) {
+            (prepared, plan) = open(prepared, &tools, &shared, Alignment::AsStored).await?;
+            plan.remark(problem);
+            image = derive(&plan, &tools, &shared).await;
+        }
+        let image = image.map_err(|failed| LoadError::computing(prepared.component(), failed))?;
         Ok(lend::lend(&prepared, plan, image))
     })
     .await
 }
 
-/// The image that a plan asks for, and how long it took to compute it.
-async fn derive(wanted: &Arc<Wanted>, tools: &Tools, shared: &Shared) -> Result<(Image, Duration), LoadError> {
-    tools.maker.image(wanted, &*shared.watcher, &shared.make_room).await.map_err(|failure| LoadError::ComputeFailed {
-        component: wanted.provenance.component.clone(),
-        source: Box::new(failure),
-    })
+/// Opens the files of a component, and plans what is lent from where.
+async fn open(
+    prepared: Prepared,
+    tools: &Arc<Tools>,
+    shared: &Shared,
+    alignment: Alignment,
+) -> Result<(Prepared, plan::Plan), AcquireError> {
+    let watcher = Arc::clone(&shared.watcher);
+    let opening = move |tools: &Tools| -> Result<_, LoadError> {
+        let opened = plan::open(&prepared.files, &tools.pool, &*watcher)?;
+        let assembled = plan::assemble(&prepared, &opened)?;
+        plan::audit(&assembled.report, &prepared.request)?;
+        let placed = plan::place(&prepared, &assembled)?;
+        let plan = plan::plan(&prepared, opened, assembled, placed, alignment)?;
+        plan::met(&plan, &prepared.request)?;
+        Ok((prepared, plan))
+    };
+    Ok(tools.stage("the load", opening).await??)
+}
+
+/// The image that a plan asks for, if any, and how long it took to compute it.
+async fn derive(plan: &plan::Plan, tools: &Tools, shared: &Shared) -> Result<Option<(Image, Duration)>, ComputeFailed> {
+    match &plan.image {
+        Some(wanted) => tools.maker.image(wanted, &*shared.watcher, &shared.make_room).await.map(Some),
+        None => Ok(None),
+    }
 }

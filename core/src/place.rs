@@ -204,15 +204,17 @@ pub fn place(
 /// them; a client that makes arrays of them copies those bytes.
 #[must_use]
 pub fn misaligned(tensors: &[Placed<At>]) -> DtypeTotal {
-    let is_misaligned = |tensor: &&Placed<At>| {
-        let element = (tensor.dtype.bitsize() as u64 / 8).max(1);
-        tensor.at.bytes() > 0 && !tensor.at.range().start.is_multiple_of(element)
-    };
     let mut total = DtypeTotal::default();
-    for tensor in tensors.iter().filter(is_misaligned) {
+    for tensor in tensors.iter().filter(|tensor| is_misaligned(tensor.dtype, tensor.at.range())) {
         total.add(1, tensor.at.bytes());
     }
     total
+}
+
+/// Whether no array of this dtype can lie where these bytes do.
+pub(crate) fn is_misaligned(dtype: Dtype, range: &Range<u64>) -> bool {
+    let element = (dtype.bitsize() as u64 / 8).max(1);
+    !range.is_empty() && !range.start.is_multiple_of(element)
 }
 
 /// The order of a tensor in its module, if it differs from the checkpoint's.

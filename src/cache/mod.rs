@@ -16,6 +16,7 @@ use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 use weightsd_core::{
+    derive::Alignment,
     handoff::Ticket,
     identity::ComponentId,
     policy::{Decision, KeepAliveLimits, Wish},
@@ -67,6 +68,8 @@ pub struct CacheConfig {
     pub engines: Arc<Engines>,
     /// Bytes that images may take together.
     pub image_budget: u64,
+    /// What becomes of misaligned tensors in layout MLX.
+    pub alignment: Alignment,
 }
 
 /// A loaded component and its holders.
@@ -111,7 +114,8 @@ impl Cache {
         let fetcher = Fetcher::new(attestations(), config.free_space_floor, Box::new(tell));
         let maker = Maker::new(Arc::clone(&config.images), Arc::clone(&config.engines), daemon.clone());
         let leases = LeaseTable::new(Box::new(log_leases(Arc::clone(daemon.events()))));
-        let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon);
+        let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon)
+            .with_alignment(config.alignment);
         let cache = Arc::new(Self {
             config,
             tools: Arc::new(tools),

@@ -4,6 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use weightsd_core::{
+    derive::Alignment,
     hub_env::TokenSource,
     places::{self, Platform},
     policy::KeepAliveLimits,
@@ -60,6 +61,8 @@ pub struct Config {
     pub image_folder: Option<PathBuf>,
     /// Bytes that images may take together.
     pub image_budget: u64,
+    /// Whether misaligned tensors get an image in layout MLX.
+    pub align_images: bool,
     /// Bytes that downloads and images leave free on the disk.
     pub free_space_floor: u64,
     /// Whether components whose files were here before are hashed after they are lent.
@@ -100,6 +103,7 @@ impl Settings {
             engine: self.own_cache.as_ref().map(|folder| folder.join("engine.json")),
             image_folder: self.image_folder.clone(),
             image_budget: self.image_budget().as_u64(),
+            align_images: self.align_images(),
             free_space_floor: self.free_space().as_u64(),
             verify_afterwards: self.verify(),
             connections: self.connections().get(),
@@ -131,6 +135,7 @@ impl Config {
             images: Arc::new(Images::new(self.image_folder)),
             engines: Arc::new(Engines::new(self.engine)),
             image_budget: self.image_budget,
+            alignment: if self.align_images { Alignment::Mended } else { Alignment::AsStored },
         }
     }
 }

@@ -148,10 +148,11 @@ impl Maker {
 }
 
 impl Wanted {
-    /// The engine, if there is one.
-    fn installed(&self) -> Result<Arc<Installed>, ComputeFailed> {
+    /// The engine; `None` where everything is copied, which needs none.
+    fn installed(&self) -> Result<Option<Arc<Installed>>, ComputeFailed> {
         match &self.engine {
-            FoundEngine::Installed(installed) => Ok(Arc::clone(installed)),
+            _ if !self.derivation.computes() => Ok(None),
+            FoundEngine::Installed(installed) => Ok(Some(Arc::clone(installed))),
             FoundEngine::Absent { why, .. } => Err(why.clone().into()),
         }
     }
@@ -159,12 +160,12 @@ impl Wanted {
     /// Computes the image into `partial`, in a process of its own.
     async fn compute(
         &self,
-        engine: Arc<Installed>,
+        engine: Option<Arc<Installed>>,
         partial: &PartialImage,
         watcher: &dyn Watcher,
     ) -> Result<(), ComputeFailed> {
         let order = Order {
-            engine: Installed::clone(&engine),
+            engine: engine.as_deref().cloned(),
             files: self.files.clone(),
             image: partial.path().to_owned(),
             head: self.derivation.image.head.clone(),

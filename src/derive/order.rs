@@ -31,8 +31,8 @@ pub(super) enum Task {
 /// What the worker computes, from which files, and where it writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {
-    /// The engine that the image is for; the worker refuses to be another.
-    pub engine: Installed,
+    /// The engine that computes; `None` where everything is copied.
+    pub engine: Option<Installed>,
     /// The inputs. Slices name them by their place in this list.
     pub files: Vec<OrderedFile>,
     /// The partial image. It exists, and it has its final length.

@@ -115,6 +115,17 @@ impl ComputeFailed {
         matches!(self, Self::NoMlx(_) | Self::Failed { kind: FailureKind::NoMlx, .. })
     }
 
+    /// Whether the same tensors may be lent from where they lie instead, if they were only to be copied: the image cannot be
+    /// had, and the files are what they were.
+    #[must_use]
+    pub fn concerns_the_image(&self) -> bool {
+        match self {
+            Self::NoRoom(_) | Self::Image(_) | Self::Start(_) | Self::Died { .. } | Self::Silent => true,
+            Self::Failed { kind, .. } => matches!(kind, FailureKind::NoSpace | FailureKind::Io),
+            Self::NoMlx(_) | Self::EngineUnknown | Self::Stopping | Self::Changed { .. } => false,
+        }
+    }
+
     /// Whether the disk is full.
     #[must_use]
     pub fn is_full(&self) -> bool {

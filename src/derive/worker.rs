@@ -40,6 +40,8 @@ const PIECE_BYTES: u64 = 16 << 20;
 const BUDGET_BYTES: u64 = 384 << 20;
 /// Bytes of freed memory that MLX may keep for the next piece.
 const KEPT_BYTES: usize = 128 << 20;
+/// Bytes that are copied at once where nothing is computed.
+const COPIED_BYTES: usize = 4 << 20;
 /// Threads beyond one for each processor: while some wait for the disk, others compute.
 const WAITERS: usize = 2;
 /// The shortest time between two reports of progress.
@@ -98,8 +100,10 @@ fn run() -> Result<WorkerReport, WorkerFailure> {
         Task::Compute(order) => order,
     };
     end_with_the_daemon(&order)?;
-    if !order.engine.is_here()? {
-        let message = format!("MLX is not what it was when this was ordered: {}", order.engine.engine);
+    if let Some(engine) = &order.engine
+        && !engine.is_here()?
+    {
+        let message = format!("MLX is not what it was when this was ordered: {}", engine.engine);
         return Err(WorkerFailure { kind: FailureKind::Engine, message });
     }
     let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
@@ -109,7 +113,9 @@ fn run() -> Result<WorkerReport, WorkerFailure> {
     image
         .write_all_at(&order.head, 0)
         .map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))?;
-    mlx_rs::memory::set_cache_limit(KEPT_BYTES).map_err(ArrayError::from)?;
+    if order.engine.is_some() {
+        mlx_rs::memory::set_cache_limit(KEPT_BYTES).map_err(ArrayError::from)?;
+    }
     let work = ImageWork::new(&order.jobs, &files, &image);
     work.run()?;
     weightsd_segment::sync(&image).map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))?;
@@ -166,7 +172,9 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
         return Vec::new();
     }
     let input = job.input_bytes();
-    let is_cut = products_are_cut() && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
+    let is_cut = !job.deltas.is_empty()
+        && products_are_cut()
+        && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
     let elements = job.input.elements();
     // With deltas there are the weight, the result, and the sum and the product in F32.
     let cost = if job.deltas.is_empty() { 4 * input } else { input + 16 * elements };
@@ -254,6 +262,9 @@ impl<'a> ImageWork<'a> {
     }
 
     fn compute(&self, piece: &Piece<'_>) -> Result<(), WorkerFailure> {
+        if piece.job.is_copy() {
+            return self.copy(piece);
+        }
         let reader = PieceReader { files: self.files, rows: piece.rows.clone() };
         let arrays = arithmetic::outputs(piece.job, &reader)?;
         let outputs = &piece.job.outputs;
@@ -273,6 +284,26 @@ impl<'a> ImageWork<'a> {
             let (bytes, start) = (bytes(array)?, output.range.start + first);
             self.write(bytes, start)
                 .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Copies the bytes of a piece, without MLX.
+    fn copy(&self, piece: &Piece<'_>) -> Result<(), WorkerFailure> {
+        let reader = PieceReader { files: self.files, rows: None };
+        for (slice, output) in piece.job.input.slices().zip(&piece.job.outputs) {
+            let (row, rows) = (row_bytes(&slice.range, &slice.shape), piece.rows.as_ref());
+            let bytes = rows.map_or(0..slice.bytes(), |rows| rows.start * row..rows.end * row);
+            let mut buffer = vec![0; COPIED_BYTES.min(usize::try_from(slice.bytes()).unwrap_or(COPIED_BYTES))];
+            let mut at = bytes.start;
+            while at < bytes.end {
+                let length = usize::try_from(bytes.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+                let part = &mut buffer[..length];
+                reader.fill(slice, slice.range.start + at, part)?;
+                self.write(part, output.range.start + at)
+                    .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
+                at += length as u64;
+            }
         }
         Ok(())
     }
@@ -321,23 +352,26 @@ struct PieceReader<'a> {
 
 impl PieceReader<'_> {
     fn read(&self, slice: &Slice, offset: u64, shape: &[u64]) -> Result<mlx_rs::Array, WorkerFailure> {
+        filled(slice.dtype, shape, |memory| self.fill(slice, offset, memory))
+    }
+
+    /// Fills `memory` with the bytes of the slice's file from `offset` on.
+    fn fill(&self, slice: &Slice, offset: u64, memory: &mut [u8]) -> Result<(), WorkerFailure> {
         let absent =
             || WorkerFailure { kind: FailureKind::Io, message: format!("the order has no file {}", slice.source.0) };
         let OpenInput { file, is_passing } = self.files.get(slice.source.index()).ok_or_else(absent)?;
-        filled(slice.dtype, shape, |memory| {
-            let read = file.read_exact_at(memory, offset);
-            if *is_passing {
-                advice::forget(file.file(), offset..offset + memory.len() as u64);
-            }
-            read.map_err(|error| {
-                let shown = file.path().display();
-                match error.kind() {
-                    io::ErrorKind::UnexpectedEof => {
-                        WorkerFailure { kind: FailureKind::Changed, message: format!("`{shown}` became shorter") }
-                    }
-                    _ => WorkerFailure::io(&format!("cannot read `{shown}`"), &error),
+        let read = file.read_exact_at(memory, offset);
+        if *is_passing {
+            advice::forget(file.file(), offset..offset + memory.len() as u64);
+        }
+        read.map_err(|error| {
+            let shown = file.path().display();
+            match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    WorkerFailure { kind: FailureKind::Changed, message: format!("`{shown}` became shorter") }
                 }
-            })
+                _ => WorkerFailure::io(&format!("cannot read `{shown}`"), &error),
+            }
         })
     }
 }

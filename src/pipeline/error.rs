@@ -215,6 +215,11 @@ impl LoadError {
         }
     }
 
+    /// The failure of an image of `component`.
+    pub(super) fn computing(component: &str, failed: ComputeFailed) -> Self {
+        Self::ComputeFailed { component: component.to_owned(), source: Box::new(failed) }
+    }
+
     /// Whether the dtype that a request names is one that some tensors cannot have.
     #[must_use]
     pub fn is_unmet_dtype(&self) -> bool {

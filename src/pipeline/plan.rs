@@ -12,7 +12,8 @@ use weightsd_core::{
     assemble::Assembled,
     audit::AuditReport,
     catalogue::AuditPolicy,
-    derive::{self, CannotConvert, Converted, Delta, Derivation, Held, MLX_VERSION, Rule, Setting},
+    derive::{self, Alignment, CannotConvert, Converted, Delta, Derivation, Held, MLX_VERSION, Rule, Setting},
+    explain::sentence,
     family,
     ingredients::Ingredients,
     place::{self, At, Layout, Placed},
@@ -25,7 +26,7 @@ use crate::{
     assembly::{Recipe, Tensors},
     checkpoint::{self, Checkpoint, ShardPool, SourceFile},
     component::{Adapted, Timings},
-    derive::{FoundEngine, OrderedFile, Wanted},
+    derive::{ComputeFailed, FoundEngine, OrderedFile, Wanted},
     progress::{Phase, Step, Watcher},
     resolve::ResolvedModel,
     snapshot::ComponentFiles,
@@ -53,6 +54,21 @@ pub(super) struct Plan {
     /// Why some tensors cannot have the dtype that was wanted.
     pub(super) unmet: Option<CannotConvert>,
     pub(super) timings: Timings,
+}
+
+impl Plan {
+    /// What a caller should know when the image cannot be had and holds copies: without them the tensors are lent from where
+    /// they lie. `None` when that would not help.
+    pub(super) fn does_without_copies(&self, failed: &ComputeFailed) -> Option<String> {
+        let copies = self.image.as_ref().is_some_and(|wanted| wanted.derivation.copies());
+        let problem = || format!("there is no aligned copy of them, because {}", sentence(failed));
+        (copies && failed.concerns_the_image()).then(problem)
+    }
+
+    /// Adds to what the answer says.
+    pub(super) fn remark(&mut self, remark: String) {
+        self.assembled.report.remarks.push(remark);
+    }
 }
 
 /// Opens the files of all ingredients.
@@ -126,6 +142,7 @@ pub(super) fn plan(
     opened: Opened,
     mut assembled: Assembled,
     placed: Vec<Placed>,
+    alignment: Alignment,
 ) -> Result<Plan, LoadError> {
     let Opened { checkpoints, sources, took, since } = opened;
     let mut deltas: BTreeMap<String, Vec<Delta>> = BTreeMap::new();
@@ -140,13 +157,18 @@ pub(super) fn plan(
     let rule = if family.id() == family::GENERIC { Rule::Guess } else { Rule::Family };
     let opaque = &assembled.layers.opaque;
     let files = held(&checkpoints, &placed);
-    let setting = Setting { quantises: &quantises, rule, opaque, deltas, metadata: metadata(prepared), files };
+    // In layout SOURCE tensors are ranges of the published files.
+    let alignment = if prepared.request.layout == Layout::Mlx { alignment } else { Alignment::AsStored };
+    let metadata = metadata(prepared);
+    let setting = Setting { quantises: &quantises, rule, opaque, alignment, deltas, metadata, files };
     let Converted { tensors, derivation, unmet, remarks } = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
     let layout = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
     assembled.report.remarks.extend(remarks);
     assembled.report.remarks.extend(unmet.as_ref().map(ToString::to_string));
-    assembled.report.remarks.extend(layout.is_for_modules().then(|| assembled.report.left_out()).flatten());
+    if layout.is_for_modules() {
+        assembled.report.remarks.extend(assembled.report.left_out());
+    }
     assembled.report.remarks.extend(said(prepared.request.layout, layout, &tensors));
     let image = derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
     let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
@@ -186,7 +208,7 @@ fn said(asked: Layout, granted: Layout, tensors: &[Placed<At>]) -> Vec<String> {
     if asked.is_for_modules() && count > 0 {
         said.push(format!(
             "{count} of {} tensors begin at no multiple of their element's size, so a client that makes arrays of them \
-             copies {bytes} bytes; a file whose header is padded needs no copy",
+             copies {bytes} bytes; a file whose header is padded needs no copy, nor does a daemon with `align_images`",
             tensors.len()
         ));
     }

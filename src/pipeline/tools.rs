@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
+use weightsd_core::derive::Alignment;
 
 use super::{AcquireError, LoadError};
 use crate::{
@@ -32,6 +33,8 @@ pub struct Tools {
     pub maker: Maker,
     /// The daemon that runs it all.
     pub daemon: Daemon,
+    /// What becomes of misaligned tensors in layout MLX.
+    pub alignment: Alignment,
     deadline: Duration,
     stages: Arc<Semaphore>,
 }
@@ -54,9 +57,16 @@ impl Tools {
             pool: ShardPool::default(),
             maker,
             daemon,
+            alignment: Alignment::default(),
             deadline,
             stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),
         }
+    }
+
+    /// The same, with misaligned tensors treated so.
+    #[must_use]
+    pub fn with_alignment(self, alignment: Alignment) -> Self {
+        Self { alignment, ..self }
     }
 
     /// Runs a stage on a thread that may block, a few at a time. A thread that hangs keeps its place until it is done,

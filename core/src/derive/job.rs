@@ -94,6 +94,13 @@ impl Job {
         self.reorder.is_none_or(|axes| axes.places().first() == Some(&0))
     }
 
+    /// Whether the output has the bytes of the input, so that nothing is computed.
+    #[must_use]
+    pub fn is_copy(&self) -> bool {
+        let is_changed = self.cast.is_some() || self.reorder.is_some() || self.quantise.is_some();
+        matches!(self.input, Input::Plain(_)) && self.deltas.is_empty() && !is_changed
+    }
+
     /// Bytes that are read.
     #[must_use]
     pub fn input_bytes(&self) -> u64 {

@@ -17,7 +17,7 @@ use crate::{
     header::{Dtype, FLOATS},
     layer_name::{layer_of, weight_of},
     layers::Opaque,
-    place::{At, Making, Placed, Stored},
+    place::{At, Making, Placed, Stored, is_misaligned},
     quantisation::{Packed, Scheme, SlotSpec},
     shown::shown,
 };
@@ -36,6 +36,18 @@ impl Derivation {
     #[must_use]
     pub fn input_bytes(&self) -> u64 {
         self.jobs.iter().map(Job::input_bytes).sum()
+    }
+
+    /// Whether something is computed, and not all copied.
+    #[must_use]
+    pub fn computes(&self) -> bool {
+        self.jobs.iter().any(|job| !job.is_copy())
+    }
+
+    /// Whether something is copied for the sake of its alignment.
+    #[must_use]
+    pub fn copies(&self) -> bool {
+        self.jobs.iter().any(Job::is_copy)
     }
 }
 
@@ -63,6 +75,16 @@ pub enum Rule {
     Guess,
 }
 
+/// What becomes of tensors that nothing is computed for, and that begin where no array of their dtype can lie.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Alignment {
+    /// They are copied into the image, so that no client has to copy them.
+    Mended,
+    /// They are lent from where they lie.
+    #[default]
+    AsStored,
+}
+
 /// What a plan rests on, beside the tensors and the conversion.
 pub struct Setting<'a> {
     /// Whether a layer of that name is quantised when the request names none.
@@ -71,6 +93,8 @@ pub struct Setting<'a> {
     pub rule: Rule,
     /// Layers and tensors from which nothing is computed.
     pub opaque: &'a BTreeMap<String, Opaque>,
+    /// What becomes of misaligned tensors.
+    pub alignment: Alignment,
     /// What adapters do, by the catalogue name of the tensor.
     pub deltas: BTreeMap<String, Vec<Delta>>,
     /// What the image says of itself.
@@ -97,7 +121,7 @@ type Planned = (Job, Vec<Placed>);
 /// When the conversion has no meaning for these tensors. A dtype that some of them cannot have is no error: see
 /// [`Converted::unmet`].
 pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Converted, CannotConvert> {
-    let Setting { quantises, rule, opaque, mut deltas, metadata, files } = setting;
+    let Setting { quantises, rule, opaque, alignment, mut deltas, metadata, files } = setting;
     let units = units(placed, opaque)?;
     let mut remarks = Vec::new();
     let chosen = match &conversion.packing {
@@ -119,9 +143,16 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         let added = deltas.remove(&unit.weight()).unwrap_or_default();
         match job(&unit, conversion, &chosen, added)? {
             Some(job) => jobs.push(job),
-            None => tensors.extend(unit.into_placed().into_iter().map(|placed| placed.moved(At::Source))),
+            None => {
+                let is_copied =
+                    |placed: &Placed| alignment == Alignment::Mended && is_misaligned(placed.dtype, &placed.at.range);
+                let (copied, lent): (Vec<_>, Vec<_>) = unit.into_placed().into_iter().partition(is_copied);
+                jobs.extend(copied.into_iter().map(copy));
+                tensors.extend(lent.into_iter().map(|placed| placed.moved(At::Source)));
+            }
         }
     }
+    remarks.extend(mended(&jobs));
     if let Some(layer) = deltas.into_keys().next() {
         return Err(CannotConvert::NoLayer { layer });
     }
@@ -176,6 +207,26 @@ fn lay_out(
     }
     let jobs: Vec<Job> = jobs.into_iter().map(|(job, _)| job).collect();
     Ok((!jobs.is_empty()).then_some(Derivation { jobs, image }))
+}
+
+/// The job that gives a tensor another place and nothing else.
+fn copy(placed: Placed) -> Planned {
+    let Placed { name, dtype, shape, .. } = placed.clone();
+    let outputs = vec![Output { name, dtype, shape, range: 0..0 }];
+    let input = Input::Plain(slice(&placed));
+    (Job { input, deltas: Vec::new(), cast: None, reorder: None, quantise: None, outputs }, vec![placed])
+}
+
+/// Says which tensors are copied for the sake of their alignment.
+fn mended(jobs: &[Planned]) -> Option<String> {
+    let copies = || jobs.iter().map(|(job, _)| job).filter(|job| job.is_copy());
+    let (count, bytes) = (copies().count(), copies().map(Job::input_bytes).sum::<u64>());
+    (count > 0).then(|| {
+        format!(
+            "{count} tensors of {bytes} bytes begin in their file at no multiple of their element's size, so they are lent \
+             from an aligned copy, made once for all"
+        )
+    })
 }
 
 /// Says on what ground layers were chosen, where it is a guess.
@@ -410,6 +461,7 @@ mod tests {
                 quantises: &quantises,
                 rule: Rule::Family,
                 opaque: &opaque,
+                alignment: Alignment::Mended,
                 deltas,
                 metadata,
                 files: Held::Otherwise,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
-    derive::{CannotConvert, Conversion, Float, Held, LayerFilter, Packing, Rule, Setting, Wish, plan},
+    derive::{Alignment, CannotConvert, Conversion, Float, Held, LayerFilter, Packing, Rule, Setting, Wish, plan},
     family::{Family, ModelFacts, detect, z_image::ZImage},
     header::Dtype,
     place::{Layout, place},
@@ -63,6 +63,7 @@ fn converted(assembled: &Assembled, conversion: &Conversion) -> Result<Option<Ca
         quantises: &|layer| !layer.contains("norm"),
         rule: Rule::Family,
         opaque: &assembled.layers.opaque,
+        alignment: Alignment::AsStored,
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
         files: Held::Otherwise,
@@ -200,6 +201,7 @@ fn plan_refusal(assembled: &Assembled, conversion: &Conversion) -> CannotConvert
         quantises: &|_| true,
         rule: Rule::Family,
         opaque: &assembled.layers.opaque,
+        alignment: Alignment::AsStored,
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
         files: Held::Otherwise,

@@ -133,6 +133,8 @@ settings! {
     image_folder: PathBuf = Found("images in own_cache");
     /// What derived images may take together; the least recently used go
     image_budget: ByteSize = Fixed(ByteSize::gb(100));
+    /// Copy tensors that begin at no multiple of their element's size into an image in layout MLX, once for all clients
+    align_images: bool = Fixed(true);
     /// How long components stay warm when the client does not say
     keep_alive: Duration = Fixed(seconds(10 * 60));
     /// The longest keep-alive that a client is granted
