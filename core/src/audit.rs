@@ -8,6 +8,7 @@ use std::{
 use crate::{
     catalogue::Catalogue,
     header::names,
+    layer_name::layer_of,
     layers::{LayerProblem, Layers},
     origin::Operation,
     quantisation::SlotRole,
@@ -126,13 +127,17 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// Says which tensors the modules of layout MLX do not have.
+    /// Says which tensors the modules of layout MLX do not have, and which weights the config makes superfluous.
     #[must_use]
-    pub fn left_out(&self) -> Option<String> {
-        let (sample, count) = (self.extra.first()?, self.extra.len());
-        Some(format!(
-            "{count} tensors that the catalogue does not have, such as `{sample}`, are left out in layout MLX"
-        ))
+    pub fn left_out(&self) -> Vec<String> {
+        let superfluous = || self.tolerated.iter().filter(|name| layer_of(name).is_some());
+        let told = |count: usize, sample: Option<&String>, what: &str| {
+            let sample = sample?;
+            Some(format!("{count} tensors that {what}, such as `{sample}`, are left out in layout MLX"))
+        };
+        let extra = told(self.extra.len(), self.extra.first(), "the catalogue does not have");
+        let tied = told(superfluous().count(), superfluous().next(), "the config makes superfluous");
+        extra.into_iter().chain(tied).collect()
     }
 
     /// Whether a strict caller gets the component: no tensor is missing or has a wrong shape or dtype. Extra tensors are
@@ -348,7 +353,7 @@ mod tests {
             prop_assert_eq!(report.wrong_shape.len(), count[2]);
             prop_assert_eq!(report.wrong_dtype.len(), count[3]);
             prop_assert_eq!(report.extra.len(), count[4]);
-            let said = report.left_out().unwrap_or_default();
+            let said = report.left_out().concat();
             prop_assert_eq!(said.contains(&format!("{} tensors that", count[4])) && said.contains("`extra"), count[4] > 0);
             prop_assert_eq!(report.is_clean(), count[1] + count[2] + count[3] == 0);
         }

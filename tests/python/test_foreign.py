@@ -342,3 +342,31 @@ def test_a_declared_layer_that_lacks_a_part_is_damaged_and_not_plain(daemon, tmp
     folder = generic(tmp_path / "model", tensors, mlx_lm({"a": A4}))
     for wish in ({}, {"dequantise": True}):
         assert "do not fit their layers" in refused(daemon, folder, "model", **wish)
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.dtype(np.int8)])
+@pytest.mark.parametrize("suffix", ["scale", "scaling", "weight.scale"])
+def test_a_matrix_beside_a_scale_of_no_format_is_not_computed_with(daemon, tmp_path, dtype, suffix):
+    weight = normal(1, (8, 64), BF16) if dtype == BF16 else any_bits(1, (8, 64), dtype)
+    tensors = {"a.weight": weight, f"a.{suffix}": normal(2, (8,)), "norm.weight": normal(3, (64,)), "norm.scale": normal(4, (1,))}
+    folder = generic(tmp_path / "model", tensors)
+    check(lent(daemon.load(str(folder), "model")), tensors)
+    for wish in ({"dequantise": True}, {"quantise": A4.message()}, {"dtype": component_pb2.FLOAT_TYPE_F16}):
+        assert f"a.{suffix}" in refused(daemon, folder, "model", **wish), wish
+
+
+def test_integers_of_a_declared_method_are_no_plain_weights(daemon, tmp_path):
+    tensors = {"a.weight": any_bits(1, (8, 64), np.dtype(np.uint8)), "norm.weight": normal(3, (64,))}
+    config = {"model_type": "nobody_knows", "quantization_config": {"quant_method": "new_method", "bits": 4}}
+    folder = generic(tmp_path / "model", tensors, config)
+    check(lent(daemon.load(str(folder), "model")), tensors)
+    assert "new_method" in refused(daemon, folder, "model", dequantise=True)
+
+
+def test_a_head_that_the_config_ties_is_named_when_it_is_left_out(daemon, tmp_path):
+    tensors = qwen3() | {"lm_head.weight": normal(99, (96, 256), BF16)}
+    loaded = daemon.load(str(generic(tmp_path / "model", tensors, QWEN3)), "model")
+    assert "lm_head.weight" not in lent(loaded)
+    assert any("`lm_head.weight`" in remark and "left out" in remark for remark in loaded.component.audit.remarks)
+    source = daemon.load(str(tmp_path / "model"), "model", layout=SOURCE)
+    assert "lm_head.weight" in lent(source)

@@ -85,11 +85,19 @@ fn is_marked(sought: &Sought<'_>) -> bool {
 /// Layers of a format that is declared and that no row of the table describes: their weights are not there, and other
 /// tensors are.
 fn declared_only(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Foreign>) {
-    let (Some(declared), Some(catalogue)) = (declared, sought.catalogue) else { return };
-    for expected in catalogue.tensors() {
-        let Some(layer) = layer_of(&expected.name) else { continue };
+    let Some(declared) = declared else { return };
+    let expected: Vec<(&str, Option<&[u64]>)> = match sought.catalogue {
+        Some(catalogue) => catalogue.tensors().iter().map(|it| (it.name.as_str(), Some(it.shape.as_slice()))).collect(),
+        // Where nothing says what there should be, matrices of integers are what is quantised.
+        None => {
+            let matrices = sought.table.tensors().iter().filter(|tensor| tensor.info.shape.len() == 2);
+            matrices.map(|tensor| (&*tensor.info.name, None)).collect()
+        }
+    };
+    for (name, shape) in expected {
+        let Some(layer) = layer_of(name) else { continue };
         let is_known = found.foreign.contains_key(layer) || found.packed.contains_key(layer);
-        let weight = sought.table.get(&expected.name);
+        let weight = sought.table.get(name);
         if is_known || weight.is_some_and(|weight| FLOATS.contains(&weight.info.dtype)) {
             continue;
         }
@@ -99,7 +107,7 @@ fn declared_only(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Fore
         }
         let format = named(&declared.method, Some(declared));
         let why = format!("it is quantised as {format}, which is not computed with");
-        let logical = Some(expected.shape.clone());
+        let logical = shape.map(<[u64]>::to_vec);
         let names = tensors.iter().map(|tensor| tensor.info.name.to_string()).collect();
         found.opaque.insert(layer.to_owned(), Opaque { tensors: names, logical, why });
         let tensors = tensors.iter().map(|tensor| (tensor.info.name.to_string(), tensor.info.shape.clone())).collect();
@@ -107,11 +115,22 @@ fn declared_only(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Fore
     }
 }
 
-/// Weights that are floats, beside slots that only quantised layers have.
+/// The layer whose matrix a tensor of this name seems to scale, though no format has such a slot.
+fn scaled_layer<'a>(sought: &Sought<'_>, name: &'a str) -> Option<&'a str> {
+    const SCALES: [&str; 4] = [".scale", ".scaling", ".weight.scale", ".weight.scaling"];
+    let suffix = SCALES.iter().rev().find(|suffix| name.ends_with(*suffix))?;
+    let layer = name.strip_suffix(suffix)?;
+    let is_matrix = sought.table.get(&weight_of(layer)).is_some_and(|weight| weight.info.shape.len() == 2);
+    let is_expected = sought.catalogue.is_some_and(|catalogue| catalogue.contains(name));
+    (is_matrix && !is_expected).then_some(layer)
+}
+
+/// Weights that are floats, beside slots that only quantised layers have, and matrices beside scales of no format.
 fn contradictions(found: &mut Layers, sought: &Sought<'_>) {
     let mut sides: BTreeMap<&str, Vec<&Sourced>> = BTreeMap::new();
     for tensor in sought.table.tensors() {
-        if let Some(layer) = side_layer(&tensor.info.name) {
+        let name = &*tensor.info.name;
+        if let Some(layer) = side_layer(name).or_else(|| scaled_layer(sought, name)) {
             sides.entry(layer).or_default().push(tensor);
         }
     }
