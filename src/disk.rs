@@ -61,6 +61,7 @@ fn explain_on(platform: Platform, path: &Path, error: &io::Error) -> Explanation
         // A socket cannot even be opened.
         _ if is(error, Errno::NXIO) => (Reason::FileRefused, NOT_A_FILE),
         io::ErrorKind::InvalidInput => (Reason::FileRefused, NOT_A_FILE),
+        io::ErrorKind::IsADirectory => (Reason::FileRefused, "a folder lies where a file belongs: move it away"),
         _ => (Reason::Io, "see the daemon's log, and whether the disk or the limit of open files is exhausted"),
     };
     Explanation::new(reason, path.display().to_string(), hint)

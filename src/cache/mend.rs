@@ -25,14 +25,16 @@ impl Cache {
         if let LoadError::Corrupt { aside, .. } = error {
             return aside.is_some() && self.tools.may_ask(request.models.own.network);
         }
-        if !error.may_be_damage() {
-            return false;
-        }
         let mut mended = false;
         for (_, selector) in request.models.iter() {
-            mended |= self.tools.may_ask(selector.network) && self.mend(selector, error.path()).await;
+            mended |= self.is_mended_in(selector, error).await;
         }
         mended
+    }
+
+    /// Whether what ended with `error` can go better now, because damaged files of this model were set aside.
+    pub async fn is_mended_in(self: &Arc<Self>, selector: &Selector, error: &LoadError) -> bool {
+        error.may_be_damage() && self.tools.may_ask(selector.network) && self.mend(selector, error.path()).await
     }
 
     /// Compares the small files of a model, and the file that an error names, with their hashes. Returns whether one was

@@ -248,9 +248,8 @@ impl LoadError {
     #[must_use]
     pub fn may_be_damage(&self) -> bool {
         match self {
-            Self::Snapshot(error) | Self::Recipe(RecipeError::Snapshot(error)) => {
-                matches!(error, SnapshotError::Damaged { .. } | SnapshotError::Index { .. })
-            }
+            Self::Snapshot(error) | Self::Recipe(RecipeError::Snapshot(error)) => is_damage(error),
+            Self::Fetch(FetchError::Snapshot(error)) => is_damage(error),
             Self::Recipe(RecipeError::Config(_)) | Self::AdapterConfig(_) => true,
             Self::Checkpoint(error) => matches!(error, CheckpointError::Header { .. }),
             _ => false,
@@ -261,13 +260,23 @@ impl LoadError {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Snapshot(error) | Self::Recipe(RecipeError::Snapshot(error)) => match error {
-                SnapshotError::Damaged { path, .. } | SnapshotError::Index { path, .. } => Some(path),
-                _ => None,
-            },
+            Self::Snapshot(error) | Self::Recipe(RecipeError::Snapshot(error)) => damaged(error),
+            Self::Fetch(FetchError::Snapshot(error)) => damaged(error),
             Self::Checkpoint(CheckpointError::Header { path, .. }) => Some(path),
             _ => None,
         }
+    }
+}
+
+fn is_damage(error: &SnapshotError) -> bool {
+    damaged(error).is_some()
+}
+
+/// The small file that cannot be used.
+fn damaged(error: &SnapshotError) -> Option<&Path> {
+    match error {
+        SnapshotError::Damaged { path, .. } | SnapshotError::Index { path, .. } => Some(path),
+        _ => None,
     }
 }
 

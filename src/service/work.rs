@@ -118,7 +118,14 @@ async fn pull_and_verify(
     let mut repaired = false;
     loop {
         let pinned = pipeline::pinned(selector, cache.tools()).await?;
-        let report = pipeline::fetch(&pinned, want.clone(), cache.tools(), &*progress).await?;
+        let report = match pipeline::fetch(&pinned, want.clone(), cache.tools(), &*progress).await {
+            // A small file that is damaged, or edited so that it cannot be used, is fetched anew like any other.
+            Err(error) if !repaired && cache.is_mended_in(selector, &error).await => {
+                repaired = true;
+                continue;
+            }
+            report => report?,
+        };
         let (Address::Repo(address), Some(pin), Some(report)) = (&*pinned.address, &pinned.pin, report) else {
             return Err(LoadError::NotDownloadable { spec: selector.spec.clone() }.into());
         };

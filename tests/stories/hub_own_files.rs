@@ -116,6 +116,30 @@ async fn a_pull_over_edited_files_ends_and_keeps_what_was_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_over_small_files_that_cannot_be_used_fetches_them_anew() {
+    const INDEX: &str = "model.safetensors.index.json";
+    for content in [&b"<html>Log in</html>"[..], b"", br#"{"weight_map": {}}"#, br#"{"weight_map": 7}"#] {
+        for name in ["config.json", INDEX] {
+            let scene = Scene::new();
+            let index = format!(r#"{{"metadata": {{}}, "weight_map": {{"t": "{WEIGHTS}"}}}}"#);
+            let files = vec![("config.json", b"{}".to_vec()), (INDEX, index.into()), (WEIGHTS, scene.file.clone())];
+            scene.hub.publish_bytes(REPO, "main", files);
+            let daemon = scene.home.daemon_on(&scene.hub, &[]);
+            let client = daemon.client().await;
+            scene.pull(&client).await;
+            let said = format!("{name}: {}", String::from_utf8_lossy(content));
+            scene.put(name, content);
+            scene.hub.clear_log();
+            scene.pull(&client).await;
+            assert!(scene.hub.requests().len() < 8, "{said}: {:?}", scene.hub.requests());
+            assert_eq!(scene.set_aside(), [content], "{said}");
+            assert!(is_file(&load(&client, &scene.home, "model").await.unwrap(), &scene.file), "{said}");
+            assert_sound(&scene.home, REPO);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_load_uses_an_edited_file_and_verification_refuses_to() {
     let scene = Scene::new();
     let daemon = scene.home.daemon_on(&scene.hub, &[]);
