@@ -3,6 +3,7 @@
 //! headers and [`crate::place::place`].
 
 use crate::{
+    adapter::AdapterKey,
     audit::{AuditReport, audit},
     catalogue::Catalogue,
     explain::{Explain, Explanation, Reason},
@@ -72,6 +73,9 @@ impl Explain for AssembleError {
             }
             Self::Overlay(OverlayError::QuantisedOverPlain { .. }) => {
                 "name a base model that is quantised alike, or load the file as a model of its own"
+            }
+            Self::Overlay(OverlayError::NothingReplaced { sample, .. }) if AdapterKey::parse(sample).is_some() => {
+                "the file is an adapter, which is added and replaces nothing: name it with `--adapter` (`adapters`)"
             }
             Self::Overlay(OverlayError::NothingReplaced { .. }) | Self::NoPart { .. } => {
                 "look at what the file holds: `weightsd inspect <file>`"
