@@ -115,8 +115,8 @@ impl ComputeFailed {
         matches!(self, Self::NoMlx(_) | Self::Failed { kind: FailureKind::NoMlx, .. })
     }
 
-    /// Whether the same tensors may be lent from where they lie instead, if they were only to be copied: the image cannot be
-    /// had, and the files are what they were.
+    /// Whether the same tensors may be lent from where they lie instead, if they were only to be copied: the image
+    /// cannot be had, and the files are what they were.
     #[must_use]
     pub fn concerns_the_image(&self) -> bool {
         match self {

@@ -57,8 +57,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What a caller should know when the image cannot be had and holds copies: without them the tensors are lent from where
-    /// they lie. `None` when that would not help.
+    /// What a caller should know when the image cannot be had and holds copies: without them the tensors are lent from
+    /// where they lie. `None` when that would not help.
     pub(super) fn does_without_copies(&self, failed: &ComputeFailed) -> Option<String> {
         let copies = self.image.as_ref().is_some_and(|wanted| wanted.derivation.copies());
         let problem = || format!("there is no aligned copy of them, because {}", sentence(failed));

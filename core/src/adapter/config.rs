@@ -381,8 +381,8 @@ impl AdapterConfig {
         }
     }
 
-    /// Whether the config says that the adapter has pairs, or factors of another method, or neither: the words in which it
-    /// contradicts a change whose matrices are those of `method`.
+    /// Whether the config says that the adapter has pairs, or factors of another method, or neither: the words in which
+    /// it contradicts a change whose matrices are those of `method`.
     pub(super) fn contradicts(&self, found: Method) -> Option<String> {
         match &self.scaling {
             Scaling::Peft(peft) => {

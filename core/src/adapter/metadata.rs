@@ -26,8 +26,8 @@ const RANK_PATTERN: [&str; 1] = ["rank_pattern"];
 const TOLD: [&str; 2] = ["ss_network_alpha", "ss_network_dim"];
 /// Beginnings of keys that tell of a training run, or of the picture on a model's page.
 const OF_TRAINING: [&str; 3] = ["ss_", "sshs_", "modelspec."];
-/// Keys, without case and separators, that would say how strong an adapter is if somebody read them. So does every key with
-/// one of [`STRONG_PARTS`] in it.
+/// Keys, without case and separators, that would say how strong an adapter is if somebody read them. So does every key
+/// with one of [`STRONG_PARTS`] in it.
 const STRONG: [&str; 14] = [
     "adapterscale",
     "adapterweight",
@@ -103,8 +103,8 @@ impl FileStrengths {
         self.trained
     }
 
-    /// The refusal of an adapter about which the file says something that nothing is known to read. Alpha tensors overrule
-    /// it: all programs go by them.
+    /// The refusal of an adapter about which the file says something that nothing is known to read. Alpha tensors
+    /// overrule it: all programs go by them.
     pub(super) fn unread(&self, targets: &Targets) -> Option<AdapterConfigError> {
         let is_ours = |(key, _): &&(String, String)| !targets.is_of_another(key);
         self.unread.iter().find(is_ours).map(|(key, found)| AdapterConfigError::Setting {

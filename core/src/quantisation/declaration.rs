@@ -23,8 +23,9 @@ const LAYERS_MAX: usize = 1 << 17;
 
 /// Keys of an MLX quantisation that have a meaning here.
 const SCHEME_KEYS: [&str; 3] = ["group_size", "bits", "mode"];
-/// Keys that mlx-lm writes beside them: that a layer has a global scale, which the tensor beside it must
-/// confirm, and that its input is quantised, on which no stored weight depends. Their values are booleans; a number would be a factor.
+/// Keys that mlx-lm writes beside them: that a layer has a global scale, which the tensor beside it must confirm, and
+/// that its input is quantised, on which no stored weight depends. Their values are booleans; a number would be a
+/// factor.
 const HARMLESS_KEYS: [&str; 2] = [GLOBAL_SCALE, "quantize_input"];
 const GLOBAL_SCALE: &str = "global_scale";
 /// ComfyUI's list of quantised layers, in the metadata of a safetensors file.

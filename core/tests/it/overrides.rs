@@ -173,7 +173,7 @@ fn a_file_about_something_else_is_refused() {
     assert!(
         matches!(&error, AssembleError::Overlay(OverlayError::NothingReplaced { found: 1, sample }) if sample.contains("lora_A"))
     );
-    assert!(error.explain().hint.contains("inspect"));
+    assert!(error.explain().hint.contains("--adapter"));
 }
 
 #[test]
