@@ -158,7 +158,7 @@ pub(super) fn plan(
     let opaque = &assembled.layers.opaque;
     let files = held(&checkpoints, &placed);
     // In layout SOURCE tensors are ranges of the published files.
-    let alignment = if prepared.request.layout == Layout::Mlx { alignment } else { Alignment::AsStored };
+    let alignment = if prepared.request.layout.is_for_modules() { alignment } else { Alignment::AsStored };
     let metadata = metadata(prepared);
     let setting = Setting { quantises: &quantises, rule, opaque, alignment, deltas, metadata, files };
     let Converted { tensors, derivation, unmet, remarks } = derive::plan(placed, &prepared.conversion, setting)

@@ -201,7 +201,7 @@ class Forms:
         forms["contradicts-alpha"].files["adapter_model.safetensors"] |= own
         others = {"adapter_model.safetensors": {f"{base}.lora_A.weight": self.matrix(1, 1)}}
         forms["of-another-file"] = self.simple(
-            config=peft, strengths=[("NOTHING", 1)], remarks=["adapter_config.json", "of another file"]
+            config=peft, strengths=[("NOTHING", 1)], remarks=["adapter_config.json", "another file"]
         )
         forms["of-another-file"].files |= others
         forms["of-another-file-and-damaged"] = self.simple(config={"r": "four"}, strengths=[("NOTHING", 1)])

@@ -516,7 +516,9 @@ mod tests {
         assert!(run(tensors.clone(), &files(None), &[]).unwrap().derivation.is_some(), "they hold them otherwise");
         let (quantises, opaque, metadata) = (|_: &str| false, BTreeMap::new(), BTreeMap::new());
         let (deltas, files_hold, rule) = (BTreeMap::new(), Held::Exactly, Rule::Family);
-        let setting = Setting { quantises: &quantises, rule, opaque: &opaque, deltas, metadata, files: files_hold };
+        let alignment = Alignment::Mended;
+        let setting =
+            Setting { quantises: &quantises, rule, opaque: &opaque, alignment, deltas, metadata, files: files_hold };
         assert_eq!(plan(tensors, &files(None), setting).unwrap().derivation, None);
     }
 
