@@ -9,9 +9,10 @@ import pytest
 from checkpoints import TINY, Model, write_directory
 from daemon import DEADLINE, Daemon, Loaded, error_detail
 from derive_inputs import any_bits, edge_tensors, edges, generic, normal, save
-from derive_judge import AS_STORED, BF16, F16, F32, WISHES, cast, in_mlx, to_ohwi
+from derive_judge import AS_STORED, BF16, F16, F32, WISHES, cast, in_mlx
 from layouts import Tensors, read_component, to_original
 from lent import COMPUTED, check, check_image, lent
+from mflux import saved
 from safetensors import safe_open
 from weights.v1 import component_pb2, event_pb2, model_pb2, weights_service_pb2
 
@@ -135,23 +136,11 @@ def test_a_file_laid_over_a_model_is_cast_with_it(daemon, model, tmp_path, wish)
     check(lent(loaded), in_all(in_mlx("transformer", tensors | some), wish))
 
 
-def mflux(tensors: Tensors) -> Tensors:
-    """The VAE as mflux saves it: names of its modules, kernels in MLX's order already."""
-    modules = {"encoder.conv_in": "conv2d", "encoder.conv_out": "conv2d", "decoder.conv_in": "conv"}
-    modules |= {"decoder.conv_out": "conv", "encoder.conv_norm_out": "norm", "decoder.conv_norm_out": "norm"}
-    inserted = {name: f"{name}.{module}" for name, module in modules.items()}
-    out = {}
-    for name, values in tensors.items():
-        layer, ending = name.rsplit(".", 1)
-        out[f"{inserted.get(layer, layer)}.{ending}"] = to_ohwi(values) if values.ndim == 4 else values
-    return out
-
-
 @pytest.mark.parametrize("wish", WISHES, ids=str)
 def test_kernels_in_the_order_of_mlx_are_not_reordered_again(daemon, tmp_path, wish):
     folder = write_directory(tmp_path / "mflux")
     tensors = read_component(folder / "vae")
-    save(mflux(tensors), folder / "vae/diffusion_pytorch_model.safetensors", {"mflux_version": "0.9.0"})
+    save(saved("vae", tensors), folder / "vae/diffusion_pytorch_model.safetensors", {"mflux_version": "0.9.0"})
     loaded = derive(daemon, folder, "vae", dtype=WISHES[wish])
     check(lent(loaded), in_all(in_mlx("vae", tensors), wish))
 
@@ -161,7 +150,7 @@ def test_the_published_layout_has_the_published_order_of_kernels(daemon, tmp_pat
     """`encoder.conv_in.weight` is [128, 3, 3, 3] in both orders: only its numbers tell."""
     folder = write_directory(tmp_path / "mflux")
     tensors = read_component(folder / "vae")
-    save(mflux(tensors), folder / "vae/diffusion_pytorch_model.safetensors", {"mflux_version": "0.9.0"})
+    save(saved("vae", tensors), folder / "vae/diffusion_pytorch_model.safetensors", {"mflux_version": "0.9.0"})
     loaded = derive(daemon, folder, "vae", dtype=WISHES[wish], layout=SOURCE)
     check(lent(loaded), in_all(tensors, wish))
 
