@@ -1,24 +1,27 @@
 //! Weights without configs, such as one file, or the folders that mflux saves: their tensors tell which components they
 //! are. Reads headers.
 
+use std::sync::Arc;
+
 use weightsd_core::{
     family::{self, ComponentSite, Family},
     parts::Located,
     resemblance::Resemblance,
     source::Sources,
-    table::{Shard, Table},
+    table::{TENSORS_MAX, Table},
 };
 
 use super::LoadError;
 use crate::{
     checkpoint::{self, ShardPool},
+    progress::Unwatched,
     snapshot::{Snapshot, Told},
 };
 
 /// Folders whose headers are read. A model of more folders without configs is none that a family has.
 const FOLDERS_MAX: usize = 16;
 
-/// Weights without a config, as far as their names and headers go.
+/// Weights without a config, as far as names and headers go.
 struct Bare {
     folder: String,
     file: Option<String>,
@@ -40,8 +43,17 @@ pub(super) fn tell(snapshot: &mut Snapshot, base: Option<&Snapshot>, pool: &Shar
     let sites: Vec<ComponentSite> = snapshot.bare_sites().cloned().collect();
     if sites.len() <= FOLDERS_MAX {
         let others = sites.iter().filter(|site| found.iter().all(|bare| bare.folder != site.folder));
-        let others: Vec<_> = others.filter_map(|site| of_folder(snapshot, site, pool)).collect();
-        found.extend(others);
+        let others: Vec<_> = others.collect();
+        let mut tensors = 0;
+        for site in others {
+            // What strangers' files can cost is bounded for all folders together, as it is for one component.
+            let Some(bare) = of_folder(snapshot, site, pool) else { continue };
+            tensors += bare.table.tensors().len();
+            if tensors > TENSORS_MAX {
+                break;
+            }
+            found.push(bare);
+        }
     }
     let tables: Vec<&Table> = found.iter().map(|bare| &bare.table).collect();
     match kind(&tables, base.map(|base| base.family)) {
@@ -83,18 +95,9 @@ fn is_clear(folder: &str, located: &Located) -> bool {
     folder.is_empty() || located.parts.len() == 1
 }
 
+/// The tensors of a folder whose files are all here, fit together, and are no more than a component may have.
 fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool) -> Option<Bare> {
-    let (index, files) = snapshot.whole_set(site)?;
-    let mut names = Sources::default();
-    let mut open = Vec::with_capacity(files.len());
-    for file in &files {
-        open.push((names.add(file.name.clone()), pool.get_or_open(file).ok()?));
-    }
-    let shards = files.iter().zip(&open).map(|(file, (source, open))| Shard {
-        source: *source,
-        name: &file.name,
-        header: open.header.clone(),
-    });
-    let (table, _) = checkpoint::merge(&site.name, shards.collect(), index.as_ref()).ok()?;
-    Some(Bare { folder: site.folder.clone(), file: None, table })
+    let files = Arc::new(snapshot.component(&site.name).ok()?);
+    let opened = checkpoint::open(&files, pool, &Unwatched, &mut Sources::default()).ok()?;
+    Some(Bare { folder: site.folder.clone(), file: None, table: opened.table })
 }

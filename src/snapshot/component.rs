@@ -334,7 +334,7 @@ impl Snapshot {
         })
     }
 
-    pub(super) fn shard_file(&self, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
+    fn shard_file(&self, name: &str) -> Result<Option<ShardFile>, SnapshotError> {
         let found = self.files.find(name);
         let path = found.as_ref().map_or_else(|| self.files.root().join(name), |found| found.path().to_owned());
         let metadata = match fs::metadata(&path) {

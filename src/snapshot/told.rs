@@ -2,13 +2,12 @@
 
 use weightsd_core::{
     family::{self, ComponentSite, Family, Membership},
-    index::Index,
     parts::{FilePart, Located},
     select::Expectation,
     weight_name,
 };
 
-use super::{ShardFile, Snapshot};
+use super::Snapshot;
 
 /// What weights without a config hold, by their tensors.
 #[derive(Debug, Clone)]
@@ -30,15 +29,6 @@ impl Snapshot {
         let has_no_config = !self.facts.documents.keys().chain(&self.missing_documents).any(is_config);
         let is_bare = move |site: &&ComponentSite| has_no_config || (site.folder.is_empty() && site.config.is_none());
         self.sites.iter().filter(move |site| is_untold && is_bare(site))
-    }
-
-    /// The weight files of a folder, with the index that lists them. `None` when one of them is not on this machine, and
-    /// when it is not clear which they are: that is said when the component is asked for.
-    #[must_use]
-    pub fn whole_set(&self, site: &ComponentSite) -> Option<(Option<Index>, Vec<ShardFile>)> {
-        let (index, names) = self.shard_names(site, self.select(site).ok()?).ok()?;
-        let shards = names.iter().map(|name| self.shard_file(name).ok().flatten()).collect::<Option<_>>()?;
-        Some((index, shards))
     }
 
     /// Takes the model for one of `family`, because the tensors of some of its folders are that family's: their parts are
