@@ -81,8 +81,8 @@ fn print_text(answer: &ResolveResponse) -> anyhow::Result<()> {
         let present = component.files.iter().filter(|file| file.present).count();
         let state = match component.problem.as_str() {
             "" if present == component.files.len() => "complete".to_owned(),
-            "" if present == 0 => "on the hub".to_owned(),
-            "" => format!("{present} files are here, the others on the hub"),
+            "" if present == 0 => "not downloaded".to_owned(),
+            "" => format!("{present} files are here, the others are not downloaded"),
             problem => problem.to_owned(),
         };
         let mut row = vec![component.name.clone(), component.files.len().to_string(), bytes(component.bytes), state];

@@ -4,7 +4,7 @@ use weightsd_client::{Client, proto::GetStatusResponse};
 use weightsd_core::{
     hub_env::{self, TokenSource},
     places::Env,
-    spec::is_path_like,
+    spec::ModelSpec,
 };
 use weightsd_segment::environment::variable;
 
@@ -12,7 +12,8 @@ use super::output::warn;
 
 /// Warns of hub variables that this shell has and the daemon lacks, when `spec` may mean a model on the hub.
 pub(super) async fn warn_of_ignored(client: &Client, spec: &str) -> anyhow::Result<()> {
-    if is_path_like(spec) || ["HF_ENDPOINT", "HF_TOKEN"].into_iter().all(|name| variable(name).is_none()) {
+    let is_id = matches!(ModelSpec::parse(spec), Ok(ModelSpec::Id(_)));
+    if !is_id || ["HF_ENDPOINT", "HF_TOKEN"].into_iter().all(|name| variable(name).is_none()) {
         return Ok(());
     }
     for warning in ignored(&client.status().await?, &variable) {

@@ -55,7 +55,7 @@ pub struct Context {
     pub connections: Arc<AtomicUsize>,
     /// Most connections at once.
     pub connections_max: usize,
-    /// Whether there is a token for the hub.
+    /// Whether the source of ids has credentials.
     pub token: Arc<TokenProbe>,
 }
 

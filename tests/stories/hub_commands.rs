@@ -32,7 +32,10 @@ async fn the_commands_download_verify_and_tell() {
         out
     };
     let text = good(&["resolve", REPO]);
-    assert!(text.contains(&fixture.commit) && text.contains("on the hub") && text.contains("text_encoder"), "{text}");
+    assert!(
+        text.contains(&fixture.commit) && text.contains("not downloaded") && text.contains("text_encoder"),
+        "{text}"
+    );
     let text = good(&["pull", REPO, "vae"]);
     assert!(
         text.contains(&format!("{REPO}@{short}")) && text.contains("verified") && text.contains("came in"),
@@ -40,7 +43,7 @@ async fn the_commands_download_verify_and_tell() {
     );
     assert!(good(&["pull", REPO, "vae"]).contains("all were here"));
     let text = good(&["resolve", REPO]);
-    assert!(text.contains("complete") && text.contains("on the hub"), "{text}");
+    assert!(text.contains("complete") && text.contains("not downloaded"), "{text}");
     let text = good(&["load", REPO, "transformer", "--dtype", "as-stored"]);
     assert!(text.contains("transformer") && text.contains("no byte copied"), "{text}");
     let text = good(&["verify", REPO]);

@@ -145,7 +145,7 @@ settings! {
     grace: Duration = Fixed(seconds(5));
     /// Most connections at once
     connections: NonZeroUsize = Fixed(some(1024));
-    /// Never ask the hub
+    /// Never ask the hub, nor any other source
     offline: bool = Found("as HF_HUB_OFFLINE says");
     /// Address of the hub
     hub_endpoint: Endpoint = Found("HF_ENDPOINT, or https://huggingface.co");
