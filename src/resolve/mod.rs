@@ -300,15 +300,16 @@ impl Explain for ResolveError {
                 path.display().to_string(),
                 "give a model's directory or one `.safetensors` file".to_owned(),
             ),
-            Self::NoCache { .. } => {
-                let hint = "name one with `--hub-cache`, or with `hub_cache` in the request or the configuration file";
-                new(Reason::NoHubCache, String::new(), hint.to_owned())
+            Self::NoCache { words } => {
+                let hint = format!("name one with {} in the request or the configuration file", words.cache_setting);
+                new(Reason::NoHubCache, String::new(), hint)
             }
             Self::RepoNotCached { repo, words, folder, .. } => {
                 let elsewhere = || {
                     format!(
-                        "{} {repo}`; if it lies in another cache, name that cache with `--hub-cache` (`hub_cache`)",
-                        pull(words)
+                        "{} {repo}`; if it lies in another cache, name that cache with {}",
+                        pull(words),
+                        words.cache_setting
                     )
                 };
                 let hint = disk::dangling(folder).map_or_else(elsewhere, |link| link.hint());

@@ -19,6 +19,8 @@ pub struct Words {
     pub endpoint: &'static str,
     /// Where its files are kept: `the Hugging Face cache`.
     pub cache: &'static str,
+    /// How another place for them is named: `` `--hub-cache` (`hub_cache`) ``.
+    pub cache_setting: &'static str,
     /// How a user gets access: ``log in with `hf auth login` ``.
     pub log_in: &'static str,
     /// Where credentials of the environment count: `HF_TOKEN counts only where the daemon is started`.

@@ -34,6 +34,7 @@ pub(crate) const WORDS: Words = Words {
     kind: "a directory",
     endpoint: "its path",
     cache: "the folder of tests",
+    cache_setting: "its test",
     log_in: "log in nowhere",
     credentials: "there are none",
 };

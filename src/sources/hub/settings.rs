@@ -16,6 +16,7 @@ pub(super) const WORDS: Words = Words {
     kind: "a Hugging Face hub",
     endpoint: "hub_endpoint",
     cache: "the Hugging Face cache",
+    cache_setting: "`--hub-cache` (`hub_cache`)",
     log_in: "log in with `hf auth login`",
     credentials: "HF_TOKEN counts only where the daemon is started",
 };
