@@ -175,10 +175,8 @@ impl Worker {
 
     pub async fn started(daemon: &Daemon) -> Self {
         let mut found = None;
-        // A worker that runs before this note is there tells which MLX is here, and computes nothing.
-        let engine = daemon.socket().with_file_name(".cache").join("weightsd/engine.json");
         until("there is a process that computes", async || {
-            found = engine.exists().then(|| Self::of(daemon)).flatten();
+            found = Self::of(daemon);
             found.is_some()
         })
         .await;
