@@ -145,7 +145,7 @@ pub trait Source: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The files of a commit, and of no other: a source whose commits are hashes of what there is now refuses one that has
+    /// The files of a commit, and of no other: a source whose commits are hashes of its present listing refuses one that has
     /// become another, as a revision that is not there.
     ///
     /// # Errors
