@@ -159,8 +159,8 @@ fn global_scale(sought: &Sought<'_>, entry: Option<&str>, is_there: bool) -> Opt
     }
 }
 
-/// A setting of the declaration that is on and of which nothing is known: an entry in the form of a layer's that names
-/// no module here.
+/// A setting of the declaration that is on and that nobody knows: an entry in the form of a layer's that names no
+/// module here.
 fn switch(sought: &Sought<'_>) -> Option<String> {
     // Heads that share the embedding are listed all the same.
     const TIED: [&str; 2] = ["lm_head", "embed_tokens"];
