@@ -20,6 +20,7 @@ mod mapping;
 mod pinned;
 mod reserve;
 mod residency;
+pub mod signals;
 mod sync;
 mod view;
 mod volume;

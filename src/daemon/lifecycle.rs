@@ -19,7 +19,7 @@ use tonic::transport::server::{Connected, UdsConnectInfo};
 use super::{
     BoundListener, Config,
     accept::{self, Counted},
-    watchdog,
+    watch, watchdog,
 };
 use crate::{cache::Cache, derive::Images, events::EventKind, handle::Daemon, service};
 
@@ -51,6 +51,7 @@ pub enum RunError {
 /// # Errors
 /// When the socket cannot be polled, a gRPC service cannot be set up, or the gRPC server fails.
 pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let bound = Arc::new(bound);
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
     let daemon = Daemon::default();
     let tasks = daemon.tasks();
@@ -70,7 +71,16 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
     };
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    tasks.spawn("accept", accept::accept(listener, daemon.clone(), cache, connections, connections_max, sender));
+    let serve = {
+        let daemon = daemon.clone();
+        move |listener| {
+            let (of, cache, connections) = (daemon.clone(), Arc::clone(&cache), Arc::clone(&connections));
+            let accepting = accept::accept(listener, of, cache, connections, connections_max, sender.clone());
+            daemon.tasks().spawn("accept", accepting);
+        }
+    };
+    serve(listener);
+    tasks.spawn("watch", watch::watch(Arc::clone(&bound), daemon.clone(), serve));
     let incoming =
         ReceiverStream::new(receiver).map(|(stream, counted)| Ok::<_, io::Error>(Grpc { stream, _counted: counted }));
     let server = router.serve_with_incoming_shutdown(incoming, tasks.stopping().clone().cancelled_owned());
@@ -86,25 +96,30 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
     daemon.events().push(EventKind::ShuttingDown, None, "the daemon was told to stop".to_owned());
     service::not_serving(&health).await;
     tasks.stop();
-    let drained = async {
-        let quiet = async {
-            tasks.ended().await;
-            tokio::time::sleep(FAREWELL).await;
-        };
-        tokio::select! {
-            result = &mut server => {
-                tasks.ended().await;
-                result
-            }
-            () = quiet => Ok(()),
-        }
-    };
-    match tokio::time::timeout(grace, drained).await {
+    match tokio::time::timeout(grace, drain(&daemon, &mut server)).await {
         Ok(result) => result.map_err(RunError::Serve)?,
         Err(_) => tracing::warn!(tasks = tasks.len(), "the grace period passed; open connections are cut"),
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until the tasks have ended and `server` has too, or its idle connections had their time to close.
+async fn drain(
+    daemon: &Daemon,
+    server: &mut (impl Future<Output = Result<(), tonic::transport::Error>> + Unpin),
+) -> Result<(), tonic::transport::Error> {
+    let quiet = async {
+        daemon.tasks().ended().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        result = server => {
+            daemon.tasks().ended().await;
+            result
+        }
+        () = quiet => Ok(()),
+    }
 }
 
 /// Deletes what a daemon that was killed left half-written. A folder on a disk that does not answer holds up nothing.

@@ -8,6 +8,7 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -43,7 +44,27 @@ enum Origin {
     /// Belongs to launchd or systemd, which keep it.
     Inherited,
     /// Made here. The file is the locked lock.
-    Own { _lock: File, socket: SocketFile },
+    Own(Mutex<Own>),
+}
+
+/// A socket that was made here. The file is the locked lock.
+#[derive(Debug)]
+struct Own {
+    lock: File,
+    socket: SocketFile,
+}
+
+/// What became of the socket's file.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It is where it was.
+    There,
+    /// It was gone, and there is a new one.
+    MadeAgain(UnixListener),
+    /// Something else is in its place, which may be another daemon's.
+    Taken,
+    /// It is gone, and belongs to the service manager.
+    Lost,
 }
 
 /// Which socket lies at a path: its device and inode.
@@ -147,7 +168,7 @@ impl BoundListener {
     pub fn waiting(&self) -> Option<Waiting> {
         match self.origin {
             Origin::Inherited => self.listener.try_clone().ok().map(Waiting::new),
-            Origin::Own { .. } => None,
+            Origin::Own(_) => None,
         }
     }
 
@@ -159,37 +180,95 @@ impl BoundListener {
     /// too long, and when the system refuses.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         places::check_socket_path(path, Platform::current())?;
-        let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        private::make(directory, Others::Nobody, Links::Followed)?;
+        private::make(folder_of(path), Others::Nobody, Links::Followed)?;
         let lock = lock(path)?;
         remove_stale(path, Platform::current(), connect)?;
-        let listener = UnixListener::bind(path).map_err(at("listen on"))?;
-        let socket = SocketFile::at(path).map_err(at("look at"))?;
-        let socket = socket.ok_or_else(|| BindError::NotASocket { path: path.to_owned() })?;
-        // The directory keeps others out until this is done.
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(at("protect"))?;
-        listener.set_nonblocking(true).map_err(at("listen on"))?;
-        Ok(Self { listener, path: path.to_owned(), origin: Origin::Own { _lock: lock, socket } })
+        let (listener, socket) = make_socket(path)?;
+        Ok(Self { listener, path: path.to_owned(), origin: Origin::Own(Mutex::new(Own { lock, socket })) })
     }
+}
+
+impl BoundListener {
+    /// Looks whether clients still find the socket, and makes it again if it is gone and nobody else has taken its place:
+    /// programs that tidy up delete sockets that look old. Blocks.
+    ///
+    /// # Errors
+    /// When it is gone and cannot be made again.
+    pub(super) fn look(&self) -> Result<Fate, BindError> {
+        let found = match SocketFile::at(&self.path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => None,
+            Err(source) => return Err(BindError::Io { action: "look at", path: self.path.clone(), source }),
+            Ok(found) => Some(found),
+        };
+        let Origin::Own(own) = &self.origin else {
+            return Ok(if found.is_some() { Fate::There } else { Fate::Lost });
+        };
+        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = found {
+            return Ok(if found == Some(own.socket) { Fate::There } else { Fate::Taken });
+        }
+        private::make(self.folder(), Others::Nobody, Links::Followed)?;
+        if !is_at(&own.lock, &lock_path(&self.path)) {
+            match lock(&self.path) {
+                Ok(lock) => own.lock = lock,
+                Err(BindError::InUse { .. }) => return Ok(Fate::Taken),
+                Err(error) => return Err(error),
+            }
+        }
+        let (listener, socket) = make_socket(&self.path)?;
+        own.socket = socket;
+        Ok(Fate::MadeAgain(listener))
+    }
+
+    /// The folder that the socket lies in.
+    pub(super) fn folder(&self) -> &Path {
+        folder_of(&self.path)
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn lock_path(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Whether the open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |file: io::Result<fs::Metadata>| file.map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((same(file.metadata()), same(fs::symlink_metadata(path))), (Ok(open), Ok(there)) if open == there)
 }
 
 impl Drop for BoundListener {
     fn drop(&mut self) {
-        let Origin::Own { socket, .. } = &self.origin else { return };
+        let Origin::Own(own) = &mut self.origin else { return };
+        let socket = own.get_mut().unwrap_or_else(PoisonError::into_inner).socket;
         // Service managers and other programs replace a socket without asking for our lock. The lock file stays, because
         // removing a locked file would let two daemons lock two files of one name.
-        if SocketFile::at(&self.path).is_ok_and(|found| found.as_ref() == Some(socket)) {
+        if SocketFile::at(&self.path).is_ok_and(|found| found == Some(socket)) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
+/// A listening socket at `path`, of mode 0600, that does not block.
+fn make_socket(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+    let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
+    let listener = UnixListener::bind(path).map_err(at("listen on"))?;
+    let socket = SocketFile::at(path).map_err(at("look at"))?;
+    let socket = socket.ok_or_else(|| BindError::NotASocket { path: path.to_owned() })?;
+    // The directory keeps others out until this is done.
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(at("protect"))?;
+    listener.set_nonblocking(true).map_err(at("listen on"))?;
+    Ok((listener, socket))
+}
+
 /// Locks the file beside the socket and writes the process id into it. The lock ends with the process, however it ends.
 fn lock(socket: &Path) -> Result<File, BindError> {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".lock");
-    let path = PathBuf::from(path);
+    let path = lock_path(socket);
     let at = |source| BindError::Io { action: "lock", path: path.clone(), source };
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(at)?;
@@ -323,6 +402,32 @@ mod tests {
         drop(first);
         assert!(path.exists(), "the manager's socket was removed");
         drop(manager);
+    }
+
+    #[test]
+    fn a_socket_that_was_deleted_is_made_again_and_one_that_was_replaced_is_not() {
+        let folder = private();
+        let path = folder.path().join("run").join("s");
+        let bound = BoundListener::bind(&path).unwrap();
+        assert!(matches!(bound.look().unwrap(), Fate::There));
+        fs::remove_file(&path).unwrap();
+        let Fate::MadeAgain(again) = bound.look().unwrap() else { panic!("{path:?} was not made again") };
+        connect(&path).unwrap();
+        again.accept().unwrap();
+        assert!(matches!(bound.look().unwrap(), Fate::There));
+        // With its folder and its lock.
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        assert!(matches!(bound.look().unwrap(), Fate::MadeAgain(_)));
+        assert!(matches!(BoundListener::bind(&path), Err(BindError::InUse { .. })), "it has the lock again");
+        // Another daemon was faster.
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        let other = BoundListener::bind(&path).unwrap();
+        assert!(matches!(bound.look().unwrap(), Fate::Taken));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(bound.look().unwrap(), Fate::Taken), "it has the lock, and will make its socket again");
+        assert!(matches!(other.look().unwrap(), Fate::MadeAgain(_)));
+        drop(bound);
+        assert!(path.exists());
     }
 
     /// A listener whose queue is full, as macOS shows it.

@@ -8,6 +8,7 @@ mod log_file;
 pub mod process;
 mod settings;
 mod waiting;
+mod watch;
 mod watchdog;
 
 pub use self::{

@@ -1,19 +1,33 @@
 //! What this process is to the system: its log, its limits, its threads, and the signals that end it.
 
 use std::{
+    future::poll_fn,
     io::{self, IsTerminal as _},
     path::Path,
     sync::Mutex,
+    task::Poll,
 };
 
+use rustix::process::Signal;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+use weightsd_segment::signals;
 
 use super::log_file::LogFile;
 
+/// Signals that end a program which does nothing about them, and that somebody may send to a daemon.
+const ENDING: [(Signal, &str); 7] = [
+    (Signal::TERM, "SIGTERM"),
+    (Signal::INT, "SIGINT"),
+    (Signal::HUP, "SIGHUP"),
+    (Signal::QUIT, "SIGQUIT"),
+    (Signal::USR1, "SIGUSR1"),
+    (Signal::USR2, "SIGUSR2"),
+    (Signal::ALARM, "SIGALRM"),
+];
 /// Exit code after a second signal: the shell's for SIGINT.
 const IMPATIENT: i32 = 130;
 
@@ -54,7 +68,8 @@ pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Waits for SIGTERM or SIGINT, whose handlers are in place when this returns. A second signal ends the process at once.
+/// Waits for a signal that ends programs, whose handlers are in place when this returns. A second one ends the process at
+/// once. A signal that the daemon was started to ignore stays ignored, as `nohup` wants it.
 ///
 /// # Errors
 /// When the system refuses a handler, or there is no runtime.
@@ -63,13 +78,28 @@ pub fn runtime() -> io::Result<Runtime> {
     reason = "the second signal comes after the caller has its answer, and must end a process whose tasks hang"
 )]
 pub fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut handlers = Vec::new();
+    for (ending, name) in ENDING {
+        let is_meant = matches!(ending, Signal::TERM | Signal::INT) || !signals::is_ignored(ending)?;
+        if is_meant {
+            handlers.push((signal(SignalKind::from_raw(ending.as_raw()))?, name));
+        }
+    }
     Ok(async move {
-        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        let name = next(&mut handlers).await;
+        tracing::info!("{name}");
         tokio::spawn(async move {
-            tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+            next(&mut handlers).await;
             std::process::exit(IMPATIENT);
         });
     })
+}
+
+/// The name of the next signal that comes.
+async fn next(handlers: &mut [(tokio::signal::unix::Signal, &'static str)]) -> &'static str {
+    poll_fn(|context| {
+        let come = handlers.iter_mut().find_map(|(signal, name)| signal.poll_recv(context).is_ready().then_some(*name));
+        come.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }

@@ -12,7 +12,7 @@ use std::{
 use command_fds::{CommandFdExt as _, FdMapping};
 use weightsd_client::{Client, ConnectOptions};
 
-use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, not_run, until};
+use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, eventually, not_run, until};
 
 const REPO: &str = "test/z-image";
 const SYSTEMD: &str = "systemd-socket-activate";
@@ -117,4 +117,31 @@ async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
     assert_eq!(daemon.wait().code(), Some(64), "{}", home.log());
     assert!(home.log().contains("cannot start: the configuration file"), "{}", home.log());
     assert!(home.socket().exists(), "the socket belongs to the service manager");
+}
+
+#[cfg(not(target_os = "macos"))] // launchd hands sockets over by a protocol of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_the_service_manager_that_is_deleted_is_told_and_not_made_here() {
+    let home = Home::new();
+    let listener = UnixListener::bind(home.socket()).unwrap();
+    let mut command = home.around(handed_down());
+    let parent_fd = listener.as_fd().try_clone_to_owned().unwrap();
+    command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+    let daemon = home.start(command);
+    let client = connect(&home.socket()).await;
+    fs::remove_file(home.socket()).unwrap();
+    eventually("the daemon says so", || home.log().contains("which belongs to the service manager"));
+    assert_eq!(client.status().await.unwrap().pid, daemon.pid());
+    assert!(daemon.terminate().success());
+    assert!(!home.socket().exists());
+}
+
+#[test]
+fn activated_without_a_socket_is_an_error() {
+    let home = Home::new();
+    let output = home.command().args(["serve", "--activated"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(text.contains("error: no socket was handed over by launchd or systemd"), "{text}");
+    assert!(!home.socket().exists());
 }

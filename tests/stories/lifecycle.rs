@@ -1,20 +1,23 @@
 //! How a daemon begins and ends, and how many connections it has in between.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    process::Command,
 };
 
 use rustix::process::Signal;
 use weightsd_client::{
-    Layout,
+    Component, Layout,
     proto::{EventKind, NoticeKind, WatchEventsRequest},
 };
 use weightsd_core::handoff::{MAGIC, Request, Status};
 
 use crate::{
     client_process::{ClientProcess, Job},
-    harness::{Home, connect, events, eventually, leases, until},
+    harness::{Daemon, Home, PROGRAM, connect, events, eventually, leases, until},
     raw,
 };
 
@@ -38,13 +41,85 @@ async fn a_second_daemon_is_refused_and_told_by_whom() {
     assert!(home.daemon().terminate().success());
 }
 
+/// A daemon on a socket in a folder of its own below the home, and a client that holds something.
+async fn in_a_folder(home: &Home) -> (Daemon, PathBuf, Component) {
+    home.tiny(REPO);
+    let socket = home.path().join("run/s");
+    let mut command = home.command();
+    command.args(["serve", "--socket", socket.to_str().unwrap()]);
+    let daemon = home.start(command);
+    eventually("the daemon listens", || UnixStream::connect(&socket).is_ok());
+    let held = connect(&socket).await.load(home.request(REPO, "vae"), |_| ()).await.unwrap();
+    (daemon, socket, held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_is_deleted_is_made_again() {
+    let home = Home::new();
+    let (daemon, socket, mut held) = in_a_folder(&home).await;
+    let away = home.path().join("away");
+    // The folder in one step: the daemon would be quicker than one file after the other.
+    let delete: [&dyn Fn() -> std::io::Result<()>; 2] =
+        [&|| fs::remove_file(&socket), &|| fs::rename(socket.parent().unwrap(), &away)];
+    for delete in delete {
+        delete().unwrap();
+        eventually("the socket is back", || UnixStream::connect(&socket).is_ok());
+        let status = connect(&socket).await.status().await.unwrap();
+        assert_eq!((status.pid, status.leases), (daemon.pid(), 1), "{}", home.log());
+    }
+    assert!(home.log().contains("it was made again"), "{}", home.log());
+    daemon.signal(Signal::TERM);
+    assert_eq!(held.next_notice().await.unwrap().kind(), NoticeKind::ShuttingDown);
+    eventually("the daemon removes its socket", || !socket.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_another_is_noticed_and_left_alone() {
+    let home = Home::new();
+    let (daemon, socket, _held) = in_a_folder(&home).await;
+    // In one step: the daemon makes a socket again that is gone.
+    let beside = home.path().join("s");
+    let other = UnixListener::bind(&beside).unwrap();
+    fs::rename(&beside, &socket).unwrap();
+    eventually("the daemon notices", || home.log().contains("another program has taken"));
+    assert!(daemon.terminate().success());
+    assert!(socket.exists());
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_signal_that_ends_a_program_ends_with_a_goodbye() {
+    let home = Home::new();
+    home.tiny(REPO);
+    for signal in [Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::ALARM, Signal::INT, Signal::TERM] {
+        let mut daemon = home.daemon();
+        let mut held = daemon.client().await.load(home.request(REPO, "vae"), |_| ()).await.unwrap();
+        daemon.signal(signal);
+        assert_eq!(held.next_notice().await.unwrap().kind(), NoticeKind::ShuttingDown, "{signal:?}");
+        assert_eq!(daemon.wait().code(), Some(0), "{signal:?}: {}", home.log());
+        assert!(!home.socket().exists(), "{signal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nohup_is_obeyed() {
+    let home = Home::new();
+    let mut command = home.around(Command::new("nohup"));
+    command.args([PROGRAM, "serve"]);
+    let daemon = home.ready(home.start(command));
+    daemon.signal(Signal::HUP);
+    assert_eq!(daemon.client().await.status().await.unwrap().pid, daemon.pid());
+    assert!(daemon.terminate().success());
+    assert!(!home.log().contains("SIGHUP"), "{}", home.log());
+}
+
 #[test]
 fn the_log_goes_to_a_file_of_its_own() {
     let home = Home::new();
     let file = home.path().join("daemon.log");
     let daemon = home.daemon_with(&["--log-file", file.to_str().unwrap()]);
     assert!(daemon.terminate().success());
-    let log = std::fs::read_to_string(&file).unwrap();
+    let log = fs::read_to_string(&file).unwrap();
     assert!(log.contains("ready") && log.contains("stopped"), "{log}");
     assert_eq!(home.log(), "", "standard error is elsewhere");
     // A log that cannot be kept there is kept where it was, and keeps nobody from being served.

@@ -6,7 +6,6 @@ mod plan;
 use std::{
     env, fs,
     io::{self, Write},
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -17,7 +16,7 @@ use weightsd_segment::environment::variable;
 
 use self::plan::{Folder, Installation, Removal, Surroundings};
 use super::args::{Install, InstallPlatform};
-use crate::private;
+use crate::private::{self, Links, Others};
 
 /// Writes the files, or shows them.
 pub(super) fn install(command: &Install) -> anyhow::Result<ExitCode> {
@@ -85,8 +84,7 @@ fn make(installation: &Installation, out: &mut impl Write) -> anyhow::Result<()>
         if folder.is_ours {
             private::make_or_close(&folder.path)?;
         } else {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder.path);
-            made.with_context(|| format!("cannot make `{}`", folder.path.display()))?;
+            private::make(&folder.path, Others::Readers, Links::Followed)?;
         }
         writeln!(out, "made sure of {}", folder.path.display())?;
     }

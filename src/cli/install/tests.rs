@@ -114,6 +114,14 @@ fn a_folder_of_the_socket_that_others_enter_is_closed_and_a_link_is_refused() {
     symlink(home.path(), &folder).unwrap();
     let error = make(&installation, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("is a link"), "{error}");
+
+    // launchd would start nothing whose log it cannot open.
+    fs::remove_file(&folder).unwrap();
+    let logs = home.path().join("Library/Logs");
+    if std::os::unix::fs::chown(&logs, Some(4321), None).is_ok() {
+        let error = make(&installation, &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("Logs` belongs to uid 4321"), "{error}");
+    }
 }
 
 #[test]

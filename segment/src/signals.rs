@@ -1,0 +1,32 @@
+//! What a signal does to this process.
+
+use std::{io, mem::MaybeUninit, ptr};
+
+use rustix::process::Signal;
+
+/// Whether this process was started with the signal ignored, as `nohup` does with SIGHUP.
+///
+/// # Errors
+/// When the system knows no such signal.
+pub fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the second argument is null, so nothing is changed, and the third has room for what is there.
+    let known = unsafe { libc::sigaction(signal.as_raw(), ptr::null(), action.as_mut_ptr()) };
+    if known != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeros are a valid `sigaction`, and the call filled it.
+    let action = unsafe { action.assume_init() };
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rust_programs_ignore_broken_pipes_and_no_hang_up() {
+        assert!(is_ignored(Signal::PIPE).unwrap());
+        assert!(!is_ignored(Signal::USR2).unwrap());
+    }
+}
