@@ -2,6 +2,7 @@
 //! listing, the small JSON files and the indexes; opens no weight file.
 
 mod attest;
+mod attest_file;
 mod component;
 mod error;
 mod fetch;

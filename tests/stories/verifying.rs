@@ -231,3 +231,42 @@ async fn what_the_daemon_downloads_is_verified_when_it_is_lent() {
     assert_eq!(state(&component), VerificationState::Verified);
     assert!(component.info().attestation.as_ref().unwrap().time.is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_of_attestations_fails_no_load_and_is_named_once() {
+    type Spoil = fn(&mut Vec<u8>);
+    let home = Home::new();
+    home.tiny(REPO);
+    let hashed = async |damage: &str| {
+        let before = home.log().len();
+        let daemon = home.daemon();
+        let client = daemon.client().await;
+        let before_lending = || request(&home, REPO, "vae").verification(Verification::Before);
+        for _ in 0..2 {
+            let component = client.load(before_lending(), |_| ()).await.unwrap();
+            assert_eq!(state(&component), VerificationState::Verified, "{damage}");
+        }
+        assert!(daemon.terminate().success(), "{damage}: {}", home.log());
+        home.log()[before..].to_owned()
+    };
+    hashed("none").await;
+    let database = home.path().join(".cache/weightsd/attestations.redb");
+    let whole = fs::read(&database).unwrap();
+    assert!(!hashed("none").await.contains("attestations.redb"));
+    let damages: [(&str, Spoil); 5] = [
+        ("cut", |bytes| bytes.truncate(4196)),
+        ("another file", |bytes| *bytes = b"not a database".to_vec()),
+        ("a flipped bit", |bytes| bytes[3] ^= 4),
+        ("a zeroed header", |bytes| bytes[..4096].fill(0)),
+        ("all zeroed but the header", |bytes| bytes[4096..].fill(0)),
+    ];
+    for (damage, spoil) in damages {
+        let mut bytes = whole.clone();
+        spoil(&mut bytes);
+        fs::write(&database, bytes).unwrap();
+        let said = hashed(damage).await;
+        assert_eq!(said.matches("attestations.redb` is damaged").count(), 1, "{damage}: {said}");
+        // What was begun anew is whole.
+        assert!(!hashed(damage).await.contains("attestations.redb"), "{damage}");
+    }
+}
