@@ -87,7 +87,13 @@ pub(super) fn open(
 /// Puts the component together under the names of its catalogue, and compares it with that catalogue.
 pub(super) fn assemble(prepared: &Prepared, opened: &Opened) -> Result<Assembled, LoadError> {
     let Ingredients { own, overlay, .. } = &opened.checkpoints;
-    put_together(&prepared.recipe, prepared.model(), own.tensors(), overlay.as_ref().map(Checkpoint::tensors))
+    let overlay = overlay.as_ref().map(Checkpoint::tensors);
+    let mut assembled = put_together(&prepared.recipe, prepared.model(), own.tensors(), overlay)?;
+    // A refusal has the report too, so it is whole before anybody judges it.
+    if prepared.request.layout.granted(assembled.description.catalogue.as_ref()).is_for_modules() {
+        assembled.report.remarks.extend(assembled.report.left_out());
+    }
+    Ok(assembled)
 }
 
 /// Like [`assemble`], for tensors from any place: an audit has only the headers.
@@ -166,9 +172,6 @@ pub(super) fn plan(
     let layout = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
     assembled.report.remarks.extend(remarks);
     assembled.report.remarks.extend(unmet.as_ref().map(ToString::to_string));
-    if layout.is_for_modules() {
-        assembled.report.remarks.extend(assembled.report.left_out());
-    }
     assembled.report.remarks.extend(said(prepared.request.layout, layout, &tensors));
     let image = derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
     let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
