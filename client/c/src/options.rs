@@ -422,7 +422,7 @@ mod tests {
             assert_eq!((message.client_name.as_str(), message.adapters.len()), ("me", 2));
             assert_eq!(message.adapters[1].scale, Some(1.0), "0 without has_scale is not a factor of 0");
             for wrong in [
-                weightsd_load_options { layout: 3, ..blank() },
+                weightsd_load_options { layout: u32::MAX, ..blank() },
                 weightsd_load_options { handoff: 2, ..blank() },
                 weightsd_load_options { dtype: u32::MAX, ..blank() },
                 weightsd_load_options { adapter_count: 1, ..blank() },
