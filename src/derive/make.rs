@@ -25,8 +25,9 @@ pub struct Wanted {
     pub id: ComponentId,
     /// What is computed, and the file that it makes.
     pub derivation: Derivation,
-    /// The engine that computes it.
-    pub engine: FoundEngine,
+    /// The engine that the component's id names; `None` where it names none, because what is asked for is as stored.
+    /// The kernels of some files are put in order all the same, by whatever engine there is: that moves bytes only.
+    pub engine: Option<FoundEngine>,
     /// What it is made from, in words.
     pub provenance: Provenance,
     /// The files that are read, in the order of their numbers.
@@ -80,7 +81,7 @@ impl Maker {
             return Ok((image, Duration::ZERO));
         }
         // Before others are deleted for its sake.
-        let installed = wanted.installed()?;
+        let installed = self.installed(wanted).await?;
         let partial = self.begin(wanted, make_room).await?;
         tokio::select! {
             // Checked first, so that a daemon that stops starts no process any more.
@@ -101,6 +102,21 @@ impl Maker {
     /// When the process that tells cannot be started, or dies.
     pub async fn engine(&self) -> Result<FoundEngine, ComputeFailed> {
         timeout(ASKING_MAX, self.engines.find()).await.unwrap_or(Err(ComputeFailed::EngineUnknown))
+    }
+
+    /// The engine for `wanted`; `None` where everything is copied, which needs none.
+    async fn installed(&self, wanted: &Wanted) -> Result<Option<Arc<Installed>>, ComputeFailed> {
+        if !wanted.derivation.computes() {
+            return Ok(None);
+        }
+        let engine = match &wanted.engine {
+            Some(engine) => engine.clone(),
+            None => self.engine().await?,
+        };
+        match engine {
+            FoundEngine::Installed(installed) => Ok(Some(installed)),
+            FoundEngine::Absent { why, .. } => Err(why.into()),
+        }
     }
 
     async fn find(&self, wanted: &Arc<Wanted>) -> Result<Option<Image>, ComputeFailed> {
@@ -148,15 +164,6 @@ impl Maker {
 }
 
 impl Wanted {
-    /// The engine; `None` where everything is copied, which needs none.
-    fn installed(&self) -> Result<Option<Arc<Installed>>, ComputeFailed> {
-        match &self.engine {
-            _ if !self.derivation.computes() => Ok(None),
-            FoundEngine::Installed(installed) => Ok(Some(Arc::clone(installed))),
-            FoundEngine::Absent { why, .. } => Err(why.clone().into()),
-        }
-    }
-
     /// Computes the image into `partial`, in a process of its own.
     async fn compute(
         &self,

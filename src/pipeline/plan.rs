@@ -227,7 +227,7 @@ fn wanted(prepared: &Prepared, sources: &Sources<SourceFile>, derivation: Deriva
     Wanted {
         id: prepared.id,
         derivation,
-        engine: prepared.engine.clone().expect("nothing is computed of what is asked for as it is stored"),
+        engine: prepared.engine.clone(),
         provenance: prepared.provenance(),
         files: sources.iter().map(file).collect(),
         changed: Box::new(move || {

@@ -24,6 +24,7 @@ def dry_run(program: Path, platform: str, home: Path) -> dict[str, str]:
         text=True,
         check=True,
     ).stdout
+    output = output.split("\nnow run:\n")[0]  # The commands come after the files.
     parts = re.split(r"^\W*?(/\S*/(\S+\.(?:plist|socket|service)))\W*$\n", output, flags=re.MULTILINE)
     files = {}
     for path, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
@@ -52,7 +53,8 @@ def unit(text: str) -> ConfigParser:
 def test_templates(file: str, placeholders: set[str]):
     text = (ROOT / file).read_text()
     assert {p for p in ("@PROGRAM@", "@SOCKET@", "@LOG@") if p in text} == placeholders
-    assert all(text.count(placeholder) == 1 for placeholder in placeholders)
+    # The log is named twice: the daemon writes to it, and launchd what is said before.
+    assert all(text.count(p) == (2 if p == "@LOG@" else 1) for p in placeholders)
 
 
 def test_launchd(program: Path, tmp_path: Path):
@@ -60,7 +62,7 @@ def test_launchd(program: Path, tmp_path: Path):
     plist = plistlib.loads(text[: text.index("</plist>") + len("</plist>")].encode())
     assert plist["Label"] == "dev.weightsd"
     assert os.path.isabs(plist["ProgramArguments"][0])
-    assert plist["ProgramArguments"][1:] == ["serve", "--activated"]
+    assert plist["ProgramArguments"][1:] == ["serve", "--activated", "--log-file", plist["StandardErrorPath"]]
     listener = plist["Sockets"]["Listener"]
     assert listener["SockPathMode"] == 0o600
     assert os.path.isabs(listener["SockPathName"])

@@ -26,6 +26,7 @@ impl SmallDisk {
     }
 
     /// Lets nobody write to it any more.
+    #[cfg(target_os = "linux")]
     pub fn freeze(&self) {
         // Refused while a file is open for writing.
         let freeze = || Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).output().unwrap();
