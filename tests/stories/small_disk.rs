@@ -7,7 +7,9 @@ use std::{
     process::Command,
 };
 
-use crate::harness::{eventually, not_run};
+#[cfg(target_os = "linux")]
+use crate::harness::eventually;
+use crate::harness::not_run;
 
 /// Gone when dropped.
 pub struct SmallDisk(PathBuf);
