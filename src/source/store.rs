@@ -147,7 +147,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Tries to become the only one, among all programs, who writes this blob. `None` when somebody else is.
     ///
     /// # Errors
-    /// What the system says of [`Self::lock_path`]. [`has_no_locks`] tells a file system without locks.
+    /// What the system says of [`Self::lock_path`]. `has_no_locks` tells a file system without locks.
     fn try_lock(&self, blob: &BlobName) -> io::Result<Option<BlobLock>> {
         BlobLock::try_at(&self.lock_path(blob))
     }

@@ -1,5 +1,5 @@
 //! The sources that ship, and the list of them. A source is a folder beside this file, its `mod` line and its line in
-//! [`SOURCES`]: its [`Source`] implementation says which specs it takes, how messages speak of it, and where its files
+//! `SOURCES`: its [`Source`] implementation says which specs it takes, how messages speak of it, and where its files
 //! are kept.
 
 pub mod hub;

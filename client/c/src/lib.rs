@@ -3,9 +3,9 @@
 //! `include/weightsd.h` is what a program sees; cbindgen makes it of this crate, so the comments on `extern "C"`
 //! functions and `repr(C)` types are written for readers of C. What they have in common:
 //!
-//! - No function unwinds: [`guard`] turns a panic into an error with code `WEIGHTSD_PANIC`.
-//! - Handles are boxes that begin with a tag ([`handle`]), so a null pointer and a handle of another kind are errors.
-//! - The library has no globals. Each connection has a thread of its own ([`engine`]); calls wait for it on the caller's
+//! - No function unwinds: `guard` turns a panic into an error with code `WEIGHTSD_PANIC`.
+//! - Handles are boxes that begin with a tag (`handle`), so a null pointer and a handle of another kind are errors.
+//! - The library has no globals. Each connection has a thread of its own (`engine`); calls wait for it on the caller's
 //!   thread, and call back there.
 //!
 //! Unsafe code is that of the border and no other: pointers that come in are read, pointers that go out are kept valid.

@@ -2,9 +2,9 @@
 //!
 //! Requests come as protobuf's JSON and answers go as such, so the shapes of the interface are written down once, in
 //! `proto/`, and read by Python's half (`python/weightsd/_messages.py`). What is no message has a class here: a session
-//! ([`session::Session`]), a lease ([`lease::Lease`]), a stream of events ([`events::Events`]).
+//! (`session::Session`), a lease (`lease::Lease`), a stream of events (`events::Events`).
 //!
-//! Every wait is done without the interpreter's lock, and looks for signals (see [`wait`]). Nothing here runs Python
+//! Every wait is done without the interpreter's lock, and looks for signals (see `wait`). Nothing here runs Python
 //! code on a thread that Python did not make.
 
 #![deny(unsafe_code)]
