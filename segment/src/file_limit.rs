@@ -26,7 +26,7 @@ impl Raised {
     }
 }
 
-/// Raises the soft limit as far as the hard one and [macOS](MOST) allow.
+/// Raises the soft limit as far as the hard one and macOS allow.
 ///
 /// # Errors
 /// When the system refuses.

@@ -36,7 +36,7 @@ pub enum Action {
 /// One line of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Names that it is for, as a [`Pattern`].
+    /// Names that it is for, as a [pattern](crate::pattern).
     pub from: &'static str,
     /// What happens to them. Names are patterns too.
     pub action: Action,
