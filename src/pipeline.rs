@@ -15,10 +15,10 @@ mod plan;
 mod prepared;
 mod request;
 mod tools;
+mod trip;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use self::tools::blocking;
 pub use self::{
     desk::{Desk, Progress, Shared},
     error::{AcquireError, LoadError},
@@ -28,8 +28,12 @@ pub use self::{
     prepared::Prepared,
     request::{FloatWish, Pinned, Request, Treatment, Verification},
     tools::Tools,
+    trip::Trip,
 };
-use crate::derive::{Image, Wanted};
+use crate::{
+    derive::{Image, Wanted},
+    lanes::MayBlock,
+};
 
 /// Names the first half of a load in errors.
 const FINDING: &str = "finding the model";
@@ -40,11 +44,12 @@ const FINDING: &str = "finding the model";
 /// When a stage fails or takes too long, and when the daemon stops.
 pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) -> Result<D::Lent, AcquireError> {
     let tools = Arc::clone(desk.tools());
+    let trip = tools.trip(request.models.iter().map(|(_, selector)| selector)).await?;
     // Ingredients<Selector> -> Ingredients<Pinned>
-    let addresses = pin::resolve(&request.models, &tools).await?;
+    let addresses = pin::resolve(&request.models, &trip, &tools).await?;
     let pinned = addresses.map(|_, address| pin::pin(address, &tools)).join().await?;
     // Ingredients<Pinned> -> Ingredients<ComponentFiles>: what is missing is fetched.
-    let prepared = find::list_and_fetch(request, &pinned, &tools, progress).await?;
+    let prepared = find::list_and_fetch(request, &pinned, &trip, &tools, progress).await?;
     if request.verification == Verification::Before {
         desk.verify(&prepared).await?;
     }
@@ -52,8 +57,9 @@ pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) 
     desk.share(prepared, |prepared, shared| async move {
         // Ingredients<ComponentFiles> -> Ingredients<Checkpoint> -> Plan
         let watcher = Arc::clone(&shared.watcher);
-        let opening = move |tools: &Tools| -> Result<_, LoadError> {
-            let opened = plan::open(&prepared.files, &tools.pool, &*watcher)?;
+        let trip = Arc::clone(&prepared.trip);
+        let opening = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
+            let opened = plan::open(&prepared.files, &tools.pool, &*watcher, may)?;
             let assembled = plan::assemble(&prepared, &opened)?;
             plan::audit(&assembled.report, &prepared.request)?;
             let placed = plan::place(&prepared, &assembled)?;
@@ -61,7 +67,7 @@ pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) 
             plan::met(&plan, &prepared.request)?;
             Ok((prepared, plan))
         };
-        let (prepared, plan) = tools.stage("the load", opening).await??;
+        let (prepared, plan) = tools.stage(&trip, "the load", opening).await??;
         // Plan -> Component
         let image = match &plan.image {
             Some(wanted) => Some(derive(wanted, &tools, &shared).await?),

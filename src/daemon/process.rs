@@ -1,35 +1,35 @@
-//! What this process is to the system: its log, its limits, its threads, and the signals that end it.
+//! What this process is to the system: its limits, its threads, and the signals that end it.
 
 use std::{
     io::{self, IsTerminal as _},
     path::Path,
-    sync::Mutex,
+    thread,
+    time::Duration,
 };
 
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
 };
-use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
-use super::log_file::LogFile;
+use super::{Watch, log_file::LogFile};
+use crate::log::Log;
 
 /// Exit code after a second signal: the shell's for SIGINT.
 const IMPATIENT: i32 = 130;
 
-/// Starts the log, in the file if there is one, on standard error otherwise; `WEIGHTSD_LOG` says how much.
-pub fn start_log(file: Option<&Path>) {
-    let filter = EnvFilter::try_from_env("WEIGHTSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let opened = file.map(LogFile::new).transpose();
-    let (writer, problem) = match opened {
-        Ok(None) => (BoxMakeWriter::new(io::stderr), None),
-        Ok(Some(file)) => (BoxMakeWriter::new(Mutex::new(file)), None),
-        Err(error) => (BoxMakeWriter::new(io::stderr), Some(error)),
-    };
-    let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).with_target(false).init();
-    if let (Some(error), Some(file)) = (problem, file) {
-        tracing::warn!(%error, file = %file.display(), "the log cannot be kept in its file");
+/// Starts the log, in the file if there is one, on standard error otherwise.
+pub fn start_log(file: Option<&Path>) -> Log {
+    match file.map(LogFile::new).transpose() {
+        Ok(None) => Log::start(io::stderr(), io::stderr().is_terminal()),
+        Ok(Some(file)) => Log::start(file, false),
+        Err(error) => {
+            let log = Log::start(io::stderr(), io::stderr().is_terminal());
+            let file = file.map(|file| file.display().to_string()).unwrap_or_default();
+            tracing::warn!(%error, file, "the log cannot be kept in its file");
+            log
+        }
     }
 }
 
@@ -45,8 +45,7 @@ pub fn share_arenas() {
     weightsd_segment::heap::share_arenas();
 }
 
-/// A runtime with one thread. Work that blocks or computes has other threads, and a request that wakes no other thread is
-/// answered sooner.
+/// The runtime of a command, on one thread.
 ///
 /// # Errors
 /// When the system has no place for another poller.
@@ -54,22 +53,44 @@ pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Waits for SIGTERM or SIGINT, whose handlers are in place when this returns. A second signal ends the process at once.
+/// The serving loop: one thread, since what blocks or computes has threads of its own, and a request that wakes no other
+/// thread is answered sooner. `watch` learns when it waits.
 ///
 /// # Errors
-/// When the system refuses a handler, or there is no runtime.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the second signal comes after the caller has its answer, and must end a process whose tasks hang"
-)]
-pub fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// When the system has no place for another poller.
+pub fn serving_loop(watch: &Watch) -> io::Result<Runtime> {
+    let (parks, unparks) = (watch.clone(), watch.clone());
+    let mut builder = Builder::new_current_thread();
+    builder.on_thread_park(move || parks.parks()).on_thread_unpark(move || unparks.unparks());
+    builder.enable_all().build()
+}
+
+/// Waits for SIGTERM or SIGINT, whose handlers are in place when this returns. Signals come to a thread of their own, so a
+/// serving loop that hangs is no obstacle: the first signal gives `watch` the `patience` to end the process by, the second
+/// ends it at once.
+///
+/// # Errors
+/// When the system refuses a handler or a thread.
+#[expect(clippy::disallowed_methods, reason = "a process whose tasks hang must end all the same")]
+pub fn told_to_stop(watch: Watch, patience: Duration) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let (told, stop) = oneshot::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let listen = async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-        tokio::spawn(async move {
-            tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-            std::process::exit(IMPATIENT);
-        });
+        watch.end_within(patience);
+        // Nobody serves any more when nobody listens.
+        let _ = told.send(());
+        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        std::process::exit(IMPATIENT);
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen))?;
+    Ok(async move {
+        if stop.await.is_err() {
+            std::future::pending().await
+        }
     })
 }

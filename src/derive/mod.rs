@@ -12,7 +12,7 @@ mod order;
 mod process;
 pub mod worker;
 
-pub(crate) use self::process::{PULSE, compute};
+pub(crate) use self::process::{PULSE, SILENCE_MAX, compute};
 pub use self::{
     engine::{Engine, Engines, FoundEngine, Installed, WithoutEngine},
     images::{Image, ImageError, Images, PartialImage, Provenance, StoredImage},

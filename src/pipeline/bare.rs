@@ -12,6 +12,7 @@ use weightsd_core::{
 use super::LoadError;
 use crate::{
     checkpoint::{self, ShardPool},
+    lanes::MayBlock,
     snapshot::{Snapshot, Told},
 };
 
@@ -31,16 +32,21 @@ struct Bare {
 /// # Errors
 /// When the root has several files without a word, or the file that is the model cannot be opened. Files of folders that
 /// cannot be used are said when they are loaded.
-pub(super) fn tell(snapshot: &mut Snapshot, base: Option<&Snapshot>, pool: &ShardPool) -> Result<(), LoadError> {
+pub(super) fn tell(
+    snapshot: &mut Snapshot,
+    base: Option<&Snapshot>,
+    pool: &ShardPool,
+    may: &MayBlock<'_>,
+) -> Result<(), LoadError> {
     let mut found = Vec::new();
     if let Some(file) = snapshot.bare_file()? {
-        let table = Table::of_file(pool.get_or_open(&file)?.header.clone());
+        let table = Table::of_file(pool.get_or_open(&file, may)?.header.clone());
         found.push(Bare { folder: String::new(), file: Some(file.name), table });
     }
     let sites: Vec<ComponentSite> = snapshot.bare_sites().cloned().collect();
     if sites.len() <= FOLDERS_MAX {
         let others = sites.iter().filter(|site| found.iter().all(|bare| bare.folder != site.folder));
-        let others: Vec<_> = others.filter_map(|site| of_folder(snapshot, site, pool)).collect();
+        let others: Vec<_> = others.filter_map(|site| of_folder(snapshot, site, pool, may)).collect();
         found.extend(others);
     }
     let tables: Vec<&Table> = found.iter().map(|bare| &bare.table).collect();
@@ -83,12 +89,12 @@ fn is_clear(folder: &str, located: &Located) -> bool {
     folder.is_empty() || located.parts.len() == 1
 }
 
-fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool) -> Option<Bare> {
+fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool, may: &MayBlock<'_>) -> Option<Bare> {
     let (index, files) = snapshot.whole_set(site)?;
     let mut names = Sources::default();
     let mut open = Vec::with_capacity(files.len());
     for file in &files {
-        open.push((names.add(file.name.clone()), pool.get_or_open(file).ok()?));
+        open.push((names.add(file.name.clone()), pool.get_or_open(file, may).ok()?));
     }
     let shards = files.iter().zip(&open).map(|(file, (source, open))| Shard {
         source: *source,

@@ -42,6 +42,12 @@ impl Attestations {
         Self { path, database: OnceLock::new(), recent: DashMap::new(), writing: Mutex::new(()) }
     }
 
+    /// The file that keeps them; `None` when they are kept in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// Like [`Self::get`], but only for what was asked for or attested since the start. Never waits.
     #[must_use]
     pub fn recent(&self, blob: &BlobName, file: &FileKey) -> Option<SystemTime> {

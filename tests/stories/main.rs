@@ -26,6 +26,8 @@ mod deriving_crashes;
 #[cfg(target_os = "linux")]
 mod deriving_room;
 mod engines;
+#[cfg(target_os = "linux")]
+mod fuse_disk;
 mod harness;
 mod hostile;
 mod hub_away;
@@ -42,11 +44,15 @@ mod hub_races;
 mod hub_resumes;
 mod hub_tokens;
 mod hubs;
+#[cfg(target_os = "linux")]
+mod hung_disk;
 mod installing;
 mod keeping;
 mod kinds;
 mod lending;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod log;
 mod names;
 mod progress;
 mod quantising;
