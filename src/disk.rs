@@ -9,6 +9,8 @@ use std::{
 use rustix::io::Errno;
 use weightsd_core::explain::{Explanation, Reason};
 
+use crate::lanes::TooManyOpen;
+
 /// Whether a file cannot be written because the disk, or what this user may have of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -35,6 +37,9 @@ pub(crate) fn explain(path: &Path, error: &io::Error) -> Explanation {
         // A socket cannot even be opened.
         _ if is(error, Errno::NXIO) => (Reason::FileRefused, NOT_A_FILE),
         io::ErrorKind::InvalidInput => (Reason::FileRefused, NOT_A_FILE),
+        _ if error.get_ref().is_some_and(|inner| inner.is::<TooManyOpen>()) => {
+            (Reason::Busy, "try again when others have let go, or raise the limit of open files (`ulimit -n`)")
+        }
         _ => (Reason::Io, "see the daemon's log, and whether the disk or the limit of open files is exhausted"),
     };
     Explanation::new(reason, path.display().to_string(), hint)

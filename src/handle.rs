@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{events::Events, lanes::Lanes, log::Losses, tasks::Tasks};
@@ -13,6 +14,7 @@ pub struct Daemon {
     events: Arc<Events>,
     lanes: Arc<Lanes>,
     losses: Losses,
+    freed: Arc<Notify>,
 }
 
 impl Default for Daemon {
@@ -27,7 +29,7 @@ impl Daemon {
     pub fn new(losses: Losses) -> Self {
         let tasks = Tasks::default();
         let lanes = Arc::new(Lanes::new(tasks.stopping().clone()));
-        Self { tasks, events: Arc::default(), lanes, losses }
+        Self { tasks, events: Arc::default(), lanes, losses, freed: Arc::default() }
     }
 
     /// Its tasks.
@@ -46,6 +48,12 @@ impl Daemon {
     #[must_use]
     pub fn losses(&self) -> &Losses {
         &self.losses
+    }
+
+    /// Is told when memory was freed that may be worth giving back to the system.
+    #[must_use]
+    pub fn freed(&self) -> &Arc<Notify> {
+        &self.freed
     }
 
     /// Its event log.

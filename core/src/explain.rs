@@ -137,6 +137,8 @@ pub enum Reason {
     Io,
     /// A file changed while it was being used.
     FileChanged,
+    /// There are as many of these as there may be.
+    Busy,
     /// The operation took longer than it may.
     Deadline,
     /// Nobody waited for the work any more, so it was given up.
@@ -205,6 +207,7 @@ impl Reason {
             | Self::Forbidden => Tier::Condition,
             Self::Io
             | Self::FileChanged
+            | Self::Busy
             | Self::Deadline
             | Self::Abandoned
             | Self::ShuttingDown

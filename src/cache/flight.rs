@@ -134,7 +134,11 @@ impl Cache {
         let loaded = Arc::new(loaded);
         // Looked up here, where waiting is allowed: later answers come from memory.
         let _ = self.was_verified(&loaded).await;
+        loaded.weigh(&self.sums);
         self.leases.keep(loaded.id, Arc::clone(&loaded));
+        if self.takes_too_much() {
+            self.crowded.notify_one();
+        }
         self.verify_afterwards(&loaded);
         loaded
     }

@@ -14,26 +14,27 @@ mod verify;
 
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use weightsd_core::{
     handoff::Ticket,
     identity::ComponentId,
-    policy::{Decision, KeepAliveLimits, Wish},
+    policy::{self, Decision, Idle, IdleFacts, KeepAliveLimits, Wish},
 };
 
 pub use self::{
     flight::FlightReport,
     leases::{Change, ChangeKind, Holder, Usage},
+    verify::Hashed,
 };
 use self::{
     flight::Load,
     leases::{LeaseEvent, LeaseTable},
     recall::Recalls,
-    verify::VerifyWork,
+    verify::{HashWork, VerifyWork},
 };
 pub use crate::pipeline::AcquireError;
 use crate::{
-    component::Component,
+    component::{Component, Sums},
     derive::{Engines, Images, Maker},
     events::{EventKind, Events},
     flight::SharedWork,
@@ -48,6 +49,8 @@ use crate::{
 const ATTEMPTS: usize = 3;
 /// Names the look at a request's files in errors.
 const FINDING: &str = "finding the model";
+/// Pause between two looks for idle components that are too many.
+const THIN_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the cache works with.
 #[derive(Debug, Clone)]
@@ -70,6 +73,8 @@ pub struct CacheConfig {
     pub engines: Arc<Engines>,
     /// Bytes that images may take together.
     pub image_budget: u64,
+    /// What components that nobody holds may take together.
+    pub idle: Idle,
 }
 
 /// A loaded component and its holders.
@@ -83,8 +88,12 @@ pub struct Cache {
     config: CacheConfig,
     tools: Arc<Tools>,
     leases: Arc<LeaseTable<Component>>,
+    sums: Arc<Sums>,
+    /// Components may take more than those that nobody holds may take.
+    crowded: Notify,
     flights: Arc<SharedWork<Load>>,
     verifications: Arc<SharedWork<VerifyWork>>,
+    hashings: Arc<SharedWork<HashWork>>,
     recalls: Recalls,
     /// One component at a time is hashed after it was lent.
     verifying: Semaphore,
@@ -121,14 +130,19 @@ impl Cache {
             config,
             tools: Arc::new(tools),
             leases,
+            sums: Arc::default(),
+            crowded: Notify::new(),
             flights: Arc::default(),
             verifications: Arc::default(),
+            hashings: Arc::default(),
             recalls: Recalls::default(),
             verifying: Semaphore::new(1),
             counting: Arc::new(Semaphore::new(1)),
         });
         let janitor = Arc::clone(&cache);
         cache.daemon().tasks().spawn("janitor", async move { janitor.expire().await });
+        let thinning = Arc::clone(&cache);
+        cache.daemon().tasks().spawn("thin out", async move { thinning.keep_thin().await });
         cache
     }
 
@@ -178,7 +192,7 @@ impl Cache {
         let paths: HashSet<&Path> = prepared.shards().map(|shard| shard.path.as_path()).collect();
         let lends =
             |entry: &Entry| entry.component.sources.iter().any(|source| paths.contains(source.open.file.path()));
-        for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact(may)) {
+        for entry in self.leases.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact(may)) {
             self.intact(entry.component.id, may);
         }
     }
@@ -226,14 +240,63 @@ impl Cache {
         let mut outcomes = Vec::new();
         for (decision, dropped) in self.leases.evict(wish) {
             if let Some(entry) = dropped {
-                let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
-                tracing::info!(id = %decision.id, "{message}");
-                self.daemon().events().push(EventKind::Evicted, Some(decision.id), message);
+                self.tell_eviction(&entry, &decision);
             }
             outcomes.push(decision);
         }
         self.tools.pool.sweep();
         outcomes
+    }
+
+    fn tell_eviction(&self, entry: &Entry, decision: &Decision) {
+        let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
+        tracing::info!(id = %decision.id, "{message}");
+        self.daemon().events().push(EventKind::Evicted, Some(decision.id), message);
+        self.daemon().freed().notify_one();
+    }
+
+    /// How many components are loaded, how many leases they have, and the bytes of their tensors. Costs the same for any
+    /// number of them.
+    #[must_use]
+    pub fn totals(&self) -> (usize, usize, u64) {
+        let leases = usize::try_from(self.leases.held()).unwrap_or(usize::MAX);
+        (self.leases.len(), leases, self.sums.tensor_bytes())
+    }
+
+    /// Whether all components together take more than the idle ones may, so that it is worth counting those.
+    fn takes_too_much(&self) -> bool {
+        self.sums.idle(self.leases.len()).exceeds(&self.config.idle).is_some()
+    }
+
+    /// Drops idle components, the least recently used first, while they take more than they may; until the daemon stops.
+    async fn keep_thin(&self) {
+        let thin = async {
+            loop {
+                self.crowded.notified().await;
+                self.thin_out();
+                // Held components may take as much as they like, and then this finds little at each look.
+                tokio::time::sleep(THIN_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = thin => {}
+            () = self.daemon().stopping().cancelled() => {}
+        }
+    }
+
+    fn thin_out(&self) {
+        let facts = |entry: &Arc<Entry>| {
+            Some(IdleFacts { id: entry.id(), used: entry.idle_since()?, takes: entry.component.takes() })
+        };
+        let idle = self.leases.entries().iter().filter_map(facts).collect();
+        for decision in policy::surplus(idle, self.config.idle) {
+            if let Some(entry) = self.leases.get(decision.id)
+                && self.leases.drop_unheld(decision.id)
+            {
+                self.tell_eviction(&entry, &decision);
+            }
+        }
+        self.tools.pool.sweep();
     }
 
     /// Drops what has outlived its keep-alive, until the daemon stops.

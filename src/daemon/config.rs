@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use weightsd_core::{
     hub_env::TokenSource,
     places::{self, Platform},
-    policy::KeepAliveLimits,
+    policy::{Idle, KeepAliveLimits},
 };
 use weightsd_segment::environment::{not_utf8, variable};
 
@@ -14,6 +14,7 @@ use super::settings::{Settings, SettingsError};
 use crate::{
     cache::CacheConfig,
     derive::{Engines, Images},
+    lanes::hold_at_most,
     resolve::Places,
     snapshot::Attestations,
     sources,
@@ -60,6 +61,8 @@ pub struct Config {
     pub image_folder: Option<PathBuf>,
     /// Bytes that images may take together.
     pub image_budget: u64,
+    /// What components that nobody holds may take together.
+    pub idle: Idle,
     /// Bytes that downloads and images leave free on the disk.
     pub free_space_floor: u64,
     /// Whether components whose files were here before are hashed after they are lent.
@@ -100,6 +103,11 @@ impl Settings {
             engine: self.own_cache.as_ref().map(|folder| folder.join("engine.json")),
             image_folder: self.image_folder.clone(),
             image_budget: self.image_budget().as_u64(),
+            idle: Idle {
+                components: self.idle_components().get(),
+                files: usize::MAX, // Known when the limit of open files was raised.
+                memory_bytes: self.idle_memory().as_u64(),
+            },
             free_space_floor: self.free_space().as_u64(),
             verify_afterwards: self.verify(),
             connections: self.connections().get(),
@@ -108,6 +116,17 @@ impl Settings {
             settings: self,
         })
     }
+}
+
+/// Descriptors of the daemon's own: log, sockets, pipes, the hub's connections, files that are read for a moment.
+const OWN_FILES: usize = 128;
+
+/// Files that may be held open beside `connections`. Half of the limit where it is too small for both: the rest is for
+/// whoever comes next.
+fn files_to_hold(connections: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit.saturating_sub(connections + OWN_FILES).max(limit / 2)
 }
 
 impl Config {
@@ -121,6 +140,8 @@ impl Config {
     /// Sets up what the cache works with.
     #[must_use]
     pub fn build(self) -> CacheConfig {
+        let files = files_to_hold(self.connections);
+        hold_at_most(files);
         CacheConfig {
             places: self.places,
             keep_alive: self.keep_alive,
@@ -131,6 +152,7 @@ impl Config {
             images: Arc::new(Images::new(self.image_folder)),
             engines: Arc::new(Engines::new(self.engine)),
             image_budget: self.image_budget,
+            idle: Idle { files: files / 2, ..self.idle },
         }
     }
 }

@@ -6,10 +6,10 @@
 //! on. When too many threads of a lane are stuck, no other one joins them: requests wait, without a thread, until the disk
 //! answers or their time is over, and then the error names the disk.
 
-mod berth;
 mod dispose;
 mod held;
 mod locate;
+mod berth;
 
 use std::{
     fmt, mem,
@@ -26,7 +26,7 @@ use weightsd_segment::mounts::Mounts;
 use self::berth::{Job, Lane, Overdue};
 pub use self::{
     dispose::{dispose, settled, settled_on},
-    held::HeldFile,
+    held::{HeldFile, TooManyOpen, hold_at_most},
 };
 
 /// Lanes that are kept when nothing runs in them.

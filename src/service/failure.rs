@@ -146,6 +146,7 @@ fn on_the_wire(reason: Reason) -> (Code, ErrorReason) {
         Reason::Forbidden => (Code::PermissionDenied, ErrorReason::Forbidden),
         Reason::Io => (Code::Unavailable, ErrorReason::Io),
         Reason::FileChanged => (Code::Aborted, ErrorReason::FileChanged),
+        Reason::Busy => (Code::ResourceExhausted, ErrorReason::Busy),
         Reason::Deadline => (Code::DeadlineExceeded, ErrorReason::Deadline),
         Reason::Abandoned => (Code::Aborted, ErrorReason::Internal),
         Reason::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),

@@ -13,11 +13,7 @@ mod request;
 mod status;
 mod work;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicUsize},
-    time::SystemTime,
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use tonic::{Request, Response, Status, transport::server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -31,9 +27,10 @@ use weightsd_proto::{
 };
 
 pub use self::cannot_start::refuse_all;
+pub(crate) use self::events::Watchers;
 use self::failure::Failure;
 pub use self::probe::Probe;
-use crate::{cache::Cache, handle::Daemon, messages};
+use crate::{cache::Cache, connections::Connections, handle::Daemon, messages};
 
 /// Largest request that is read, in bytes: a request is a few strings.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -52,9 +49,9 @@ pub struct Context {
     /// When the daemon started.
     pub started: SystemTime,
     /// Connections open.
-    pub connections: Arc<AtomicUsize>,
-    /// Most connections at once.
-    pub connections_max: usize,
+    pub(crate) connections: Arc<Connections>,
+    /// Streams of events that are open.
+    pub(crate) watchers: Arc<Watchers>,
     /// What only the system knows.
     pub probe: Arc<Probe>,
 }
@@ -165,6 +162,6 @@ impl WeightsService for Context {
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let span = call::span("WatchEvents", &request, None, None);
-        call::answer(span, async { Ok(events::watch(self, request.get_ref())) }).await
+        call::answer(span, async { events::watch(self, call::pid(&request), request.get_ref()) }).await
     }
 }

@@ -60,6 +60,8 @@ mod raw;
 mod refusals;
 mod said;
 mod screens;
+#[cfg(target_os = "linux")]
+mod shares;
 mod sharing;
 #[cfg(target_os = "linux")]
 mod small_disk;
