@@ -21,9 +21,9 @@ fn profile() -> PathBuf {
     test.ancestors().nth(2).unwrap().to_owned()
 }
 
-/// The daemon's program: `WEIGHTSD_BIN`, or the one beside this test.
+/// The daemon's program, which lies beside this test.
 fn program() -> PathBuf {
-    let program = env::var_os("WEIGHTSD_BIN").map_or_else(|| profile().join("weightsd"), PathBuf::from);
+    let program = profile().join("weightsd");
     assert!(program.exists(), "{} is missing: build it with `cargo build -p weightsd`", program.display());
     program
 }
