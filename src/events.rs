@@ -3,15 +3,19 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
 use tokio::sync::watch;
 use weightsd_core::identity::ComponentId;
 
+use crate::damper::{Damper, and_untold};
+
 /// Events that are kept.
 const KEPT: usize = 1024;
+/// Events that are read at once.
+const READ_MAX: usize = 16;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +70,8 @@ pub struct Event {
 /// What a reader finds at its position.
 #[derive(Debug)]
 pub struct Read {
-    /// Events from the position on, or from the oldest that is kept.
-    pub events: Vec<Event>,
+    /// Some events from the position on, or from the oldest that is kept. None when the reader has read all.
+    pub events: Vec<Arc<Event>>,
     /// Events between the position and the first of `events`.
     pub skipped: u64,
 }
@@ -75,33 +79,48 @@ pub struct Read {
 /// The ring.
 #[derive(Debug)]
 pub struct Events {
-    ring: Mutex<VecDeque<Event>>,
+    ring: Mutex<VecDeque<Arc<Event>>>,
+    refused: Damper,
+    failed: Damper,
     latest: watch::Sender<u64>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { ring: Mutex::default(), latest: watch::Sender::new(0) }
+        Self { ring: Mutex::default(), refused: Damper::new(), failed: Damper::new(), latest: watch::Sender::new(0) }
     }
 }
 
 impl Events {
-    /// Adds an event.
-    pub fn push(&self, kind: EventKind, component: Option<ComponentId>, message: String) {
+    /// Adds an event. Refusals and failed loads, which cost a client nothing, are kept a few at a time, with the number of
+    /// those that are not: otherwise they would push out everything else.
+    pub fn push(&self, kind: EventKind, component: Option<ComponentId>, mut message: String) {
+        let damper = match kind {
+            EventKind::Refused => Some(&self.refused),
+            EventKind::LoadFailed => Some(&self.failed),
+            _ => None,
+        };
+        if let Some(damper) = damper {
+            let Some(untold) = damper.tells() else { return };
+            message.push_str(&and_untold(untold));
+        }
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let sequence = *self.latest.borrow() + 1;
         if ring.len() == KEPT {
             ring.pop_front();
         }
-        ring.push_back(Event { sequence, time: SystemTime::now(), kind, component, message });
+        ring.push_back(Arc::new(Event { sequence, time: SystemTime::now(), kind, component, message }));
         self.latest.send_replace(sequence);
     }
 
-    /// The events from `position` on.
+    /// The next events from `position` on. They are shared with all other readers.
     #[must_use]
     pub fn read(&self, position: u64) -> Read {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let events: Vec<Event> = ring.iter().filter(|event| event.sequence >= position).cloned().collect();
+        // Sequence numbers in the ring go up by one.
+        let oldest = ring.front().map_or(0, |event| event.sequence);
+        let past = usize::try_from(position.saturating_sub(oldest)).unwrap_or(usize::MAX);
+        let events: Vec<_> = ring.iter().skip(past).take(READ_MAX).cloned().collect();
         let skipped = match events.first() {
             Some(first) if position > 0 => first.sequence - position,
             _ => 0,
@@ -126,13 +145,30 @@ mod tests {
         for number in 0..KEPT + 10 {
             events.push(EventKind::Loaded, None, number.to_string());
         }
-        let read = events.read(3);
-        assert_eq!((read.events.len(), read.skipped), (KEPT, 8));
+        let mut read = events.read(3);
+        assert_eq!((read.events.len(), read.skipped), (READ_MAX, 8));
         assert_eq!(read.events[0].sequence, 11);
-        let next = read.events.last().unwrap().sequence + 1;
-        assert!(events.read(next).events.is_empty());
+        let (mut count, mut next) = (0, 3);
+        while let Some(last) = read.events.last() {
+            count += read.events.len();
+            next = last.sequence + 1;
+            read = events.read(next);
+        }
+        assert_eq!((count, next), (KEPT, KEPT as u64 + 11));
         events.push(EventKind::Evicted, None, String::new());
         assert_eq!(events.read(next).events.len(), 1);
         assert_eq!(events.read(next).skipped, 0);
+    }
+
+    #[test]
+    fn a_flood_of_refusals_leaves_the_other_events_where_they_are() {
+        let events = Events::default();
+        events.push(EventKind::Quarantined, None, "what matters".to_owned());
+        for _ in 0..10 * KEPT {
+            events.push(EventKind::Refused, None, String::new());
+            events.push(EventKind::LoadFailed, None, String::new());
+        }
+        let read = events.read(0);
+        assert_eq!((read.events[0].message.as_str(), read.skipped), ("what matters", 0));
     }
 }

@@ -2,12 +2,20 @@
 
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use weightsd::{
     cli::{self, Asked, Serve},
-    daemon::{self, BoundListener, process},
+    daemon::{self, BoundListener, Watch, process},
+    handle::Daemon,
+    lanes::{self, MayBlock},
+    log::Losses,
 };
+
+/// What the watchdog allows beyond the grace period.
+const WATCHDOG_SLACK: Duration = Duration::from_secs(2);
+/// How long the end waits for files that are being closed and deleted.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match cli::parse() {
@@ -19,12 +27,12 @@ fn main() -> ExitCode {
 
 /// The daemon, from its log to its last task.
 fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    process::start_log(command.log_file.as_deref());
+    let log = process::start_log(command.log_file.as_deref());
     // Before there are threads: taking over a socket changes the environment. Before anything can fail: a client that
     // waits on the socket is told.
     let inherited = BoundListener::inherit(command.activated)?;
     let waiting = inherited.as_ref().and_then(BoundListener::waiting);
-    let ended = run(command, socket, inherited);
+    let ended = run(command, socket, inherited, log.losses());
     if let (Err(error), Some(waiting)) = (&ended, waiting) {
         let (message, explanation) = cli::explain(error);
         tracing::error!("cannot start: {message}");
@@ -34,18 +42,27 @@ fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
 }
 
 /// The daemon, from its settings to its last task.
-fn run(command: Serve, socket: Option<PathBuf>, inherited: Option<BoundListener>) -> anyhow::Result<ExitCode> {
+fn run(
+    command: Serve,
+    socket: Option<PathBuf>,
+    inherited: Option<BoundListener>,
+    losses: &Losses,
+) -> anyhow::Result<ExitCode> {
     let config = command.settings(socket)?.complete()?;
     process::raise_file_limit();
     process::share_arenas();
-    let runtime = process::runtime()?;
+    let watch = Watch::default();
+    watch.start()?;
+    let runtime = process::serving_loop(&watch)?;
     let ended = runtime.block_on(async {
         // Handlers are in place before anyone can connect, so no signal is missed.
-        let told_to_stop = process::told_to_stop()?;
+        let told_to_stop = process::told_to_stop(watch.clone(), config.grace + WATCHDOG_SLACK)?;
         let bound = inherited.map_or_else(|| BoundListener::bind(&config.socket), Ok)?;
-        anyhow::Ok(daemon::run(bound, config, told_to_stop).await?)
+        anyhow::Ok(daemon::run(bound, config, (Daemon::new(losses.clone()), watch), told_to_stop).await?)
     });
     // Threads that are stuck in a dead file system are not waited for.
     runtime.shutdown_background();
+    // What was given up is deleted, unless its disk hangs.
+    lanes::settled(FAREWELL, &MayBlock::on_a_thread_of_its_own());
     ended.map(|()| ExitCode::SUCCESS)
 }

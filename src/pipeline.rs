@@ -15,12 +15,12 @@ mod plan;
 mod prepared;
 mod request;
 mod tools;
+mod trip;
 
 use std::{sync::Arc, time::Duration};
 
 use weightsd_core::derive::Alignment;
 
-pub(crate) use self::tools::blocking;
 pub use self::{
     desk::{Desk, Progress, Shared},
     error::{AcquireError, LoadError},
@@ -30,8 +30,12 @@ pub use self::{
     prepared::Prepared,
     request::{FloatWish, Pinned, Request, Treatment, Verification},
     tools::Tools,
+    trip::Trip,
 };
-use crate::derive::{ComputeFailed, Image};
+use crate::{
+    derive::{ComputeFailed, Image},
+    lanes::MayBlock,
+};
 
 /// Names the first half of a load in errors.
 const FINDING: &str = "finding the model";
@@ -42,11 +46,12 @@ const FINDING: &str = "finding the model";
 /// When a stage fails or takes too long, and when the daemon stops.
 pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) -> Result<D::Lent, AcquireError> {
     let tools = Arc::clone(desk.tools());
+    let trip = tools.trip(request.models.iter().map(|(_, selector)| selector)).await?;
     // Ingredients<Selector> -> Ingredients<Pinned>
-    let addresses = pin::resolve(&request.models, &tools).await?;
+    let addresses = pin::resolve(&request.models, &trip, &tools).await?;
     let pinned = addresses.map(|_, address| pin::pin(address, &tools)).join().await?;
     // Ingredients<Pinned> -> Ingredients<ComponentFiles>: what is missing is fetched.
-    let prepared = find::list_and_fetch(request, &pinned, &tools, progress).await?;
+    let prepared = find::list_and_fetch(request, &pinned, &trip, &tools, progress).await?;
     if request.verification == Verification::Before {
         desk.verify(&prepared).await?;
     }
@@ -75,8 +80,9 @@ async fn open(
     alignment: Alignment,
 ) -> Result<(Prepared, plan::Plan), AcquireError> {
     let watcher = Arc::clone(&shared.watcher);
-    let opening = move |tools: &Tools| -> Result<_, LoadError> {
-        let opened = plan::open(&prepared.files, &tools.pool, &*watcher)?;
+    let trip = Arc::clone(&prepared.trip);
+    let opening = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
+        let opened = plan::open(&prepared.files, &tools.pool, &*watcher, may)?;
         let assembled = plan::assemble(&prepared, &opened)?;
         plan::audit(&assembled.report, &prepared.request)?;
         let placed = plan::place(&prepared, &assembled)?;
@@ -84,7 +90,7 @@ async fn open(
         plan::met(&plan, &prepared.request)?;
         Ok((prepared, plan))
     };
-    Ok(tools.stage("the load", opening).await??)
+    Ok(tools.stage(&trip, "the load", opening).await??)
 }
 
 /// The image that a plan asks for, if any, and how long it took to compute it.

@@ -17,6 +17,7 @@ pub mod heap;
 mod identity;
 mod locality;
 mod mapping;
+pub mod mounts;
 mod pinned;
 mod reserve;
 mod residency;

@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{ATTEMPTS, Acquired, Cache, Holder, Lease};
+use super::{ATTEMPTS, Acquired, Cache, Holder, Lease, verify::Check};
 use crate::{
     component::Component,
-    pipeline::{self, AcquireError, Desk, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools, Verification},
+    lanes::{Kind, MayBlock},
+    pipeline::{
+        self, AcquireError, Desk, LoadError, Pinned, Prepared, Progress, Request, Shared, Tools, Trip, Verification,
+    },
     resolve::{Address, ModelKind, Network, RepoAddress, ResolvedModel, Selector, Warning},
 };
 
@@ -59,8 +62,9 @@ impl Cache {
     /// When the selector names nothing.
     pub async fn look_up_again(&self, selector: &Selector) -> Result<(), AcquireError> {
         let asked = selector.clone();
-        let look = move |tools: &Tools| pipeline::pinned_here(&asked, &tools.places);
-        let Pinned { address, .. } = self.tools.stage("finding the model", look).await??;
+        let trip = self.tools.trip([selector]).await?;
+        let look = move |tools: &Tools, may: &MayBlock<'_>| pipeline::pinned_here(&asked, &tools.places, may);
+        let Pinned { address, .. } = self.tools.stage(&trip, super::FINDING, look).await??;
         if let Address::Repo(RepoAddress { source, repo, revision, .. }) = &*address {
             source.forget(repo, revision).await;
         }
@@ -93,7 +97,7 @@ impl Counter<'_> {
     async fn serve(&self) -> Result<Acquired, AcquireError> {
         let mut mended = false;
         for _ in 0..ATTEMPTS {
-            if let Some(recalled) = self.recall().await {
+            if let Some(recalled) = self.recall().await? {
                 return Ok(recalled);
             }
             match pipeline::load(self.request, self, self.progress).await {
@@ -111,12 +115,16 @@ impl Counter<'_> {
         Err(AcquireError::Died { operation: "the load" })
     }
 
-    async fn recall(&self) -> Option<Acquired> {
-        // A few `stat` calls on local disks: waking another thread for them would take longer than they do.
-        let recalled = self.cache.recalls.get(self.request, |id| self.cache.intact(id))?;
+    async fn recall(&self) -> Result<Option<Acquired>, AcquireError> {
+        let Some(known) = self.cache.recalls.known(self.request) else { return Ok(None) };
+        let (cache, request) = (Arc::clone(self.cache), self.request.clone());
+        let trip = Trip::on(known.disks.clone(), request.models.own.spec.clone(), self.cache.tools.deadline());
+        let look = move |may: &MayBlock<'_>| cache.recalls.get(&request, |id| cache.intact(id, may), may);
+        let recalled = trip.run(self.cache.daemon().lanes(), super::FINDING, Kind::Look, look).await?;
+        let Some(recalled) = recalled else { return Ok(None) };
         let is_current = self.cache.are_current(&recalled.models, self.request.models.own.network).await;
         let lease = if is_current { self.cache.leases.lease(recalled.id, &self.holder) } else { None };
-        lease.map(|lease| self.acquired(lease, Arc::clone(&recalled.models[0]), true))
+        Ok(lease.map(|lease| self.acquired(lease, Arc::clone(&recalled.models[0]), true)))
     }
 
     fn acquired(&self, lease: Lease, model: Arc<ResolvedModel>, warm: bool) -> Acquired {
@@ -130,8 +138,13 @@ impl Counter<'_> {
         if self.request.verification == Verification::Afterwards {
             return Ok(true);
         }
-        let own = self.cache.own_files(&self.request.models.own);
-        match self.cache.verified(component.id, &component.model, component.candidates(), own, self.progress).await {
+        let check = Check {
+            id: component.id,
+            candidates: component.candidates(),
+            own: self.cache.own_files(&self.request.models.own),
+            disks: component.disks(),
+        };
+        match self.cache.verified(check, &component.model, self.progress).await {
             Ok(()) => Ok(true),
             Err(AcquireError::Load(error)) if matches!(*error, LoadError::Corrupt { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -147,8 +160,13 @@ impl Desk for Counter<'_> {
     }
 
     async fn verify(&self, prepared: &Prepared) -> Result<(), AcquireError> {
-        let own = self.cache.own_files(&self.request.models.own);
-        self.cache.verified(prepared.id, prepared.model(), prepared.candidates(), own, self.progress).await
+        let check = Check {
+            id: prepared.id,
+            candidates: prepared.candidates(),
+            own: self.cache.own_files(&self.request.models.own),
+            disks: prepared.trip.disks().clone(),
+        };
+        self.cache.verified(check, prepared.model(), self.progress).await
     }
 
     async fn share<W, F>(&self, prepared: Prepared, work: W) -> Result<Acquired, AcquireError>

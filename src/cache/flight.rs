@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use weightsd_core::identity::ComponentId;
+use weightsd_core::{explain::sentence, identity::ComponentId};
 
 use super::Cache;
 use crate::{
@@ -16,7 +16,8 @@ use crate::{
     component::Component,
     events::EventKind,
     flight::{Joined, Work, WorkContext},
-    pipeline::{AcquireError, LoadError, Prepared, Progress, Shared, blocking},
+    lanes::MayBlock,
+    pipeline::{AcquireError, LoadError, Prepared, Progress, Shared},
     progress::{Step, Watcher},
 };
 
@@ -86,7 +87,8 @@ impl Cache {
                 let reporter =
                     Arc::new(Reporter { title, context: leader.context(), abandoned: AtomicBool::new(false) });
                 let (cache, room) = (Arc::clone(self), Arc::clone(self));
-                let make_room = Arc::new(move |folder: &Path, bytes| room.make_room(folder, bytes));
+                let make_room =
+                    Arc::new(move |folder: &Path, bytes, may: &MayBlock<'_>| room.make_room(folder, bytes, may));
                 let shared = Shared { watcher: Arc::clone(&reporter) as _, make_room };
                 let loading = work(prepared, shared);
                 let work = async move { cache.see_through(id, loading, &reporter).await };
@@ -118,24 +120,23 @@ impl Cache {
             Ok(loaded) => {
                 let message = format!("{component} of {}: {}", loaded.model, loaded.audit.summary());
                 self.daemon().events().push(EventKind::Loaded, Some(id), message);
-                self.keep(loaded).await
+                Ok(self.keep(loaded).await)
             }
             Err(error) => {
-                let message = format!("{component} of {spec}: {error}");
+                let message = format!("{component} of {spec}: {}", sentence(&error));
                 self.daemon().events().push(EventKind::LoadFailed, None, message);
                 Err(error)
             }
         }
     }
 
-    async fn keep(self: &Arc<Self>, loaded: Component) -> Result<Arc<Component>, AcquireError> {
-        let (loaded, attestations) = (Arc::new(loaded), Arc::clone(&self.tools.attestations));
-        let asked = Arc::clone(&loaded);
+    async fn keep(self: &Arc<Self>, loaded: Component) -> Arc<Component> {
+        let loaded = Arc::new(loaded);
         // Looked up here, where waiting is allowed: later answers come from memory.
-        let _ = blocking("attestations", move || asked.was_verified(&attestations)).await?;
+        let _ = self.was_verified(&loaded).await;
         self.leases.keep(loaded.id, Arc::clone(&loaded));
         self.verify_afterwards(&loaded);
-        Ok(loaded)
+        loaded
     }
 
     /// Loads that are under way.

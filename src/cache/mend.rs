@@ -7,6 +7,7 @@ use weightsd_core::json;
 
 use super::Cache;
 use crate::{
+    lanes::MayBlock,
     pipeline::{self, LoadError, Request, Tools, look},
     progress::Unwatched,
     resolve::Selector,
@@ -40,13 +41,14 @@ impl Cache {
     /// Compares the small files of a model, and the file that an error names, with their hashes. Returns whether one was
     /// set aside.
     async fn mend(self: &Arc<Self>, selector: &Selector, named: Option<&Path>) -> bool {
-        let Ok(pinned) = pipeline::pinned(selector, &self.tools).await else { return false };
+        let Ok(trip) = self.tools.trip([selector]).await else { return false };
+        let Ok(pinned) = pipeline::pinned(selector, &trip, &self.tools).await else { return false };
         if pinned.pin.is_none() {
             return false;
         }
         let (cache, named) = (Arc::clone(self), named.map(Path::to_owned));
-        let work = move |tools: &Tools| -> Result<_, LoadError> {
-            let model = pinned.on_disk()?;
+        let work = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
+            let model = pinned.on_disk(may)?;
             let candidates = small_candidates(&model, &pinned.choice, named.as_deref())?;
             let is_named = |candidate: &HashCandidate| named.as_ref() == Some(&candidate.path);
             // A user's file is set aside only if nobody can use it. One that merely differs is left.
@@ -54,14 +56,14 @@ impl Cache {
                 candidates.into_iter().partition(|candidate| is_named(candidate) || !is_json(&candidate.path));
             let check = |candidates: &[HashCandidate], own| {
                 let check = (Scope::Unattested, own);
-                look::verify_files(&model, candidates, check, &tools.attestations, &Unwatched)
+                look::verify_files(&model, candidates, check, &tools.attestations, &Unwatched, may)
             };
             let mut verdicts = check(&unusable, OwnFiles::SetAside)?;
             verdicts.extend(check(&others, OwnFiles::Leave)?);
-            let _ = cache.found(&model, &verdicts);
+            let _ = cache.found(&model, &verdicts, may);
             Ok(verdicts.iter().any(Verdict::is_set_aside))
         };
-        matches!(self.tools.stage("looking for damage", work).await, Ok(Ok(true)))
+        matches!(self.tools.stage(&trip, "looking for damage", work).await, Ok(Ok(true)))
     }
 }
 

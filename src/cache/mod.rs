@@ -39,13 +39,16 @@ use crate::{
     events::{EventKind, Events},
     flight::SharedWork,
     handle::Daemon,
-    pipeline::{Prepared, Tools, Verification, blocking},
+    lanes::{Kind, MayBlock},
+    pipeline::{Prepared, Tools, Verification},
     resolve::{Places, ResolvedModel},
     snapshot::{Attestations, DownloadEvent, Fetcher},
 };
 
 /// How often a request starts over when everyone else abandoned the work that it joined.
 const ATTEMPTS: usize = 3;
+/// Names the look at a request's files in errors.
+const FINDING: &str = "finding the model";
 
 /// What the cache works with.
 #[derive(Debug, Clone)]
@@ -88,6 +91,8 @@ pub struct Cache {
     recalls: Recalls,
     /// One component at a time is hashed after it was lent.
     verifying: Semaphore,
+    /// The images are counted once at a time.
+    counting: Arc<Semaphore>,
 }
 
 /// A component and the right to hold it.
@@ -124,6 +129,7 @@ impl Cache {
             verifications: Arc::default(),
             recalls: Recalls::default(),
             verifying: Semaphore::new(1),
+            counting: Arc::new(Semaphore::new(1)),
         });
         let janitor = Arc::clone(&cache);
         cache.daemon().tasks().spawn("janitor", async move { janitor.expire().await });
@@ -133,32 +139,34 @@ impl Cache {
     /// Remembers what a request meant, and looks whether its component is kept and its files are as they were.
     async fn looked_up(self: &Arc<Self>, prepared: Prepared) -> Result<(Prepared, bool), AcquireError> {
         let cache = Arc::clone(self);
-        blocking("finding the model", move || {
+        let kept = self.leases.get(prepared.id).map(|entry| entry.component.disks());
+        let trip = prepared.trip.with(&kept.unwrap_or_default());
+        let look = move |may: &MayBlock<'_>| {
             // A request that wants files verified first must not be lent what an earlier request found.
             if !prepared.is_provisional() && prepared.request.verification == Verification::Afterwards {
-                cache.recalls.remember(&prepared);
+                cache.recalls.remember(&prepared, may);
             }
-            let kept = cache.intact(prepared.id);
+            let kept = cache.intact(prepared.id, may);
             if !kept {
-                cache.look_again(&prepared);
+                cache.look_again(&prepared, may);
             }
             (prepared, kept)
-        })
-        .await
+        };
+        trip.run(self.daemon().lanes(), FINDING, Kind::Look, look).await
     }
 
     /// Whether the component is loaded and its files are as they were; if they are not, it is dropped, and its holders
     /// are told if their bytes can have changed.
-    fn intact(&self, id: ComponentId) -> bool {
+    fn intact(&self, id: ComponentId, may: &MayBlock<'_>) -> bool {
         let Some(entry) = self.leases.get(id) else { return false };
-        if entry.component.is_unchanged() {
+        if entry.component.is_unchanged(may) {
             return true;
         }
         if !self.leases.withdraw(&entry) {
             return false;
         }
         let what = format!("a file of {} of {}", entry.component.name, entry.component.model);
-        if entry.component.is_intact() {
+        if entry.component.is_intact(may) {
             self.daemon().events().push(EventKind::Evicted, Some(id), format!("{what} was deleted or replaced"));
         } else {
             let message = format!("{what} changed on disk");
@@ -170,12 +178,12 @@ impl Cache {
 
     /// Looks at the loaded components over the paths that are about to be opened. A rewritten file gets a new component
     /// id, so requests for the new id never notice that holders of the old one now read changed bytes.
-    fn look_again(&self, prepared: &Prepared) {
+    fn look_again(&self, prepared: &Prepared, may: &MayBlock<'_>) {
         let paths: HashSet<&Path> = prepared.shards().map(|shard| shard.path.as_path()).collect();
         let lends =
             |entry: &Entry| entry.component.sources.iter().any(|source| paths.contains(source.open.file.path()));
-        for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact()) {
-            self.intact(entry.component.id);
+        for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact(may)) {
+            self.intact(entry.component.id, may);
         }
     }
 

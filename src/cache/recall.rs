@@ -14,6 +14,7 @@ use weightsd_core::identity::ComponentId;
 use weightsd_segment::FileIdentity;
 
 use crate::{
+    lanes::{Disks, MayBlock},
     pipeline::{Prepared, Request},
     resolve::ResolvedModel,
 };
@@ -30,6 +31,8 @@ pub(super) struct Recall {
     pub(super) id: ComponentId,
     /// The models that it is made of, the own one first.
     pub(super) models: Vec<Arc<ResolvedModel>>,
+    /// The disks that its files and those of the component lie on.
+    pub(super) disks: Disks,
     dependencies: Vec<(PathBuf, FileIdentity)>,
 }
 
@@ -46,10 +49,20 @@ impl Default for Recalls {
 }
 
 impl Recalls {
+    /// What `request` meant when it was last asked. Its files were not looked at since.
+    pub(super) fn known(&self, request: &Request) -> Option<Arc<Recall>> {
+        self.by_request.get(request)
+    }
+
     /// What `request` means, if that is still known and the component is `intact`.
-    pub(super) fn get(&self, request: &Request, intact: impl FnOnce(ComponentId) -> bool) -> Option<Arc<Recall>> {
+    pub(super) fn get(
+        &self,
+        request: &Request,
+        intact: impl FnOnce(ComponentId) -> bool,
+        may: &MayBlock<'_>,
+    ) -> Option<Arc<Recall>> {
         let recall = self.by_request.get(request)?;
-        let same = |(path, identity): &(PathBuf, FileIdentity)| identity_of(path).as_ref() == Some(identity);
+        let same = |(path, identity): &(PathBuf, FileIdentity)| identity_of(path, may).as_ref() == Some(identity);
         if !recall.dependencies.iter().all(same) {
             self.by_request.invalidate(request);
             return None;
@@ -58,32 +71,41 @@ impl Recalls {
     }
 
     /// Remembers an answer. Files that were changed around the time at which they were looked at could have been read
-    /// before the change, so nothing is remembered then. Blocks.
-    pub(super) fn remember(&self, prepared: &Prepared) {
+    /// before the change, so nothing is remembered then.
+    pub(super) fn remember(&self, prepared: &Prepared, may: &MayBlock<'_>) {
         let models = prepared.files.iter().map(|(_, files)| Arc::clone(&files.model)).collect();
-        self.insert(&prepared.request, (prepared.id, models), prepared.dependencies(), prepared.looked);
+        let found = Found { id: prepared.id, models, disks: prepared.trip.disks().clone() };
+        self.insert(&prepared.request, found, prepared.dependencies(), prepared.looked, may);
     }
 
     fn insert<'a>(
         &self,
         request: &Request,
-        (id, models): (ComponentId, Vec<Arc<ResolvedModel>>),
+        Found { id, models, disks }: Found,
         dependencies: impl Iterator<Item = &'a Path>,
         looked: SystemTime,
+        may: &MayBlock<'_>,
     ) {
         let settled = looked.checked_sub(SETTLED).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let Some(settled) = settled.and_then(|time| i64::try_from(time.as_nanos()).ok()) else { return };
         let settled = |path: &Path| {
-            let identity = identity_of(path).filter(|identity| identity.changed_ns < settled)?;
+            let identity = identity_of(path, may).filter(|identity| identity.changed_ns < settled)?;
             weightsd_segment::is_local(path).then(|| (path.to_owned(), identity))
         };
         if let Some(dependencies) = dependencies.map(settled).collect::<Option<Vec<_>>>() {
-            self.by_request.insert(request.clone(), Arc::new(Recall { id, models, dependencies }));
+            self.by_request.insert(request.clone(), Arc::new(Recall { id, models, disks, dependencies }));
         }
     }
 }
 
-fn identity_of(path: &Path) -> Option<FileIdentity> {
+/// An answer that was found.
+struct Found {
+    id: ComponentId,
+    models: Vec<Arc<ResolvedModel>>,
+    disks: Disks,
+}
+
+fn identity_of(path: &Path, _: &MayBlock<'_>) -> Option<FileIdentity> {
     fs::metadata(path).ok().map(|metadata| FileIdentity::of(&metadata))
 }
 
@@ -126,10 +148,13 @@ mod tests {
             dependencies: Vec::new(),
             warning: None,
         });
+        let may = MayBlock::on_a_thread_of_its_own();
         let remember = || {
-            recalls.insert(&request, (id, vec![Arc::clone(&model)]), std::iter::once(&*path), SystemTime::now());
+            let found = Found { id, models: vec![Arc::clone(&model)], disks: Disks::default() };
+            recalls.insert(&request, found, std::iter::once(&*path), SystemTime::now(), &may);
         };
-        let recalled = |intact| recalls.get(&request, |_| intact).map(|recall| (recall.id, recall.models.clone()));
+        let recalled =
+            |intact| recalls.get(&request, |_| intact, &may).map(|recall| (recall.id, recall.models.clone()));
         remember();
         assert_eq!(recalled(true), None, "the file is too young to be trusted");
         std::thread::sleep(2 * SETTLED);

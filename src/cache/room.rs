@@ -2,35 +2,41 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use weightsd_core::{
     budget::{self, Freed, ImageFacts, NoRoom, Removal, Room},
+    explain::sentence,
     identity::ComponentId,
 };
 
-use super::Cache;
+use super::{AcquireError, Cache};
 use crate::{
     derive::{ComputeFailed, ImageError, StoredImage},
     disk::free_bytes,
     events::EventKind,
+    lanes::{Kind, MayBlock, Task},
 };
 
+/// How long a count of the images' bytes is good enough.
+const COUNTED: Duration = Duration::from_secs(2);
 /// How long the room of a deleted file may take to appear: the last who holds it may be about to close it.
 const SETTLING: Duration = Duration::from_secs(1);
 /// How often is looked meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Deletes images, one after the other, until one of `needed` bytes fits. The disk is measured anew after each: a
-/// deleted file does not always free what it had. `limits.free` is not looked at. Blocks.
+/// deleted file does not always free what it had. `limits.free` is not looked at.
 fn make_room(
     mut images: Vec<ImageFacts>,
     needed: u64,
     limits: Room,
     free: impl Fn() -> u64,
     mut delete: impl FnMut(&Removal) -> Result<(), ComputeFailed>,
+    may: &MayBlock<'_>,
 ) -> Result<(), ComputeFailed> {
     let mut freed = Freed::default();
     loop {
@@ -41,11 +47,13 @@ fn make_room(
             return Err(NoRoom::Kept { needed, free, floor, deleted, gained }.into());
         }
         delete(&removal)?;
+        may.alive();
         images.retain(|image| image.id != removal.id);
         let begun = Instant::now();
         let gained = || free().saturating_sub(room.free);
         while gained() < removal.bytes / 2 && begun.elapsed() < SETTLING {
             thread::sleep(LOOK);
+            may.alive();
         }
         freed.deleted += removal.bytes;
         freed.gained += gained();
@@ -57,7 +65,7 @@ impl Cache {
     ///
     /// # Errors
     /// When there is no room without images that somebody holds.
-    pub(super) fn make_room(&self, folder: &Path, needed: u64) -> Result<(), ComputeFailed> {
+    pub(super) fn make_room(&self, folder: &Path, needed: u64, may: &MayBlock<'_>) -> Result<(), ComputeFailed> {
         let images = &self.config.images;
         let fact = |stored: &StoredImage| ImageFacts {
             id: stored.id,
@@ -65,30 +73,31 @@ impl Cache {
             used: stored.used,
             is_held: self.is_held(stored.id),
         };
-        let facts: Vec<_> = images.list().iter().map(fact).collect();
+        let facts: Vec<_> = images.list(may).iter().map(fact).collect();
         let limits = Room {
             budget: self.config.image_budget,
-            writing: images.partial_bytes(),
+            writing: images.partial_bytes(may),
             free: 0,
             floor: self.config.free_space_floor,
         };
         let free = || free_bytes(folder).unwrap_or(u64::MAX);
-        make_room(facts, needed, limits, free, |removal| {
-            self.delete_image(removal.id, &removal.reason)?;
+        let delete = |removal: &Removal| {
+            self.delete_image(removal.id, &removal.reason, may)?;
             Ok(())
-        })
+        };
+        make_room(facts, needed, limits, free, delete, may)
     }
 
     /// Deletes an image, unless somebody holds a component in it. A component that nobody holds goes with it.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn delete_image(&self, id: ComponentId, reason: &str) -> Result<bool, ImageError> {
+    pub fn delete_image(&self, id: ComponentId, reason: &str, may: &MayBlock<'_>) -> Result<bool, ImageError> {
         if !self.leases.drop_unheld(id) {
             return Ok(false);
         }
-        let provenance = self.config.images.provenance(id);
-        self.config.images.delete(id)?;
+        let provenance = self.config.images.provenance(id, may);
+        self.config.images.delete(id, may)?;
         let what = provenance
             .map_or_else(|| "an image without a note of what it was made from".to_owned(), |it| it.to_string());
         let message = format!("{what}: {reason}");
@@ -98,15 +107,46 @@ impl Cache {
     }
 
     /// Deletes images that were made from a damaged blob. Their holders were told.
-    pub(super) fn forget_images_of(&self, blob: &str) {
+    pub(super) fn forget_images_of(&self, blob: &str, may: &MayBlock<'_>) {
         let is_of = |stored: &StoredImage| {
             stored.provenance.as_ref().is_some_and(|provenance| provenance.sources.iter().any(|source| source == blob))
         };
-        for stored in self.config.images.list().iter().filter(|stored| is_of(stored)) {
-            if let Err(error) = self.delete_image(stored.id, "it was made from a file that is damaged") {
-                tracing::warn!(id = %stored.id, %error, "an image of damaged weights is still there");
+        for stored in self.config.images.list(may).iter().filter(|stored| is_of(stored)) {
+            if let Err(error) = self.delete_image(stored.id, "it was made from a file that is damaged", may) {
+                tracing::warn!(id = %stored.id, error = sentence(&error), "an image of damaged weights is still there");
             }
         }
+    }
+
+    /// Does work in the lane of the folder of images.
+    ///
+    /// # Errors
+    /// When its disk does not answer, the work panics, or the daemon stops.
+    pub async fn with_images<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&MayBlock<'_>) -> T + Send + 'static,
+    ) -> Result<T, AcquireError> {
+        let (lanes, limit) = (self.daemon().lanes(), Some(self.config.load_deadline));
+        let folder = self.config.images.folder().map(Path::to_owned);
+        let disks = lanes.locate(operation, folder.into_iter().collect(), limit).await?;
+        let task = Task { operation, subject: "images", disks: &disks, kind: Kind::Long, limit };
+        Ok(lanes.run(task, work).await?)
+    }
+
+    /// Has the bytes of all images counted anew, soon and at most every so often: another daemon may use the folder too.
+    pub fn recount_images(self: &Arc<Self>) {
+        let Ok(place) = Arc::clone(&self.counting).try_acquire_owned() else { return };
+        let cache = Arc::clone(self);
+        self.daemon().tasks().spawn("recount", async move {
+            let images = Arc::clone(&cache.config.images);
+            let _ = cache.with_images("counting images", move |may| images.recount(may)).await;
+            tokio::select! {
+                () = tokio::time::sleep(COUNTED) => {}
+                () = cache.daemon().stopping().cancelled() => {}
+            }
+            drop(place);
+        });
     }
 
     /// Whether somebody holds the component of that id.
@@ -152,6 +192,7 @@ mod tests {
                 }
                 Ok(())
             },
+            &MayBlock::on_a_thread_of_its_own(),
         );
         (deleted.get(), result.map_err(|error| std::error::Error::source(&error).unwrap_or(&error).to_string()))
     }

@@ -1,9 +1,13 @@
 //! Loaded components are compared with the hashes of their files: before they are lent when a request asks for that,
 //! otherwise once afterwards, one at a time. A damaged component is not lent any more, and its holders are told.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use weightsd_core::identity::ComponentId;
+use weightsd_core::{explain::sentence, identity::ComponentId};
 use weightsd_segment::FileIdentity;
 
 use super::{Cache, Change, ChangeKind, Entry};
@@ -11,7 +15,8 @@ use crate::{
     component::Component,
     events::EventKind,
     flight::{Joined, Work, WorkContext},
-    pipeline::{AcquireError, LoadError, Progress, blocking, look},
+    lanes::{Disks, Kind, MayBlock, Task},
+    pipeline::{AcquireError, LoadError, Progress, Tools, Trip, look},
     progress::{Step, Watcher},
     resolve::ResolvedModel,
     snapshot::{Finding, HashCandidate, OwnFiles, Scope, Verdict},
@@ -19,6 +24,21 @@ use crate::{
 
 /// A component that is dropped within this time is not hashed.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a load waits for the database of attestations.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is to be compared with hashes.
+pub(super) struct Check {
+    /// The component.
+    pub(super) id: ComponentId,
+    /// Its files.
+    pub(super) candidates: Vec<HashCandidate>,
+    /// What becomes of files of the snapshot's own.
+    pub(super) own: OwnFiles,
+    /// The disks that they lie on.
+    pub(super) disks: Disks,
+}
 
 /// The shared work of hashing a component's files. Its output is the news that all are good.
 #[derive(Debug, Clone)]
@@ -39,23 +59,26 @@ impl Cache {
     /// Compares the files of a component with their hashes, unless they were compared before.
     pub(super) async fn verified(
         self: &Arc<Self>,
-        id: ComponentId,
+        check: Check,
         model: &Arc<ResolvedModel>,
-        candidates: Vec<HashCandidate>,
-        own: OwnFiles,
         progress: Progress<'_>,
     ) -> Result<(), AcquireError> {
+        let Check { id, candidates, own, disks } = check;
         let waiter = match self.verifications.join(id, || None) {
             Joined::Done(()) => return Ok(()),
             Joined::Waiting(waiter) => waiter,
             Joined::First(waiter, leader) => {
                 let (cache, model, watcher) = (Arc::clone(self), Arc::clone(model), Reporter(leader.context()));
                 let work = async move {
-                    let (attestations, of) = (Arc::clone(&cache.tools.attestations), Arc::clone(&model));
-                    let check =
-                        move || look::verify_files(&of, &candidates, (Scope::Unattested, own), &attestations, &watcher);
-                    let verdicts = blocking("the verification", check).await??;
-                    cache.found(&model, &verdicts).map_err(AcquireError::from)
+                    let trip = Trip::on(disks, model.to_string(), cache.tools.deadline());
+                    let tools = Arc::clone(&cache.tools);
+                    let check = move |tools: &Tools, may: &MayBlock<'_>| -> Result<(), LoadError> {
+                        let how = (Scope::Unattested, own);
+                        let verdicts =
+                            look::verify_files(&model, &candidates, how, &tools.attestations, &watcher, may)?;
+                        cache.found(&model, &verdicts, may)
+                    };
+                    Ok(tools.long(&trip, "the verification", check).await??)
                 };
                 self.daemon().tasks().spawn("verify", leader.run(work));
                 waiter
@@ -68,7 +91,7 @@ impl Cache {
     ///
     /// # Errors
     /// When a file is not what it should be, with the first of them.
-    pub fn found(&self, model: &ResolvedModel, verdicts: &[Verdict]) -> Result<(), LoadError> {
+    pub fn found(&self, model: &ResolvedModel, verdicts: &[Verdict], may: &MayBlock<'_>) -> Result<(), LoadError> {
         let mut first = None;
         for verdict in verdicts {
             let (found, aside) = match &verdict.finding {
@@ -85,7 +108,7 @@ impl Cache {
             });
             if matches!(verdict.finding, Finding::Bad { .. }) {
                 self.drop_over(model, verdict, aside.as_deref());
-                self.forget_images_of(&blob.to_string());
+                self.forget_images_of(&blob.to_string(), may);
             }
         }
         first.map_or(Ok(()), Err)
@@ -130,16 +153,28 @@ impl Cache {
         });
     }
 
+    /// When a component's files were found good, also by an earlier daemon. A database that does not answer costs no load
+    /// more than a moment.
+    pub(super) async fn was_verified(self: &Arc<Self>, component: &Arc<Component>) -> Option<SystemTime> {
+        const OPERATION: &str = "attestations";
+        let (lanes, folder) = (self.daemon().lanes(), self.tools.attestations.path().map(Path::to_owned));
+        let disks = lanes.locate(OPERATION, folder.into_iter().collect(), Some(DATABASE_PATIENCE)).await.ok()?;
+        let (attestations, component) = (Arc::clone(&self.tools.attestations), Arc::clone(component));
+        let (subject, kind, limit) = (OPERATION, Kind::Look, Some(DATABASE_PATIENCE));
+        let task = Task { operation: OPERATION, subject, disks: &disks, kind, limit };
+        lanes.run(task, move |may| component.was_verified(&attestations, may)).await.ok().flatten()
+    }
+
     async fn verify_now(self: &Arc<Self>, component: &Arc<Component>) {
-        let (attestations, known) = (Arc::clone(&self.tools.attestations), Arc::clone(component));
-        if let Ok(Some(_)) = blocking("attestations", move || known.was_verified(&attestations)).await {
+        if self.was_verified(component).await.is_some() {
             return;
         }
         let (id, model) = (component.id, Arc::clone(&component.model));
         let what = format!("{} of {model}", component.name);
-        match self.verified(id, &model, component.candidates(), OwnFiles::Leave, &|_, _| {}).await {
+        let (candidates, disks) = (component.candidates(), component.disks());
+        match self.verified(Check { id, candidates, own: OwnFiles::Leave, disks }, &model, &|_, _| {}).await {
             Ok(()) => self.daemon().events().push(EventKind::Verified, Some(id), what),
-            Err(error) => tracing::warn!(%id, %error, "{what} was not found good"),
+            Err(error) => tracing::warn!(%id, error = sentence(&error), "{what} was not found good"),
         }
     }
 }

@@ -5,6 +5,15 @@ mod pool;
 
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
+pub use self::pool::ShardPool;
+use crate::{
+    assembly::Tensors,
+    disk,
+    lanes::{HeldFile, MayBlock},
+    progress::{Phase, Step, Watcher},
+    snapshot::{ComponentFiles, ShardFile},
+    turn::in_turn,
+};
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
     header::{self, Header, HeaderError, PREFIX_BYTES},
@@ -12,22 +21,12 @@ use weightsd_core::{
     source::Sources,
     table::{Shard, TENSORS_MAX, Table, TableError},
 };
-use weightsd_segment::PinnedFile;
-
-pub use self::pool::ShardPool;
-use crate::{
-    assembly::Tensors,
-    disk,
-    progress::{Phase, Step, Watcher},
-    snapshot::{ComponentFiles, ShardFile},
-    turn::in_turn,
-};
 
 /// A weight file, held open, with its checked header.
 #[derive(Debug)]
 pub struct OpenShard {
     /// The file.
-    pub file: PinnedFile,
+    pub file: HeldFile,
     /// Its header.
     pub header: Header,
 }
@@ -122,6 +121,7 @@ pub fn open(
     pool: &ShardPool,
     watcher: &dyn Watcher,
     sources: &mut Sources<SourceFile>,
+    may: &MayBlock<'_>,
 ) -> Result<Checkpoint, CheckpointError> {
     if files.shards.is_empty() {
         let files = Arc::clone(files);
@@ -138,7 +138,8 @@ pub fn open(
         }
         step.file.clone_from(&shard.name);
         watcher.step(&step);
-        let open = pool.get_or_open(shard)?;
+        let open = pool.get_or_open(shard, may)?;
+        may.alive();
         tensors += open.header.tensors.len();
         if tensors > TENSORS_MAX {
             return Err(table_error(TableError::TooManyTensors));
@@ -185,21 +186,21 @@ pub fn merge(
 ///
 /// # Errors
 /// When the file cannot be opened or breaks the format.
-pub fn open_file(path: PathBuf) -> Result<OpenShard, CheckpointError> {
-    let file = PinnedFile::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+pub fn open_file(path: PathBuf, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {
+    let file = HeldFile::open(&path, may).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
     let header = read_header(&file)?;
     Ok(OpenShard { file, header })
 }
 
-fn open_shard(shard: &ShardFile) -> Result<OpenShard, CheckpointError> {
-    let open = open_file(shard.path.clone())?;
+fn open_shard(shard: &ShardFile, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {
+    let open = open_file(shard.path.clone(), may)?;
     if *open.file.identity() != shard.identity {
         return Err(CheckpointError::Changed { path: shard.path.clone() });
     }
     Ok(open)
 }
 
-fn read_header(file: &PinnedFile) -> Result<Header, CheckpointError> {
+fn read_header(file: &HeldFile) -> Result<Header, CheckpointError> {
     let path = file.path();
     let length = file.identity().length;
     let bad = |source| CheckpointError::Header { path: path.to_owned(), source };
@@ -216,7 +217,7 @@ fn read_header(file: &PinnedFile) -> Result<Header, CheckpointError> {
     let mut prefix = [0; 8];
     read(&mut prefix, 0)?;
     let json_length = header::header_length(prefix, length).map_err(bad)?;
-    in_turn(json_length as u64, || {
+    in_turn(file.identity().device, json_length as u64, || {
         let mut json = vec![0; json_length];
         read(&mut json, PREFIX_BYTES)?;
         Header::parse(&json, length).map_err(bad)

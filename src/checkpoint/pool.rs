@@ -1,18 +1,22 @@
 //! Open shards, shared by content: two layouts of a component, two names of a commit, and one blob in two repositories
 //! use one descriptor and one parsed header.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 
 use dashmap::DashMap;
 use weightsd_core::identity::ContentKey;
 
 use super::{CheckpointError, OpenShard, open_shard};
-use crate::snapshot::ShardFile;
+use crate::{lanes::MayBlock, snapshot::ShardFile};
+
+/// What a shard is shared by: its content and its disk. Requests for one shard wait for its opening, so
+/// a shard is shared on one disk only: no request waits for a disk that it does not need.
+type Key = (ContentKey, u64);
 
 /// Open shards by content. Holds none open by itself.
 #[derive(Debug, Default)]
 pub struct ShardPool {
-    slots: DashMap<ContentKey, Arc<Mutex<Weak<OpenShard>>>>,
+    slots: DashMap<Key, Arc<Mutex<Weak<OpenShard>>>>,
 }
 
 impl ShardPool {
@@ -20,13 +24,14 @@ impl ShardPool {
     ///
     /// # Errors
     /// When the file cannot be opened, breaks the format, or is not the one that was listed.
-    pub fn get_or_open(&self, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
-        let slot = Arc::clone(&self.slots.entry(shard.content.clone()).or_default());
-        let result = open_in(&mut slot.lock().unwrap_or_else(PoisonError::into_inner), shard);
+    pub fn get_or_open(&self, shard: &ShardFile, may: &MayBlock<'_>) -> Result<Arc<OpenShard>, CheckpointError> {
+        let key = (shard.content.clone(), shard.identity.device);
+        let slot = Arc::clone(&self.slots.entry(key.clone()).or_default());
+        let result = open_in(&mut slot.lock().unwrap_or_else(PoisonError::into_inner), shard, may);
         drop(slot);
         if result.is_err() {
             // A client that tries a million bad files must not leave a million names behind.
-            self.slots.remove_if(&shard.content, |_, slot| !is_held(slot));
+            self.slots.remove_if(&key, |_, slot| !is_held(slot));
         }
         result
     }
@@ -39,14 +44,23 @@ impl ShardPool {
 
 /// Whether somebody waits for the shard, or has it.
 fn is_held(slot: &Arc<Mutex<Weak<OpenShard>>>) -> bool {
-    Arc::strong_count(slot) > 1 || slot.lock().is_ok_and(|slot| slot.strong_count() > 0)
+    // A slot that is locked is being opened, which may take as long as its disk likes.
+    let is_open_or_locked = match slot.try_lock() {
+        Ok(slot) => slot.strong_count() > 0,
+        Err(error) => matches!(error, TryLockError::WouldBlock),
+    };
+    Arc::strong_count(slot) > 1 || is_open_or_locked
 }
 
-fn open_in(slot: &mut Weak<OpenShard>, shard: &ShardFile) -> Result<Arc<OpenShard>, CheckpointError> {
+fn open_in(
+    slot: &mut Weak<OpenShard>,
+    shard: &ShardFile,
+    may: &MayBlock<'_>,
+) -> Result<Arc<OpenShard>, CheckpointError> {
     if let Some(open) = slot.upgrade().filter(|open| open.file.is_unchanged()) {
         return Ok(open);
     }
-    let open = Arc::new(open_shard(shard)?);
+    let open = Arc::new(open_shard(shard, may)?);
     *slot = Arc::downgrade(&open);
     Ok(open)
 }

@@ -18,6 +18,7 @@ use weightsd_segment::environment::{not_utf8, variable};
 use super::{args::Inspect, failure::UsageError, output::Format};
 use crate::{
     checkpoint::{self, Checkpoint, ShardPool},
+    lanes::MayBlock,
     pipeline::{
         self, LoadError,
         look::{self, Audited},
@@ -60,7 +61,7 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
     };
     let pool = ShardPool::default();
     let list = |selector: &Selector, base: Option<&Snapshot>| -> Result<Arc<Snapshot>, LoadError> {
-        Ok(Arc::new(pipeline::snapshot(&pipeline::pinned_here(selector, &places)?, base, &pool)?))
+        Ok(Arc::new(pipeline::snapshot(&pipeline::pinned_here(selector, &places, &OWN)?, base, &pool, &OWN)?))
     };
     let beside = |spec: &String| {
         list(&Selector { spec: spec.clone(), revision: None, choice: Choice::default(), ..asked.clone() }, None)
@@ -82,6 +83,9 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
     }
 }
 
+/// A command serves nobody.
+const OWN: MayBlock<'static> = MayBlock::on_a_thread_of_its_own();
+
 /// The model to inspect, with its base and overlay.
 struct Looked<'a> {
     command: &'a Inspect,
@@ -97,10 +101,10 @@ impl Looked<'_> {
 
     fn open(&self, component: &str) -> Result<Checkpoint, LoadError> {
         let files = Arc::new(self.snapshot.component(component)?);
-        Ok(checkpoint::open(&files, self.pool, &Unwatched, &mut Sources::default())?)
+        Ok(checkpoint::open(&files, self.pool, &Unwatched, &mut Sources::default(), &OWN)?)
     }
 
     fn audited(&self, component: &str) -> Result<Audited, LoadError> {
-        look::audit(self.snapshots, component, self.pool)
+        look::audit(self.snapshots, component, self.pool, &OWN)
     }
 }

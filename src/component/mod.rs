@@ -16,11 +16,11 @@ use weightsd_core::{
     place::{At, Layout, Placed},
     source::{SegmentId, Sources},
 };
-use weightsd_segment::PinnedFile;
 
 use crate::{
     checkpoint::{OpenShard, SourceFile},
     derive::Image,
+    lanes::{Disks, HeldFile, MayBlock},
     resolve::ResolvedModel,
     snapshot::{Attestations, HashCandidate},
 };
@@ -50,7 +50,7 @@ pub enum Segment {
 impl Segment {
     /// The file.
     #[must_use]
-    pub fn file(&self) -> &PinnedFile {
+    pub fn file(&self) -> &HeldFile {
         match self {
             Self::Checkpoint(shard) => &shard.file,
             Self::Image(image) => &image.file,
@@ -133,9 +133,9 @@ impl Component {
         self.attested(|blob, file| attestations.recent(blob, file))
     }
 
-    /// Like [`Self::verified`], and also asks the attestations of earlier daemons. Blocks.
+    /// Like [`Self::verified`], and also asks the attestations of earlier daemons.
     #[must_use]
-    pub fn was_verified(&self, attestations: &Attestations) -> Option<SystemTime> {
+    pub fn was_verified(&self, attestations: &Attestations, _: &MayBlock<'_>) -> Option<SystemTime> {
         self.attested(|blob, file| attestations.get(blob, file))
     }
 
@@ -143,6 +143,13 @@ impl Component {
         let one = |source: &SourceFile| at(source.file.expected.as_ref()?, &source.open.file.key());
         let times = self.sources.iter().map(one).collect::<Option<Vec<_>>>()?;
         times.into_iter().min()
+    }
+
+    /// The disks that its files lie on.
+    #[must_use]
+    pub fn disks(&self) -> Disks {
+        let image = self.image.iter().map(|image| image.file.identity().device);
+        self.sources.iter().map(|source| source.open.file.identity().device).chain(image).collect()
     }
 
     /// Bytes of tensors that were computed.
@@ -160,14 +167,14 @@ impl Component {
 
     /// Whether every file that it was made from, and the image, is as it was when it was opened.
     #[must_use]
-    pub fn is_unchanged(&self) -> bool {
+    pub fn is_unchanged(&self, _: &MayBlock<'_>) -> bool {
         let image = self.image.as_ref().is_none_or(|image| image.file.is_unchanged());
         image && self.sources.iter().all(|source| source.open.file.is_unchanged())
     }
 
     /// Whether every file that is lent still has the bytes that it had when it was opened, under whatever name.
     #[must_use]
-    pub fn is_intact(&self) -> bool {
+    pub fn is_intact(&self, _: &MayBlock<'_>) -> bool {
         self.segments.iter().all(|segment| segment.file().is_intact())
     }
 }

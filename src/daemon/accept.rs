@@ -18,7 +18,7 @@ use tokio::{
 use weightsd_core::handoff::MAGIC;
 use weightsd_segment::descriptors;
 
-use crate::{cache::Cache, events::EventKind, handle::Daemon, handoff};
+use crate::{cache::Cache, damper::Damper, events::EventKind, handle::Daemon, handoff};
 
 /// How long a connection may take to say its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
@@ -54,26 +54,28 @@ pub(super) async fn accept(
     grpc: mpsc::Sender<(UnixStream, Counted)>,
 ) {
     let uid = rustix::process::geteuid().as_raw();
+    let (failures, refusals) = (Damper::new(), Damper::new());
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if let Some(untold) = failures.tells() {
+                        tracing::warn!(%error, untold, "cannot accept a connection");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },
             () = daemon.stopping().cancelled() => return,
         };
-        if let Err(reason) = check_peer(&stream, uid) {
-            tracing::warn!(reason, "connection refused");
-            daemon.events().push(EventKind::Refused, None, reason);
-            continue;
-        }
-        if connections.load(Ordering::Relaxed) >= limit {
-            let reason = format!("{limit} connections are open, which is the limit");
-            tracing::warn!(reason, "connection refused");
+        let is_free = connections.load(Ordering::Relaxed) < limit;
+        let full = || format!("{limit} connections are open, which is the limit");
+        let admitted = check_peer(&stream, uid).and_then(|()| is_free.then_some(()).ok_or_else(full));
+        if let Err(reason) = admitted {
+            if let Some(untold) = refusals.tells() {
+                tracing::warn!(reason, untold, "connection refused");
+            }
             daemon.events().push(EventKind::Refused, None, reason);
             continue;
         }

@@ -17,11 +17,11 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
 use super::{
-    BoundListener, Config,
+    BoundListener, Config, Watch,
     accept::{self, Counted},
-    watch, watchdog,
+    watch,
 };
-use crate::{cache::Cache, derive::Images, events::EventKind, handle::Daemon, service};
+use crate::{cache::Cache, events::EventKind, handle::Daemon, service};
 
 /// Connections that wait for the gRPC server to take them.
 const BACKLOG: usize = 16;
@@ -29,8 +29,6 @@ const BACKLOG: usize = 16;
 const FAREWELL: Duration = Duration::from_millis(250);
 /// How long the start waits for the folder of derived images.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
-/// What the watchdog allows beyond the grace period.
-const WATCHDOG_SLACK: Duration = Duration::from_secs(2);
 
 /// Why a daemon ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -46,19 +44,35 @@ pub enum RunError {
     Setup(#[from] service::SetupError),
 }
 
-/// Serves on `bound` until `shutdown` comes, then stops within the grace period.
+/// Serves on `bound` until `shutdown` comes, then stops within the grace period. Gives `watch` signs of life meanwhile.
 ///
 /// # Errors
 /// When the socket cannot be polled, a gRPC service cannot be set up, or the gRPC server fails.
-pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(
+    bound: BoundListener,
+    config: Config,
+    (daemon, watch): (Daemon, Watch),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    tokio::select! {
+        result = serve(bound, config, daemon, shutdown) => result,
+        never = watch.give_signs() => match never {},
+    }
+}
+
+async fn serve(
+    bound: BoundListener,
+    config: Config,
+    daemon: Daemon,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let bound = Arc::new(bound);
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
-    let daemon = Daemon::default();
     let tasks = daemon.tasks();
     let (grace, connections_max) = (config.grace, config.connections);
     config.log();
     let cache = Cache::new(config.build(), daemon.clone());
-    sweep(Arc::clone(&cache.config().images)).await;
+    sweep(&cache).await;
     let connections = Arc::new(AtomicUsize::new(0));
     let context = service::Context {
         daemon: daemon.clone(),
@@ -67,7 +81,7 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
         started: SystemTime::now(),
         connections: Arc::clone(&connections),
         connections_max,
-        token: Arc::default(),
+        probe: Arc::default(),
     };
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
@@ -92,7 +106,6 @@ pub async fn run(bound: BoundListener, config: Config, shutdown: impl Future<Out
         result = &mut server => return result.map_err(RunError::Serve),
     }
     tracing::info!(?grace, "stopping");
-    watchdog::arm(grace + WATCHDOG_SLACK);
     daemon.events().push(EventKind::ShuttingDown, None, "the daemon was told to stop".to_owned());
     service::not_serving(&health).await;
     tasks.stop();
@@ -123,8 +136,9 @@ async fn drain(
 }
 
 /// Deletes what a daemon that was killed left half-written. A folder on a disk that does not answer holds up nothing.
-async fn sweep(images: Arc<Images>) {
-    let work = tokio::task::spawn_blocking(move || images.sweep());
+async fn sweep(cache: &Cache) {
+    let images = Arc::clone(&cache.config().images);
+    let work = cache.with_images("sweeping the folder of images", move |may| images.sweep(may));
     if tokio::time::timeout(SWEEP_PATIENCE, work).await.is_err() {
         tracing::warn!("the folder of derived images does not answer yet");
     }

@@ -1,6 +1,6 @@
 //! The log's own file. A new one begins when it is large, since launchd keeps the file that it opened for ever, and
-//! macOS's newsyslog needs root and cannot make a running program change files. Panics and the processes that compute
-//! write to standard error, which is this file, too.
+//! macOS's newsyslog needs root and cannot make a running program change files. The processes that compute write to
+//! standard error, which is this file, too.
 
 use std::{
     fs::{self, File, OpenOptions},

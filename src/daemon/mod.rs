@@ -17,4 +17,5 @@ pub use self::{
     listener::{BindError, BoundListener},
     settings::{Row, Settings, SettingsError},
     waiting::Waiting,
+    watchdog::Watch,
 };

@@ -1,22 +1,24 @@
-//! What this process is to the system: its log, its limits, its threads, and the signals that end it.
+//! What this process is to the system: its limits, its threads, and the signals that end it.
 
 use std::{
     future::poll_fn,
     io::{self, IsTerminal as _},
     path::Path,
-    sync::Mutex,
     task::Poll,
+    thread,
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
 };
-use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 use weightsd_segment::signals;
 
-use super::log_file::LogFile;
+use super::{Watch, log_file::LogFile};
+use crate::log::Log;
 
 /// Signals that end a program which does nothing about them, and that somebody may send to a daemon.
 const ENDING: [(Signal, &str); 7] = [
@@ -31,19 +33,17 @@ const ENDING: [(Signal, &str); 7] = [
 /// Exit code after a second signal: the shell's for SIGINT.
 const IMPATIENT: i32 = 130;
 
-/// Starts the log, in the file if there is one, on standard error otherwise; `WEIGHTSD_LOG` says how much.
-pub fn start_log(file: Option<&Path>) {
-    let filter = EnvFilter::try_from_env("WEIGHTSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let opened = file.map(LogFile::new).transpose();
-    let (writer, problem) = match opened {
-        Ok(None) => (BoxMakeWriter::new(io::stderr), None),
-        Ok(Some(file)) => (BoxMakeWriter::new(Mutex::new(file)), None),
-        Err(error) => (BoxMakeWriter::new(io::stderr), Some(error)),
-    };
-    let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).with_target(false).init();
-    if let (Some(error), Some(file)) = (problem, file) {
-        tracing::warn!(%error, file = %file.display(), "the log cannot be kept in its file");
+/// Starts the log, in the file if there is one, on standard error otherwise.
+pub fn start_log(file: Option<&Path>) -> Log {
+    match file.map(LogFile::new).transpose() {
+        Ok(None) => Log::start(io::stderr(), io::stderr().is_terminal()),
+        Ok(Some(file)) => Log::start(file, false),
+        Err(error) => {
+            let log = Log::start(io::stderr(), io::stderr().is_terminal());
+            let file = file.map(|file| file.display().to_string()).unwrap_or_default();
+            tracing::warn!(%error, file, "the log cannot be kept in its file");
+            log
+        }
     }
 }
 
@@ -59,8 +59,7 @@ pub fn share_arenas() {
     weightsd_segment::heap::share_arenas();
 }
 
-/// A runtime with one thread. Work that blocks or computes has other threads, and a request that wakes no other thread is
-/// answered sooner.
+/// The runtime of a command, on one thread.
 ///
 /// # Errors
 /// When the system has no place for another poller.
@@ -68,16 +67,51 @@ pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Waits for a signal that ends programs, whose handlers are in place when this returns. A second one ends the process at
-/// once. A signal that the daemon was started to ignore stays ignored, as `nohup` wants it.
+/// The serving loop: one thread, since what blocks or computes has threads of its own, and a request that wakes no other
+/// thread is answered sooner. `watch` learns when it waits.
 ///
 /// # Errors
-/// When the system refuses a handler, or there is no runtime.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the second signal comes after the caller has its answer, and must end a process whose tasks hang"
-)]
-pub fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+/// When the system has no place for another poller.
+pub fn serving_loop(watch: &Watch) -> io::Result<Runtime> {
+    let (parks, unparks) = (watch.clone(), watch.clone());
+    let mut builder = Builder::new_current_thread();
+    builder.on_thread_park(move || parks.parks()).on_thread_unpark(move || unparks.unparks());
+    builder.enable_all().build()
+}
+
+/// Waits for a signal that ends programs, whose handlers are in place when this returns. A signal that the daemon was
+/// started to ignore stays ignored, as `nohup` wants it. Signals come to a thread of their own, so a serving loop that
+/// hangs is no obstacle: the first signal gives `watch` the `patience` to end the process by, the second ends it at once.
+///
+/// # Errors
+/// When the system refuses a handler or a thread.
+#[expect(clippy::disallowed_methods, reason = "a process whose tasks hang must end all the same")]
+pub fn told_to_stop(watch: Watch, patience: Duration) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let (told, stop) = oneshot::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut handlers = {
+        let _inside = runtime.enter();
+        handlers()?
+    };
+    let listen = async move {
+        let name = next(&mut handlers).await;
+        tracing::info!("{name}");
+        watch.end_within(patience);
+        // Nobody serves any more when nobody listens.
+        let _ = told.send(());
+        next(&mut handlers).await;
+        std::process::exit(IMPATIENT);
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen))?;
+    Ok(async move {
+        if stop.await.is_err() {
+            std::future::pending().await
+        }
+    })
+}
+
+/// Handlers of the signals that end this daemon, with their names.
+fn handlers() -> io::Result<Vec<(tokio::signal::unix::Signal, &'static str)>> {
     let mut handlers = Vec::new();
     for (ending, name) in ENDING {
         let is_meant = matches!(ending, Signal::TERM | Signal::INT) || !signals::is_ignored(ending)?;
@@ -85,14 +119,7 @@ pub fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send + 'static> {
             handlers.push((signal(SignalKind::from_raw(ending.as_raw()))?, name));
         }
     }
-    Ok(async move {
-        let name = next(&mut handlers).await;
-        tracing::info!("{name}");
-        tokio::spawn(async move {
-            next(&mut handlers).await;
-            std::process::exit(IMPATIENT);
-        });
-    })
+    Ok(handlers)
 }
 
 /// The name of the next signal that comes.

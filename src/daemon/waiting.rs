@@ -6,7 +6,7 @@ use tokio::net::UnixListener;
 use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use weightsd_core::explain::Explanation;
 
-use super::{accept, process};
+use super::{Watch, accept, process};
 use crate::service;
 
 /// How long clients are told. launchd starts a program at most every ten seconds, and systemd gives up on one that ends too
@@ -32,7 +32,7 @@ impl Waiting {
     pub fn tell(self, message: String, explanation: Explanation) -> io::Result<()> {
         let runtime = process::runtime()?;
         let told = runtime.block_on(async {
-            let told_to_stop = process::told_to_stop()?;
+            let told_to_stop = process::told_to_stop(Watch::default(), FAREWELL)?;
             let stop = async {
                 tokio::select! { () = told_to_stop => {} () = tokio::time::sleep(TELLING) => {} }
             };

@@ -13,7 +13,11 @@ use tokio::sync::Semaphore;
 use super::{
     ComputeFailed, FailureKind,
     engine::{FoundEngine, Installed, PackageFile, WithoutEngine},
-    process::ask,
+    process::{ASKING_MAX, ask},
+};
+use crate::{
+    handle::Daemon,
+    lanes::{Disks, Kind, MayBlock, Task},
 };
 
 /// Finds the engine of this machine.
@@ -45,20 +49,20 @@ impl Engines {
     ///
     /// # Errors
     /// When the worker cannot be started, or dies.
-    pub async fn find(self: &Arc<Self>) -> Result<FoundEngine, ComputeFailed> {
+    pub async fn find(self: &Arc<Self>, daemon: &Daemon) -> Result<FoundEngine, ComputeFailed> {
         let _turn = self.turn.acquire().await.map_err(|_| ComputeFailed::Stopping)?;
         let here = Arc::clone(self);
-        let library = match blocking(move || here.look()).await? {
+        let library = match run(daemon, move |may| here.look(may)).await? {
             Looked::Found(found) => return Ok(found),
             Looked::Unknown(library) => library,
         };
-        let answer = ask().await;
+        let answer = ask(daemon).await;
         let here = Arc::clone(self);
-        blocking(move || here.learn(library, answer)).await?
+        run(daemon, move |may| here.learn(library, answer, may)).await?
     }
 
-    /// What is known without asking the worker. Blocks.
-    fn look(&self) -> Looked {
+    /// What is known without asking the worker.
+    fn look(&self, _: &MayBlock<'_>) -> Looked {
         let mut known = self.known();
         if known.installed.is_none() {
             known.installed = self.noted().map(Arc::new);
@@ -80,8 +84,13 @@ impl Engines {
         Looked::Unknown(path)
     }
 
-    /// Takes the worker's answer about the library at `path`. Blocks.
-    fn learn(&self, path: PathBuf, answer: Result<Installed, ComputeFailed>) -> Result<FoundEngine, ComputeFailed> {
+    /// Takes the worker's answer about the library at `path`.
+    fn learn(
+        &self,
+        path: PathBuf,
+        answer: Result<Installed, ComputeFailed>,
+        _: &MayBlock<'_>,
+    ) -> Result<FoundEngine, ComputeFailed> {
         let mut known = self.known();
         match answer {
             Ok(installed) => {
@@ -131,6 +140,13 @@ enum Looked {
     Unknown(PathBuf),
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ComputeFailed> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ComputeFailed::Died { how: error.to_string() })
+/// Looks at MLX's library and at the note, wherever they lie.
+async fn run<T: Send + 'static>(
+    daemon: &Daemon,
+    work: impl FnOnce(&MayBlock<'_>) -> T + Send + 'static,
+) -> Result<T, ComputeFailed> {
+    const OPERATION: &str = "looking which MLX computes here";
+    let (disks, limit) = (Disks::default(), Some(ASKING_MAX));
+    let task = Task { operation: OPERATION, subject: OPERATION, disks: &disks, kind: Kind::Load, limit };
+    Ok(daemon.lanes().run(task, work).await?)
 }

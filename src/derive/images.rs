@@ -23,13 +23,15 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use weightsd_core::{
     derive::image::ImagePlan,
-    explain::{Explain, Explanation, Reason},
+    explain::{Explain, Explanation, Reason, sentence},
     identity::ComponentId,
 };
-use weightsd_segment::{FileIdentity, PinnedFile};
+use weightsd_segment::FileIdentity;
 
+use super::locked::Locked;
 use crate::{
     disk,
+    lanes::{HeldFile, MayBlock, settled_on},
     private::{self, FolderError, Links, Others},
 };
 
@@ -44,6 +46,8 @@ const SEAL_BYTES: usize = 64;
 const NOTE_MAX: u64 = 1 << 20;
 /// A note without an image is swept when it is older than this.
 const LEFT: Duration = Duration::from_secs(60);
+/// How long a new image waits until partial images that were given up are deleted.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 /// The hint for an image that has no room.
 pub(super) const NO_ROOM: &str = "free some space, or have images deleted with `weightsd evict --images`; \
     `image_budget` and `image_folder` say how much and where";
@@ -81,7 +85,7 @@ struct Seal {
 #[derive(Debug)]
 pub struct Image {
     /// The open file.
-    pub file: PinnedFile,
+    pub file: HeldFile,
     /// What it was made from.
     pub provenance: Provenance,
     /// When it was made.
@@ -159,6 +163,8 @@ impl ImageError {
 pub struct Images {
     folder: Option<PathBuf>,
     count: AtomicU64,
+    /// Bytes of all images when they were last counted.
+    bytes: AtomicU64,
     /// Held while room is made and taken: two images must not count on the same free bytes.
     placing: Mutex<()>,
 }
@@ -168,40 +174,24 @@ pub struct Images {
 #[must_use = "a partial image that is not kept is deleted at once"]
 pub struct PartialImage {
     id: ComponentId,
-    image: Locked,
     /// Its note. It is written first, so that no computation is lost because the disk is too full for the note.
     provenance: Locked,
+    image: Locked,
     /// Where the seal belongs in the note.
     sealed_at: u64,
     /// The modification time that the image gets when it is published.
     made: SystemTime,
 }
 
-/// A locked file, which other daemons do not sweep. Dropping it deletes it, unless it was renamed.
-#[derive(Debug)]
-struct Locked {
-    path: PathBuf,
-    file: File,
-}
-
-impl Locked {
-    fn new(path: PathBuf) -> Result<Self, ImageError> {
-        let file = File::options().create_new(true).write(true).mode(0o600).open(&path);
-        let locked = Self { file: file.map_err(ImageError::io("make", &path))?, path };
-        locked.file.lock().map_err(ImageError::io("write", &locked.path))?;
-        Ok(locked)
-    }
-}
-
 impl Images {
     /// The images in `folder`, which need not exist. Looks at nothing yet.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
-        Self { folder, count: AtomicU64::new(0), placing: Mutex::new(()) }
+        Self { folder, count: AtomicU64::new(0), bytes: AtomicU64::new(0), placing: Mutex::new(()) }
     }
 
-    /// Deletes half-written images that no daemon writes any more. Blocks.
-    pub fn sweep(&self) {
+    /// Deletes half-written images that no daemon writes any more.
+    pub fn sweep(&self, may: &MayBlock<'_>) {
         if let Err(ImageError::Folder(error @ FolderError::NotOurs { .. })) = self.own_folder() {
             tracing::warn!(%error, "images are neither lent nor made");
         }
@@ -214,6 +204,7 @@ impl Images {
             }
         }
         self.sweep_notes();
+        self.recount(may);
     }
 
     /// Deletes notes without an image: a daemon was killed after it published the note. Another daemon may be about to
@@ -252,9 +243,9 @@ impl Images {
 
     /// The image of a component, if it exists and is what `plan` says. It counts as used now.
     #[must_use]
-    pub fn open(&self, id: ComponentId, plan: &ImagePlan) -> Option<Image> {
+    pub fn open(&self, id: ComponentId, plan: &ImagePlan, may: &MayBlock<'_>) -> Option<Image> {
         self.own_folder().ok()?;
-        let file = PinnedFile::open_own(self.path(id, IMAGE)?).ok()?;
+        let file = HeldFile::open_own(self.path(id, IMAGE)?, may).ok()?;
         let mut head = vec![0; plan.head.len()];
         let path = self.path(id, PROVENANCE)?;
         let note = read_note(&path);
@@ -270,7 +261,7 @@ impl Images {
             return None;
         }
         if let Err(error) = open_own(&path, Access::Append).and_then(|file| file.set_modified(SystemTime::now())) {
-            tracing::warn!(path = %path.display(), %error, "when the image was used cannot be noted");
+            tracing::warn!(path = %path.display(), error = sentence(&error), "when the image was used cannot be noted");
         }
         let made = file.file().metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::now());
         let (Note { provenance, .. }, _) = note?;
@@ -279,14 +270,14 @@ impl Images {
 
     /// What an image was made from; `None` when its note is missing or damaged.
     #[must_use]
-    pub fn provenance(&self, id: ComponentId) -> Option<Provenance> {
+    pub fn provenance(&self, id: ComponentId, _: &MayBlock<'_>) -> Option<Provenance> {
         self.own_folder().ok()?;
         Some(read_note(&self.path(id, PROVENANCE)?)?.0.provenance)
     }
 
     /// All images, the most recently used first.
     #[must_use]
-    pub fn list(&self) -> Vec<StoredImage> {
+    pub fn list(&self, _: &MayBlock<'_>) -> Vec<StoredImage> {
         let stored = |path: PathBuf| {
             let id: ComponentId = path.file_stem()?.to_str()?.parse().ok()?;
             let metadata = fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
@@ -309,14 +300,20 @@ impl Images {
 
     /// Bytes of the images that are being written, by all daemons.
     #[must_use]
-    pub fn partial_bytes(&self) -> u64 {
+    pub fn partial_bytes(&self, _: &MayBlock<'_>) -> u64 {
         self.bytes_of(PARTIAL)
     }
 
-    /// Bytes of all images.
+    /// Bytes of all images when they were last counted: at the start, after each change made here, and by
+    /// [`Self::recount`]. Looks at no disk.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes_of(IMAGE)
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts the bytes of all images.
+    pub fn recount(&self, _: &MayBlock<'_>) {
+        self.bytes.store(self.bytes_of(IMAGE), Ordering::Relaxed);
     }
 
     fn bytes_of(&self, ending: &str) -> u64 {
@@ -331,7 +328,7 @@ impl Images {
     ///
     /// # Errors
     /// When the system refuses to delete one of them. A missing file is no error.
-    pub fn delete(&self, id: ComponentId) -> Result<(), ImageError> {
+    pub fn delete(&self, id: ComponentId, may: &MayBlock<'_>) -> Result<(), ImageError> {
         match self.own_folder() {
             Err(ImageError::Folder(FolderError::Io { source, .. })) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(());
@@ -347,6 +344,7 @@ impl Images {
                 _ => {}
             }
         }
+        self.recount(may);
         Ok(())
     }
 
@@ -361,26 +359,31 @@ impl Images {
         length: u64,
         provenance: &Provenance,
         room: impl FnOnce(&Path) -> Result<(), E>,
+        may: &MayBlock<'_>,
     ) -> Result<PartialImage, E> {
         let folder = self.folder().ok_or(ImageError::NoFolder)?;
         private::make(folder, Others::Readers, Links::Refused).map_err(ImageError::from)?;
+        // What was given up a moment ago must not count.
+        let device = fs::metadata(folder).map_or(0, |metadata| metadata.dev());
+        settled_on(device, GIVEN_UP, may);
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         room(folder)?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let path = |ending: &str| folder.join(format!("{id}-{}-{number}.{ending}", std::process::id()));
-        let (image, beside) = (Locked::new(path(PARTIAL))?, Locked::new(path(PARTIAL_PROVENANCE))?);
-        let reserved = weightsd_segment::reserve(&image.file, length).and_then(|()| {
-            image.file.set_modified(SystemTime::now())?;
+        let lock = |path: PathBuf| Locked::new(path.clone(), may).map_err(ImageError::io("make", &path));
+        let (image, beside) = (lock(path(PARTIAL))?, lock(path(PARTIAL_PROVENANCE))?);
+        let reserved = weightsd_segment::reserve(image.file(), length).and_then(|()| {
+            image.file().set_modified(SystemTime::now())?;
             // Read back: the file system may keep fewer digits.
-            image.file.metadata().and_then(|metadata| Ok((metadata.modified()?, FileIdentity::of(&metadata))))
+            image.file().metadata().and_then(|metadata| Ok((metadata.modified()?, FileIdentity::of(&metadata))))
         });
-        let (made, identity) = reserved.map_err(ImageError::io("write", &image.path))?;
+        let (made, identity) = reserved.map_err(ImageError::io("write", image.path()))?;
         let note = Note { provenance: provenance.clone(), modified_ns: identity.modified_ns };
         let mut line = serde_json::to_vec(&note).expect("a note has string keys and finite numbers");
         line.push(b'\n');
-        let (mut file, sealed_at) = (&beside.file, line.len() as u64);
+        let (mut file, sealed_at) = (beside.file(), line.len() as u64);
         let room = file.write_all(&line).and_then(|()| file.write_all(&[b' '; SEAL_BYTES]));
-        room.and_then(|()| weightsd_segment::sync(file)).map_err(ImageError::io("write", &beside.path))?;
+        room.and_then(|()| weightsd_segment::sync(file)).map_err(ImageError::io("write", beside.path()))?;
         Ok(PartialImage { id, image, provenance: beside, sealed_at, made })
     }
 
@@ -388,41 +391,43 @@ impl Images {
     ///
     /// # Errors
     /// When the files cannot be dated, renamed or synced.
-    pub fn publish(&self, partial: PartialImage) -> Result<(), ImageError> {
+    pub fn publish(&self, partial: PartialImage, may: &MayBlock<'_>) -> Result<(), ImageError> {
         let folder = self.own_folder()?;
         let (beside, path) = (self.path(partial.id, PROVENANCE), self.path(partial.id, IMAGE));
         let (beside, path) = beside.zip(path).ok_or(ImageError::NoFolder)?;
-        let file = &partial.image.file;
+        let file = partial.image.file();
         let dated = file.set_modified(partial.made).and_then(|()| weightsd_segment::sync(file));
         dated.map_err(ImageError::io("publish", &path))?;
         // Publish the note first: an image must never be visible without it.
-        for (from, to) in [(&partial.provenance.path, &beside), (&partial.image.path, &path)] {
+        for (from, to) in [(partial.provenance.path(), &beside), (partial.image.path(), &path)] {
             fs::rename(from, to).map_err(ImageError::io("publish", to))?;
         }
         // The rename changed it for the last time. Into the note of this image, should another daemon have published its own.
         let identity = FileIdentity::of_file(file).map_err(ImageError::io("publish", &path))?;
         let seal = Seal { changed_ns: identity.changed_ns };
         let seal = serde_json::to_vec(&seal).expect("a seal has a string key and a number");
-        let (note, at) = (&partial.provenance.file, partial.sealed_at);
+        let (note, at) = (partial.provenance.file(), partial.sealed_at);
         let sealed = note.write_all_at(&seal, at).and_then(|()| weightsd_segment::sync(note));
         sealed.map_err(ImageError::io("publish", &beside))?;
         let synced = File::open(folder).and_then(|folder| weightsd_segment::sync(&folder));
-        synced.map_err(ImageError::io("publish", &path))
+        synced.map_err(ImageError::io("publish", &path))?;
+        self.recount(may);
+        Ok(())
     }
 }
 
 impl PartialImage {
+    /// Deletes it, before this returns unless the disk is slow.
+    pub fn discard(self, may: &MayBlock<'_>) {
+        let device = self.image.device();
+        drop(self);
+        settled_on(device, GIVEN_UP, may);
+    }
+
     /// The file to write to.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.image.path
-    }
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // After publishing there is no file of that name.
-        let _ = fs::remove_file(&self.path);
+        self.image.path()
     }
 }
 
@@ -431,10 +436,15 @@ impl Image {
     ///
     /// # Errors
     /// When it is gone, or was written to, since it was published.
-    pub fn published(images: &Images, id: ComponentId, plan: &ImagePlan) -> Result<Self, ImageError> {
+    pub fn published(
+        images: &Images,
+        id: ComponentId,
+        plan: &ImagePlan,
+        may: &MayBlock<'_>,
+    ) -> Result<Self, ImageError> {
         let path = images.path(id, IMAGE).ok_or(ImageError::NoFolder)?;
         let gone = || ImageError::io("open", &path)(io::ErrorKind::NotFound.into());
-        images.open(id, plan).ok_or_else(gone)
+        images.open(id, plan, may).ok_or_else(gone)
     }
 }
 
@@ -480,7 +490,11 @@ fn read_note(path: &Path) -> Option<(Note, Option<Seal>)> {
 mod tests {
     use std::{convert::Infallible, os::unix::fs::PermissionsExt};
 
+    use weightsd_segment::PinnedFile;
+
     use super::*;
+
+    const MAY: MayBlock<'static> = MayBlock::on_a_thread_of_its_own();
 
     fn id(digit: char) -> ComponentId {
         digit.to_string().repeat(64).parse().unwrap()
@@ -508,7 +522,7 @@ mod tests {
     }
 
     fn begin(images: &Images, id: ComponentId, length: u64) -> PartialImage {
-        images.begin(id, length, &provenance(), |_| Ok::<_, Never>(())).unwrap()
+        images.begin(id, length, &provenance(), |_| Ok::<_, Never>(()), &MAY).unwrap()
     }
 
     #[test]
@@ -516,19 +530,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().join("images")));
         let partial = begin(&images, id('a'), 100);
-        assert_eq!((images.list().len(), images.partial_bytes()), (0, 100));
+        assert_eq!((images.list(&MAY).len(), images.partial_bytes(&MAY)), (0, 100));
         fs::write(partial.path(), [7; 100]).unwrap();
-        images.publish(partial).unwrap();
-        let listed = images.list();
-        assert_eq!((listed.len(), listed[0].bytes, images.partial_bytes()), (1, 100, 0));
+        images.publish(partial, &MAY).unwrap();
+        let listed = images.list(&MAY);
+        assert_eq!((listed.len(), listed[0].bytes, images.partial_bytes(&MAY)), (1, 100, 0));
+        assert_eq!(images.bytes(), 100);
         assert_eq!((listed[0].id, listed[0].provenance.as_ref()), (id('a'), Some(&provenance())));
-        let image = images.open(id('a'), &plan(&[7; 10], 100)).unwrap();
+        let image = images.open(id('a'), &plan(&[7; 10], 100), &MAY).unwrap();
         assert_eq!((&image.provenance, image.made), (&provenance(), listed[0].made));
-        assert!(images.open(id('a'), &plan(&[8; 10], 100)).is_none(), "another head");
-        assert!(images.open(id('a'), &plan(&[7; 10], 99)).is_none(), "another length");
-        assert!(images.open(id('b'), &plan(&[7; 10], 100)).is_none());
-        images.delete(id('a')).unwrap();
-        images.delete(id('a')).unwrap();
+        assert!(images.open(id('a'), &plan(&[8; 10], 100), &MAY).is_none(), "another head");
+        assert!(images.open(id('a'), &plan(&[7; 10], 99), &MAY).is_none(), "another length");
+        assert!(images.open(id('b'), &plan(&[7; 10], 100), &MAY).is_none());
+        images.delete(id('a'), &MAY).unwrap();
+        images.delete(id('a'), &MAY).unwrap();
         assert_eq!(fs::read_dir(folder.path().join("images")).unwrap().count(), 0);
         let mut byte = [0];
         image.file.read_exact_at(&mut byte, 99).unwrap();
@@ -539,18 +554,18 @@ mod tests {
     fn an_image_that_somebody_wrote_to_or_knows_nothing_of_is_not_lent() {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
-        let open = || images.open(id('a'), &plan(&[0; 10], 100));
-        let publish = || images.publish(begin(&images, id('a'), 100)).unwrap();
+        let open = || images.open(id('a'), &plan(&[0; 10], 100), &MAY);
+        let publish = || images.publish(begin(&images, id('a'), 100), &MAY).unwrap();
         publish();
         assert!(open().is_some());
         // Beyond what its head says.
         let path = folder.path().join(format!("{}.safetensors", id('a')));
         File::options().write(true).open(&path).unwrap().write_all_at(&[1], 99).unwrap();
-        assert!(open().is_none() && images.list().len() == 1);
+        assert!(open().is_none() && images.list(&MAY).len() == 1);
         publish();
         assert!(open().is_some(), "it is made anew");
         fs::remove_file(path.with_extension("json")).unwrap();
-        assert!(open().is_none() && images.list()[0].provenance.is_none());
+        assert!(open().is_none() && images.list(&MAY)[0].provenance.is_none());
     }
 
     #[test]
@@ -559,15 +574,16 @@ mod tests {
         let images = Images::new(Some(folder.path().to_owned()));
         let written = begin(&images, id('a'), 10);
         drop(begin(&images, id('b'), 10));
+        crate::lanes::settled(Duration::from_secs(60), &MAY);
         let left = ["x-1-0.partial", "x-1-0.partial_json"].map(|name| folder.path().join(name));
         for path in &left {
             fs::write(path, "x").unwrap();
         }
-        Images::new(Some(folder.path().to_owned())).sweep();
+        Images::new(Some(folder.path().to_owned())).sweep(&MAY);
         assert!(written.path().exists(), "somebody writes it");
         assert!(!left.iter().any(|path| path.exists()));
-        images.publish(written).unwrap();
-        assert_eq!(images.list()[0].provenance, Some(provenance()));
+        images.publish(written, &MAY).unwrap();
+        assert_eq!(images.list(&MAY)[0].provenance, Some(provenance()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
@@ -575,30 +591,32 @@ mod tests {
     fn an_image_altered_in_place_is_not_lent_though_its_time_was_set_back() {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
-        images.publish(begin(&images, id('a'), 100)).unwrap();
-        assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_some());
+        images.publish(begin(&images, id('a'), 100), &MAY).unwrap();
+        assert!(images.open(id('a'), &plan(&[0; 10], 100), &MAY).is_some());
         let file = File::options().write(true).open(folder.path().join(format!("{}.safetensors", id('a')))).unwrap();
         let modified = file.metadata().unwrap().modified().unwrap();
         file.write_all_at(&[1], 99).unwrap();
         file.set_modified(modified).unwrap();
-        assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_none());
+        assert!(images.open(id('a'), &plan(&[0; 10], 100), &MAY).is_none());
     }
 
     #[test]
     fn a_folder_of_another_is_neither_read_nor_written() {
         let folder = tempfile::tempdir().unwrap();
         let prepared = folder.path().join("weightsd");
-        Images::new(Some(prepared.clone())).publish(begin(&Images::new(Some(prepared.clone())), id('a'), 100)).unwrap();
+        Images::new(Some(prepared.clone()))
+            .publish(begin(&Images::new(Some(prepared.clone())), id('a'), 100), &MAY)
+            .unwrap();
         let refused = |images: &Images, words: &str| {
-            assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_none() && images.list().is_empty());
-            assert_eq!((images.bytes(), images.provenance(id('a'))), (0, None));
-            let begun = images.begin(id('b'), 1, &provenance(), |_| Ok::<_, Never>(()));
+            assert!(images.open(id('a'), &plan(&[0; 10], 100), &MAY).is_none() && images.list(&MAY).is_empty());
+            assert_eq!((images.bytes(), images.provenance(id('a'), &MAY)), (0, None));
+            let begun = images.begin(id('b'), 1, &provenance(), |_| Ok::<_, Never>(()), &MAY);
             let error = begun.map(drop).unwrap_err();
             let Never::Image(error) = error;
             let said = weightsd_core::explain::sentence(&error);
             assert!(said.contains(words), "{said}");
             assert!(error.explain().hint.contains("image_folder"), "{:?}", error.explain());
-            assert!(images.delete(id('a')).is_err());
+            assert!(images.delete(id('a'), &MAY).is_err());
         };
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&prepared, &link).unwrap();
@@ -607,7 +625,7 @@ mod tests {
         fs::set_permissions(&prepared, PermissionsExt::from_mode(0o777)).unwrap();
         refused(&images, "has mode 0777");
         fs::set_permissions(&prepared, PermissionsExt::from_mode(0o755)).unwrap();
-        assert!(images.open(id('a'), &plan(&[0; 10], 100)).is_some(), "others may look");
+        assert!(images.open(id('a'), &plan(&[0; 10], 100), &MAY).is_some(), "others may look");
         if std::os::unix::fs::chown(&prepared, Some(4321), None).is_ok() {
             refused(&images, "belongs to uid 4321");
         }
@@ -618,18 +636,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
         let path = |digit, ending: &str| folder.path().join(format!("{}.{ending}", id(digit)));
-        images.publish(begin(&images, id('a'), 100)).unwrap();
+        images.publish(begin(&images, id('a'), 100), &MAY).unwrap();
         fs::remove_file(path('a', PROVENANCE)).unwrap();
         for fifo in [path('a', PROVENANCE), path('b', IMAGE), folder.path().join("x.partial")] {
             assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         }
         // A link to a file that a reader may see, and a note must not be.
         std::os::unix::fs::symlink(path('a', IMAGE), path('c', IMAGE)).unwrap();
-        images.sweep();
-        let listed: Vec<_> = images.list().into_iter().map(|stored| (stored.id, stored.provenance)).collect();
+        images.sweep(&MAY);
+        let listed: Vec<_> = images.list(&MAY).into_iter().map(|stored| (stored.id, stored.provenance)).collect();
         assert_eq!(listed, [(id('a'), None)]);
         for digit in ['a', 'b', 'c'] {
-            assert!(images.open(id(digit), &plan(&[0; 10], 100)).is_none());
+            assert!(images.open(id(digit), &plan(&[0; 10], 100), &MAY).is_none());
         }
         assert!(folder.path().join("x.partial").symlink_metadata().is_ok(), "it is not ours");
     }
@@ -639,14 +657,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = Images::new(Some(folder.path().to_owned()));
         for digit in ['a', 'b'] {
-            images.publish(begin(&images, id(digit), 1)).unwrap();
+            images.publish(begin(&images, id(digit), 1), &MAY).unwrap();
         }
         let identity =
             |digit| *PinnedFile::open(folder.path().join(format!("{}.safetensors", id(digit)))).unwrap().identity();
         let before = identity('a');
         std::thread::sleep(std::time::Duration::from_millis(20));
-        images.open(id('a'), &plan(&[], 1)).unwrap();
-        assert_eq!(images.list()[0].id, id('a'), "the last used comes first");
+        images.open(id('a'), &plan(&[], 1), &MAY).unwrap();
+        assert_eq!(images.list(&MAY)[0].id, id('a'), "the last used comes first");
         assert_eq!(identity('a'), before, "holders compare it");
     }
 }

@@ -10,14 +10,18 @@ use weightsd_core::{derive::Derivation, identity::ComponentId};
 
 use super::{
     ComputeFailed, Engines, FoundEngine, Image, Images, Installed, Order, OrderedFile, PULSE, PartialImage, Provenance,
-    compute, process::ASKING_MAX,
+    SILENCE_MAX, compute, process::ASKING_MAX,
 };
 use crate::{
     events::EventKind,
     handle::Daemon,
+    lanes::{Kind, MayBlock, Task},
     pace::Pace,
     progress::{Phase, Step, Watcher},
 };
+
+/// Names the look for an image in errors.
+const FIND: &str = "looking for an image";
 
 /// An image that is wanted.
 pub struct Wanted {
@@ -43,7 +47,7 @@ impl std::fmt::Debug for Wanted {
 }
 
 /// Makes room in a folder for a file of that length in bytes.
-pub type MakeRoom = Arc<dyn Fn(&Path, u64) -> Result<(), ComputeFailed> + Send + Sync>;
+pub type MakeRoom = Arc<dyn Fn(&Path, u64, &MayBlock<'_>) -> Result<(), ComputeFailed> + Send + Sync>;
 
 /// Finds images and makes them.
 #[derive(Debug)]
@@ -87,7 +91,11 @@ impl Maker {
             // Checked first, so that a daemon that stops starts no process any more.
             biased;
             () = self.daemon.stopping().cancelled() => return Err(ComputeFailed::Stopping),
-            result = wanted.compute(installed, &partial, watcher) => result?,
+            result = wanted.compute(installed, &partial, &self.daemon, watcher) => if let Err(error) = result {
+                // Nobody finds a half image beside the error.
+                let _ = self.in_the_folder("deleting a half image", Kind::Long, |may| partial.discard(may)).await;
+                return Err(error);
+            },
         }
         let image = self.publish(wanted, partial).await?;
         let took = started.elapsed();
@@ -101,7 +109,7 @@ impl Maker {
     /// # Errors
     /// When the process that tells cannot be started, or dies.
     pub async fn engine(&self) -> Result<FoundEngine, ComputeFailed> {
-        timeout(ASKING_MAX, self.engines.find()).await.unwrap_or(Err(ComputeFailed::EngineUnknown))
+        timeout(ASKING_MAX, self.engines.find(&self.daemon)).await.unwrap_or(Err(ComputeFailed::EngineUnknown))
     }
 
     /// The engine for `wanted`; `None` where everything is copied, which needs none.
@@ -121,7 +129,21 @@ impl Maker {
 
     async fn find(&self, wanted: &Arc<Wanted>) -> Result<Option<Image>, ComputeFailed> {
         let (images, wanted) = (Arc::clone(&self.images), Arc::clone(wanted));
-        blocking(move || images.open(wanted.id, &wanted.derivation.image)).await
+        self.in_the_folder(FIND, Kind::Load, move |may| images.open(wanted.id, &wanted.derivation.image, may)).await
+    }
+
+    /// Does work in the lane of the folder of images.
+    async fn in_the_folder<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        kind: Kind,
+        work: impl FnOnce(&MayBlock<'_>) -> T + Send + 'static,
+    ) -> Result<T, ComputeFailed> {
+        let lanes = self.daemon.lanes();
+        let folder = self.images.folder().map(Path::to_owned);
+        let disks = lanes.locate(operation, folder.into_iter().collect(), Some(SILENCE_MAX)).await?;
+        let task = Task { operation, subject: "images", disks: &disks, kind, limit: Some(SILENCE_MAX) };
+        Ok(lanes.run(task, work).await?)
     }
 
     /// Waits for the turn to compute, and reports now and then: clients give up on a daemon that is silent.
@@ -142,22 +164,23 @@ impl Maker {
 
     async fn begin(&self, wanted: &Arc<Wanted>, make_room: &MakeRoom) -> Result<PartialImage, ComputeFailed> {
         let (images, wanted, make_room) = (Arc::clone(&self.images), Arc::clone(wanted), Arc::clone(make_room));
-        blocking(move || {
+        self.in_the_folder("making room for an image", Kind::Long, move |may| {
             let length = wanted.derivation.image.length;
-            images.begin(wanted.id, length, &wanted.provenance, |folder| make_room(folder, length))
+            images.begin(wanted.id, length, &wanted.provenance, |folder| make_room(folder, length, may), may)
         })
         .await?
     }
 
     async fn publish(&self, wanted: &Arc<Wanted>, partial: PartialImage) -> Result<Image, ComputeFailed> {
         let (images, wanted) = (Arc::clone(&self.images), Arc::clone(wanted));
-        blocking(move || {
+        self.in_the_folder("publishing an image", Kind::Long, move |may| {
             // The worker opened by path the files that are held open here.
             if let Some(path) = (wanted.changed)() {
+                partial.discard(may);
                 return Err(ComputeFailed::Changed { path });
             }
-            images.publish(partial)?;
-            Ok(Image::published(&images, wanted.id, &wanted.derivation.image)?)
+            images.publish(partial, may)?;
+            Ok(Image::published(&images, wanted.id, &wanted.derivation.image, may)?)
         })
         .await?
     }
@@ -169,6 +192,7 @@ impl Wanted {
         &self,
         engine: Option<Arc<Installed>>,
         partial: &PartialImage,
+        daemon: &Daemon,
         watcher: &dyn Watcher,
     ) -> Result<(), ComputeFailed> {
         let order = Order {
@@ -180,7 +204,7 @@ impl Wanted {
         };
         let total = self.derivation.input_bytes();
         let mut pace = Pace::default();
-        compute(order, |bytes, tensor| {
+        compute(order, daemon, |bytes, tensor| {
             pace.add(bytes);
             watcher.step(&Step {
                 phase: Phase::Derive,
@@ -194,8 +218,4 @@ impl Wanted {
         })
         .await
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ComputeFailed> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ComputeFailed::Died { how: error.to_string() })
 }

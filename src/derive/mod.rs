@@ -8,12 +8,13 @@ mod arithmetic;
 mod engine;
 mod engines;
 mod images;
+mod locked;
 mod make;
 mod order;
 mod process;
 pub mod worker;
 
-pub(crate) use self::process::{PULSE, compute};
+pub(crate) use self::process::{PULSE, SILENCE_MAX, compute};
 pub use self::{
     engine::{Engine, FoundEngine, Installed, WithoutEngine},
     engines::Engines,

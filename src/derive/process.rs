@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::Command,
+    process::{Child, Command},
     time::timeout,
 };
 use weightsd_core::{
@@ -15,12 +15,16 @@ use weightsd_core::{
 use super::{
     FailureKind, ImageError, Installed, Order, WithoutEngine,
     images::NO_ROOM,
-    order::{Task, WorkerReport},
+    order::{self, WorkerReport},
     worker::{COMMAND, TELLING},
+};
+use crate::{
+    handle::Daemon,
+    lanes::{Disks, Kind, LaneError, MayBlock, Task},
 };
 
 /// How long the worker may be silent: enough for the largest product on a slow machine, and for a slow disk.
-const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long it may take to find out which MLX computes here: its library is read once, from a slow disk perhaps.
 pub(super) const ASKING_MAX: Duration = Duration::from_secs(60);
 /// How often progress is repeated while nothing moves.
@@ -64,6 +68,9 @@ pub enum ComputeFailed {
     /// Nobody could tell in time which MLX computes here.
     #[error("which MLX computes here was not found out within {ASKING_MAX:?}")]
     EngineUnknown,
+    /// The disk of the images does not answer.
+    #[error(transparent)]
+    Disk(LaneError),
     /// The worker hangs.
     #[error("the process that computes said nothing for {SILENCE_MAX:?}")]
     Silent,
@@ -82,6 +89,9 @@ impl Explain for ComputeFailed {
                 format!("{}; what needs no computing (`--layout source`) is lent without MLX", weightsd_arrays::REMEDY);
             return Explanation::new(Reason::NoMlx, "", hint);
         }
+        if let Self::Disk(error) = self {
+            return error.explain();
+        }
         let (reason, hint) = match self {
             _ if self.is_full() => (Reason::NoSpace, NO_ROOM),
             Self::Failed { kind: FailureKind::Engine, .. } => {
@@ -96,15 +106,27 @@ impl Explain for ComputeFailed {
             Self::Image(_) | Self::NoRoom(_) | Self::Failed { kind: FailureKind::Io, .. } => {
                 (Reason::OwnFiles, "see the daemon's log, and who may write to its cache")
             }
-            Self::NoMlx(_) | Self::Failed { .. } | Self::Start(_) | Self::Silent | Self::EngineUnknown => {
-                (Reason::ComputingFailed, "report it with the daemon's log")
-            }
+            Self::NoMlx(_)
+            | Self::Failed { .. }
+            | Self::Start(_)
+            | Self::Silent
+            | Self::EngineUnknown
+            | Self::Disk(_) => (Reason::ComputingFailed, "report it with the daemon's log"),
             Self::Died { .. } => (
                 Reason::ComputingDied,
                 "it may have been killed for want of memory: see the system's log, and try again",
             ),
         };
         Explanation::new(reason, "", hint)
+    }
+}
+
+impl From<LaneError> for ComputeFailed {
+    fn from(error: LaneError) -> Self {
+        match error {
+            LaneError::Stopping => Self::Stopping,
+            error => Self::Disk(error),
+        }
     }
 }
 
@@ -120,7 +142,9 @@ impl ComputeFailed {
     #[must_use]
     pub fn concerns_the_image(&self) -> bool {
         match self {
-            Self::NoRoom(_) | Self::Image(_) | Self::Start(_) | Self::Died { .. } | Self::Silent => true,
+            Self::NoRoom(_) | Self::Image(_) | Self::Disk(_) | Self::Start(_) | Self::Died { .. } | Self::Silent => {
+                true
+            }
             Self::Failed { kind, .. } => matches!(kind, FailureKind::NoSpace | FailureKind::Io),
             Self::NoMlx(_) | Self::EngineUnknown | Self::Stopping | Self::Changed { .. } => false,
         }
@@ -148,7 +172,7 @@ impl From<WithoutEngine> for ComputeFailed {
 }
 
 /// The program of this process, even when its file was replaced since it was started.
-fn this_program() -> std::io::Result<PathBuf> {
+fn this_program(_: &MayBlock<'_>) -> std::io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if running.exists() { Ok(running) } else { std::env::current_exe() }
 }
@@ -157,11 +181,27 @@ fn this_program() -> std::io::Result<PathBuf> {
 ///
 /// # Errors
 /// When the worker cannot be started, gives up, ends early, or is silent for [`SILENCE_MAX`].
-pub(super) async fn ask() -> Result<Installed, ComputeFailed> {
-    match work(&Task::Describe, |_, _| {}).await? {
+pub(super) async fn ask(daemon: &Daemon) -> Result<Installed, ComputeFailed> {
+    match work(&order::Task::Describe, daemon, |_, _| {}).await? {
         Done::Described(installed) => Ok(installed),
         Done::Computed => Err(ComputeFailed::Died { how: "it did not say what it computes with".to_owned() }),
     }
+}
+
+/// Starts a worker. Its program is read from a disk, too.
+async fn start(name: &'static str, daemon: &Daemon) -> Result<Child, ComputeFailed> {
+    const OPERATION: &str = "starting the process that computes";
+    let spawn = move |may: &MayBlock<'_>| -> std::io::Result<Child> {
+        let mut command = Command::new(this_program(may)?);
+        command.arg(name).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        // On some of Apple's processors MLX multiplies F32 with 11 bits of precision unless told otherwise. Results are
+        // shared and kept, so they do not depend on that.
+        command.env("MLX_ENABLE_TF32", "0");
+        command.spawn()
+    };
+    let (disks, limit) = (Disks::default(), Some(SILENCE_MAX));
+    let task = Task { operation: OPERATION, subject: name, disks: &disks, kind: Kind::Load, limit };
+    daemon.lanes().run(task, spawn).await?.map_err(ComputeFailed::Start)
 }
 
 /// Lets a worker carry out `order`. Calls `progress` with the input bytes that are done and the last tensor, at least every
@@ -169,8 +209,12 @@ pub(super) async fn ask() -> Result<Installed, ComputeFailed> {
 ///
 /// # Errors
 /// When the worker cannot be started, gives up, ends early, or is silent for [`SILENCE_MAX`].
-pub(crate) async fn compute(order: Order, progress: impl FnMut(u64, &str)) -> Result<(), ComputeFailed> {
-    work(&Task::Compute(order), progress).await.map(drop)
+pub(crate) async fn compute(
+    order: Order,
+    daemon: &Daemon,
+    progress: impl FnMut(u64, &str),
+) -> Result<(), ComputeFailed> {
+    work(&order::Task::Compute(order), daemon, progress).await.map(drop)
 }
 
 /// What a worker has done.
@@ -179,15 +223,9 @@ enum Done {
     Computed,
 }
 
-async fn work(task: &Task, mut progress: impl FnMut(u64, &str)) -> Result<Done, ComputeFailed> {
-    let program = this_program().map_err(ComputeFailed::Start)?;
-    let mut command = Command::new(program);
-    command.arg(if matches!(task, Task::Describe) { TELLING } else { COMMAND });
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
-    // On some of Apple's processors MLX multiplies F32 with 11 bits of precision unless told otherwise. Results are shared
-    // and kept, so they do not depend on that.
-    command.env("MLX_ENABLE_TF32", "0");
-    let mut child = command.spawn().map_err(ComputeFailed::Start)?;
+async fn work(task: &order::Task, daemon: &Daemon, mut progress: impl FnMut(u64, &str)) -> Result<Done, ComputeFailed> {
+    let command = if matches!(task, order::Task::Describe) { TELLING } else { COMMAND };
+    let mut child = start(command, daemon).await?;
     let missing = || ComputeFailed::Start(std::io::ErrorKind::BrokenPipe.into());
     // Kept open: its end tells the worker that nobody wants the result any more.
     let mut input = child.stdin.take().ok_or_else(missing)?;

@@ -14,6 +14,7 @@ use weightsd_core::{
 use super::LoadError;
 use crate::{
     checkpoint::{self, ShardPool},
+    lanes::MayBlock,
     progress::Unwatched,
     snapshot::{Snapshot, Told},
 };
@@ -34,10 +35,15 @@ struct Bare {
 /// # Errors
 /// When the root has several files without a word, or the file that is the model cannot be opened. Files of folders that
 /// cannot be used are said when they are loaded.
-pub(super) fn tell(snapshot: &mut Snapshot, base: Option<&Snapshot>, pool: &ShardPool) -> Result<(), LoadError> {
+pub(super) fn tell(
+    snapshot: &mut Snapshot,
+    base: Option<&Snapshot>,
+    pool: &ShardPool,
+    may: &MayBlock<'_>,
+) -> Result<(), LoadError> {
     let mut found = Vec::new();
     if let Some(file) = snapshot.bare_file()? {
-        let table = Table::of_file(pool.get_or_open(&file)?.header.clone());
+        let table = Table::of_file(pool.get_or_open(&file, may)?.header.clone());
         found.push(Bare { folder: String::new(), file: Some(file.name), table });
     }
     let sites: Vec<ComponentSite> = snapshot.bare_sites().cloned().collect();
@@ -47,7 +53,7 @@ pub(super) fn tell(snapshot: &mut Snapshot, base: Option<&Snapshot>, pool: &Shar
         let mut tensors = 0;
         for site in others {
             // What strangers' files can cost is bounded for all folders together, as it is for one component.
-            let Some(bare) = of_folder(snapshot, site, pool) else { continue };
+            let Some(bare) = of_folder(snapshot, site, pool, may) else { continue };
             tensors += bare.table.tensors().len();
             if tensors > TENSORS_MAX {
                 break;
@@ -96,8 +102,8 @@ fn is_clear(folder: &str, located: &Located) -> bool {
 }
 
 /// The tensors of a folder whose files are all here, fit together, and are no more than a component may have.
-fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool) -> Option<Bare> {
+fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool, may: &MayBlock<'_>) -> Option<Bare> {
     let files = Arc::new(snapshot.component(&site.name).ok()?);
-    let opened = checkpoint::open(&files, pool, &Unwatched, &mut Sources::default()).ok()?;
+    let opened = checkpoint::open(&files, pool, &Unwatched, &mut Sources::default(), may).ok()?;
     Some(Bare { folder: site.folder.clone(), file: None, table: opened.table })
 }

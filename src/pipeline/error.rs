@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use weightsd_core::{
@@ -21,6 +20,7 @@ use crate::{
     assembly::RecipeError,
     checkpoint::CheckpointError,
     derive::ComputeFailed,
+    lanes::LaneError,
     resolve::ResolveError,
     snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
     source::SourceError,
@@ -286,14 +286,9 @@ pub enum AcquireError {
     /// A stage failed.
     #[error(transparent)]
     Load(Arc<LoadError>),
-    /// It took too long.
-    #[error("{operation} took longer than {limit:?}")]
-    Deadline {
-        /// What took so long.
-        operation: &'static str,
-        /// What is allowed.
-        limit: Duration,
-    },
+    /// A disk did not answer in time.
+    #[error(transparent)]
+    Disk(LaneError),
     /// A task of the daemon died.
     #[error("{operation} died: this is a fault of weightsd, and its log says more")]
     Died {
@@ -309,15 +304,21 @@ impl Explain for AcquireError {
     fn explain(&self) -> Explanation {
         match self {
             Self::Load(error) => error.explain(),
-            Self::Deadline { operation, .. } => Explanation::new(
-                Reason::Deadline,
-                *operation,
-                "the disk or network file system is slow: try again, or raise `load_deadline` in the configuration file",
-            ),
+            Self::Disk(error) => error.explain(),
             Self::Died { operation } => {
                 Explanation::new(Reason::Internal, *operation, "report it with the daemon's log")
             }
             Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
+        }
+    }
+}
+
+impl From<LaneError> for AcquireError {
+    fn from(error: LaneError) -> Self {
+        match error {
+            LaneError::Stopping => Self::Stopping,
+            LaneError::Died { operation } => Self::Died { operation },
+            error @ LaneError::Late { .. } => Self::Disk(error),
         }
     }
 }

@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use weightsd_core::ingredients::{Adapter, Ingredients, Role};
 
-use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Request, Tools, adapters, bare};
+use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Request, Tools, Trip, adapters, bare};
 use crate::{
     assembly::Recipe,
     checkpoint::ShardPool,
     derive::FoundEngine,
+    lanes::MayBlock,
     resolve::{Address, Pin},
     snapshot::{ComponentFiles, Extent, FetchReport, Snapshot, Want},
 };
@@ -20,6 +21,7 @@ const OLDER_MAX: usize = 8;
 pub(super) async fn list_and_fetch(
     request: &Request,
     pinned: &Ingredients<Pinned>,
+    trip: &Arc<Trip>,
     tools: &Arc<Tools>,
     progress: Progress<'_>,
 ) -> Result<Prepared, AcquireError> {
@@ -28,7 +30,10 @@ pub(super) async fn list_and_fetch(
     let engine = if request.is_as_stored() { None } else { Some(engine(request, tools).await?) };
     loop {
         let (asked, models, engine) = (request.clone(), pinned.clone(), engine.clone());
-        let listed = tools.stage(FINDING, move |tools| list(asked, &models, engine, started, &tools.pool)).await?;
+        let from = Arc::clone(trip);
+        let look =
+            move |tools: &Tools, may: &MayBlock<'_>| list(asked, &models, engine, (started, from), &tools.pool, may);
+        let listed = tools.stage(trip, FINDING, look).await?;
         let missing = match &listed {
             Ok(prepared) => prepared.provisional.clone(),
             Err(unlisted) if unlisted.error.is_missing() => vec![unlisted.role],
@@ -41,7 +46,7 @@ pub(super) async fn list_and_fetch(
             Some((role, pinned)) => {
                 let fetched = fetch(pinned, want(role, &request.component, pinned), tools, progress).await;
                 if let Err(error) = fetched {
-                    return Err(beside_older(error, role, pinned, &request.component, tools).await.into());
+                    return Err(beside_older(error, (role, pinned), &request.component, trip, tools).await.into());
                 }
             }
             None => return listed.map_err(|unlisted| (*unlisted.error).into()),
@@ -83,19 +88,25 @@ pub async fn fetch(
 }
 
 /// The error of a fetch; where another commit of the repository is here whole, it says how to ask for that one.
-async fn beside_older(error: LoadError, role: Role, pinned: &Pinned, component: &str, tools: &Arc<Tools>) -> LoadError {
+async fn beside_older(
+    error: LoadError,
+    (role, pinned): (Role, &Pinned),
+    component: &str,
+    trip: &Trip,
+    tools: &Arc<Tools>,
+) -> LoadError {
     let (Address::Repo(address), Some(wanted)) = (&*pinned.address, pinned.pin.clone()) else { return error };
     let (address, pinned, component) = (address.clone(), pinned.clone(), component.to_owned());
-    let older = move |tools: &Tools| {
+    let older = move |tools: &Tools, may: &MayBlock<'_>| {
         let others = address.cached_commits().into_iter().filter(|commit| *commit != wanted.commit);
         others.take(OLDER_MAX).find_map(|commit| {
             let pin = Some(Pin { commit: commit.clone(), warning: None });
-            let here = snapshot(&Pinned { pin, ..pinned.clone() }, None, &tools.pool).ok()?;
+            let here = snapshot(&Pinned { pin, ..pinned.clone() }, None, &tools.pool, may).ok()?;
             let is_whole = here.missing_documents.is_empty() && component_files(role, &here, &component).is_ok();
             is_whole.then(|| (format!("{}@{}", address.repo, wanted.commit), format!("{}@{commit}", address.repo)))
         })
     };
-    match tools.stage(FINDING, older).await {
+    match tools.stage(trip, FINDING, older).await {
         Ok(Some((wanted, here))) => LoadError::NotFetched { wanted, here, source: Box::new(error) },
         Ok(None) | Err(_) => error,
     }
@@ -111,16 +122,17 @@ fn of(role: Role) -> impl FnOnce(LoadError) -> Unlisted {
     move |error| Unlisted { role, error: Box::new(error) }
 }
 
-/// Lists the files of all ingredients that are on this machine. Blocks.
+/// Lists the files of all ingredients that are on this machine.
 fn list(
     request: Request,
     pinned: &Ingredients<Pinned>,
     engine: Option<FoundEngine>,
-    started: Instant,
+    (started, trip): (Instant, Arc<Trip>),
     pool: &ShardPool,
+    may: &MayBlock<'_>,
 ) -> Result<Prepared, Unlisted> {
     let looked = std::time::SystemTime::now();
-    let snapshots = snapshots(pinned, pool)?;
+    let snapshots = snapshots(pinned, pool, may)?;
     let files = |role, snapshot| component_files(role, snapshot, &request.component).map(Arc::new).map_err(of(role));
     let files = snapshots.as_ref().try_map(files)?;
     let (own, base) = (&snapshots.own, snapshots.base.as_ref());
@@ -128,33 +140,46 @@ fn list(
     let recipe = Recipe::new(own, &files.own.site, spec, base).map_err(|error| of(Role::Own)(error.into()))?;
     let is_provisional = |(_, snapshot): &(Role, &Snapshot)| !snapshot.missing_documents.is_empty();
     let provisional = snapshots.iter().filter(is_provisional).map(|(role, _)| role).collect();
-    pinned.iter().for_each(|(_, pinned)| pinned.note());
-    Ok(Prepared::new(request, files, recipe, engine, provisional, (started, looked)))
+    pinned.iter().for_each(|(_, pinned)| pinned.note(may));
+    Ok(Prepared::new(request, files, recipe, engine, provisional, (started, looked, trip)))
 }
 
 /// The snapshots of all ingredients.
-fn snapshots(pinned: &Ingredients<Pinned>, pool: &ShardPool) -> Result<Ingredients<Snapshot>, Unlisted> {
+fn snapshots(
+    pinned: &Ingredients<Pinned>,
+    pool: &ShardPool,
+    may: &MayBlock<'_>,
+) -> Result<Ingredients<Snapshot>, Unlisted> {
     // The base first: it decides how the files of the others are read.
-    let base = pinned.base.as_ref().map(|it| snapshot(it, None, pool)).transpose().map_err(of(Role::Base))?;
-    let listed = |pinned: &Pinned| Ok(Snapshot::list(pinned.on_disk()?, &pinned.choice)?);
+    let base = pinned.base.as_ref().map(|it| snapshot(it, None, pool, may)).transpose().map_err(of(Role::Base))?;
+    let listed = |pinned: &Pinned| {
+        may.alive();
+        Ok(Snapshot::list(pinned.on_disk(may)?, &pinned.choice)?)
+    };
     let overlay = pinned.overlay.as_ref().map(listed).transpose().map_err(of(Role::Overlay))?;
     let adapter = |(number, adapter): (usize, &Adapter<Pinned>)| {
         let it = listed(&adapter.it).map_err(of(Role::Adapter(number)))?;
         Ok(Adapter { it, scale: adapter.scale })
     };
     let adapters = pinned.adapters.iter().enumerate().map(adapter).collect::<Result<_, Unlisted>>()?;
-    let own = snapshot(&pinned.own, base.as_ref(), pool).map_err(of(Role::Own))?;
+    let own = snapshot(&pinned.own, base.as_ref(), pool, may).map_err(of(Role::Own))?;
     Ok(Ingredients { own, base, overlay, adapters })
 }
 
 /// Lists the files of a model that are on this machine. Without a config the headers of its weights are read, because
-/// nothing else says what they are: components of the family of `base`, if there is one. Blocks.
+/// nothing else says what they are: components of the family of `base`, if there is one.
 ///
 /// # Errors
 /// When the model is not here, or its small files cannot be used.
-pub fn snapshot(pinned: &Pinned, base: Option<&Snapshot>, pool: &ShardPool) -> Result<Snapshot, LoadError> {
-    let mut snapshot = Snapshot::list(pinned.on_disk()?, &pinned.choice)?;
-    bare::tell(&mut snapshot, base, pool)?;
+pub fn snapshot(
+    pinned: &Pinned,
+    base: Option<&Snapshot>,
+    pool: &ShardPool,
+    may: &MayBlock<'_>,
+) -> Result<Snapshot, LoadError> {
+    may.alive();
+    let mut snapshot = Snapshot::list(pinned.on_disk(may)?, &pinned.choice)?;
+    bare::tell(&mut snapshot, base, pool, may)?;
     Ok(snapshot)
 }
 
@@ -177,8 +202,8 @@ impl Pinned {
         self.pin.is_some() && tools.may_ask(self.network)
     }
 
-    /// The model on this machine. Blocks.
-    pub(crate) fn on_disk(&self) -> Result<crate::resolve::ResolvedModel, LoadError> {
+    /// The model on this machine.
+    pub(crate) fn on_disk(&self, _: &MayBlock<'_>) -> Result<crate::resolve::ResolvedModel, LoadError> {
         Ok(self.address.on_disk(self.pin.as_ref())?)
     }
 }

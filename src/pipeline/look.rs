@@ -11,11 +11,12 @@ use weightsd_core::{
     table::Shard,
 };
 
-use super::{AcquireError, FINDING, LoadError, Pinned, Tools, bare, find, plan};
+use super::{AcquireError, FINDING, LoadError, Pinned, Tools, Trip, bare, find, plan};
 use crate::{
     assembly::{Recipe, Tensors},
     checkpoint::{self, Checkpoint, ShardPool, SourceFile},
-    progress::{Unwatched, Watcher},
+    lanes::MayBlock,
+    progress::{Step, Unwatched, Watcher},
     resolve::{Address, ResolvedModel},
     snapshot::{Attestations, HashCandidate, HashCheck, OwnFiles, Remote, Scope, ShardFile, Snapshot, Verdict, verify},
 };
@@ -29,15 +30,20 @@ pub struct Audited {
     pub files: Sources<String>,
 }
 
-/// Audits a component of `snapshots` from its headers. Blocks.
+/// Audits a component of `snapshots` from its headers.
 ///
 /// # Errors
 /// When files are missing or cannot be used. A component that does not match its catalogue is no error.
-pub fn audit(snapshots: &Ingredients<Arc<Snapshot>>, component: &str, pool: &ShardPool) -> Result<Audited, LoadError> {
+pub fn audit(
+    snapshots: &Ingredients<Arc<Snapshot>>,
+    component: &str,
+    pool: &ShardPool,
+    may: &MayBlock<'_>,
+) -> Result<Audited, LoadError> {
     let files = snapshots.as_ref().try_map(|role, it| find::component_files(role, it, component).map(Arc::new))?;
     let (own, base) = (&snapshots.own, snapshots.base.as_deref());
     let recipe = Recipe::new(own, &files.own.site, &own.model.to_string(), base)?;
-    let plan::Opened { checkpoints, sources, .. } = plan::open(&files, pool, &Unwatched)?;
+    let plan::Opened { checkpoints, sources, .. } = plan::open(&files, pool, &Unwatched, may)?;
     let overlay = checkpoints.overlay.as_ref().map(Checkpoint::tensors);
     let mut assembled = plan::put_together(&recipe, &own.model, checkpoints.own.tensors(), overlay)?;
     assembled.report.remarks.extend(own.remark_on(&files.own.site));
@@ -90,7 +96,7 @@ pub async fn remote(pinned: &Pinned, tools: &Tools) -> Result<Option<Remote>, Ac
     Ok(Some(remote.map_err(LoadError::from)?))
 }
 
-/// Compares files of a model with their hashes, and moves damaged ones aside. Blocks.
+/// Compares files of a model with their hashes, and moves damaged ones aside.
 ///
 /// # Errors
 /// When a file cannot be read or moved, or changes meanwhile, and when nobody waits any more.
@@ -100,16 +106,39 @@ pub fn verify_files(
     (scope, own): (Scope, OwnFiles),
     attestations: &Attestations,
     watcher: &dyn Watcher,
+    may: &MayBlock<'_>,
 ) -> Result<Vec<Verdict>, LoadError> {
     let store = model.store().map(AsRef::as_ref);
-    Ok(verify(candidates, HashCheck { store, attestations, scope, own }, watcher)?)
+    let watcher = Alive { watcher, may };
+    Ok(verify(candidates, HashCheck { store, attestations, scope, own }, &watcher)?)
 }
 
-/// The files of `components`, or all files of the model that are on this machine, to be verified. Blocks.
+/// Passes steps on, and says with each piece that the work is alive.
+struct Alive<'a> {
+    watcher: &'a dyn Watcher,
+    may: &'a MayBlock<'a>,
+}
+
+impl Watcher for Alive<'_> {
+    fn step(&self, step: &Step) {
+        self.watcher.step(step);
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.may.alive();
+        self.watcher.is_abandoned()
+    }
+}
+
+/// The files of `components`, or all files of the model that are on this machine, to be verified.
 ///
 /// # Errors
 /// When a component is not here as a whole.
-pub fn candidates(snapshot: &Snapshot, components: &[String]) -> Result<Vec<HashCandidate>, LoadError> {
+pub fn candidates(
+    snapshot: &Snapshot,
+    components: &[String],
+    _: &MayBlock<'_>,
+) -> Result<Vec<HashCandidate>, LoadError> {
     if components.is_empty() {
         return Ok(snapshot.candidates());
     }
@@ -123,16 +152,21 @@ pub fn candidates(snapshot: &Snapshot, components: &[String]) -> Result<Vec<Hash
 ///
 /// # Errors
 /// When a file is not on this machine and cannot be fetched.
-pub async fn bring(role: Role, pinned: &Pinned, tools: &Arc<Tools>) -> Result<Arc<Snapshot>, AcquireError> {
+pub async fn bring(
+    role: Role,
+    pinned: &Pinned,
+    trip: &Trip,
+    tools: &Arc<Tools>,
+) -> Result<Arc<Snapshot>, AcquireError> {
     let mut may_fetch = pinned.is_fetchable(tools);
     loop {
         let asked = pinned.clone();
-        let list = move |tools: &Tools| -> Result<_, LoadError> {
-            let snapshot = find::snapshot(&asked, None, &tools.pool)?;
+        let list = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
+            let snapshot = find::snapshot(&asked, None, &tools.pool, may)?;
             find::component_files(role, &snapshot, "")?;
             Ok(snapshot)
         };
-        match tools.stage(FINDING, list).await? {
+        match tools.stage(trip, FINDING, list).await? {
             Ok(snapshot) if !may_fetch || snapshot.missing_documents.is_empty() => return Ok(Arc::new(snapshot)),
             Err(error) if !may_fetch || !error.is_missing() => return Err(error.into()),
             Ok(_) | Err(_) => {}

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use weightsd_core::{ingredients::Ingredients, spec::Commit};
+use weightsd_core::{explain::sentence, ingredients::Ingredients, spec::Commit};
 
-use super::{AcquireError, FINDING, LoadError, Pinned, Tools};
+use super::{AcquireError, FINDING, LoadError, Pinned, Tools, Trip};
 use crate::{
+    lanes::MayBlock,
     resolve::{self as resolving, Address, Choice, Network, Pin, Places, RepoAddress, Selector, Warning},
     source::Patience,
 };
@@ -21,8 +22,7 @@ pub(super) struct Addressed {
 }
 
 impl Addressed {
-    /// Blocks.
-    fn of(selector: &Selector, places: &Places) -> Result<Self, LoadError> {
+    fn of(selector: &Selector, places: &Places, _: &MayBlock<'_>) -> Result<Self, LoadError> {
         let address = resolving::address(selector, places)?;
         let known = match &address {
             Address::Repo(address) => address.last_known(),
@@ -35,11 +35,14 @@ impl Addressed {
 /// Finds what each selector names.
 pub(super) async fn resolve(
     models: &Ingredients<Selector>,
+    trip: &Trip,
     tools: &Arc<Tools>,
 ) -> Result<Ingredients<Addressed>, AcquireError> {
     let models = models.clone();
-    let look = move |tools: &Tools| models.try_map(|_, selector| Addressed::of(&selector, &tools.places));
-    Ok(tools.stage(FINDING, look).await??)
+    let look = move |tools: &Tools, may: &MayBlock<'_>| {
+        models.try_map(|_, selector| Addressed::of(&selector, &tools.places, may))
+    };
+    Ok(tools.stage(trip, FINDING, look).await??)
 }
 
 /// Finds the commit that an address means. A revision that is a commit means itself. For others the source is asked, and if
@@ -71,7 +74,7 @@ async fn ask(address: &RepoAddress, known: Option<Commit>) -> Result<Pin, LoadEr
             let warning = Warning::LastKnown {
                 words: source.words(),
                 revision: address.revision.clone(),
-                problem: error.to_string(),
+                problem: sentence(&error),
             };
             tracing::warn!(repo = %address.repo, %commit, "{warning}");
             Ok(Pin { commit, warning: Some(warning) })
@@ -84,27 +87,27 @@ async fn ask(address: &RepoAddress, known: Option<Commit>) -> Result<Pin, LoadEr
 ///
 /// # Errors
 /// When the selector names nothing, or the source does not know its revision.
-pub async fn pinned(selector: &Selector, tools: &Arc<Tools>) -> Result<Pinned, AcquireError> {
-    let found = resolve(&Ingredients::only(selector.clone()), tools).await?;
+pub async fn pinned(selector: &Selector, trip: &Trip, tools: &Arc<Tools>) -> Result<Pinned, AcquireError> {
+    let found = resolve(&Ingredients::only(selector.clone()), trip, tools).await?;
     pin(found.own, tools).await
 }
 
-/// Resolves one selector without asking a source. Blocks.
+/// Resolves one selector without asking a source.
 ///
 /// # Errors
 /// When the selector names nothing.
-pub fn pinned_here(selector: &Selector, places: &Places) -> Result<Pinned, LoadError> {
-    let Addressed { address, choice, network, .. } = Addressed::of(selector, places)?;
+pub fn pinned_here(selector: &Selector, places: &Places, may: &MayBlock<'_>) -> Result<Pinned, LoadError> {
+    let Addressed { address, choice, network, .. } = Addressed::of(selector, places, may)?;
     Ok(Pinned { address: Arc::new(address), pin: None, choice, network })
 }
 
 impl Pinned {
     /// Writes into the cache what the revision means, as other programs that share it do. A cache that cannot be written to
-    /// is no obstacle. Blocks.
-    pub(super) fn note(&self) {
+    /// is no obstacle.
+    pub(super) fn note(&self, _: &MayBlock<'_>) {
         let (Address::Repo(address), Some(pin)) = (&*self.address, &self.pin) else { return };
         if let Err(error) = address.store.point(&address.revision, &pin.commit) {
-            tracing::warn!(repo = %address.repo, revision = %address.revision, %error, "a ref cannot be written");
+            tracing::warn!(repo = %address.repo, revision = %address.revision, error = sentence(&error), "a ref cannot be written");
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     checkpoint::{self, Checkpoint, ShardPool, SourceFile},
     component::{Adapted, Timings},
     derive::{ComputeFailed, FoundEngine, OrderedFile, Wanted},
+    lanes::MayBlock,
     progress::{Phase, Step, Watcher},
     resolve::ResolvedModel,
     snapshot::ComponentFiles,
@@ -76,10 +77,11 @@ pub(super) fn open(
     files: &Ingredients<Arc<ComponentFiles>>,
     pool: &ShardPool,
     watcher: &dyn Watcher,
+    may: &MayBlock<'_>,
 ) -> Result<Opened, LoadError> {
     let began = Instant::now();
     let mut sources = Sources::default();
-    let checkpoints = files.as_ref().try_map(|_, files| checkpoint::open(files, pool, watcher, &mut sources))?;
+    let checkpoints = files.as_ref().try_map(|_, files| checkpoint::open(files, pool, watcher, &mut sources, may))?;
     watcher.step(&Step { phase: Phase::Audit, ..Step::default() });
     Ok(Opened { checkpoints, sources, took: began.elapsed(), since: Instant::now() })
 }

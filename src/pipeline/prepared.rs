@@ -12,7 +12,7 @@ use weightsd_core::{
     ingredients::{Ingredients, Role},
 };
 
-use super::Request;
+use super::{Request, Trip};
 use crate::{
     assembly::Recipe,
     derive::{FoundEngine, Provenance},
@@ -36,6 +36,8 @@ pub struct Prepared {
     pub(super) conversion: Conversion,
     /// What computes; `None` where nothing can have to be computed.
     pub(super) engine: Option<FoundEngine>,
+    /// The trip that found it, with the disks that its files lie on.
+    pub trip: Arc<Trip>,
     /// When the load began.
     pub(super) started: Instant,
     /// How long the first half took.
@@ -51,12 +53,15 @@ impl Prepared {
         recipe: Recipe,
         engine: Option<FoundEngine>,
         provisional: Vec<Role>,
-        (started, looked): (Instant, SystemTime),
+        (started, looked, trip): (Instant, SystemTime, Arc<Trip>),
     ) -> Self {
         let conversion = request.treatment.of(recipe.family, &request.component, request.layout);
         let computed = computed(&conversion, engine.as_ref(), &files);
         let id = identity(&request, &files, &recipe, &computed);
-        Self { id, request, files, looked, recipe, conversion, engine, started, took: started.elapsed(), provisional }
+        let took = started.elapsed();
+        let devices = files.iter().flat_map(|(_, files)| files.shards.iter().map(|shard| shard.identity.device));
+        let trip = trip.with(&devices.collect());
+        Self { id, request, files, looked, recipe, conversion, engine, trip, started, took, provisional }
     }
 
     /// The component's name.

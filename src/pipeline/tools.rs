@@ -2,21 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
 use weightsd_core::derive::Alignment;
 
-use super::{AcquireError, LoadError};
+use super::{AcquireError, LoadError, Trip};
 use crate::{
     checkpoint::ShardPool,
     derive::Maker,
     handle::Daemon,
-    resolve::{Network, Places},
+    lanes::{Kind, MayBlock, Task},
+    resolve::{self, Network, Places, Selector},
     snapshot::{Attestations, Fetcher},
     source::{Source, SourceProblem},
 };
-
-/// Stages that may run at once. Each may hold a header of megabytes, so this bounds what strangers' files can cost.
-const STAGES_AT_ONCE: usize = 8;
 
 /// What the stages of a load work with.
 #[derive(Debug)]
@@ -36,11 +33,10 @@ pub struct Tools {
     /// What becomes of misaligned tensors in layout MLX.
     pub alignment: Alignment,
     deadline: Duration,
-    stages: Arc<Semaphore>,
 }
 
 impl Tools {
-    /// `deadline` is how long one stage may take.
+    /// `deadline` is how long the stages of one load may take together.
     #[must_use]
     pub fn new(
         places: Places,
@@ -50,17 +46,8 @@ impl Tools {
         deadline: Duration,
         daemon: Daemon,
     ) -> Self {
-        Self {
-            places,
-            fetcher,
-            attestations,
-            pool: ShardPool::default(),
-            maker,
-            daemon,
-            alignment: Alignment::default(),
-            deadline,
-            stages: Arc::new(Semaphore::new(STAGES_AT_ONCE)),
-        }
+        let (pool, alignment) = (ShardPool::default(), Alignment::default());
+        Self { places, fetcher, attestations, pool, maker, daemon, alignment, deadline }
     }
 
     /// The same, with misaligned tensors treated so.
@@ -69,29 +56,51 @@ impl Tools {
         Self { alignment, ..self }
     }
 
-    /// Runs a stage on a thread that may block, a few at a time. A thread that hangs keeps its place until it is done,
-    /// also when nobody waits for it any more.
+    /// How long the stages of one load may take together.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Begins the trip of a request about `selectors`: finds the disks that they lead to.
     ///
     /// # Errors
-    /// When it takes longer than a load may take, or panics.
+    /// When a disk does not answer, and when the daemon stops.
+    pub async fn trip(&self, selectors: impl IntoIterator<Item = &Selector> + Send) -> Result<Arc<Trip>, AcquireError> {
+        let selectors: Vec<&Selector> = selectors.into_iter().collect();
+        let subject = selectors.first().map(|selector| selector.spec.clone()).unwrap_or_default();
+        let paths = selectors.iter().flat_map(|selector| resolve::may_lie_at(selector, &self.places)).collect();
+        Trip::begin(self.daemon.lanes(), subject, paths, self.deadline).await
+    }
+
+    /// Runs a stage on a thread that may block, a few at a time on each disk.
+    ///
+    /// # Errors
+    /// When the stages of the trip take longer than they may, the disk hangs, or the stage panics.
     pub async fn stage<T: Send + 'static>(
         self: &Arc<Self>,
+        trip: &Trip,
         operation: &'static str,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
+        work: impl FnOnce(&Self, &MayBlock<'_>) -> T + Send + 'static,
     ) -> Result<T, AcquireError> {
-        let in_turn = async {
-            let place = Arc::clone(&self.stages).acquire_owned().await.map_err(|_| AcquireError::Stopping)?;
-            let tools = Arc::clone(self);
-            blocking(operation, move || {
-                let result = work(&tools);
-                drop(place);
-                result
-            })
-            .await
-        };
-        let limit = self.deadline;
-        let late = AcquireError::Deadline { operation, limit };
-        tokio::time::timeout(limit, in_turn).await.unwrap_or(Err(late))
+        let tools = Arc::clone(self);
+        trip.run(self.daemon.lanes(), operation, Kind::Load, move |may| work(&tools, may)).await
+    }
+
+    /// Hashes files, moves damaged ones aside, deletes. May take as long as somebody waits for it.
+    ///
+    /// # Errors
+    /// When the disk hangs, or the work panics.
+    pub async fn long<T: Send + 'static>(
+        self: &Arc<Self>,
+        trip: &Trip,
+        operation: &'static str,
+        work: impl FnOnce(&Self, &MayBlock<'_>) -> T + Send + 'static,
+    ) -> Result<T, AcquireError> {
+        let tools = Arc::clone(self);
+        let (subject, disks) = (trip.subject(), trip.disks());
+        let task = Task { operation, subject, disks, kind: Kind::Long, limit: None };
+        Ok(self.daemon.lanes().run(task, move |may| work(&tools, may)).await?)
     }
 
     /// Allows what needs a source.
@@ -112,15 +121,4 @@ impl Tools {
     pub fn may_ask(&self, network: Network) -> bool {
         network == Network::Allowed && !self.places.sources.is_offline()
     }
-}
-
-/// Runs `work` on a thread that may block.
-///
-/// # Errors
-/// When it panics.
-pub(crate) async fn blocking<T: Send + 'static>(
-    operation: &'static str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, AcquireError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| AcquireError::Died { operation })
 }

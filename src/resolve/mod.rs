@@ -378,10 +378,37 @@ fn repository(
 ) -> Result<Address, ResolveError> {
     let RepoSpec { repo, revision } = source.parse(spec)?;
     let revision = chosen_revision(revision, selector.revision.as_deref())?;
+    let store =
+        store(source, &repo, selector, places).ok_or_else(|| ResolveError::NoCache { words: source.words() })?;
+    Ok(Address::Repo(RepoAddress { source: Arc::clone(source), store, repo, revision }))
+}
+
+fn store(source: &Arc<dyn Source>, repo: &RepoId, selector: &Selector, places: &Places) -> Option<Arc<dyn Store>> {
     let caches =
         Caches { hub: selector.hub_cache.as_deref().or(places.hub_cache.as_deref()), own: places.own_cache.as_deref() };
-    let store = source.store(caches, &repo).ok_or_else(|| ResolveError::NoCache { words: source.words() })?;
-    Ok(Address::Repo(RepoAddress { source: Arc::clone(source), store, repo, revision }))
+    source.store(caches, repo)
+}
+
+/// The paths at which [`address`] and the stages after it look for the model of `selector`. Looks at none of them.
+#[must_use]
+pub fn may_lie_at(selector: &Selector, places: &Places) -> Vec<PathBuf> {
+    let Ok(text) = spec::check_text(&selector.spec) else { return Vec::new() };
+    let of_source = |source: Option<&Arc<dyn Source>>, text: &str| -> Vec<PathBuf> {
+        let repo = source.and_then(|source| Some((source, source.parse(text).ok()?.repo)));
+        let folder = repo.and_then(|(source, repo)| Some(store(source, &repo, selector, places)?.folder().to_owned()));
+        // The folders of contents and of commits may be links of their own.
+        let inside = |folder: PathBuf| [folder.join("blobs"), folder.join("snapshots"), folder];
+        folder.into_iter().flat_map(inside).collect()
+    };
+    let mut paths: Vec<PathBuf> = match ModelSpec::parse(text) {
+        Ok(ModelSpec::Path(written)) => absolute(&written, selector, places).into_iter().collect(),
+        Ok(ModelSpec::Id(id)) => of_source(places.sources.of_ids(), &id),
+        Ok(ModelSpec::Address { scheme, text }) => of_source(places.sources.of_scheme(&scheme), &text),
+        Err(_) => Vec::new(),
+    };
+    paths.extend(selector.working_directory.as_ref().filter(|_| !spec::is_path_like(text)).map(|it| it.join(text)));
+    paths.retain(|path| path.is_absolute());
+    paths
 }
 
 impl Address {

@@ -15,7 +15,7 @@ use crate::{
 pub(super) type EventStream = ReceiverStream<Result<WatchEventsResponse, Status>>;
 
 /// Events that wait for a slow client; the ring keeps the others.
-const QUEUE: usize = 16;
+const QUEUE: usize = 1;
 
 pub(super) fn watch(context: &Context, request: &WatchEventsRequest) -> EventStream {
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -49,12 +49,16 @@ async fn follow(
     loop {
         latest.mark_unchanged();
         let mut read = daemon.events().read(position);
+        let is_last = read.events.is_empty();
         for event in read.events {
             position = event.sequence + 1;
             let skipped = std::mem::take(&mut read.skipped);
-            if sender.send(Ok(WatchEventsResponse { event: Some(message(event)), skipped })).await.is_err() {
+            if sender.send(Ok(WatchEventsResponse { event: Some(message(&event)), skipped })).await.is_err() {
                 return;
             }
+        }
+        if !is_last {
+            continue;
         }
         if until == Until::Now {
             return;
@@ -68,7 +72,7 @@ async fn follow(
     }
 }
 
-fn message(event: Event) -> v1::Event {
+fn message(event: &Event) -> v1::Event {
     let kind = match event.kind {
         EventKind::Loaded => v1::EventKind::Loaded,
         EventKind::LoadFailed => v1::EventKind::LoadFailed,
@@ -91,6 +95,6 @@ fn message(event: Event) -> v1::Event {
         time: Some(event.time.into()),
         kind: kind.into(),
         component_id: event.component.map(|id| id.to_string()).unwrap_or_default(),
-        message: event.message,
+        message: event.message.clone(),
     }
 }

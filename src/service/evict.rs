@@ -1,6 +1,6 @@
 //! `Evict`: carries out what the policy decides, or only reports it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use weightsd_core::{
     explain::{Explanation, Reason},
@@ -13,9 +13,9 @@ use super::{
     messages::{self, Loaded},
     status,
 };
-use crate::cache::Cache;
+use crate::{cache::Cache, lanes::MayBlock};
 
-pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictResponse, Failure> {
+pub(super) async fn evict(context: &Context, request: &EvictRequest) -> Result<EvictResponse, Failure> {
     let cache = &context.cache;
     let known: HashMap<_, _> = cache.entries().into_iter().map(|entry| (entry.component.id, entry)).collect();
     let wish = match request.id.as_str() {
@@ -44,7 +44,11 @@ pub(super) fn evict(context: &Context, request: &EvictRequest) -> Result<EvictRe
     };
     let outcomes = decisions.into_iter().map(outcome).collect();
     let images = if request.images {
-        delete_images(cache, if request.dry_run { Doing::Telling } else { Doing::Deleting })?
+        let (deleting, doing) = (Arc::clone(cache), if request.dry_run { Doing::Telling } else { Doing::Deleting });
+        cache
+            .with_images("deleting images", move |may| delete_images(&deleting, doing, may))
+            .await
+            .map_err(|error| Failure::from(&error))??
     } else {
         Vec::new()
     };
@@ -60,14 +64,14 @@ enum Doing {
 }
 
 /// Deletes the images that no loaded component lies in, or only lists them.
-fn delete_images(cache: &Cache, doing: Doing) -> Result<Vec<DerivedImage>, Failure> {
+fn delete_images(cache: &Cache, doing: Doing, may: &MayBlock<'_>) -> Result<Vec<DerivedImage>, Failure> {
     let mut gone = Vec::new();
-    for stored in cache.config().images.list() {
+    for stored in cache.config().images.list(may) {
         // Components that nobody holds have just been dropped, or would be.
         let deleted = if doing == Doing::Telling {
             !cache.is_held(stored.id)
         } else {
-            cache.delete_image(stored.id, "asked for, and nobody holds it").map_err(|error| {
+            cache.delete_image(stored.id, "asked for, and nobody holds it", may).map_err(|error| {
                 let hint = "see the daemon's log, and who may write to its cache";
                 Failure::new(error.to_string(), Explanation::new(Reason::OwnFiles, stored.id.to_string(), hint))
             })?

@@ -13,7 +13,11 @@ use weightsd_proto::{
 };
 
 use super::messages;
-use crate::{cache::AcquireError, pipeline::LoadError};
+use crate::{
+    cache::AcquireError,
+    damper::{Damper, and_untold},
+    pipeline::LoadError,
+};
 
 /// What a caller gets instead of an answer.
 #[derive(Debug, Clone)]
@@ -42,11 +46,7 @@ impl Failure {
     /// The status, after the refusal was logged. The current span says whose request it is.
     pub(super) fn refuse(self) -> Status {
         let reason = self.explanation.reason;
-        match reason.tier() {
-            Tier::Request => tracing::info!(?reason, "refused: {self}"),
-            Tier::Condition | Tier::Unavailable => tracing::warn!(?reason, "refused: {self}"),
-            Tier::Bug => tracing::error!(?reason, "refused: {self}"),
-        }
+        self.log(reason);
         let (code, wire) = on_the_wire(reason);
         let detail = ErrorDetail {
             reason: wire.into(),
@@ -58,6 +58,24 @@ impl Failure {
             tier: tier(reason.tier()).into(),
         };
         rich_error::encode(code, self.message, detail)
+    }
+}
+
+/// Refusals cost a client nothing, so they are told a few at a time; faults of weightsd itself are told each time.
+static REFUSED: Damper = Damper::new();
+
+impl Failure {
+    fn log(&self, reason: Reason) {
+        let told = match reason.tier() {
+            Tier::Bug => return tracing::error!(?reason, "refused: {self}"),
+            Tier::Request | Tier::Condition | Tier::Unavailable => REFUSED.tells(),
+        };
+        let Some(untold) = told else { return };
+        let more = and_untold(untold);
+        match reason.tier() {
+            Tier::Request => tracing::info!(?reason, "refused: {self}{more}"),
+            Tier::Condition | Tier::Unavailable | Tier::Bug => tracing::warn!(?reason, "refused: {self}{more}"),
+        }
     }
 }
 

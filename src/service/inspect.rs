@@ -14,8 +14,9 @@ use weightsd_proto::v1::{
 
 use super::{Context, Failure, messages, request};
 use crate::{
+    lanes::MayBlock,
     pipeline::{
-        self, AcquireError, LoadError, Pinned, Tools,
+        self, AcquireError, LoadError, Pinned, Tools, Trip,
         look::{self, Audited},
     },
     resolve::{Address, Selector, WithoutVariant},
@@ -28,10 +29,12 @@ pub(super) async fn resolve(context: &Context, request: ResolveRequest) -> Resul
     let _token = context.daemon.tasks().token();
     let tools = context.cache.tools();
     let spec = selector.spec.clone();
-    let model = Whereabouts::find(tools, selector, &Beside::default()).await.map_err(|error| Failure::from(&error))?;
+    let trip = tools.trip([&selector]).await.map_err(|error| Failure::from(&error))?;
+    let way = Way { tools, trip: &trip };
+    let model = Whereabouts::find(way, selector, &Beside::default()).await.map_err(|error| Failure::from(&error))?;
     let mut components = Vec::new();
     for site in model.snapshot().sites() {
-        components.push(model.component(tools, &site.name).await);
+        components.push(model.component(way, &site.name).await);
     }
     let snapshot = model.snapshot();
     let configs = snapshot.family.configs(&snapshot.facts);
@@ -55,8 +58,11 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     let overlay = request.overlay.map(|overlay| request::selector(Some(overlay))).transpose()?;
     let _token = context.daemon.tasks().token();
     let tools = context.cache.tools();
-    let beside = Beside::bring(base, overlay, tools).await.map_err(|error| Failure::from(&error))?;
-    let model = Whereabouts::find(tools, selector, &beside).await.map_err(|error| Failure::from(&error))?;
+    let named = [Some(&selector), base.as_ref(), overlay.as_ref()].into_iter().flatten();
+    let trip = tools.trip(named).await.map_err(|error| Failure::from(&error))?;
+    let way = Way { tools, trip: &trip };
+    let beside = Beside::bring(base, overlay, way).await.map_err(|error| Failure::from(&error))?;
+    let model = Whereabouts::find(way, selector, &beside).await.map_err(|error| Failure::from(&error))?;
     if names.is_empty() {
         names = model.snapshot().sites().iter().map(|site| site.name.clone()).collect();
     }
@@ -65,13 +71,20 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     }
     let mut reports = Vec::new();
     for name in &names {
-        reports.push(model.audit(tools, name, &beside).await.map_err(|error| Failure::from(&error))?);
+        reports.push(model.audit(way, name, &beside).await.map_err(|error| Failure::from(&error))?);
     }
     Ok(AuditResponse {
         model: Some(messages::model(&model.snapshot().model)),
         family: model.snapshot().family.id().to_owned(),
         reports: reports.iter().map(|report| messages::audited(report, request.full_lists)).collect(),
     })
+}
+
+/// What a request works with, and its trip.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    tools: &'a Arc<Tools>,
+    trip: &'a Trip,
 }
 
 /// The models beside the one that is audited.
@@ -85,14 +98,14 @@ impl Beside {
     async fn bring(
         base: Option<Selector>,
         overlay: Option<Selector>,
-        tools: &Arc<Tools>,
+        Way { tools, trip }: Way<'_>,
     ) -> Result<Self, AcquireError> {
         let mut beside = Self::default();
         for (role, selector, found) in
             [(Role::Base, base, &mut beside.base), (Role::Overlay, overlay, &mut beside.overlay)]
         {
             if let Some(selector) = selector {
-                *found = Some(look::bring(role, &pipeline::pinned(&selector, tools).await?, tools).await?);
+                *found = Some(look::bring(role, &pipeline::pinned(&selector, trip, tools).await?, trip, tools).await?);
             }
         }
         Ok(beside)
@@ -108,11 +121,12 @@ enum Whereabouts {
 }
 
 impl Whereabouts {
-    async fn find(tools: &Arc<Tools>, selector: Selector, beside: &Beside) -> Result<Self, AcquireError> {
-        let pinned = pipeline::pinned(&selector, tools).await?;
+    async fn find(Way { tools, trip }: Way<'_>, selector: Selector, beside: &Beside) -> Result<Self, AcquireError> {
+        let pinned = pipeline::pinned(&selector, trip, tools).await?;
         let (asked, base) = (pinned.clone(), beside.base.clone());
-        let list = move |tools: &Tools| pipeline::snapshot(&asked, base.as_deref(), &tools.pool);
-        match tools.stage("resolving", list).await? {
+        let list =
+            move |tools: &Tools, may: &MayBlock<'_>| pipeline::snapshot(&asked, base.as_deref(), &tools.pool, may);
+        match tools.stage(trip, "resolving", list).await? {
             Ok(snapshot) if snapshot.missing_documents.is_empty() && !snapshot.sites().is_empty() => {
                 Ok(Self::Here { snapshot: Arc::new(snapshot), pinned })
             }
@@ -132,9 +146,11 @@ impl Whereabouts {
     }
 
     /// The files of a component, or why it cannot be opened.
-    async fn component(&self, tools: &Arc<Tools>, name: &str) -> ComponentFiles {
+    async fn component(&self, way: Way<'_>, name: &str) -> ComponentFiles {
+        let Way { tools, trip } = way;
         let (snapshot, asked) = (Arc::clone(self.snapshot()), name.to_owned());
-        let here = tools.stage("resolving", move |_| snapshot.component(&asked).map_err(LoadError::from)).await;
+        let look = move |_: &Tools, _: &MayBlock<'_>| snapshot.component(&asked).map_err(LoadError::from);
+        let here = tools.stage(trip, "resolving", look).await;
         let site = self.snapshot().site(name).ok();
         let part = site.and_then(|site| self.snapshot().located_in(site)?.part(name));
         let prefix = part.map(|part| part.prefix.clone());
@@ -152,7 +168,7 @@ impl Whereabouts {
                     && let Some(remote) = self.elsewhere(tools).await
                     && let Ok(component) = remote.component(&name).await
                 {
-                    return component_there(name, &remote, &component);
+                    return component_there(way, name, &remote, component).await;
                 }
                 let files = match &error {
                     LoadError::Snapshot(SnapshotError::Incomplete { missing, .. }) => {
@@ -163,7 +179,7 @@ impl Whereabouts {
                 problem(name, files, &error)
             }
             (Ok(Err(_)), Self::There(remote)) => match remote.component(&name).await {
-                Ok(component) => component_there(name, remote, &component),
+                Ok(component) => component_there(way, name, remote, component).await,
                 Err(error) => problem(name, Vec::new(), &LoadError::from(error)),
             },
             (Err(error), _) => problem(name, Vec::new(), &error),
@@ -177,11 +193,11 @@ impl Whereabouts {
         if was_there { look::remote(pinned, tools).await.ok().flatten() } else { None }
     }
 
-    async fn audit(&self, tools: &Arc<Tools>, name: &str, beside: &Beside) -> Result<Audited, AcquireError> {
+    async fn audit(&self, Way { tools, trip }: Way<'_>, name: &str, beside: &Beside) -> Result<Audited, AcquireError> {
         let (own, asked, Beside { base, overlay }) = (Arc::clone(self.snapshot()), name.to_owned(), beside.clone());
         let snapshots = Ingredients { own, base, overlay, adapters: Vec::new() };
-        let audit = move |tools: &Tools| look::audit(&snapshots, &asked, &tools.pool);
-        let error = match tools.stage("the audit", audit).await? {
+        let audit = move |tools: &Tools, may: &MayBlock<'_>| look::audit(&snapshots, &asked, &tools.pool, may);
+        let error = match tools.stage(trip, "the audit", audit).await? {
             Ok(report) => return Ok(report),
             Err(error) if error.is_missing() => error,
             Err(error) => return Err(error.into()),
@@ -197,15 +213,21 @@ impl Whereabouts {
 }
 
 /// A component by the source's listing. Some of its files may be on this machine.
-fn component_there(name: String, remote: &Remote, component: &RemoteComponent) -> ComponentFiles {
-    let is_here = |path: &str| remote.snapshot.files.path(path).exists();
-    let file = |(path, listed): &(String, Listed)| messages::listed_file(path, listed, is_here(path));
-    ComponentFiles {
-        name,
-        bytes: component.shards.iter().map(|(_, listed)| listed.bytes).sum(),
-        files: component.shards.iter().map(file).collect(),
-        problem: String::new(),
-        prefix: String::new(),
+async fn component_there(
+    Way { tools, trip }: Way<'_>,
+    name: String,
+    remote: &Remote,
+    component: RemoteComponent,
+) -> ComponentFiles {
+    let (snapshot, bytes) = (Arc::clone(&remote.snapshot), component.shards.iter().map(|(_, it)| it.bytes).sum());
+    let list = move |_: &Tools, _: &MayBlock<'_>| -> Vec<ModelFile> {
+        let is_here = |path: &str| snapshot.files.path(path).exists();
+        let file = |(path, listed): &(String, Listed)| messages::listed_file(path, listed, is_here(path));
+        component.shards.iter().map(file).collect()
+    };
+    match tools.stage(trip, "resolving", list).await {
+        Ok(files) => ComponentFiles { name, bytes, files, ..ComponentFiles::default() },
+        Err(error) => problem(name, Vec::new(), &error),
     }
 }
 

@@ -8,9 +8,9 @@ mod evict;
 mod failure;
 mod inspect;
 mod load;
+mod probe;
 mod request;
 mod status;
-mod token_probe;
 mod work;
 
 use std::{
@@ -32,7 +32,7 @@ use weightsd_proto::{
 
 pub use self::cannot_start::refuse_all;
 use self::failure::Failure;
-pub use self::token_probe::TokenProbe;
+pub use self::probe::Probe;
 use crate::{cache::Cache, handle::Daemon, messages};
 
 /// Largest request that is read, in bytes: a request is a few strings.
@@ -55,8 +55,8 @@ pub struct Context {
     pub connections: Arc<AtomicUsize>,
     /// Most connections at once.
     pub connections_max: usize,
-    /// Whether the source of ids has credentials.
-    pub token: Arc<TokenProbe>,
+    /// What only the system knows.
+    pub probe: Arc<Probe>,
 }
 
 /// Why a service could not be set up.
@@ -157,7 +157,7 @@ impl WeightsService for Context {
 
     async fn evict(&self, request: Request<EvictRequest>) -> Result<Response<EvictResponse>, Status> {
         let span = call::span("Evict", &request, None, Some(&request.get_ref().id));
-        call::answer(span, async { evict::evict(self, request.get_ref()) }).await
+        call::answer(span, evict::evict(self, request.get_ref())).await
     }
 
     async fn watch_events(

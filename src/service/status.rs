@@ -14,7 +14,6 @@ use weightsd_proto::v1::{
     GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits, ListComponentsRequest,
     ListComponentsResponse, LoadedComponent, RunningDownload, RunningLoad,
 };
-use weightsd_segment::MemoryUse;
 
 use super::{
     Context, Failure,
@@ -22,9 +21,12 @@ use super::{
 };
 use crate::{
     cache::{Cache, Entry},
-    pipeline::blocking,
+    component::{Component, Segment},
+    lanes::{Kind, MayBlock, Task},
 };
 
+/// How long measuring one component may take.
+const MEASURING_MAX: Duration = Duration::from_secs(5);
 /// Digits of an id that name it.
 const ID_DIGITS_MIN: usize = 8;
 /// Digits that an id has.
@@ -34,26 +36,46 @@ pub(super) async fn list_components(
     context: &Context,
     request: ListComponentsRequest,
 ) -> Result<ListComponentsResponse, Failure> {
-    let entries = context.cache.entries();
-    let residency = if request.residency { Residency::Measured } else { Residency::NotAsked };
-    let describe = move || entries.iter().map(|entry| describe(entry, residency)).collect();
     let images = if request.images {
         let cache = Arc::clone(&context.cache);
-        let list = move || {
-            let stored = cache.config().images.list();
+        let list = move |may: &MayBlock<'_>| {
+            let stored = cache.config().images.list(may);
             stored.iter().map(|stored| messages::stored(stored, loaded(&cache, stored.id))).collect()
         };
-        blocking("listing images", list).await.map_err(|error| Failure::from(&error))?
+        context.cache.with_images("listing images", list).await.map_err(|error| Failure::from(&error))?
     } else {
         Vec::new()
     };
-    let components = match residency {
-        Residency::NotAsked => describe(),
-        Residency::Measured => {
-            blocking("measuring residency", describe).await.map_err(|error| Failure::from(&error))?
-        }
+    let entries = context.cache.entries();
+    let resident = match request.residency {
+        true => residency(context, &entries).await,
+        false => vec![0; entries.len()],
     };
+    let components = entries.iter().zip(resident).map(|(entry, resident)| describe(entry, resident)).collect();
     Ok(ListComponentsResponse { components, images })
+}
+
+/// Bytes of each component that are in memory; 0 where its disk does not answer.
+async fn residency(context: &Context, entries: &[Arc<Entry>]) -> Vec<u64> {
+    let measure = async |entry: &Arc<Entry>| {
+        let component = Arc::clone(&entry.component);
+        let (subject, disks) = (entry.component.id.to_string(), entry.component.disks());
+        let (kind, limit) = (Kind::Look, Some(MEASURING_MAX));
+        let task = Task { operation: "measuring residency", subject: &subject, disks: &disks, kind, limit };
+        let resident = context.daemon.lanes().run(task, move |may| resident_bytes(&component, may)).await;
+        resident.unwrap_or_default()
+    };
+    // Each in its own lane: components on a disk that hangs do not hide those on the others.
+    futures_util::future::join_all(entries.iter().map(measure)).await
+}
+
+/// A file that cannot be measured counts as 0; it is still lent.
+fn resident_bytes(component: &Component, may: &MayBlock<'_>) -> u64 {
+    let measure = |segment: &Segment| {
+        may.alive();
+        segment.file().resident_bytes().ok()
+    };
+    component.segments.iter().filter_map(measure).sum()
 }
 
 pub(super) async fn get_component(
@@ -61,12 +83,12 @@ pub(super) async fn get_component(
     request: GetComponentRequest,
 ) -> Result<GetComponentResponse, Failure> {
     let entry = find(&context.cache, &request.id)?;
-    let answer = move || GetComponentResponse {
-        component: Some(describe(&entry, Residency::Measured)),
+    let resident = residency(context, std::slice::from_ref(&entry)).await;
+    Ok(GetComponentResponse {
+        component: Some(describe(&entry, resident.iter().sum())),
         audit: Some(messages::component_audit(&entry.component)),
         config_json: entry.component.config_json.clone(),
-    };
-    blocking("measuring residency", answer).await.map_err(|error| Failure::from(&error))
+    })
 }
 
 /// The loaded component whose id begins with `digits`.
@@ -95,21 +117,8 @@ fn loaded(cache: &Cache, id: ComponentId) -> Loaded {
     if cache.is_loaded(id) { Loaded::Yes } else { Loaded::No }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Residency {
-    Measured,
-    NotAsked,
-}
-
-fn describe(entry: &Entry, residency: Residency) -> LoadedComponent {
+fn describe(entry: &Entry, resident: u64) -> LoadedComponent {
     let component = &entry.component;
-    let resident = match residency {
-        Residency::NotAsked => 0,
-        // A file that cannot be measured shows as 0; it is still lent.
-        Residency::Measured => {
-            component.segments.iter().filter_map(|segment| segment.file().resident_bytes().ok()).sum()
-        }
-    };
     let usage = entry.usage();
     let holders = usage.holders.iter().map(|(&lease, holder)| Holder {
         lease,
@@ -145,6 +154,8 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
     let config = cache.config();
     // The wire's names for the source of ids.
     let hub = config.places.sources.of_ids();
+    cache.recount_images();
+    let seen = context.probe.look(&context.daemon, hub).await;
     let entries = cache.entries();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let load = |flight: crate::cache::FlightReport| RunningLoad {
@@ -164,16 +175,14 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
         components: count(entries.len()),
         leases: count(entries.iter().map(|entry| entry.usage().holders.len()).sum()),
         tensor_bytes: entries.iter().map(|entry| entry.component.tensor_bytes()).sum(),
-        memory_bytes: MemoryUse::of_self().map(|memory| memory.resident).unwrap_or_default(),
+        memory_bytes: seen.memory_bytes,
         loads: cache.flights().into_iter().map(load).collect(),
         downloads: cache.tools().fetcher.reports().into_iter().map(download).collect(),
         hub_endpoint: hub.map(|hub| hub.address()).unwrap_or_default(),
         offline: config.places.sources.is_offline(),
         protocol: weightsd_proto::PROTOCOL,
-        has_hub_token: match hub {
-            Some(hub) => context.token.has_credentials(hub).await,
-            None => false,
-        },
+        has_hub_token: seen.has_token,
+        log_lines_lost: context.daemon.losses().lines(),
         connections: count(context.connections.load(Ordering::Relaxed)),
         limits: Some(Limits {
             keep_alive_default: messages::duration(config.keep_alive.default),

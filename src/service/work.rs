@@ -20,7 +20,8 @@ use weightsd_proto::v1::{
 use super::{Context, Failure, messages, request};
 use crate::{
     cache::{AcquireError, Cache},
-    pipeline::{self, LoadError, Tools, blocking, look},
+    lanes::MayBlock,
+    pipeline::{self, LoadError, Tools, Trip, look},
     progress::{Step, Watcher},
     resolve::{Address, RepoAddress, ResolvedModel, Selector, WithoutVariant},
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
@@ -106,8 +107,9 @@ async fn pull_and_verify(
 ) -> Result<PullReport, AcquireError> {
     let started = Instant::now();
     let asked = selector.clone();
-    let look = move |tools: &Tools| pipeline::pinned_here(&asked, &tools.places);
-    let found = cache.tools().stage("finding the model", look).await??;
+    let trip = cache.tools().trip([selector]).await?;
+    let look = move |tools: &Tools, may: &MayBlock<'_>| pipeline::pinned_here(&asked, &tools.places, may);
+    let found = cache.tools().stage(&trip, "finding the model", look).await??;
     let Address::Repo(RepoAddress { source, .. }) = &*found.address else {
         return Err(LoadError::NotDownloadable { spec: selector.spec.clone() }.into());
     };
@@ -117,7 +119,8 @@ async fn pull_and_verify(
     let mut fetched = 0;
     let mut repaired = false;
     loop {
-        let pinned = pipeline::pinned(selector, cache.tools()).await?;
+        let trip = cache.tools().trip([selector]).await?;
+        let pinned = pipeline::pinned(selector, &trip, cache.tools()).await?;
         let report = match pipeline::fetch(&pinned, want.clone(), cache.tools(), &*progress).await {
             // A small file that is damaged, or edited so that it cannot be used, is fetched anew like any other.
             Err(error) if !repaired && cache.is_mended_in(selector, &error).await => {
@@ -138,8 +141,8 @@ async fn pull_and_verify(
         };
         let candidates = report.files.iter().map(candidate).collect();
         let check = (Scope::Unattested, OwnFiles::SetAside);
-        let verdicts = find(cache, &Arc::new(model.clone()), candidates, check, &progress).await?;
-        match cache.found(&model, &verdicts) {
+        let found = find(cache, &trip, (&Arc::new(model.clone()), candidates), check, &progress).await?;
+        match found.outcome {
             Ok(()) => return Ok(pull_report(&model, &report, fetched, started)),
             // The files that were moved aside are fetched again, once. A second time means that the disk, or another
             // program, damages them as they come.
@@ -174,13 +177,15 @@ async fn verify_all(
     progress: Progress,
 ) -> Result<VerifyReport, AcquireError> {
     let started = Instant::now();
-    let list = move |tools: &Tools| -> Result<_, LoadError> {
-        let snapshot = pipeline::snapshot(&pipeline::pinned_here(&selector, &tools.places)?, None, &tools.pool)?;
-        Ok((Arc::clone(&snapshot.model), look::candidates(&snapshot, &components)?))
+    let trip = cache.tools().trip([&selector]).await?;
+    let list = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
+        let pinned = pipeline::pinned_here(&selector, &tools.places, may)?;
+        let snapshot = pipeline::snapshot(&pinned, None, &tools.pool, may)?;
+        Ok((Arc::clone(&snapshot.model), look::candidates(&snapshot, &components, may)?))
     };
-    let (model, candidates) = cache.tools().stage("finding the model", list).await??;
-    let mut verdicts = find(cache, &model, candidates, (Scope::All, OwnFiles::Leave), &progress).await?;
-    let _ = cache.found(&model, &verdicts);
+    let (model, candidates) = cache.tools().stage(&trip, "finding the model", list).await??;
+    let check = (Scope::All, OwnFiles::Leave);
+    let mut verdicts = find(cache, &trip, (&model, candidates), check, &progress).await?.verdicts;
     let is_bad = |verdict: &Verdict| verdict.finding.is_other() || verdict.finding == Finding::Missing;
     verdicts.sort_by_key(|verdict| !is_bad(verdict));
     Ok(VerifyReport {
@@ -191,20 +196,30 @@ async fn verify_all(
     })
 }
 
+/// What hashing found, and what the cache made of it: an error when a file is not what it should be.
+struct Found {
+    verdicts: Vec<Verdict>,
+    outcome: Result<(), LoadError>,
+}
+
 async fn find(
     cache: &Arc<Cache>,
-    model: &Arc<ResolvedModel>,
-    candidates: Vec<HashCandidate>,
+    trip: &Trip,
+    (model, candidates): (&Arc<ResolvedModel>, Vec<HashCandidate>),
     check: (Scope, OwnFiles),
     progress: &Progress,
-) -> Result<Vec<Verdict>, AcquireError> {
+) -> Result<Found, AcquireError> {
     let stop = Arc::new(AtomicBool::new(false));
     let reporter = Reporter { progress: Arc::clone(progress), stop: Arc::clone(&stop) };
-    let (model, attestations) = (Arc::clone(model), Arc::clone(&cache.tools().attestations));
+    let (model, acting) = (Arc::clone(model), Arc::clone(cache));
     // The thread learns of it when this future is dropped.
     let _stops = StopsOnDrop(stop);
-    let work = move || look::verify_files(&model, &candidates, check, &attestations, &reporter);
-    Ok(blocking("the verification", work).await??)
+    let work = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
+        let verdicts = look::verify_files(&model, &candidates, check, &tools.attestations, &reporter, may)?;
+        let outcome = acting.found(&model, &verdicts, may);
+        Ok(Found { verdicts, outcome })
+    };
+    Ok(cache.tools().long(trip, "the verification", work).await??)
 }
 
 struct StopsOnDrop(Arc<AtomicBool>);

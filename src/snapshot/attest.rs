@@ -3,7 +3,7 @@
 //! takes a minute and asking takes microseconds.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -38,6 +38,12 @@ impl Attestations {
     #[must_use]
     pub fn new(path: Option<PathBuf>) -> Self {
         Self { file: path.map(AttestFile::new), recent: DashMap::new(), writing: Mutex::new(()) }
+    }
+
+    /// The file that keeps them; `None` when they are kept in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(AttestFile::path)
     }
 
     /// Like [`Self::get`], but only for what was asked for or attested since the start. Never waits.

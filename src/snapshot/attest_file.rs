@@ -60,6 +60,11 @@ enum Fault {
 }
 
 impl AttestFile {
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn new(path: PathBuf) -> Self {
         let state = State { slot: Slot::Closed, generation: 0, said: String::new() };
         Self { path, state: RwLock::new(state) }

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -325,8 +326,8 @@ impl Snapshot {
 
     fn read_index(&self, name: &str, found: &FoundFile, folder: &str) -> Result<Index, SnapshotError> {
         let path = found.path();
-        let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
-        in_turn(length, || {
+        let (device, length) = fs::metadata(path).map_or((0, 0), |metadata| (metadata.dev(), metadata.len()));
+        in_turn(device, length, || {
             let bytes = self.files.read_small(name, found, INDEX_BYTES_MAX)?;
             let bytes = bytes
                 .ok_or_else(|| SnapshotError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })?;

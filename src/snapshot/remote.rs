@@ -166,7 +166,8 @@ impl Remote {
         }
         let length = listed.bytes;
         let json = bytes.get(8..8 + json_length).unwrap_or_default().to_vec();
-        let parsed = spawn_blocking(move || crate::turn::in_turn(json_length as u64, || Header::parse(&json, length)));
+        let parsed =
+            spawn_blocking(move || crate::turn::in_turn(0, json_length as u64, || Header::parse(&json, length)));
         parsed.await.map_err(|_| FetchError::Died)?.map_err(bad)
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
 
+use weightsd_core::explain::sentence;
+
 use super::SourceError;
 
 /// How often, and after which pauses.
@@ -54,7 +56,7 @@ impl Backoff {
         work.retry(self.builder())
             .adjust(|error, due| self.pause_after(error, due))
             .when(SourceError::is_transient)
-            .notify(|error, pause| tracing::info!(%error, ?pause, "the hub is asked again"))
+            .notify(|error, pause| tracing::info!(error = sentence(error), ?pause, "the hub is asked again"))
             .await
     }
 }

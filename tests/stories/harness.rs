@@ -137,8 +137,13 @@ impl Home {
 
     /// Starts a command that is, or becomes, a daemon on the socket of this home. The descriptors that the command holds
     /// for its child are closed.
-    pub fn start(&self, mut command: Command) -> Daemon {
+    pub fn start(&self, command: Command) -> Daemon {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).unwrap();
+        self.start_logging_to(command, log)
+    }
+
+    /// The same, with the log elsewhere.
+    pub fn start_logging_to(&self, mut command: Command, log: impl Into<Stdio>) -> Daemon {
         if !command.get_envs().any(|(name, _)| name == "WEIGHTSD_LOG") {
             command.env("WEIGHTSD_LOG", "debug");
         }
@@ -146,9 +151,18 @@ impl Home {
         Daemon { child: command.spawn().unwrap(), socket: self.socket() }
     }
 
-    /// What the daemon wrote so far.
+    /// What the daemon wrote so far. A thread of its own writes the log, so this waits until it pauses.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.path().join("log")).unwrap_or_default()
+        let read = || fs::read_to_string(self.path().join("log")).unwrap_or_default();
+        let mut last = read();
+        loop {
+            thread::sleep(Duration::from_millis(20));
+            let now = read();
+            if now.len() == last.len() {
+                return now;
+            }
+            last = now;
+        }
     }
 }
 

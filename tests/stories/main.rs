@@ -21,6 +21,8 @@ mod deriving_changes;
 mod deriving_crashes;
 mod deriving_room;
 mod engines;
+#[cfg(target_os = "linux")]
+mod fuse_disk;
 mod harness;
 mod hostile;
 mod hub_away;
@@ -37,11 +39,15 @@ mod hub_races;
 mod hub_resumes;
 mod hub_tokens;
 mod hubs;
+#[cfg(target_os = "linux")]
+mod hung_disk;
 mod installing;
 mod keeping;
 mod kinds;
 mod lending;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod log;
 mod names;
 #[cfg(target_os = "linux")]
 mod opens;

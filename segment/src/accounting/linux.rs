@@ -10,6 +10,14 @@ pub(super) fn of_process(pid: u32) -> io::Result<MemoryUse> {
     Ok(MemoryUse { page_tables: field(&status, "VmPTE"), ..from_rollup(&rollup)? })
 }
 
+/// `/proc/self/statm` has the size and the resident size, in pages.
+pub(super) fn resident_of_self() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/self/statm")?;
+    let pages: Option<u64> = text.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    let pages = pages.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "statm has no resident size"))?;
+    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
 fn from_rollup(text: &str) -> io::Result<MemoryUse> {
     // A kernel thread and a process that is ending have an empty rollup.
     let missing = || io::Error::new(io::ErrorKind::InvalidData, "smaps_rollup has no Rss: the process has no memory");

@@ -22,3 +22,7 @@ pub(super) fn of_process(pid: u32) -> io::Result<MemoryUse> {
         page_tables: None,
     })
 }
+
+pub(super) fn resident_of_self() -> io::Result<u64> {
+    of_process(std::process::id()).map(|usage| usage.resident)
+}

@@ -39,6 +39,14 @@ impl MemoryUse {
         platform::of_process(std::process::id())
     }
 
+    /// Bytes of this process in memory. Costs the same whatever the process maps.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn resident_of_self() -> io::Result<u64> {
+        platform::resident_of_self()
+    }
+
     /// The memory of another process of the same user.
     pub fn of_process(pid: u32) -> io::Result<MemoryUse> {
         platform::of_process(pid)
@@ -54,6 +62,8 @@ mod tests {
         let memory = MemoryUse::of_self().unwrap();
         assert!(memory.resident > 0);
         assert!(memory.private > 0);
+        let resident = MemoryUse::resident_of_self().unwrap();
+        assert!(resident.abs_diff(memory.resident) < (32 << 20), "{resident} {memory:?}");
         assert!(memory.shared + memory.private <= memory.resident + (1 << 20));
     }
 

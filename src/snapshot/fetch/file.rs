@@ -10,6 +10,7 @@ use std::{
 };
 
 use weightsd_core::{
+    explain::sentence,
     listing::{BlobName, Listed},
     spec::{Commit, RepoId},
 };
@@ -118,7 +119,7 @@ impl Download {
                 return Err(error);
             }
             corrupt += 1;
-            tracing::warn!(%error, "it is fetched again");
+            tracing::warn!(error = sentence(&error), "it is fetched again");
         };
         fs::rename(&path, &blob).map_err(FetchError::io(&blob))?;
         drop(lock);
@@ -285,7 +286,9 @@ impl Download {
         let attestations = Arc::clone(&self.attestations);
         tokio::task::spawn_blocking(move || match weightsd_segment::sync(&file) {
             Ok(()) => drop(attestations.attest_for_good(&blob, &key)),
-            Err(error) => tracing::warn!(%blob, %error, "a downloaded file is not safely on the disk"),
+            Err(error) => {
+                tracing::warn!(%blob, error = sentence(&error), "a downloaded file is not safely on the disk")
+            }
         });
         Ok(())
     }

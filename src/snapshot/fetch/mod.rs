@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::spawn_blocking;
 use weightsd_core::{
+    explain::sentence,
     family::{self, ComponentSite},
     index::INDEX_BYTES_MAX,
     listing::{Listed, Listing},
@@ -243,7 +244,7 @@ impl Set {
                     self.address.source.forget_listing(&self.key.repo, &self.key.commit).await;
                     self.address.store.drop_listing(&self.key.commit);
                 }
-                (self.fetcher.tell)(DownloadEvent::Failed(format!("{what}: {error}")));
+                (self.fetcher.tell)(DownloadEvent::Failed(format!("{what}: {}", sentence(error))));
             }
         }
         result

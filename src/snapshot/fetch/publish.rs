@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use weightsd_core::{
+    explain::sentence,
     listing::{Listed, Listing},
     spec::{Commit, Revision},
 };
@@ -29,7 +30,7 @@ pub(super) fn publish(
     attestations: &Attestations,
 ) -> Result<(), FetchError> {
     if let Err(error) = store.keep_listing(commit, listing) {
-        tracing::warn!(%commit, %error, "the listing cannot be kept");
+        tracing::warn!(%commit, error = sentence(&error), "the listing cannot be kept");
     }
     let mut real = Vec::new();
     for (path, listed) in files {
@@ -41,7 +42,7 @@ pub(super) fn publish(
     }
     place(store, commit, &real, attestations)?;
     if let Err(error) = store.point(revision, commit) {
-        tracing::warn!(%revision, %commit, %error, "a ref cannot be written");
+        tracing::warn!(%revision, %commit, error = sentence(&error), "a ref cannot be written");
     }
     Ok(())
 }
