@@ -84,5 +84,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The next daemon would ask what it left behind twice before it replaced it.
+        let _ = fs::remove_file(&self.socket);
     }
 }
