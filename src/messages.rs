@@ -11,7 +11,7 @@ use weightsd_core::{
     origin::Operation,
     parts::{FileKind, Located, PartProblem},
     place::{Layout, Placed},
-    quantisation::{Mode, Packed, SlotRole},
+    quantisation::{Coded, Mode, Packed, SlotRole},
     source::SourceId,
     table::DtypeTotal,
 };
@@ -292,6 +292,27 @@ pub(crate) fn tensor(placed: &Placed<Lent>) -> v1::Tensor {
         operation: operation.into(),
         rows,
         packing: placed.packed.as_deref().map(packing),
+        coding: placed.coded.as_deref().map(coding),
+    }
+}
+
+fn coding(coded: &Coded) -> v1::Coding {
+    let decoding = &coded.coding.decoding;
+    let role = match coded.role {
+        SlotRole::Weight => v1::CodingRole::Weight,
+        SlotRole::Scales => v1::CodingRole::Scales,
+        SlotRole::GlobalScale => v1::CodingRole::GlobalScale,
+        SlotRole::ZeroPoints => v1::CodingRole::ZeroPoints,
+        _ => v1::CodingRole::Other,
+    };
+    v1::Coding {
+        format: coded.coding.format.name.to_owned(),
+        codes: decoding.codes.to_string(),
+        block: decoding.grid.block(&coded.logical_shape),
+        rotation: decoding.rotation.unwrap_or_default(),
+        provenance: coded.coding.provenance.to_string(),
+        role: role.into(),
+        logical_shape: coded.logical_shape.clone(),
     }
 }
 

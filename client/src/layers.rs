@@ -76,6 +76,7 @@ mod tests {
             length: 0,
             operation: TensorOperation::Unspecified,
             packing: Some(Box::new(packing)),
+            coding: None,
         }
     }
 

@@ -128,6 +128,8 @@ pub(crate) struct Entry {
     pub(crate) operation: TensorOperation,
     /// Its part in a quantised layer; boxed, because most tensors have none.
     pub(crate) packing: Option<Box<v1::Packing>>,
+    /// The layer in a format that MLX lacks and that it is a part of, or was computed from.
+    pub(crate) coding: Option<Box<v1::Coding>>,
 }
 
 /// The segments, each with an identity.
@@ -159,6 +161,7 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, files: &[SegmentFile]) -> Result
             Ok(dtype) => entries.push(Entry {
                 operation: tensor.operation(),
                 packing: tensor.packing.map(Box::new),
+                coding: tensor.coding.map(Box::new),
                 name: tensor.name,
                 source_name: tensor.source_name,
                 dtype,

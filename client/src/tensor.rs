@@ -4,7 +4,7 @@ use std::{any::type_name, fmt};
 
 use safetensors::Dtype;
 use thiserror::Error;
-use weightsd_proto::v1::{Packing, TensorOperation};
+use weightsd_proto::v1::{Coding, Packing, TensorOperation};
 
 use crate::{Element, table::Entry};
 
@@ -89,6 +89,13 @@ impl<'a> Tensor<'a> {
         self.entry.packing.as_deref()
     }
 
+    /// The layer in a format that MLX lacks and that the daemon makes plain: of a tensor that is lent as it is stored the one
+    /// that it is a part of, of a [computed](Self::operation) one that it was computed from.
+    #[must_use]
+    pub fn coding(&self) -> Option<&'a Coding> {
+        self.entry.coding.as_deref()
+    }
+
     /// Its bytes, little endian, row-major, without gaps.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
@@ -152,6 +159,7 @@ mod tests {
             length: elements * dtype.bitsize() as u64 / 8,
             operation: TensorOperation::Unspecified,
             packing: None,
+            coding: None,
         }
     }
 

@@ -127,6 +127,7 @@ mod tests {
             length,
             operation,
             packing,
+            coding: None,
         }
     }
 

@@ -294,7 +294,9 @@ pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
         summary = Some(OverlaySummary { replaced, added, kept });
     }
     let catalogue = description.catalogue.as_ref();
-    let found = layers(&Sought { component, table: &table, declaration, catalogue, naming: &description.naming });
+    let (naming, rules) = (&description.naming, description.rules.set);
+    let stands_for = |layer: &str| rules.stands_for(layer);
+    let found = layers(&Sought { component, table: &table, declaration, catalogue, naming, stands_for: &stands_for });
     found.describe(&mut table);
     remarks.extend(found.remarks.iter().cloned());
     description.catalogue = description.catalogue.map(|catalogue| found.quantised(&catalogue));

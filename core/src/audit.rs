@@ -11,7 +11,7 @@ use crate::{
     layer_name::layer_of,
     layers::{LayerProblem, Layers},
     origin::Operation,
-    quantisation::SlotRole,
+    quantisation::{SlotRole, is_file_mark, is_harmless},
     rewrite::Unusable,
     source::SourceId,
     table::{DtypeTotal, Sourced, Table},
@@ -112,8 +112,10 @@ pub struct AuditReport {
     pub shapes: BTreeMap<Vec<u64>, DtypeTotal>,
     /// How the quantised layers are quantised, with the number of layers and the bytes of their tensors.
     pub schemes: BTreeMap<String, DtypeTotal>,
-    /// The entries of [`Self::schemes`] that MLX does not have. Modules of MLX cannot use such layers.
+    /// The entries of [`Self::schemes`] from which nothing is computed. Modules of MLX cannot use such layers.
     pub foreign: Vec<String>,
+    /// Why nothing is computed from them, in words; empty when there are none.
+    pub refusal: String,
     /// What was done to the tensors of each source.
     pub origins: BTreeMap<SourceId, OriginTotal>,
     /// Tensors that belong to no module and do no harm.
@@ -170,13 +172,26 @@ impl AuditReport {
 
     /// Adds the layers in formats that MLX does not have.
     pub fn add_foreign(&mut self, table: &Table, layers: &Layers) {
-        for foreign in layers.foreign.values() {
+        for coded in layers.coded.values() {
+            let tensors = coded.tensors.iter().filter_map(|(_, name, _)| table.get(name));
+            let bytes = tensors.map(|tensor| tensor.info.bytes()).sum();
+            self.schemes.entry(coded.coding.to_string()).or_default().add(1, bytes);
+        }
+        for foreign in layers.foreign.values().filter(|foreign| !foreign.tensors.is_empty()) {
             let tensors = foreign.tensors.iter().filter_map(|(name, _)| table.get(name));
             let bytes = tensors.map(|tensor| tensor.info.bytes()).sum();
             self.schemes.entry(foreign.format.clone()).or_default().add(1, bytes);
         }
         let formats: BTreeSet<&String> = layers.foreign.values().map(|foreign| &foreign.format).collect();
         self.foreign = formats.into_iter().cloned().collect();
+        let mut refused = layers.foreign.keys().filter_map(|layer| Some((layer, layers.opaque.get(layer)?)));
+        if let Some((layer, opaque)) = refused.next() {
+            let others = match refused.count() {
+                0 => String::new(),
+                others => format!(" and {others} more layers"),
+            };
+            self.refusal = format!("`{layer}`{others} of `{}`: {}", self.component, opaque.why);
+        }
     }
 
     /// Why a component that is not clean is refused: it does not match its catalogue, or, if there is none, its packed
@@ -250,7 +265,8 @@ impl AuditReport {
 
     /// Notes that the plain tensors have several dtypes. Quantised layers have several by their nature.
     fn add_dtypes_remark(&mut self, table: &Table) {
-        let plain = table.tensors().iter().filter(|tensor| tensor.packed.is_none());
+        let plain = table.tensors().iter().filter(|tensor| tensor.packed.is_none() && tensor.coded.is_none());
+        let plain = plain.filter(|tensor| !is_file_mark(&tensor.info.name));
         let dtypes: BTreeSet<String> = plain.map(|tensor| tensor.info.dtype.to_string()).collect();
         if dtypes.len() > 1 {
             let dtypes: Vec<&str> = dtypes.iter().map(String::as_str).collect();
@@ -281,7 +297,8 @@ impl AuditReport {
     /// Lists the tensors that the catalogue does not have.
     fn add_extra(&mut self, table: &Table, catalogue: &Catalogue) {
         for tensor in table.tensors().iter().filter(|tensor| !catalogue.contains(&tensor.info.name)) {
-            let is_tolerated = catalogue.tolerates(&tensor.info.name);
+            let name = &tensor.info.name;
+            let is_tolerated = catalogue.tolerates(name) || is_file_mark(name) || is_harmless(name);
             let list = if is_tolerated { &mut self.tolerated } else { &mut self.extra };
             list.push(tensor.info.name.to_string());
         }

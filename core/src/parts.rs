@@ -10,7 +10,7 @@ use crate::{
     header::{Dtype, FLOATS},
     layer_name::layer_of,
     pattern::Pattern,
-    quantisation::{Recognised, is_file_mark, recognise, side_layer},
+    quantisation::{Arithmetic, Recognised, is_file_mark, recognise, side_layer},
     table::{DtypeTotal, Sourced, Table},
 };
 
@@ -291,13 +291,15 @@ fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
     unassigned
 }
 
-/// For each component and format that MLX does not have: the number of layers and the name of one.
+/// For each component and format that is only lent: the number of layers and the name of one.
 fn foreign(
     parts: &[FilePart],
     quantised: &BTreeMap<&str, Recognised<'_>>,
 ) -> BTreeMap<(&'static str, &'static str), (usize, String)> {
     let mut foreign = BTreeMap::new();
-    for (layer, of_format) in quantised.iter().filter(|(_, layer)| layer.format.computed.is_none()) {
+    for (layer, of_format) in
+        quantised.iter().filter(|(_, layer)| matches!(layer.format.arithmetic, Arithmetic::Lent(_)))
+    {
         let Some((_, first)) = of_format.slots.first() else { continue };
         if let Some(part) = owner(parts, &first.name) {
             let entry = foreign.entry((part.component, of_format.format.name));

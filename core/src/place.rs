@@ -12,7 +12,7 @@ use crate::{
     header::Dtype,
     naming::Naming,
     origin::{Operation, Origin},
-    quantisation::Packed,
+    quantisation::{Coded, Packed},
     source::SourceId,
     table::{DtypeTotal, Sourced, Table},
 };
@@ -122,16 +122,18 @@ pub struct Placed<A = Stored> {
     pub at: A,
     /// How it was made, unless it is a whole tensor as the checkpoint has it.
     pub origin: Option<Box<Origin>>,
-    /// The quantised layer that it belongs to.
+    /// The layer that MLX quantised and that it belongs to.
     pub packed: Option<Box<Packed>>,
+    /// The layer in another format that it belongs to, or was computed from.
+    pub coded: Option<Box<Coded>>,
 }
 
 impl<A> Placed<A> {
     /// The same tensor, whose bytes lie at `at`.
     #[must_use]
     pub fn moved<B>(self, at: impl FnOnce(A) -> B) -> Placed<B> {
-        let Self { name, canonical, source_name, making, dtype, shape, at: from, origin, packed } = self;
-        Placed { name, canonical, source_name, making, dtype, shape, at: at(from), origin, packed }
+        let Self { name, canonical, source_name, making, dtype, shape, at: from, origin, packed, coded } = self;
+        Placed { name, canonical, source_name, making, dtype, shape, at: at(from), origin, packed, coded }
     }
 }
 
@@ -268,6 +270,7 @@ fn in_place(tensor: &Sourced) -> Placed {
         at: Stored { source: tensor.source, range: tensor.info.range.clone() },
         origin: tensor.origin.clone(),
         packed: tensor.packed.clone(),
+        coded: tensor.coded.clone(),
     }
 }
 

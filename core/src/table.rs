@@ -1,12 +1,13 @@
 //! The tensors of a checkpoint, from all of its files, sorted by name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     header::{Header, TensorInfo},
     index::Index,
+    layer_name::weight_of,
     origin::Origin,
-    quantisation::Packed,
+    quantisation::{Coded, LAYERS_LIST, Mark, MarkError, Packed},
     shown::shown,
     source::SourceId,
 };
@@ -31,6 +32,9 @@ impl DtypeTotal {
 /// Most tensors of a component, in all its shards: the largest mixtures of experts have some 200 000.
 pub const TENSORS_MAX: usize = 1 << 19;
 
+/// Prefixes that a list of quantised layers may leave out.
+const LISTED_UNDER: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
+
 /// A tensor of a checkpoint and the file that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sourced {
@@ -40,8 +44,13 @@ pub struct Sourced {
     pub info: TensorInfo,
     /// The tensor in the file, if rules made this one from it.
     pub origin: Option<Box<Origin>>,
-    /// The quantised layer that it belongs to.
+    /// The layer that MLX quantised and that it belongs to.
     pub packed: Option<Box<Packed>>,
+    /// The layer in another format that it belongs to, if the layer can be made plain.
+    pub coded: Option<Box<Coded>>,
+    /// What the file says of a layer: the content of the tensor, when it is a mark, or what the file's metadata says of the
+    /// layer, when it is a weight. A mark that nobody read has none.
+    pub mark: Option<Arc<[u8]>>,
 }
 
 impl Sourced {
@@ -155,15 +164,49 @@ impl Table {
     /// The tensor of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Sourced> {
-        let at = self.tensors.binary_search_by(|tensor| (*tensor.info.name).cmp(name)).ok()?;
-        self.tensors.get(at)
+        self.tensors.get(self.position(name)?)
     }
 
-    /// Notes the quantised layer of each tensor, which `packed` finds by the tensor's name.
-    pub fn describe(&mut self, packed: impl Fn(&str) -> Option<Packed>) {
+    /// Notes the quantised layer of each tensor, which `packed` and `coded` find by the tensor's name.
+    pub fn describe(&mut self, packed: impl Fn(&str) -> Option<Packed>, coded: impl Fn(&str) -> Option<Coded>) {
         for tensor in &mut self.tensors {
             tensor.packed = packed(&tensor.info.name).map(Box::new);
+            tensor.coded = coded(&tensor.info.name).map(Box::new);
         }
+    }
+
+    /// Gives each tensor of the file `source` that is a mark its content, which `content` finds by the tensor's name.
+    pub fn add_marks(&mut self, source: SourceId, content: impl Fn(&str) -> Option<Arc<[u8]>>) {
+        for tensor in self.tensors.iter_mut().filter(|tensor| tensor.source == source) {
+            if let Some(content) = content(&tensor.info.name) {
+                tensor.mark = Some(content);
+            }
+        }
+    }
+
+    /// Gives the weights that the files' metadata lists as quantised what it says of them. Returns how many entries name no
+    /// weight, and one of them.
+    ///
+    /// # Errors
+    /// When the metadata has such a list and it cannot be read.
+    pub fn add_list(&mut self, metadata: &BTreeMap<String, String>) -> Result<Option<(usize, String)>, MarkError> {
+        let Some(list) = metadata.get(LAYERS_LIST) else { return Ok(None) };
+        let mut unused = Vec::new();
+        for (layer, mark) in Mark::list(list)? {
+            // ComfyUI lists layers with or without the prefix of their part.
+            let names = LISTED_UNDER.iter().map(|prefix| weight_of(&format!("{prefix}{layer}")));
+            let at = names.filter_map(|name| self.position(&name)).next();
+            match at.and_then(|at| self.tensors.get_mut(at)) {
+                Some(weight) => weight.mark = Some(mark.to_string().into_bytes().into()),
+                None => unused.push(shown(&layer)),
+            }
+        }
+        let count = unused.len();
+        Ok(unused.into_iter().next().map(|first| (count, first)))
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.tensors.binary_search_by(|tensor| (*tensor.info.name).cmp(name)).ok()
     }
 
     /// The tensors whose names begin with `prefix`. They are neighbours, because the table is sorted.
@@ -215,7 +258,7 @@ impl Table {
 }
 
 fn tensors_of(source: SourceId, tensors: Vec<TensorInfo>) -> impl Iterator<Item = Sourced> {
-    tensors.into_iter().map(move |info| Sourced { source, info, origin: None, packed: None })
+    tensors.into_iter().map(move |info| Sourced { source, info, origin: None, packed: None, coded: None, mark: None })
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ fn table(text: &str) -> Option<Table> {
         let bytes = byte_length(Dtype::F32, &shape).filter(|_| shape.len() < 8)?;
         let info = TensorInfo { name: name.into(), dtype: Dtype::F32, shape, range: begin..begin + bytes };
         begin += bytes;
-        tensors.push(Sourced { source: SourceId(0), info, origin: None, packed: None });
+        tensors.push(Sourced { source: SourceId(0), info, origin: None, packed: None, coded: None, mark: None });
     }
     Table::of(tensors).ok()
 }

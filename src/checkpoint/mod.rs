@@ -1,5 +1,5 @@
 //! Third stage: the shards of a component are opened, their headers read and checked, and compared with the index.
-//! Reads the headers and not a byte more.
+//! Reads the headers, the marks of quantised layers ([`MARK_SUFFIX`]), and not a byte more.
 
 mod pool;
 
@@ -16,11 +16,15 @@ use crate::{
 };
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
-    header::{self, Header, HeaderError, PREFIX_BYTES},
+    header::{self, Dtype, Header, HeaderError, PREFIX_BYTES},
     index::Index,
-    source::Sources,
+    quantisation::{MARK_BYTES_MAX, MARK_SUFFIX, MarkError},
+    source::{SourceId, Sources},
     table::{Shard, TENSORS_MAX, Table, TableError},
 };
+
+/// Most bytes of marks that are read of one file. Real files have some hundred marks of less than 100 bytes.
+const MARKS_BYTES_MAX: u64 = 16 << 20;
 
 /// A weight file, held open, with its checked header.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub struct OpenShard {
     pub file: HeldFile,
     /// Its header.
     pub header: Header,
+    /// What its marks of quantised layers say, by the names of the tensors.
+    pub marks: BTreeMap<Box<str>, Arc<[u8]>>,
 }
 
 /// A file that a component is read from, held open.
@@ -74,6 +80,15 @@ pub enum CheckpointError {
         #[source]
         source: TableError,
     },
+    /// A list of quantised layers that cannot be read.
+    #[error("the list of quantised layers in the metadata of `{component}` cannot be used")]
+    List {
+        /// The component.
+        component: String,
+        /// Why not.
+        #[source]
+        source: MarkError,
+    },
     /// A file that changed while it was opened.
     #[error("`{}` changed while it was being opened", path.display())]
     Changed {
@@ -101,6 +116,10 @@ impl Explain for CheckpointError {
             Self::Table { component, .. } => {
                 let hint = "files of different downloads were mixed: `weightsd verify` tells which, `weightsd pull` fetches them";
                 Explanation::new(Reason::IndexMismatch, component, hint)
+            }
+            Self::List { component, .. } => {
+                let hint = "the file is damaged: fetch it again, or save it anew";
+                Explanation::new(Reason::InvalidCheckpoint, component, hint)
             }
             Self::Changed { path } => {
                 let hint = "somebody writes to it; try again later";
@@ -151,7 +170,14 @@ pub fn open(
     }
     watcher.step(&step);
     let metadata = shards.iter().flat_map(|shard| shard.header.metadata.clone()).collect();
-    let (table, remarks) = merge(&files.site.name, shards, files.index.as_ref())?;
+    let numbers: Vec<SourceId> = shards.iter().map(|shard| shard.source).collect();
+    let (mut table, remarks) = merge(&files.site.name, shards, files.index.as_ref())?;
+    for number in numbers {
+        let marks = &sources[number].open.marks;
+        if !marks.is_empty() {
+            table.add_marks(number, |name| marks.get(name).cloned());
+        }
+    }
     Ok(Checkpoint { files: Arc::clone(files), table, metadata, remarks })
 }
 
@@ -166,7 +192,8 @@ impl Checkpoint {
 /// The tensors of a component's shards, compared with its index; beside them what is untidy and refuses nothing.
 ///
 /// # Errors
-/// When two shards hold a tensor of one name, or the index lists one that its shard does not hold.
+/// When two shards hold a tensor of one name, the index lists one that its shard does not hold, or the metadata's list of
+/// quantised layers cannot be read.
 pub fn merge(
     component: &str,
     shards: Vec<Shard<'_>>,
@@ -174,11 +201,18 @@ pub fn merge(
 ) -> Result<(Table, Vec<String>), CheckpointError> {
     let error = |source| CheckpointError::Table { component: component.to_owned(), source };
     let names = shards.iter().map(|shard| (shard.source, shard.name)).collect();
-    let table = Table::merge(shards).map_err(error)?;
-    let remarks = match index {
+    let metadata = shards.iter().flat_map(|shard| shard.header.metadata.clone()).collect();
+    let mut table = Table::merge(shards).map_err(error)?;
+    let mut remarks = match index {
         Some(index) => table.compare(index, &names).map_err(error)?,
         None => Vec::new(),
     };
+    let list_error = |source| CheckpointError::List { component: component.to_owned(), source };
+    if let Some((count, sample)) = table.add_list(&metadata).map_err(list_error)? {
+        remarks.push(format!(
+            "the metadata list {count} quantised layers that the file does not hold, such as `{sample}`"
+        ));
+    }
     Ok((table, remarks))
 }
 
@@ -189,7 +223,30 @@ pub fn merge(
 pub fn open_file(path: PathBuf, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {
     let file = HeldFile::open(&path, may).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
     let header = read_header(&file)?;
-    Ok(OpenShard { file, header })
+    let marks = read_marks(&file, &header)?;
+    Ok(OpenShard { file, header, marks })
+}
+
+/// Reads what the marks of quantised layers say. Marks that are too long, or too many, are left out, and nothing is computed
+/// from their layers.
+fn read_marks(file: &HeldFile, header: &Header) -> Result<BTreeMap<Box<str>, Arc<[u8]>>, CheckpointError> {
+    let mut marks = BTreeMap::new();
+    let mut left = MARKS_BYTES_MAX;
+    let is_mark = |info: &&header::TensorInfo| info.dtype == Dtype::U8 && info.name.ends_with(MARK_SUFFIX);
+    for info in header.tensors.iter().filter(is_mark) {
+        let Ok(length) = usize::try_from(info.bytes()) else { continue };
+        if length > MARK_BYTES_MAX || info.bytes() > left {
+            continue;
+        }
+        left -= info.bytes();
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, info.range.start).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => CheckpointError::Changed { path: file.path().to_owned() },
+            _ => CheckpointError::Io { path: file.path().to_owned(), source },
+        })?;
+        marks.insert(info.name.clone(), bytes.into());
+    }
+    Ok(marks)
 }
 
 fn open_shard(shard: &ShardFile, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {

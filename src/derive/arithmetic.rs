@@ -1,18 +1,20 @@
-//! What MLX computes for a job. Its results are the definition of right: `tests/python/test_derive*.py` compare them bit
+//! What MLX computes for a job, and where [`decode`] computes what MLX cannot. MLX's results are the definition of right: `tests/python/test_derive*.py` compare them bit
 //! for bit with what Python's MLX computes from the same inputs.
 
 use std::{collections::BTreeMap, ops::Range};
 
 use weightsd_arrays::{
-    ArrayError, PackedMatrix, bytes, dequantise, dtype,
+    ArrayError, PackedMatrix, bytes, dequantise, dtype, filled,
     mlx_rs::{self, Array, ops::indexing::TryIndexOp as _},
     quantise,
 };
 use weightsd_core::{
     derive::{Delta, Effect, Factor, Input, Job, Matrix, Product, Slice},
     header::Dtype,
-    quantisation::{Scheme, SlotRole},
+    quantisation::{Decoding, Scheme, SlotRole},
 };
+
+use super::decode::{self, CodedBytes, Numbers, Torn};
 
 /// Reads the elements of a slice.
 pub(super) trait Read {
@@ -22,6 +24,10 @@ pub(super) trait Read {
     fn whole(&self, slice: &Slice) -> Result<Array, Self::Error>;
     /// The rows of this piece.
     fn rows(&self, slice: &Slice) -> Result<Array, Self::Error>;
+    /// The bytes of all of it.
+    fn whole_bytes(&self, slice: &Slice) -> Result<Vec<u8>, Self::Error>;
+    /// The bytes of the rows of this piece.
+    fn rows_bytes(&self, slice: &Slice) -> Result<Vec<u8>, Self::Error>;
     /// Of `rows` of a weight, those in this piece.
     fn within(&self, rows: &Range<u64>) -> Range<u64>;
 }
@@ -31,6 +37,15 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
     let weight = match &job.input {
         Input::Plain(slice) => read.rows(slice)?,
         Input::Packed { slots, scheme } => dequantised(slots, scheme, read)?,
+        Input::Coded { slots, decoding, logical, first_row } => {
+            let coded = CodedSlots::read(slots, logical, *first_row, read)?;
+            match job.quantise.filter(|scheme| job.deltas.is_empty() && decoding.is_repacked_as(scheme)) {
+                Some(scheme) => return Ok(coded.repacked(&scheme)?),
+                // A sum with deltas is rounded once, after them.
+                None if job.deltas.is_empty() => coded.plain(decoding, job.cast.unwrap_or(Dtype::F32))?,
+                None => coded.plain(decoding, Dtype::F32)?,
+            }
+        }
         Input::Bytes(slice) => {
             let taken = read.rows(slice)?;
             bytes(&taken)?;
@@ -65,6 +80,87 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
         bytes(output)?;
     }
     Ok(outputs)
+}
+
+/// The tensors of a coded layer, read: those rows of the codes that are in this piece, and the others whole.
+struct CodedSlots {
+    weight: Vec<u8>,
+    others: BTreeMap<SlotRole, (Vec<u8>, Dtype, usize)>,
+    /// Dimensions of these rows.
+    shape: Vec<u64>,
+    first_row: u64,
+}
+
+impl CodedSlots {
+    fn read<R: Read>(
+        slots: &BTreeMap<SlotRole, Slice>,
+        logical: &[u64],
+        first_row: u64,
+        read: &R,
+    ) -> Result<Self, R::Error> {
+        let absent = || ArrayError::Mlx("a coded layer without codes".to_owned());
+        let weight = read.rows_bytes(slots.get(&SlotRole::Weight).ok_or_else(absent)?)?;
+        let mut others = BTreeMap::new();
+        for (role, slice) in slots.iter().filter(|(role, _)| **role != SlotRole::Weight) {
+            let width = slice.shape.last().and_then(|&width| usize::try_from(width).ok()).unwrap_or(1);
+            others.insert(*role, (read.whole_bytes(slice)?, slice.dtype, width));
+        }
+        let mut shape = logical.to_vec();
+        let rows = read.within(&(0..logical.first().copied().unwrap_or(1)));
+        if let Some(first) = shape.first_mut() {
+            *first = rows.end - rows.start;
+        }
+        Ok(Self { weight, others, shape, first_row: first_row + rows.start })
+    }
+
+    fn numbers(&self, role: SlotRole) -> Numbers<'_> {
+        let found = self.others.get(&role);
+        found.map_or(Numbers::NONE, |(bytes, dtype, width)| Numbers { bytes, dtype: *dtype, width: *width })
+    }
+
+    fn bytes(&self) -> Result<CodedBytes<'_>, ArrayError> {
+        let size = |number: u64| usize::try_from(number).map_err(|_| ArrayError::Shape(self.shape.clone()));
+        let (columns, rows) = match self.shape.split_last() {
+            Some((&columns, rows)) => (columns, rows.iter().product()),
+            None => (1, 1),
+        };
+        Ok(CodedBytes {
+            weight: &self.weight,
+            columns: size(columns)?,
+            rows: (size(self.first_row)?, size(rows)?),
+            scales: self.numbers(SlotRole::Scales),
+            zeros: self.numbers(SlotRole::ZeroPoints),
+            global: self.numbers(SlotRole::GlobalScale),
+        })
+    }
+
+    /// The rows in dtype `float`.
+    fn plain(&self, decoding: &Decoding, float: Dtype) -> Result<Array, ArrayError> {
+        let coded = self.bytes()?;
+        filled(float, &self.shape, |memory| decode::decode(&coded, decoding, float, memory).map_err(torn))
+    }
+
+    /// The codes and the scales as MLX orders them.
+    fn repacked(&self, scheme: &Scheme) -> Result<Vec<Array>, ArrayError> {
+        let coded = self.bytes()?;
+        let shape =
+            |role: SlotRole| scheme.shape_of(role, &self.shape).ok_or_else(|| ArrayError::Shape(self.shape.clone()));
+        let length = |shape: &[u64]| usize::try_from(shape.iter().product::<u64>()).unwrap_or_default();
+        let (codes, groups) = (shape(SlotRole::Weight)?, shape(SlotRole::Scales)?);
+        let mut scales = vec![0; length(&groups)];
+        let weight = filled(Dtype::U32, &codes, |memory| {
+            decode::repacked(&coded, scheme.group_size(), memory, &mut scales).map_err(torn)
+        })?;
+        let scales = filled(Dtype::U8, &groups, |memory| {
+            memory.copy_from_slice(&scales);
+            Ok::<(), ArrayError>(())
+        })?;
+        Ok(vec![weight, scales])
+    }
+}
+
+fn torn(torn: Torn) -> ArrayError {
+    ArrayError::Mlx(torn.to_string())
 }
 
 /// The weight that a packed layer stands for.

@@ -176,13 +176,20 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
         && products_are_cut()
         && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
     let elements = job.input.elements();
-    // With deltas there are the weight, the result, and the sum and the product in F32.
-    let cost = if job.deltas.is_empty() { 4 * input } else { input + 16 * elements };
+    // With deltas there are the weight, the result, and the sum and the product in F32. Codes become floats.
+    let is_coded = matches!(job.input, Input::Coded { .. });
+    let cost = match (job.deltas.is_empty(), is_coded) {
+        (true, false) => 4 * input,
+        (true, true) => input + 8 * elements,
+        (false, _) => input + 16 * elements,
+    };
     if (!job.deltas.is_empty() && !is_cut) || !job.keeps_rows() {
         return vec![Piece { job, rows: None, input, cost }];
     }
     let rows = job.input.slices().next().and_then(|slice| slice.shape.first().copied()).unwrap_or(1).max(1);
-    let count = input.div_ceil(PIECE_BYTES).clamp(1, rows);
+    // Pieces of codes are measured by the halves that they become.
+    let measured = if is_coded { 2 * elements } else { input };
+    let count = measured.div_ceil(PIECE_BYTES).clamp(1, rows);
     let bounds = (0..=count).map(|number| rows * number / count).collect::<Vec<_>>();
     let piece = |bound: &[u64]| {
         let part = input / count;
@@ -355,6 +362,14 @@ impl PieceReader<'_> {
         filled(slice.dtype, shape, |memory| self.fill(slice, offset, memory))
     }
 
+    /// Bytes of the slice's file.
+    fn bytes(&self, slice: &Slice, range: Range<u64>) -> Result<Vec<u8>, WorkerFailure> {
+        let too_long = |_| WorkerFailure::from(ArrayError::Shape(slice.shape.clone()));
+        let mut memory = vec![0; usize::try_from(range.end - range.start).map_err(too_long)?];
+        self.fill(slice, range.start, &mut memory)?;
+        Ok(memory)
+    }
+
     /// Fills `memory` with the bytes of the slice's file from `offset` on.
     fn fill(&self, slice: &Slice, offset: u64, memory: &mut [u8]) -> Result<(), WorkerFailure> {
         let absent =
@@ -391,6 +406,16 @@ impl arithmetic::Read for PieceReader<'_> {
             *first = rows.end - rows.start;
         }
         self.read(slice, offset, &shape)
+    }
+
+    fn whole_bytes(&self, slice: &Slice) -> Result<Vec<u8>, WorkerFailure> {
+        self.bytes(slice, slice.range.clone())
+    }
+
+    fn rows_bytes(&self, slice: &Slice) -> Result<Vec<u8>, WorkerFailure> {
+        let Some(rows) = &self.rows else { return self.whole_bytes(slice) };
+        let (start, row) = (slice.range.start, row_bytes(&slice.range, &slice.shape));
+        self.bytes(slice, start + rows.start * row..start + rows.end * row)
     }
 
     fn within(&self, rows: &Range<u64>) -> Range<u64> {

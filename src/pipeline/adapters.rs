@@ -99,13 +99,15 @@ pub(super) fn plan(
     Ok(plan)
 }
 
-/// The tensors that adapters may change. A packed or opaque layer counts as the one weight that it stands for.
+/// The tensors that adapters may change. A packed, coded or opaque layer counts as the one weight that it stands for.
 fn weights(assembled: &Assembled) -> Weights {
     let layers = &assembled.layers;
     let tensors = assembled.table.tensors().iter().filter_map(|tensor| {
-        let shape = match &tensor.packed {
+        let packed = tensor.packed.as_deref().map(|packed| (packed.role, &packed.logical_shape));
+        let coded = tensor.coded.as_deref().map(|coded| (coded.role, &coded.logical_shape));
+        let shape = match packed.or(coded) {
             None => &tensor.info.shape,
-            Some(packed) if packed.role == SlotRole::Weight => &packed.logical_shape,
+            Some((SlotRole::Weight, logical)) => logical,
             Some(_) => return None,
         };
         Some((tensor.info.name.to_string(), shape.clone()))

@@ -82,8 +82,8 @@ pub enum LoadError {
     /// The audit refused it.
     #[error("{}", .0.fault())]
     Audit(Box<AuditReport>),
-    /// Its layers are in a format that the modules of layout MLX do not have.
-    #[error("`{}` is quantised as {}, which MLX does not have", .0.component, .0.foreign.join(" and as "))]
+    /// Its layers are in a format that the modules of layout MLX do not have, and nothing makes them plain.
+    #[error("MLX cannot use {}", .0.refusal)]
     Foreign(Box<AuditReport>),
     /// Nothing says how the component is put together.
     #[error(transparent)]

@@ -12,7 +12,9 @@ use weightsd_core::{
     assemble::Assembled,
     audit::AuditReport,
     catalogue::AuditPolicy,
-    derive::{self, Alignment, CannotConvert, Converted, Delta, Derivation, Held, MLX_VERSION, Rule, Setting},
+    derive::{
+        self, Alignment, CannotConvert, CodedLayers, Converted, Delta, Derivation, Held, MLX_VERSION, Rule, Setting,
+    },
     explain::sentence,
     family,
     ingredients::Ingredients,
@@ -168,16 +170,17 @@ pub(super) fn plan(
     // In layout SOURCE tensors are ranges of the published files.
     let alignment = if prepared.request.layout.is_for_modules() { alignment } else { Alignment::AsStored };
     let metadata = metadata(prepared);
-    let setting = Setting { quantises: &quantises, rule, opaque, alignment, deltas, metadata, files };
+    let granted = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
+    let coded = if granted.is_for_modules() { CodedLayers::Plain } else { CodedLayers::AsStored };
+    let setting = Setting { quantises: &quantises, rule, opaque, coded, alignment, deltas, metadata, files };
     let Converted { tensors, derivation, unmet, remarks } = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
-    let layout = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
     assembled.report.remarks.extend(remarks);
     assembled.report.remarks.extend(unmet.as_ref().map(ToString::to_string));
-    assembled.report.remarks.extend(said(prepared.request.layout, layout, &tensors));
+    assembled.report.remarks.extend(said(prepared.request.layout, granted, &tensors));
     let image = derivation.map(|derivation| Arc::new(wanted(prepared, &sources, derivation)));
     let timings = Timings { resolve: prepared.took, open: took, audit: since.elapsed(), ..Timings::default() };
-    Ok(Plan { sources, assembled, tensors, adapters: adapted, layout, image, unmet, timings })
+    Ok(Plan { sources, assembled, tensors, adapters: adapted, layout: granted, image, unmet, timings })
 }
 
 /// Refuses a plan in which some tensors do not have the dtype that the request names, before anything is computed.

@@ -468,7 +468,7 @@ mod tests {
             let range = begin..begin + byte_length(dtype, shape).unwrap();
             begin = range.end;
             let info = TensorInfo { name: name.into(), dtype, shape: shape.to_vec(), range };
-            Sourced { source: SourceId(5 + number % 2), info, origin: None, packed: None }
+            Sourced { source: SourceId(5 + number % 2), info, origin: None, packed: None, coded: None, mark: None }
         };
         Table::of((0..).zip(tensors).map(sourced).collect()).unwrap()
     }

@@ -24,6 +24,7 @@ pub(super) fn choose(
     let is_matrix = |unit: &&Unit<'_>| match unit {
         Unit::Plain(placed) => placed.shape.len() == 2 && FLOATS.contains(&placed.dtype),
         Unit::Packed(_) => true,
+        Unit::Coded(unit) => unit.logical.len() == 2,
         // Where nothing tells its shape, it may be a matrix.
         Unit::Opaque(unit) => unit.opaque.logical.as_ref().is_none_or(|logical| logical.len() == 2),
     };

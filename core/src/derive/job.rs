@@ -8,7 +8,7 @@ use super::{Delta, Slice};
 use crate::{
     axes::Axes,
     header::Dtype,
-    quantisation::{Scheme, SlotRole},
+    quantisation::{Decoding, Scheme, SlotRole},
 };
 
 /// What is computed from.
@@ -23,6 +23,18 @@ pub enum Input {
         /// How it is packed.
         scheme: Scheme,
     },
+    /// A layer in a format that MLX does not have.
+    Coded {
+        /// The tensors that its numbers depend on. The weight has a row for each row of the layer.
+        slots: BTreeMap<SlotRole, Slice>,
+        /// From their bytes to numbers.
+        decoding: Decoding,
+        /// Shape of the weight that the layer stands for. What is stored may have more columns.
+        logical: Vec<u64>,
+        /// The row of the scales that belongs to its first row. Scales that lie by columns, or that rows share, are not
+        /// dealt out when a fused layer is taken apart.
+        first_row: u64,
+    },
     /// Bytes that are taken as they are, whatever they mean: U8, in one dimension. The output has the dtype and the shape
     /// of the tensor, and nothing else is done.
     Bytes(Slice),
@@ -34,7 +46,7 @@ impl Input {
         let (plain, slots) = match self {
             Self::Plain(slice) | Self::Bytes(slice) => (Some(slice), None),
             // Weight is the first role.
-            Self::Packed { slots, .. } => (None, Some(slots.values())),
+            Self::Packed { slots, .. } | Self::Coded { slots, .. } => (None, Some(slots.values())),
         };
         plain.into_iter().chain(slots.into_iter().flatten())
     }
@@ -44,6 +56,7 @@ impl Input {
     pub fn elements(&self) -> u64 {
         match self {
             Self::Plain(slice) | Self::Bytes(slice) => slice.shape.iter().product(),
+            Self::Coded { logical, .. } => logical.iter().product(),
             Self::Packed { slots, scheme } => {
                 slots.get(&SlotRole::Weight).map_or(0, |weight| weight.bytes() * 8 / scheme.bits())
             }
@@ -66,7 +79,9 @@ pub struct Output {
 
 /// The computation of one tensor or packed layer. Its steps, in this order:
 ///
-/// 1. A packed input is dequantised.
+/// 1. A packed input is dequantised. A coded one is made plain in F32; without deltas it is rounded to `cast` at once. If
+///    MLX has its format under another order of bytes, and the layer is to be `quantise`d so, its bytes are moved and
+///    nothing else is done.
 /// 2. The deltas are added, in F32.
 /// 3. The sum is cast to `cast`. Without `cast` it returns to the dtype that it had before the deltas.
 /// 4. The dimensions of a kernel are reordered.

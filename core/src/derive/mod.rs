@@ -15,7 +15,7 @@ pub use self::{
     delta::{Delta, Effect, Factor, Matrix, Product},
     error::{CannotConvert, Wish},
     job::{Input, Job, Output},
-    plan::{Alignment, Converted, Derivation, Held, Rule, Setting, plan},
+    plan::{Alignment, CodedLayers, Converted, Derivation, Held, Rule, Setting, plan},
 };
 
 use std::ops::Range;

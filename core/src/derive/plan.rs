@@ -6,11 +6,11 @@ use std::{
 };
 
 use super::{
-    CannotConvert, Conversion, Delta, Form, Input, Job, LayerFilter, Merged, Output, Packing, Slice,
+    CannotConvert, Conversion, Delta, Float, Form, Input, Job, LayerFilter, Merged, Output, Packing, Slice,
     choose::choose,
     error::Wish,
     image::{self, ImagePlan, ROOM},
-    unit::{Layer, Unit, units},
+    unit::{CodedUnit, Layer, Unit, units},
 };
 use crate::{
     axes::Axes,
@@ -18,7 +18,7 @@ use crate::{
     layer_name::{layer_of, weight_of},
     layers::Opaque,
     place::{At, Making, Placed, Stored, is_misaligned},
-    quantisation::{Packed, Scheme, SlotSpec},
+    quantisation::{Packed, Scheme, SlotRole, SlotSpec},
     shown::shown,
 };
 
@@ -85,6 +85,16 @@ pub enum Alignment {
     AsStored,
 }
 
+/// What becomes of layers in formats that MLX does not have, when nobody asks for anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CodedLayers {
+    /// They are made plain, since modules of MLX cannot use them.
+    Plain,
+    /// They are lent as they are stored.
+    #[default]
+    AsStored,
+}
+
 /// What a plan rests on, beside the tensors and the conversion.
 pub struct Setting<'a> {
     /// Whether a layer of that name is quantised when the request names none.
@@ -93,6 +103,8 @@ pub struct Setting<'a> {
     pub rule: Rule,
     /// Layers and tensors from which nothing is computed.
     pub opaque: &'a BTreeMap<String, Opaque>,
+    /// What becomes of layers in formats that MLX does not have.
+    pub coded: CodedLayers,
     /// What becomes of misaligned tensors.
     pub alignment: Alignment,
     /// What adapters do, by the catalogue name of the tensor.
@@ -112,6 +124,9 @@ pub enum Held {
     Otherwise,
 }
 
+/// The dtype of coded layers that are made plain when nobody says which.
+const CODED_FLOAT: Float = Float::Bf16;
+
 /// A job, and for each of its outputs a tensor like it.
 type Planned = (Job, Vec<Placed>);
 
@@ -121,7 +136,7 @@ type Planned = (Job, Vec<Placed>);
 /// When the conversion has no meaning for these tensors. A dtype that some of them cannot have is no error: see
 /// [`Converted::unmet`].
 pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Converted, CannotConvert> {
-    let Setting { quantises, rule, opaque, alignment, mut deltas, metadata, files } = setting;
+    let Setting { quantises, rule, opaque, coded, alignment, mut deltas, metadata, files } = setting;
     let units = units(placed, opaque)?;
     let mut remarks = Vec::new();
     let chosen = match &conversion.packing {
@@ -132,7 +147,9 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         }
         Packing::AsStored | Packing::Plain => BTreeSet::new(),
     };
-    if conversion.packing == Packing::Plain && !units.iter().any(|unit| matches!(unit, Unit::Packed(_))) {
+    if conversion.packing == Packing::Plain
+        && !units.iter().any(|unit| matches!(unit, Unit::Packed(_) | Unit::Coded(_)))
+    {
         remarks.push("no layer is quantised, so none was dequantised".to_owned());
     }
     let unmet = closed(&units, conversion, &deltas)?;
@@ -141,7 +158,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     let mut jobs: Vec<Planned> = Vec::new();
     for unit in units {
         let added = deltas.remove(&unit.weight()).unwrap_or_default();
-        match job(&unit, conversion, &chosen, added)? {
+        match job(&unit, conversion, &chosen, added, coded)? {
             Some(job) => jobs.push(job),
             None => {
                 let is_copied =
@@ -153,6 +170,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         }
     }
     remarks.extend(mended(&jobs));
+    remarks.extend(decoded(&jobs, conversion));
     if let Some(layer) = deltas.into_keys().next() {
         return Err(CannotConvert::NoLayer { layer });
     }
@@ -264,7 +282,7 @@ fn closed(
         .iter()
         .filter_map(|unit| match unit {
             Unit::Opaque(unit) => Some(unit),
-            Unit::Plain(_) | Unit::Packed(_) => None,
+            Unit::Plain(_) | Unit::Packed(_) | Unit::Coded(_) => None,
         })
         .collect();
     let refusal = |wish: Wish, is_wished: &dyn Fn(&str, &[Placed]) -> bool| {
@@ -297,6 +315,7 @@ fn job(
     conversion: &Conversion,
     chosen: &BTreeSet<String>,
     deltas: Vec<Delta>,
+    coded_layers: CodedLayers,
 ) -> Result<Option<Planned>, CannotConvert> {
     let asked = match &conversion.packing {
         Packing::Quantised(scheme, _) if unit.layer().is_some_and(|layer| chosen.contains(layer)) => Some(*scheme),
@@ -306,7 +325,57 @@ fn job(
         Unit::Opaque(_) => Ok(None),
         Unit::Plain(placed) => plain(placed, conversion, asked, deltas),
         Unit::Packed(layer) => packed(layer, conversion, asked, deltas),
+        Unit::Coded(unit) => {
+            let is_plain = coded_layers == CodedLayers::Plain
+                || conversion.packing == Packing::Plain
+                || conversion.dtype.is_some()
+                || asked.is_some()
+                || !deltas.is_empty();
+            Ok(is_plain.then(|| coded(unit, conversion, asked, deltas)))
+        }
     }
+}
+
+/// The job that makes a coded layer plain, or quantises it in a format of MLX.
+fn coded(unit: &CodedUnit, conversion: &Conversion, asked: Option<Scheme>, deltas: Vec<Delta>) -> Planned {
+    let CodedUnit { decoding, logical, weight, others } = unit;
+    let reorder = reordered(weight);
+    let read = others.iter().filter(|(role, _)| decoding.reads(*role)).map(|(role, placed)| (*role, slice(placed)));
+    let mut codes = slice(weight);
+    // What is stored may have more rows; the others follow.
+    if let (Some(&rows), Some(stored)) = (logical.first(), codes.shape.first().copied().filter(|_| reorder.is_none()))
+        && rows < stored
+    {
+        codes.range.end = codes.range.start + codes.bytes() / stored * rows;
+        codes.shape[0] = rows;
+    }
+    let logical = if reorder.is_some() { codes.shape.clone() } else { logical.clone() };
+    let input = Input::Coded {
+        slots: std::iter::once((SlotRole::Weight, codes)).chain(read).collect(),
+        decoding: *decoding,
+        logical: logical.clone(),
+        first_row: unit.first_row(),
+    };
+    let dtype = conversion.dtype.unwrap_or(CODED_FLOAT).dtype();
+    let shape = if reorder.is_some() { &weight.shape } else { &unit.logical };
+    let (outputs, models) = outputs(weight, dtype, shape, asked);
+    (Job { input, deltas, cast: Some(dtype), reorder, quantise: asked, outputs }, models)
+}
+
+/// Says which layers were made plain, and in which dtype.
+fn decoded(jobs: &[Planned], conversion: &Conversion) -> Option<String> {
+    let of_codes = |(job, models): &Planned| match (&job.input, models.first()) {
+        (Input::Coded { .. }, Some(model)) => model.coded.as_deref().map(|coded| coded.coding.format.name),
+        _ => None,
+    };
+    let formats: Vec<&str> = jobs.iter().filter_map(of_codes).collect();
+    let count = formats.len();
+    let names: BTreeSet<&str> = formats.into_iter().collect();
+    let dtype = conversion.dtype.unwrap_or(CODED_FLOAT).dtype();
+    (count > 0).then(|| {
+        let names = names.into_iter().collect::<Vec<_>>().join(", ");
+        format!("{count} weights are stored in formats that MLX does not have ({names}) and were computed in {dtype}")
+    })
 }
 
 /// What is to be done with a plain tensor.
@@ -410,7 +479,7 @@ fn slice(placed: &Placed) -> Slice {
 mod tests {
     use super::*;
     use crate::{
-        derive::{Effect, Float, Matrix, Product},
+        derive::{Effect, Matrix, Product},
         quantisation::Mode,
         source::SourceId,
     };
@@ -426,6 +495,7 @@ mod tests {
             at: Stored { source: SourceId(0), range: 1000..1000 + crate::header::byte_length(dtype, shape).unwrap() },
             origin: None,
             packed: None,
+            coded: None,
         }
     }
 
@@ -461,6 +531,7 @@ mod tests {
                 quantises: &quantises,
                 rule: Rule::Family,
                 opaque: &opaque,
+                coded: CodedLayers::Plain,
                 alignment: Alignment::Mended,
                 deltas,
                 metadata,
@@ -517,8 +588,16 @@ mod tests {
         let (quantises, opaque, metadata) = (|_: &str| false, BTreeMap::new(), BTreeMap::new());
         let (deltas, files_hold, rule) = (BTreeMap::new(), Held::Exactly, Rule::Family);
         let alignment = Alignment::Mended;
-        let setting =
-            Setting { quantises: &quantises, rule, opaque: &opaque, alignment, deltas, metadata, files: files_hold };
+        let setting = Setting {
+            quantises: &quantises,
+            rule,
+            opaque: &opaque,
+            coded: CodedLayers::Plain,
+            alignment,
+            deltas,
+            metadata,
+            files: files_hold,
+        };
         assert_eq!(plan(tensors, &files(None), setting).unwrap().derivation, None);
     }
 

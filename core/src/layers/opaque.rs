@@ -1,26 +1,86 @@
-//! Layers in formats that MLX does not have, and tensors of dtypes that it does not compute with.
+//! Layers in formats that nothing here computes with, and tensors of dtypes that have no arithmetic. Layers of formats that
+//! weightsd makes plain are told apart here; [`super::coded`] judges them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ForeignLayer, LayerProblem, Layers, Opaque, Sought, is_mlx};
+use super::{
+    ForeignLayer, LayerProblem, Layers, Opaque, Sought,
+    coded::{self, Fp8, Marks},
+    is_mlx,
+};
 use crate::{
     header::{Dtype, FLOATS, names},
     layer_name::{BIAS, layer_of, weight_of},
-    quantisation::{Foreign, Recognised, SlotRole, is_file_mark, side_layer},
+    quantisation::{Arithmetic, Foreign, Recognised, SlotRole, is_file_mark, is_harmless, side_layer},
     table::Sourced,
 };
 
 /// Adds the layers that other libraries quantised, and what else has numbers that are not known.
-pub(super) fn find(found: &mut Layers, sought: &Sought<'_>, recognised: &BTreeMap<&str, Recognised<'_>>) {
+pub(super) fn find(
+    found: &mut Layers,
+    sought: &Sought<'_>,
+    recognised: &BTreeMap<&str, Recognised<'_>>,
+    marks: &Marks,
+) {
     let declared = sought.declaration.and_then(|declaration| declaration.foreign.as_ref());
+    let fp8 = Fp8::of(sought, recognised);
     for (layer, of_format) in recognised.iter().filter(|(_, layer)| !is_mlx(layer)) {
-        add(found, sought, declared, layer, of_format);
+        let strangers = strangers(sought, layer, of_format);
+        let why = match (&of_format.format.arithmetic, strangers) {
+            (Arithmetic::Lent(reason), strangers) => {
+                let reason = format!("which is recognised and not computed with, because {reason}");
+                std::iter::once(reason).chain(strangers).collect::<Vec<_>>().join("; ")
+            }
+            (_, Some(strangers)) => format!("and {strangers}"),
+            (_, None) => match coded::resolve(sought, layer, of_format, marks, &fp8) {
+                Ok(coded) => {
+                    found.coded.insert((*layer).to_owned(), coded);
+                    continue;
+                }
+                Err(refusal) => {
+                    found.problems.extend(refusal.problem);
+                    format!("and {}", refusal.why)
+                }
+            },
+        };
+        add(found, sought, declared, (layer, of_format), &why);
     }
+    unrecognised(found, sought, recognised, marks);
     declared_only(found, sought, declared);
     contradictions(found, sought);
-    dtypes(found, sought);
+    dtypes(found, sought, &fp8);
     if let Some(declared) = declared {
         remark(found, sought, declared);
+    }
+}
+
+/// What lies beside the slots of a layer and belongs to another format, or to none.
+fn strangers(sought: &Sought<'_>, layer: &str, recognised: &Recognised<'_>) -> Option<String> {
+    let slots: BTreeSet<&str> = recognised.slots.iter().map(|(_, info)| &*info.name).collect();
+    let others = beside(sought, layer).map(|tensor| &*tensor.info.name);
+    let others: Vec<_> = others.filter(|name| !slots.contains(name)).map(|name| format!("`{name}`")).collect();
+    (!others.is_empty()).then(|| format!("{} beside it belongs to no such layer", others.join(", ")))
+}
+
+/// Layers that have a mark, and whose tensors are those of no format.
+fn unrecognised(found: &mut Layers, sought: &Sought<'_>, recognised: &BTreeMap<&str, Recognised<'_>>, marks: &Marks) {
+    for (layer, mark) in marks.iter().filter(|(layer, _)| recognised.get(layer.as_str()).is_none_or(is_mlx)) {
+        let Some(weight) = sought.table.get(&weight_of(layer)) else { continue };
+        let why = match mark {
+            Ok((mark, who)) => format!("{who} says `{}`, and its tensors are not those of that format", mark.format),
+            Err(why) => why.clone(),
+        };
+        let tensors: Vec<&Sourced> = std::iter::once(weight).chain(beside(sought, layer)).collect();
+        let names = tensors.iter().map(|tensor| tensor.info.name.to_string()).collect();
+        let logical = sought.shape(layer).map(<[u64]>::to_vec);
+        found.opaque.insert(layer.clone(), Opaque { tensors: names, logical, why });
+        let format = match mark {
+            Ok((mark, who)) => format!("{} (by {who})", mark.format),
+            Err(_) => "an unknown format".to_owned(),
+        };
+        let tensors = tensors.iter().map(|tensor| (tensor.info.name.to_string(), tensor.info.shape.clone())).collect();
+        found.packed.remove(layer);
+        found.foreign.insert(layer.clone(), ForeignLayer { format, tensors });
     }
 }
 
@@ -32,39 +92,44 @@ fn named(format: &str, declared: Option<&Foreign>) -> String {
     }
 }
 
-/// A layer that its slots show.
-fn add(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Foreign>, layer: &str, recognised: &Recognised<'_>) {
+/// A layer that its slots show, and from which nothing is computed. `why` goes on after the name of its format.
+fn add(
+    found: &mut Layers,
+    sought: &Sought<'_>,
+    declared: Option<&Foreign>,
+    (layer, recognised): (&str, &Recognised<'_>),
+    why: &str,
+) {
     let format = recognised.format;
-    let logical = sought.shape(layer).map(<[u64]>::to_vec);
+    let (stands_for, fused) = sought.fused(layer).unzip();
+    let logical = sought.shape(layer).map(<[u64]>::to_vec).or(fused);
     for (slot, info) in &recognised.slots {
         // A norm may be cast like anything else, and nothing packs it.
         let fits = |logical: &[u64]| match logical.len() {
             0 | 1 => slot.role != SlotRole::Weight || info.shape == logical,
             _ => slot.shape.may_be(&info.shape, logical),
         };
-        if let Some(logical) = logical.as_deref().filter(|logical| !fits(logical)) {
+        let is_said = found.problems.iter().any(|problem| problem.name == *info.name);
+        if let Some(logical) = logical.as_deref().filter(|logical| !is_said && !fits(logical)) {
             let expected = format!("a slot of a weight of {logical:?} ({})", format.name);
             let what = format!("{} {:?}", info.dtype, info.shape);
             found.problems.push(LayerProblem { name: info.name.to_string(), expected, found: what });
         }
     }
     let name = named(format.name, declared);
-    let mut why = format!("it is quantised as {name}, which is recognised and not computed with");
-    // What belongs to another format, or to none.
+    let why = format!("it is quantised as {name}, {why}");
     let slots: BTreeSet<&str> = recognised.slots.iter().map(|(_, info)| &*info.name).collect();
     let others = beside(sought, layer).filter(|tensor| !slots.contains(&*tensor.info.name));
-    let others: Vec<String> = others.map(|tensor| tensor.info.name.to_string()).collect();
-    if !others.is_empty() {
-        let shown = others.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        why = format!("{why}; {shown} beside it belongs to no such layer");
-    }
-    if format.slots.len() == 1 && is_marked(sought) {
-        why = format!("{why}; the file says that its FP8 weights are scaled, and the scale is missing");
-    }
+    let others = others.map(|tensor| tensor.info.name.to_string());
     let tensors = recognised.slots.iter().map(|(_, info)| (info.name.to_string(), info.shape.clone())).collect();
     let names = slots.iter().map(|name| (*name).to_owned()).chain(others).collect();
-    found.foreign.insert(layer.to_owned(), ForeignLayer { format: name, tensors });
-    found.opaque.insert(layer.to_owned(), Opaque { tensors: names, logical, why });
+    let mut entries = stands_for.unwrap_or_else(|| vec![layer.to_owned()]).into_iter();
+    let first = entries.next().unwrap_or_else(|| layer.to_owned());
+    for other in entries {
+        found.foreign.insert(other, ForeignLayer { format: name.clone(), tensors: Vec::new() });
+    }
+    found.foreign.insert(first.clone(), ForeignLayer { format: name, tensors });
+    found.opaque.insert(first, Opaque { tensors: names, logical, why });
 }
 
 /// Tensors of a layer other than its weight and bias that the catalogue does not know either.
@@ -73,13 +138,9 @@ fn beside<'a>(sought: &Sought<'a>, layer: &str) -> impl Iterator<Item = &'a Sour
     let catalogue = sought.catalogue;
     sought.table.under(&format!("{layer}.")).iter().filter(move |tensor| {
         let name = &*tensor.info.name;
-        name != weight && name != bias && !catalogue.is_some_and(|catalogue| catalogue.contains(name))
+        let is_known = catalogue.is_some_and(|catalogue| catalogue.contains(name));
+        name != weight && name != bias && !is_known && !is_harmless(name)
     })
-}
-
-/// Whether the file says that its FP8 weights are scaled.
-fn is_marked(sought: &Sought<'_>) -> bool {
-    sought.table.tensors().iter().any(|tensor| is_file_mark(&tensor.info.name))
 }
 
 /// Layers of a format that is declared and that no row of the table describes: their weights are not there, and other
@@ -96,7 +157,8 @@ fn declared_only(found: &mut Layers, sought: &Sought<'_>, declared: Option<&Fore
     };
     for (name, shape) in expected {
         let Some(layer) = layer_of(name) else { continue };
-        let is_known = found.foreign.contains_key(layer) || found.packed.contains_key(layer);
+        let is_known =
+            found.foreign.contains_key(layer) || found.packed.contains_key(layer) || found.coded.contains_key(layer);
         let weight = sought.table.get(name);
         if is_known || weight.is_some_and(|weight| FLOATS.contains(&weight.info.dtype)) {
             continue;
@@ -136,7 +198,7 @@ fn contradictions(found: &mut Layers, sought: &Sought<'_>) {
     }
     for (layer, sides) in sides {
         let Some(weight) = sought.table.get(&weight_of(layer)) else { continue };
-        if found.opaque.contains_key(layer) || found.packed.contains_key(layer) {
+        if found.opaque.contains_key(layer) || found.packed.contains_key(layer) || found.coded.contains_key(layer) {
             continue;
         }
         let shown = sides.iter().map(|tensor| format!("`{}`", tensor.info.name)).collect::<Vec<_>>().join(", ");
@@ -150,7 +212,7 @@ fn contradictions(found: &mut Layers, sought: &Sought<'_>) {
 }
 
 /// Tensors that should be floats, and are of a dtype that is not cast.
-fn dtypes(found: &mut Layers, sought: &Sought<'_>) {
+fn dtypes(found: &mut Layers, sought: &Sought<'_>, fp8: &Fp8) {
     let known: BTreeSet<String> = found.opaque.values().flat_map(|opaque| opaque.tensors.iter().cloned()).collect();
     for tensor in sought.table.tensors() {
         let info = &tensor.info;
@@ -173,12 +235,20 @@ fn dtypes(found: &mut Layers, sought: &Sought<'_>) {
         if !is_odd || known.contains(&*info.name) || found.slot_of(&info.name).is_some() {
             continue;
         }
-        let is_cast = matches!(info.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ);
-        if is_cast && is_expected {
+        if found.coded_slot_of(&info.name).is_some() || is_file_mark(&info.name) {
+            continue;
+        }
+        let cast = coded::cast(info, fp8);
+        if let Some(Ok(cast)) = cast {
+            found.coded.insert(info.name.to_string(), cast);
+            continue;
+        }
+        if coded::is_float8(info.dtype) && is_expected {
             found.cast.insert(info.name.to_string());
         }
         let name = layer_of(&info.name).unwrap_or(&info.name);
-        let why = format!("it is {}, expected {}", info.dtype, names(&FLOATS));
+        let because = cast.and_then(Result::err).map(|why| format!(", and {why}")).unwrap_or_default();
+        let why = format!("it is {}, expected {}{because}", info.dtype, names(&FLOATS));
         let opaque = Opaque { tensors: vec![info.name.to_string()], logical: Some(info.shape.clone()), why };
         found.opaque.entry(name.to_owned()).or_insert(opaque);
     }
@@ -186,9 +256,12 @@ fn dtypes(found: &mut Layers, sought: &Sought<'_>) {
 
 /// What the declaration says and no tensor shows.
 fn remark(found: &mut Layers, sought: &Sought<'_>, declared: &Foreign) {
-    if found.foreign.is_empty() && found.packed.is_empty() {
+    if found.foreign.is_empty() && found.packed.is_empty() && found.coded.is_empty() {
         found.remarks.push(format!("{declared}, and no layer is quantised"));
-    } else if found.foreign.is_empty() && sought.declaration.is_some_and(|declaration| declaration.default.is_none()) {
+    } else if found.foreign.is_empty()
+        && found.coded.is_empty()
+        && sought.declaration.is_some_and(|declaration| declaration.default.is_none())
+    {
         found.remarks.push(format!("{declared}, and the layers have the tensors of MLX's formats"));
         let why = format!("{declared}, and its tensors are those of another format, MLX's");
         for (layer, packed) in &found.packed {

@@ -28,8 +28,6 @@ const SCHEME_KEYS: [&str; 3] = ["group_size", "bits", "mode"];
 /// factor.
 const HARMLESS_KEYS: [&str; 2] = [GLOBAL_SCALE, "quantize_input"];
 const GLOBAL_SCALE: &str = "global_scale";
-/// ComfyUI's list of quantised layers, in the metadata of a safetensors file.
-const COMFY_METADATA: &str = "_quantization_metadata";
 
 /// What a declaration says about one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,15 +272,11 @@ impl Declaration {
         Ok(declaration)
     }
 
-    /// Reads the metadata of a safetensors file that mflux or ComfyUI wrote; `None` when neither did, or the file is not
-    /// quantised.
+    /// Reads the metadata of a safetensors file that mflux wrote; `None` when it did not, or the file is not quantised.
     ///
     /// # Errors
     /// When mflux's `quantization_level` is not a number of bits that MLX has.
     pub fn from_metadata(path: &str, metadata: &BTreeMap<String, String>) -> Result<Option<Self>, DeclarationError> {
-        if let Some(json) = metadata.get(COMFY_METADATA) {
-            return Ok(Some(Self::of_comfy(path, json)));
-        }
         let level = match metadata.get("quantization_level").map(String::as_str) {
             None | Some("" | "None" | "null") => return Ok(None),
             Some(level) => level,
@@ -293,19 +287,6 @@ impl Declaration {
         })?;
         let default = scheme(path, "`quantization_level`", Mode::Affine.name(), Some(bits), Some(MFLUX_GROUP_SIZE))?;
         Ok(Some(Self::of(Tool::Mflux, Some(default), None)))
-    }
-
-    /// Reads the formats that ComfyUI lists in the metadata.
-    fn of_comfy(path: &str, json: &str) -> Self {
-        let listed = serde_json::from_str::<Value>(json).ok().and_then(|read| {
-            let layers = read.get("layers")?.as_object()?;
-            let format = |layer: &Value| Some(shown(layer.get("format")?.as_str()?));
-            Some(layers.values().filter_map(format).collect::<BTreeSet<String>>())
-        });
-        let listed: Vec<String> = listed.into_iter().flatten().collect();
-        let method = if listed.is_empty() { "unknown".to_owned() } else { listed.join(", ") };
-        let foreign = Foreign { method, place: format!("`{COMFY_METADATA}` in {path}") };
-        Self::of(Tool::Unknown, None, Some(foreign))
     }
 
     /// Names of the layers that are declared as quantised, as the declaration spells them.
@@ -508,11 +489,6 @@ mod tests {
         assert!(converted.foreign.is_some());
         let unnamed = read(&json!({"quantization_config": {"load_in_4bit": true}})).foreign.unwrap();
         assert!(unnamed.place.contains("load_in_4bit"), "{unnamed}");
-        let comfy =
-            r#"{"format_version": "1.0", "layers": {"a": {"format": "nvfp4"}, "b": {"format": "float8_e4m3fn"}}}"#;
-        let metadata = BTreeMap::from([("_quantization_metadata".to_owned(), comfy.to_owned())]);
-        let found = Declaration::from_metadata("the file's metadata", &metadata).unwrap().unwrap();
-        assert_eq!(found.foreign.unwrap().method, "float8_e4m3fn, nvfp4");
     }
 
     #[test]

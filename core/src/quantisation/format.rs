@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codes::{Codes, TileScale};
 use crate::header::{Dtype, FLOATS};
 
 /// Bits of a word into which MLX packs codes.
@@ -104,6 +105,14 @@ pub enum SlotShape {
         /// Codes in one element.
         codes: u64,
     },
+    /// `[columns]`.
+    Columns,
+    /// `[columns, _]`.
+    ColumnsByAny,
+    /// `[rows, _]`.
+    RowsByAny,
+    /// `[columns / group, rows]`, for one of these groups.
+    TransposedGroups(&'static [u64]),
     /// It does not follow from the weight's shape alone.
     Free,
 }
@@ -132,7 +141,14 @@ impl SlotShape {
             Self::Words => with(columns.checked_mul(packing.bits)? / WORD_BITS),
             Self::Groups => with(columns / packing.group_size),
             Self::EachMatrix if rows.len() > 1 => Some(rows[..rows.len() - 1].to_vec()),
-            Self::EachMatrix | Self::RowsOrOne | Self::Padded { .. } | Self::Free => None,
+            Self::EachMatrix
+            | Self::RowsOrOne
+            | Self::Padded { .. }
+            | Self::Columns
+            | Self::ColumnsByAny
+            | Self::RowsByAny
+            | Self::TransposedGroups(_)
+            | Self::Free => None,
         }
     }
 
@@ -166,6 +182,13 @@ impl SlotShape {
                     *last = last.next_multiple_of(multiple);
                 }
                 fits(rows, columns) || fits(&padded, columns.next_multiple_of(multiple))
+            }
+            Self::Columns => found == [columns],
+            Self::ColumnsByAny => matches!(*found, [first, _] if first == columns),
+            Self::RowsByAny => matches!(*found, [first, _] if [first] == *rows),
+            Self::TransposedGroups(groups) => {
+                let is = |group: &u64| matches!(*found, [first, last] if first.checked_mul(*group) == Some(columns) && [last] == *rows);
+                groups.iter().any(is)
             }
             Self::Free => true,
         }
@@ -299,6 +322,67 @@ pub struct Computed {
     pub gives: Gives,
 }
 
+/// What the codes of a format are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeRule {
+    /// Always these.
+    Always(Codes),
+    /// 8-bit floats; the dtype of the weight says which.
+    ByDtype,
+    /// 8-bit floats in U8; the mark says which.
+    ByMark,
+}
+
+/// Which codes of a format share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GridRule {
+    /// None have a scale.
+    Unscaled,
+    /// Those of a row, or all of them: the shape of the scales says which.
+    RowsOrOne,
+    /// Those of a square of so many rows and columns.
+    Squares(u64),
+    /// So many columns of a row. The scales lie the other way round.
+    Transposed(u64),
+    /// So many columns of a row. The scales lie in tiles.
+    Tiled(u64, TileScale),
+}
+
+/// Whether weights of a format were rotated before they were quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RotationRule {
+    /// Never.
+    Never,
+    /// When the mark says so. Rotated weights have a scale for each row.
+    IfMarked,
+    /// Always.
+    Always,
+}
+
+/// How weightsd itself makes the layers of a format plain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formula {
+    /// What the codes are.
+    pub codes: CodeRule,
+    /// Which of them share a scale.
+    pub grid: GridRule,
+    /// Whether the weight was rotated.
+    pub rotation: RotationRule,
+    /// Why the tensors of a layer that no mark describes do not tell its numbers; `None` when they do.
+    pub unmarked: Option<&'static str>,
+}
+
+/// What is computed from the layers of a format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// MLX has the format.
+    Mlx(Computed),
+    /// MLX does not have it, and weightsd makes its layers plain.
+    Ours(Formula),
+    /// Nothing: its layers are recognised and lent as they are stored. The reason is a clause.
+    Lent(&'static str),
+}
+
 /// One way in which layers are quantised: a row of [`super::FORMATS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
@@ -306,13 +390,39 @@ pub struct Format {
     pub name: &'static str,
     /// Words by which `quant_method` of a config names it.
     pub methods: &'static [&'static str],
+    /// Words by which the mark of a layer names it.
+    pub marks: &'static [&'static str],
     /// The tensors of a layer.
     pub slots: &'static [SlotSpec],
-    /// What MLX computes with it. `None`: layers are recognised and lent as stored, and nothing is computed from them.
-    pub computed: Option<Computed>,
+    /// What is computed from them.
+    pub arithmetic: Arithmetic,
 }
 
 impl Format {
+    /// What MLX computes with it; `None` when MLX does not have it.
+    #[must_use]
+    pub fn computed(&self) -> Option<&Computed> {
+        match &self.arithmetic {
+            Arithmetic::Mlx(computed) => Some(computed),
+            Arithmetic::Ours(_) | Arithmetic::Lent(_) => None,
+        }
+    }
+
+    /// How weightsd makes its layers plain; `None` when MLX does, or nothing does.
+    #[must_use]
+    pub fn formula(&self) -> Option<&Formula> {
+        match &self.arithmetic {
+            Arithmetic::Ours(formula) => Some(formula),
+            Arithmetic::Mlx(_) | Arithmetic::Lent(_) => None,
+        }
+    }
+
+    /// Whether a layer of that mark or `quant_method` may be in this format.
+    #[must_use]
+    pub fn is_called(&self, word: &str) -> bool {
+        self.methods.contains(&word) || self.marks.contains(&word)
+    }
+
     /// The slot of that role.
     #[must_use]
     pub fn slot(&self, role: SlotRole) -> Option<&'static SlotSpec> {

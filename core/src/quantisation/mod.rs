@@ -5,20 +5,32 @@
 //! with MLX's own formats: a [`Scheme`] is one of them with its numbers. MLX stores for each layer a packed `weight`, its
 //! `scales`, and for affine quantisation its `biases` (not to be confused with the layer's own `bias`).
 //!
+//! Of the formats that MLX does not have, some are made plain by weightsd itself: [`Coding`] says how. ComfyUI's files say
+//! layer by layer what they are: [`Mark`].
+//!
 //! A [`Declaration`] says how a checkpoint is meant to be quantised. [`crate::layers`] compares it
 //! with catalogue and shapes, and decides what each layer is.
 
+mod codes;
+mod coding;
 mod declaration;
 mod format;
 mod formats;
+mod mark;
 mod recognise;
 mod scheme;
 
 pub use self::{
+    codes::{Codes, Decoding, Grid, TILE_COLUMNS, TILE_ROWS, TileScale},
+    coding::{Coded, Coding, Provenance},
     declaration::{CONTROLNET_MANIFEST, Declaration, DeclarationError, Declared, Foreign, MANIFEST},
-    format::{Format, Mode, Presence, Sharing, SlotDtype, SlotRole, SlotShape, SlotSpec, Spelling},
-    formats::{FORMATS, is_file_mark},
-    recognise::{Recognised, recognise, side_layer},
+    format::{
+        Arithmetic, CodeRule, Format, Formula, GridRule, Mode, Presence, RotationRule, Sharing, SlotDtype, SlotRole,
+        SlotShape, SlotSpec, Spelling,
+    },
+    formats::{FORMATS, is_file_mark, is_harmless, marked_float},
+    mark::{LAYERS_LIST, MARK_BYTES_MAX, MARK_SUFFIX, Mark, MarkError, Rotation},
+    recognise::{Recognised, recognise, recognise_called, side_layer},
     scheme::{Scheme, SchemeError},
 };
 

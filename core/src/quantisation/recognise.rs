@@ -41,6 +41,15 @@ pub fn recognise<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a TensorInfo)>,
     method: Option<&str>,
 ) -> BTreeMap<&'a str, Recognised<'a>> {
+    recognise_called(tensors, |_| method)
+}
+
+/// As [`recognise`]; `called` gives the word by which a mark, or else the config, names the format of a layer.
+#[must_use]
+pub fn recognise_called<'a, 'w>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a TensorInfo)>,
+    called: impl Fn(&str) -> Option<&'w str>,
+) -> BTreeMap<&'a str, Recognised<'a>> {
     let mut layers: BTreeMap<&str, BTreeMap<&'static str, &TensorInfo>> = BTreeMap::new();
     for (name, info) in tensors {
         for &suffix in SUFFIXES.iter() {
@@ -50,17 +59,18 @@ pub fn recognise<'a>(
             }
         }
     }
-    let format = |found: &BTreeMap<&'static str, &'a TensorInfo>| {
+    let format = |layer: &str, found: &BTreeMap<&'static str, &'a TensorInfo>| {
         let is = |slot: &SlotSpec| found.get(slot.suffix).is_some_and(|info| slot.dtype.allows(info.dtype));
         let mut fitting = FORMATS.iter().filter(|format| format.required().all(is));
         let first = fitting.clone().next()?;
-        let declared = fitting.find(|format| method.is_some_and(|method| format.methods.contains(&method)));
+        let word = called(layer);
+        let declared = fitting.find(|format| word.is_some_and(|word| format.is_called(word)));
         Some(declared.unwrap_or(first))
     };
     layers
         .into_iter()
         .filter_map(|(layer, found)| {
-            let format = format(&found)?;
+            let format = format(layer, &found)?;
             let slots = format.slots.iter().filter_map(|slot| Some((slot, *found.get(slot.suffix)?))).collect();
             Some((layer, Recognised { format, slots }))
         })

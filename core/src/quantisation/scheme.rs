@@ -17,12 +17,12 @@ use crate::{
 impl Mode {
     /// All modes: those of the rows of the table of formats that are computed.
     pub fn all() -> impl Iterator<Item = Self> + Clone {
-        FORMATS.iter().filter_map(|format| Some(format.computed.as_ref()?.mode))
+        FORMATS.iter().filter_map(|format| Some(format.computed()?.mode))
     }
 
     /// Its row in the table of formats, and what is computed with it.
     fn row(self) -> (&'static Format, &'static Computed) {
-        let mut rows = FORMATS.iter().filter_map(|format| Some((format, format.computed.as_ref()?)));
+        let mut rows = FORMATS.iter().filter_map(|format| Some((format, format.computed()?)));
         rows.find(|(_, computed)| computed.mode == self).expect("each mode has a row, says a test")
     }
 

@@ -12,13 +12,10 @@ use crate::{
     layer_name::{BIAS, WEIGHT, layer_of, weight_of},
     origin::{Operation, Origin},
     pattern::{Captures, Pattern},
-    quantisation::{Recognised, Sharing, SlotRole, SlotSpec, recognise},
+    quantisation::{Recognised, Sharing, SlotRole, SlotSpec, TILE_ROWS, recognise},
     shown::shown,
     table::{Sourced, Table, Twice},
 };
-
-/// Rows that lie together in the scales of formats made for tensor cores.
-const TILE_ROWS: u64 = 128;
 
 /// A tensor that a rule matches and cannot split. It keeps its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +186,7 @@ impl File<'_> {
                 Action::SplitRows(into) => {
                     Applied::Split(into.iter().map(|&(to, share)| Some((fill(to)?, share))).collect::<Option<_>>()?)
                 }
+                Action::StandsFor(_) => return None,
                 Action::Drop => Applied::Dropped,
             })
         })
@@ -272,6 +270,8 @@ fn derived(tensor: &Sourced, name: String, shape: Vec<u64>, range: Range<u64>, o
         info: TensorInfo { name: name.into(), dtype: tensor.info.dtype, shape, range },
         origin: Some(Box::new(Origin { name: tensor.source_name().into(), operation })),
         packed: None,
+        coded: None,
+        mark: tensor.mark.clone(),
     }
 }
 

@@ -7,7 +7,7 @@
 mod canonical;
 mod overlay;
 
-use crate::axes::Axes;
+use crate::{axes::Axes, pattern::Pattern};
 
 pub use self::{
     canonical::{Canonical, RewriteError, Unusable, canonical},
@@ -29,6 +29,9 @@ pub enum Action {
     /// A fused layer becomes several: the rows of its weight and bias are dealt out, and so are the parts of a quantised
     /// weight. Any other tensor that the pattern matches keeps its name.
     SplitRows(&'static [(&'static str, u64)]),
+    /// The name is that of a layer which stands for several of the catalogue, and which its writer packed so that it cannot
+    /// be taken apart. Its tensors keep their names.
+    StandsFor(&'static [&'static str]),
     /// The tensor is left out: no module has it.
     Drop,
 }
@@ -73,6 +76,12 @@ impl Rule {
         Self { from, action: Action::SplitRows(into) }
     }
 
+    /// A layer that stands for several.
+    #[must_use]
+    pub const fn stands_for(from: &'static str, layers: &'static [&'static str]) -> Self {
+        Self { from, action: Action::StandsFor(layers) }
+    }
+
     /// No tensor.
     #[must_use]
     pub const fn drop(from: &'static str) -> Self {
@@ -95,6 +104,17 @@ pub struct Ruleset {
 impl Ruleset {
     /// Every name stays.
     pub const NONE: Self = Self { strip: &[], rules: &[], counted: &[] };
+
+    /// The layers of the catalogue for which a layer of this name stands, if a rule says so.
+    #[must_use]
+    pub fn stands_for(&self, layer: &str) -> Option<Vec<String>> {
+        self.rules.iter().find_map(|rule| {
+            let Action::StandsFor(layers) = rule.action else { return None };
+            let from = Pattern(rule.from);
+            let captures = from.matches(layer)?;
+            layers.iter().map(|&to| Pattern(to).fill(&captures, from, 0)).collect()
+        })
+    }
 
     /// `name` without the prefixes.
     #[must_use]

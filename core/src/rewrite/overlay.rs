@@ -79,7 +79,7 @@ pub fn overlay(base: &Table, other: &Table) -> Result<Overlay, OverlayError> {
     if let Some(&sample) = plain.first() {
         return Err(OverlayError::PlainOverQuantised { count: plain.len(), sample: sample.clone() });
     }
-    let theirs = theirs.into_iter().filter(|(_, layer)| layer.format.computed.is_some()).collect();
+    let theirs = theirs.into_iter().filter(|(_, layer)| layer.format.computed().is_some()).collect();
     let packed = differing(&theirs, &ours);
     if let Some(&sample) = packed.first() {
         return Err(OverlayError::QuantisedOverPlain { count: packed.len(), sample: sample.clone() });

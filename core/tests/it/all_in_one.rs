@@ -6,7 +6,7 @@ use weightsd_core::{
     family::{self, Family, ModelFacts, z_image::ZImage},
     header::Dtype,
     origin::Operation,
-    parts::{FileKind, Limit, Located, PartProblem},
+    parts::{FileKind, Located, PartProblem},
     place::{Layout, place},
     source::SourceId,
     table::Table,
@@ -277,9 +277,7 @@ fn a_file_with_fp8_is_recognised_and_says_what_cannot_be_done() {
     let located = locate(&table(&file));
     assert_eq!(located.kind, FileKind::AllInOne);
     let part = located.part("text_encoder").unwrap();
-    let [Limit::ForeignQuantisation { format: "FP8 without a scale", layers: 252, .. }] = part.limits.as_slice() else {
-        panic!("{:?}", part.limits)
-    };
+    assert!(part.limits.is_empty(), "the report says what cannot be done: {:?}", part.limits);
     assert!(located.part("transformer").unwrap().limits.is_empty());
     assert!(open(&file, "transformer", "").unwrap().report.is_clean());
     let report = open(&file, "text_encoder", "").unwrap().report;

@@ -99,7 +99,7 @@ pub(crate) fn origin(rules: &Rules, name: &str) -> Option<Origin> {
         let origin = match rule.action {
             Action::Rename(to) | Action::Squeeze(to) => Origin { name: back(to)?, is_share: false },
             Action::SplitRows(into) => Origin { name: into.iter().find_map(|&(to, _)| back(to))?, is_share: true },
-            Action::Drop | Action::Row(_) | Action::FromOrder(..) => return None,
+            Action::Drop | Action::Row(_) | Action::FromOrder(..) | Action::StandsFor(_) => return None,
         };
         (origin.name != name).then_some(origin)
     })

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
-    derive::{Alignment, CannotConvert, Conversion, Float, Held, LayerFilter, Packing, Rule, Setting, Wish, plan},
+    derive::{
+        Alignment, CannotConvert, CodedLayers, Conversion, Float, Held, LayerFilter, Packing, Rule, Setting, Wish, plan,
+    },
     family::{Family, ModelFacts, detect, z_image::ZImage},
     header::Dtype,
     place::{Layout, place},
@@ -63,6 +65,7 @@ fn converted(assembled: &Assembled, conversion: &Conversion) -> Result<Option<Ca
         quantises: &|layer| !layer.contains("norm"),
         rule: Rule::Family,
         opaque: &assembled.layers.opaque,
+        coded: CodedLayers::AsStored,
         alignment: Alignment::AsStored,
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
@@ -86,7 +89,7 @@ fn entry(layer: &str, suffix: &str, dtype: Dtype, shape: &[u64]) -> Entry {
 fn every_format_is_lent_and_named_and_nothing_is_computed_from_it() {
     use Dtype::{BF16, F8_E4M3, F16, F32, I8, I32, U8};
     type Parts = fn(&str, u64, u64) -> Vec<Entry>;
-    let cases: [(&str, &str, Parts); 9] = [
+    let cases: [(&str, &str, Parts); 8] = [
         ("gptq", "GPTQ", |l, n, k| {
             vec![
                 entry(l, ".qweight", I32, &[k / 8, n]),
@@ -118,9 +121,6 @@ fn every_format_is_lent_and_named_and_nothing_is_computed_from_it() {
                 entry(l, ".weight_scale", BF16, &[n, k / 128]),
                 entry(l, ".weight_shape", I32, &[2]),
             ]
-        }),
-        ("fp8", "FP8 in blocks", |l, n, k| {
-            vec![entry(l, ".weight", F8_E4M3, &[n, k]), entry(l, ".weight_scale_inv", BF16, &[n / 128, k / 128])]
         }),
         ("modelopt", "NVFP4 with two scales", |l, n, k| {
             vec![
@@ -201,6 +201,7 @@ fn plan_refusal(assembled: &Assembled, conversion: &Conversion) -> CannotConvert
         quantises: &|_| true,
         rule: Rule::Family,
         opaque: &assembled.layers.opaque,
+        coded: CodedLayers::AsStored,
         alignment: Alignment::AsStored,
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
@@ -274,8 +275,13 @@ fn marks_of_scaled_fp8_that_contradict_or_lack_their_scale_are_named() {
     assert!(both.contains("scaled FP8") && both.contains(".scale_weight`"), "{both}");
     let missing = fp8(&[(".comfy_quant", Dtype::U8)]);
     assert!(missing.contains("FP8 without a scale") && missing.contains("comfy_quant"), "{missing}");
-    let unmarked = fp8(&[]);
-    assert!(unmarked.contains("FP8 without a scale"), "{unmarked}");
+    let siblings = open(&facts, |layer, shape| {
+        let scale = entry(layer, ".weight_scale", Dtype::F32, &[]);
+        let scale = Some(scale).filter(|_| !layer.ends_with("up_proj"));
+        std::iter::once(entry(layer, ".weight", Dtype::F8_E4M3, shape)).chain(scale).collect()
+    });
+    let alone = &siblings.layers.opaque["model.layers.0.mlp.up_proj"].why;
+    assert!(alone.contains("6 other FP8 weights have a scale"), "{alone}");
     let float = open(&facts, |layer, shape| {
         vec![entry(layer, ".weight", Dtype::BF16, shape), entry(layer, ".weight_scale", Dtype::F32, &[])]
     });

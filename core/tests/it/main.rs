@@ -1,5 +1,6 @@
 //! Layouts, recognition, overrides and quantisation, through the public interface, on headers alone.
 
+mod coded;
 mod common;
 
 mod adapters;

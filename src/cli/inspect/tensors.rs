@@ -7,6 +7,7 @@ use globset::{Glob, GlobMatcher};
 use weightsd_core::{
     explain::{Explain as _, sentence},
     origin::Operation,
+    quantisation::{Coded, Coding, Grid},
     source::Sources,
     table::{Sourced, Table},
 };
@@ -118,7 +119,7 @@ impl Listing<'_> {
             serde_json::json!({
                 "name": tensor.info.name, "source_name": tensor.source_name(), "dtype": tensor.info.dtype.to_string(),
                 "shape": tensor.info.shape, "file": self.file(tensor), "offset": tensor.info.range.start,
-                "bytes": tensor.info.bytes(), "scheme": tensor.packed.as_ref().map(|packed| packed.scheme.to_string()),
+                "bytes": tensor.info.bytes(), "scheme": scheme(tensor), "coding": tensor.coded.as_deref().map(coding),
             })
         };
         let rows: Vec<_> = asked.iter().map(row).collect();
@@ -126,12 +127,39 @@ impl Listing<'_> {
     }
 }
 
-/// The dtype and, for a packed tensor, its packing.
+/// How the layer of a tensor is quantised.
+fn scheme(tensor: &Sourced) -> Option<String> {
+    let packed = tensor.packed.as_ref().map(|packed| packed.scheme.to_string());
+    packed.or_else(|| Some(tensor.coded.as_ref()?.coding.to_string()))
+}
+
+fn coding(coded: &Coded) -> serde_json::Value {
+    let Coding { format, decoding, provenance } = &coded.coding;
+    serde_json::json!({
+        "format": format.name, "codes": decoding.codes.to_string(), "rotation": decoding.rotation,
+        "block": decoding.grid.block(&coded.logical_shape), "provenance": provenance.to_string(),
+        "logical_shape": coded.logical_shape,
+    })
+}
+
+/// The dtype and, for a tensor of a quantised layer, how that is quantised.
 fn dtype(tensor: &Sourced) -> String {
     let dtype = tensor.info.dtype;
-    match tensor.packed.as_ref().map(|packed| packed.scheme) {
-        Some(scheme) => format!("{dtype}, {} {}-bit g{}", scheme.mode().name(), scheme.bits(), scheme.group_size()),
-        None => dtype.to_string(),
+    match (tensor.packed.as_ref().map(|packed| packed.scheme), &tensor.coded) {
+        (Some(scheme), _) => {
+            format!("{dtype}, {} {}-bit g{}", scheme.mode().name(), scheme.bits(), scheme.group_size())
+        }
+        (None, Some(coded)) => {
+            let decoding = &coded.coding.decoding;
+            let block = match decoding.grid {
+                Grid::Unscaled => String::new(),
+                Grid::Whole => ", one scale".to_owned(),
+                _ => format!(", a scale for {}", sides(&decoding.grid.block(&coded.logical_shape))),
+            };
+            let rotation = decoding.rotation.map(|columns| format!(", rotated by {columns}")).unwrap_or_default();
+            format!("{dtype}, {}{block}{rotation}", coded.coding.format.name)
+        }
+        (None, None) => dtype.to_string(),
     }
 }
 

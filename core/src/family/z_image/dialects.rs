@@ -30,6 +30,10 @@ pub(super) static TRANSFORMER: Ruleset = Ruleset {
         Rule::row("x_pad_token", "x_pad_token"),
         Rule::row("cap_pad_token", "cap_pad_token"),
         Rule::row("siglip_pad_token", "siglip_pad_token"),
+        // nunchaku fuses what it packs.
+        Rule::stands_for("*.#.attention.to_qkv", &["*.#.attention.to_q", "*.#.attention.to_k", "*.#.attention.to_v"]),
+        Rule::stands_for("*.#.feed_forward.net.0.proj", &["*.#.feed_forward.w1", "*.#.feed_forward.w3"]),
+        Rule::stands_for("*.#.feed_forward.net.2", &["*.#.feed_forward.w2"]),
         // Some conversions carry the norm of a language model; this one has no affine parameters.
         Rule::drop("norm_final.weight"),
         Rule::rename("t_embedder.linear1.*", "t_embedder.mlp.0.*"),
