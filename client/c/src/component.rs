@@ -30,7 +30,7 @@ pub struct weightsd_component {
     info: Arc<proto::Component>,
     report: OnceLock<CString>,
     pub(crate) lease: Arc<Lease>,
-    /// Last: the lease may need the thread.
+    /// Last: the lease may need the runtime.
     pub(crate) engine: Arc<Engine>,
 }
 
@@ -64,8 +64,12 @@ impl weightsd_component {
     /// Ends the lease, without waiting for the daemon.
     fn release(&self) {
         if !self.lease.has_ended.send_replace(true) {
+            if let Ok(mut held) = self.lease.held.try_lock() {
+                drop(held.take());
+                return;
+            }
             let lease = Arc::clone(&self.lease);
-            // On the engine's thread, where nobody has to wait until a reader of the notices has noticed.
+            // Later, so that nobody has to wait until a reader of the notices has noticed.
             self.engine.spawn(async move { drop(lease.held.lock().await.take()) });
         }
     }

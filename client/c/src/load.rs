@@ -117,7 +117,7 @@ fn load(connection: &weightsd_connection, request: LoadRequest, listener: Listen
     let client = connection.client.clone();
     let is_heard = listener.on_progress.is_some();
     let cancelled = listener.cancelled.clone();
-    let work = |steps: Steps<Progress, Option<Result<Component, _>>>| async move {
+    let work = async move |steps: Steps<Progress>| {
         let load = client.load(request, |progress| {
             if is_heard {
                 steps.report(progress.clone());
