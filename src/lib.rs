@@ -19,6 +19,7 @@ pub mod flight;
 pub mod handle;
 pub mod handoff;
 pub mod lanes;
+pub mod live;
 pub mod log;
 mod messages;
 mod pace;

@@ -2,11 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use weightsd::{
     cli::{self, Asked, Serve},
-    daemon::{self, BoundListener, Watch, process},
+    daemon::{
+        self, BoundListener, Watch,
+        process::{self, Hangup},
+    },
     handle::Daemon,
     lanes::{self, MayBlock},
     log::Losses,
@@ -48,7 +52,7 @@ fn run(
     inherited: Option<BoundListener>,
     losses: &Losses,
 ) -> anyhow::Result<ExitCode> {
-    let config = command.settings(socket)?.complete()?;
+    let config = command.layers(socket)?.complete()?;
     process::raise_file_limit();
     process::share_arenas();
     let watch = Watch::default();

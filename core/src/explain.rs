@@ -132,6 +132,8 @@ pub enum Reason {
     Gated,
     /// The hub forbids access.
     Forbidden,
+    /// The daemon's settings do not allow that model.
+    NotAllowed,
 
     /// Reading or writing failed for a reason that may pass.
     Io,
@@ -202,7 +204,8 @@ impl Reason {
             | Self::TokenMissing
             | Self::TokenRefused
             | Self::Gated
-            | Self::Forbidden => Tier::Condition,
+            | Self::Forbidden
+            | Self::NotAllowed => Tier::Condition,
             Self::Io
             | Self::FileChanged
             | Self::Deadline

@@ -119,7 +119,14 @@ impl Counter<'_> {
         let Some(known) = self.cache.recalls.known(self.request) else { return Ok(None) };
         let (cache, request) = (Arc::clone(self.cache), self.request.clone());
         let trip = Trip::on(known.disks.clone(), request.models.own.spec.clone(), self.cache.tools.deadline());
-        let look = move |may: &MayBlock<'_>| cache.recalls.get(&request, |id| cache.intact(id, may), may);
+        let look = move |may: &MayBlock<'_>| {
+            let recalled = cache.recalls.get(&request, |id| cache.intact(id, may), may)?;
+            // The setting may have changed since. What it refuses now is refused where the model is found.
+            let places = &cache.tools.places;
+            let models = || request.models.iter().zip(&recalled.models);
+            let is_allowed = models().all(|((_, selector), model)| places.allow(selector, (&**model).into()).is_ok());
+            is_allowed.then_some(recalled)
+        };
         let recalled = trip.run(self.cache.daemon().lanes(), super::FINDING, Kind::Look, look).await?;
         let Some(recalled) = recalled else { return Ok(None) };
         let is_current = self.cache.are_current(&recalled.models, self.request.models.own.network).await;

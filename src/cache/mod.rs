@@ -40,6 +40,7 @@ use crate::{
     flight::SharedWork,
     handle::Daemon,
     lanes::{Kind, MayBlock},
+    live::Live,
     pipeline::{Prepared, Tools, Verification},
     resolve::{Places, ResolvedModel},
     snapshot::{Attestations, DownloadEvent, Fetcher},
@@ -56,21 +57,21 @@ pub struct CacheConfig {
     /// The daemon's own places, and the sources that models come from.
     pub places: Places,
     /// Keep-alive limits.
-    pub keep_alive: KeepAliveLimits,
+    pub keep_alive: Live<KeepAliveLimits>,
     /// How long one load may take, downloads and verification not counted.
     pub load_deadline: Duration,
     /// What was hashed and found good.
     pub attestations: Arc<Attestations>,
     /// Whether components whose files were here before are hashed after they are lent.
-    pub verify_afterwards: bool,
+    pub verify_afterwards: Live<bool>,
     /// Bytes that downloads and images leave free on the disk.
-    pub free_space_floor: u64,
+    pub free_space_floor: Live<u64>,
     /// What was computed.
     pub images: Arc<Images>,
     /// What computes.
     pub engines: Arc<Engines>,
     /// Bytes that images may take together.
-    pub image_budget: u64,
+    pub image_budget: Live<u64>,
     /// What becomes of misaligned tensors in layout MLX.
     pub alignment: Alignment,
 }
@@ -116,7 +117,7 @@ impl Cache {
     pub fn new(config: CacheConfig, daemon: Daemon) -> Arc<Self> {
         let tell = tell(Arc::clone(daemon.events()));
         let attestations = || Arc::clone(&config.attestations);
-        let fetcher = Fetcher::new(attestations(), config.free_space_floor, Box::new(tell));
+        let fetcher = Fetcher::new(attestations(), config.free_space_floor.clone(), Box::new(tell));
         let maker = Maker::new(Arc::clone(&config.images), Arc::clone(&config.engines), daemon.clone());
         let leases = LeaseTable::new(Box::new(log_leases(Arc::clone(daemon.events()))));
         let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon)

@@ -134,7 +134,9 @@ impl Cache {
 
     /// Hashes the files of a component in the background, if they never were.
     pub(super) fn verify_afterwards(self: &Arc<Self>, component: &Arc<Component>) {
-        if !self.config.verify_afterwards || !component.sources.iter().any(|source| source.file.expected.is_some()) {
+        if !self.config.verify_afterwards.get()
+            || !component.sources.iter().any(|source| source.file.expected.is_some())
+        {
             return;
         }
         let (cache, component) = (Arc::clone(self), Arc::clone(component));

@@ -113,41 +113,6 @@ Examples:
     },
 }
 
-/// `weightsd serve`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Settings are taken from the command line, then from the configuration file (TOML, the same names with `_`), then from \
-defaults. Durations are written like `10min` or `1h 30min`. Set WEIGHTSD_LOG=debug for more to read.
-
-Examples:
-  weightsd serve
-  weightsd serve --hub-cache /data/hub --keep-alive 1h
-  weightsd serve --offline")]
-pub struct Serve {
-    /// Configuration file [default: weightsd/config.toml in the usual place]
-    #[arg(long, env = "WEIGHTSD_CONFIG", value_name = "PATH")]
-    pub(super) config: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) settings: Settings,
-    /// Fail unless launchd or systemd hands over a socket
-    #[arg(long)]
-    pub activated: bool,
-    /// Write the log to this file, and begin a new one when it is large [default: standard error]
-    #[arg(long, value_name = "PATH")]
-    pub log_file: Option<PathBuf>,
-}
-
-impl Serve {
-    /// The settings of the flags; the configuration file fills in the others.
-    ///
-    /// # Errors
-    /// When the configuration file cannot be read or used.
-    pub fn settings(self, socket: Option<PathBuf>) -> Result<Settings, SettingsError> {
-        let file = Settings::load(self.config.as_deref())?;
-        Ok(Settings { socket, ..self.settings }.or(file))
-    }
-}
-
 fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|error| error.to_string())
 }

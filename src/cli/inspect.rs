@@ -46,6 +46,7 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
         hub_cache: places::hub_cache(&variable),
         own_cache: places::own_cache(&variable, Platform::current()),
         sources: sources::never_asked(),
+        ..Places::default()
     };
     let asked = Selector {
         spec: command.model.model.clone(),

@@ -3,6 +3,7 @@
 
 mod args;
 mod audit;
+mod config;
 mod demo;
 mod events;
 mod evict;
@@ -17,6 +18,7 @@ mod pull;
 mod resolve;
 mod shell;
 mod status;
+mod serve;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -25,7 +27,7 @@ use weightsd_client::{Client, ConnectOptions};
 use weightsd_core::explain::Tier;
 
 use self::args::{Args, Command, Task};
-pub use self::{args::Serve, failure::explain};
+pub use self::{failure::explain, serve::Serve};
 use crate::{daemon::process, derive};
 
 /// A parsed command line.

@@ -15,7 +15,8 @@ use super::settings::{Settings, SettingsError};
 use crate::{
     cache::CacheConfig,
     derive::{Engines, Images},
-    resolve::Places,
+    live::Live,
+    resolve::{Allowed, Places},
     snapshot::Attestations,
     sources,
 };
@@ -47,8 +48,6 @@ pub struct Config {
     pub grace: Duration,
     /// Where models are looked up, and the sources that they come from. No source was asked yet.
     pub places: Places,
-    /// How long components stay warm.
-    pub keep_alive: KeepAliveLimits,
     /// How long one load may take, downloads and computing not counted.
     pub load_deadline: Duration,
     /// Where the hub's token comes from, for the log.
@@ -59,55 +58,77 @@ pub struct Config {
     pub engine: Option<PathBuf>,
     /// The folder of derived images; `None` where there is no home.
     pub image_folder: Option<PathBuf>,
-    /// Bytes that images may take together.
-    pub image_budget: u64,
     /// Whether misaligned tensors get an image in layout MLX.
     pub align_images: bool,
     /// Bytes that downloads and images leave free on the disk.
-    pub free_space_floor: u64,
+    pub free_space_floor: Live<u64>,
     /// Whether components whose files were here before are hashed after they are lent.
-    pub verify_afterwards: bool,
-    /// Every setting with the value in force.
-    pub settings: Settings,
+    pub verify_afterwards: Live<bool>,
+    /// Which models may be lent.
+    pub allowed: Live<Arc<Allowed>>,
+    /// Components that the daemon loads by itself.
+    pub preload: Live<Vec<Preload>>,
 }
 
-impl Settings {
-    /// The configuration, with defaults for settings that nobody made. Opens nothing.
+impl Changing {
+    fn of(said: &mut Settings, keep_alive: KeepAliveLimits) -> Self {
+        let allowed: Arc<Allowed> = Arc::new(said.allow.clone().into());
+        Self {
+            keep_alive: keep_alive.into(),
+            image_budget: said.image_budget().as_u64().into(),
+            free_space_floor: said.free_space().as_u64().into(),
+            verify_afterwards: said.verify().into(),
+            allowed: allowed.into(),
+            preload: said.preload.clone().into(),
+        }
+    }
+
+    /// Takes over the values of `other`.
+    pub(super) fn become_like(&self, other: &Self) {
+        self.keep_alive.set(other.keep_alive.get());
+        self.image_budget.set(other.image_budget.get());
+        self.free_space_floor.set(other.free_space_floor.get());
+        self.verify_afterwards.set(other.verify_afterwards.get());
+        self.allowed.set(other.allowed.get());
+        self.preload.set(other.preload.get());
+    }
+}
+
+impl Layers {
+    /// The configuration, with defaults for settings that nobody made. Opens nothing but the certificates' place.
     ///
     /// # Errors
     /// When a variable of the environment that counts here cannot be used, or settings contradict each other.
-    pub fn complete(mut self) -> Result<Config, SettingsError> {
+    pub fn complete(self) -> Result<Config, SettingsError> {
+        let mut said = self.said();
         if let Some(name) = not_utf8(&VARIABLES) {
             return Err(SettingsError::Variable { name, problem: "its value is not UTF-8".to_owned() });
         }
-        let keep_alive = self.keep_alive_limits()?;
-        let hub = self.hub()?;
-        let sources = sources::open(&hub, &self.source)?;
+        let keep_alive = said.keep_alive_limits()?;
+        let hub = said.hub()?;
+        let sources = sources::open(&hub, &said.source)?;
         let uid = rustix::process::getuid().as_raw();
-        let socket = self.socket.get_or_insert_with(|| places::socket(&variable, uid, Platform::current())).clone();
-        self.own_cache = self.own_cache.or_else(|| places::own_cache(&variable, Platform::current()));
-        let images = || self.own_cache.as_ref().map(|folder| folder.join("images"));
-        self.image_folder = self.image_folder.clone().or_else(images);
-        self.hub_cache = self.hub_cache.or_else(|| places::hub_cache(&variable).filter(|path| path.is_absolute()));
+        let socket = said.socket.get_or_insert_with(|| places::socket(&variable, uid, Platform::current())).clone();
+        said.own_cache = said.own_cache.or_else(|| places::own_cache(&variable, Platform::current()));
+        let images = || said.own_cache.as_ref().map(|folder| folder.join("images"));
+        said.image_folder = said.image_folder.clone().or_else(images);
+        said.hub_cache = said.hub_cache.or_else(|| places::hub_cache(&variable).filter(|path| path.is_absolute()));
+        let changing = Changing::of(&mut said, keep_alive);
         Ok(Config {
             socket,
             places: Places {
                 home: variable("HOME").map(PathBuf::from),
-                hub_cache: self.hub_cache.clone(),
-                own_cache: self.own_cache.clone(),
+                hub_cache: said.hub_cache.clone(),
+                own_cache: said.own_cache.clone(),
                 sources,
             },
-            keep_alive,
-            load_deadline: self.load_deadline(),
-            attestations: self.own_cache.as_ref().map(|folder| folder.join("attestations.redb")),
-            engine: self.own_cache.as_ref().map(|folder| folder.join("engine.json")),
-            image_folder: self.image_folder.clone(),
-            image_budget: self.image_budget().as_u64(),
-            align_images: self.align_images(),
-            free_space_floor: self.free_space().as_u64(),
-            verify_afterwards: self.verify(),
-            connections: self.connections().get(),
-            grace: self.grace(),
+            load_deadline: said.load_deadline(),
+            attestations: said.own_cache.as_ref().map(|folder| folder.join("attestations.redb")),
+            engine: said.own_cache.as_ref().map(|folder| folder.join("engine.json")),
+            image_folder: said.image_folder.clone(),
+            align_images: said.align_images(),
+            connections: said.connections().get(),
+            grace: said.grace(),
             token: hub.token,
             settings: self,
         })
@@ -116,9 +137,10 @@ impl Settings {
 
 impl Config {
     /// Says which settings are in force, one line in all. The hub's token is not a setting, and is not shown.
+                allowed: changing.allowed.clone(),
     pub fn log(&self) {
         let shown: Vec<_> =
-            self.settings.shown().into_iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+            self.stated.iter().map(|Stated { name, value, .. }| format!("{name}={:?}", value.to_string())).collect();
         tracing::info!(token = ?self.token, "settings: {}", shown.join(" "));
     }
 
@@ -127,15 +149,31 @@ impl Config {
     pub fn build(self) -> CacheConfig {
         CacheConfig {
             places: self.places,
-            keep_alive: self.keep_alive,
+            keep_alive: self.changing.keep_alive,
             load_deadline: self.load_deadline,
             attestations: Arc::new(Attestations::new(self.attestations)),
-            verify_afterwards: self.verify_afterwards,
-            free_space_floor: self.free_space_floor,
+            verify_afterwards: self.changing.verify_afterwards,
+            free_space_floor: self.changing.free_space_floor,
             images: Arc::new(Images::new(self.image_folder)),
             engines: Arc::new(Engines::new(self.engine)),
-            image_budget: self.image_budget,
+            image_budget: self.changing.image_budget,
             alignment: if self.align_images { Alignment::Mended } else { Alignment::AsStored },
         }
+/// Puts together what belongs to one setting.
+fn stated(shown: Vec<(&'static str, Shown)>, origins: Vec<Origin>) -> Vec<Stated> {
+    let one = |((name, value), origin)| {
+        // What has no value comes from nowhere.
+        let origin = if value == Shown::Nothing { Origin::Default } else { origin };
+        Stated { name, value, origin }
+    };
+    shown.into_iter().zip(origins).map(one).collect()
+}
+
     }
+    /// Where the hub's token comes from.
+    #[must_use]
+    pub fn token(&self) -> &TokenSource {
+        &self.token
+    }
+
 }

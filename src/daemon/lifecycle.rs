@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::server::{Connected, UdsConnectInfo};
@@ -55,9 +55,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     tokio::select! {
-        result = serve(bound, config, daemon, shutdown) => result,
+        result = serve(bound, config, daemon, shutdown, reload) => result,
         never = watch.give_signs() => match never {},
     }
+    reload: Arc<Notify>,
 }
 
 async fn serve(
@@ -70,12 +71,14 @@ async fn serve(
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
     let tasks = daemon.tasks();
     let (grace, connections_max) = (config.grace, config.connections);
+    reload: Arc<Notify>,
     config.log();
     let cache = Cache::new(config.build(), daemon.clone());
     sweep(&cache).await;
     let connections = Arc::new(AtomicUsize::new(0));
     let context = service::Context {
         daemon: daemon.clone(),
+    let beside = Beside::of(&config, reload);
         cache: Arc::clone(&cache),
         socket: bound.path.clone(),
         started: SystemTime::now(),
@@ -88,6 +91,7 @@ async fn serve(
     let serve = {
         let daemon = daemon.clone();
         move |listener| {
+    beside.start(&context);
             let (of, cache, connections) = (daemon.clone(), Arc::clone(&cache), Arc::clone(&connections));
             let accepting = accept::accept(listener, of, cache, connections, connections_max, sender.clone());
             daemon.tasks().spawn("accept", accepting);

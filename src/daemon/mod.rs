@@ -8,6 +8,7 @@ mod log_file;
 pub mod process;
 mod settings;
 mod waiting;
+mod reload;
 mod watch;
 mod watchdog;
 

@@ -1,9 +1,11 @@
 //! What this process is to the system: its limits, its threads, and the signals that end it.
 
 use std::{
+    fs::File,
     future::poll_fn,
     io::{self, IsTerminal as _},
     path::Path,
+    sync::Arc,
     task::Poll,
     thread,
     time::Duration,
@@ -13,7 +15,7 @@ use rustix::process::Signal;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::{Notify, oneshot},
 };
 use weightsd_segment::signals;
 
@@ -36,10 +38,10 @@ const IMPATIENT: i32 = 130;
 /// Starts the log, in the file if there is one, on standard error otherwise.
 pub fn start_log(file: Option<&Path>) -> Log {
     match file.map(LogFile::new).transpose() {
-        Ok(None) => Log::start(io::stderr(), io::stderr().is_terminal()),
-        Ok(Some(file)) => Log::start(file, false),
+        Ok(None) => Log::start(io::stderr(), format, io::stderr().is_terminal()),
+        Ok(Some(file)) => Log::start(file, format, false),
         Err(error) => {
-            let log = Log::start(io::stderr(), io::stderr().is_terminal());
+            let log = Log::start(io::stderr(), format, io::stderr().is_terminal());
             let file = file.map(|file| file.display().to_string()).unwrap_or_default();
             tracing::warn!(%error, file, "the log cannot be kept in its file");
             log
@@ -79,6 +81,34 @@ pub fn serving_loop(watch: &Watch) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
+/// What SIGHUP does.
+#[derive(Debug, Clone)]
+pub enum Hangup {
+    /// It ends the process.
+    Ends,
+    /// It has the configuration read anew. It still ends a process whose terminal is gone: the terminal sends it then.
+    Reloads(Arc<Notify>),
+}
+
+/// The terminal that the process was started from, if any.
+struct Terminal {
+    was_there: bool,
+}
+
+impl Terminal {
+    fn find() -> Self {
+        Self { was_there: Self::is_there() }
+    }
+
+    fn is_there() -> bool {
+        File::open("/dev/tty").is_ok()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.was_there && !Self::is_there()
+    }
+}
+
 /// Waits for a signal that ends programs, whose handlers are in place when this returns. A signal that the daemon was
 /// started to ignore stays ignored, as `nohup` wants it. Signals come to a thread of their own, so a serving loop that
 /// hangs is no obstacle: the first signal gives `watch` the `patience` to end the process by, the second ends it at once.
@@ -94,8 +124,14 @@ pub fn told_to_stop(watch: Watch, patience: Duration) -> io::Result<impl Future<
         handlers()?
     };
     let listen = async move {
-        let name = next(&mut handlers).await;
-        tracing::info!("{name}");
+        loop {
+            let name = next(&mut handlers).await;
+            tracing::info!("{name}");
+            match &hangup {
+                Hangup::Reloads(reload) if name == "SIGHUP" && !terminal.is_gone() => reload.notify_one(),
+                Hangup::Reloads(_) | Hangup::Ends => break,
+            }
+        }
         watch.end_within(patience);
         // Nobody serves any more when nobody listens.
         let _ = told.send(());

@@ -24,6 +24,7 @@ pub(super) struct Addressed {
 impl Addressed {
     fn of(selector: &Selector, places: &Places, _: &MayBlock<'_>) -> Result<Self, LoadError> {
         let address = resolving::address(selector, places)?;
+        places.allow(selector, (&address).into())?;
         let known = match &address {
             Address::Repo(address) => address.last_known(),
             Address::Path(_) => None,

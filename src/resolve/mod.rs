@@ -1,5 +1,6 @@
 //! First stage: what a spec means now. It finds a path, or turns a revision into a commit, and looks at nothing else.
 
+mod allow;
 mod local;
 mod repo;
 
@@ -15,9 +16,13 @@ use weightsd_core::{
     spec::{self, Commit, ModelSpec, RepoId, RepoSpec, Revision, SpecError},
 };
 
-pub use self::repo::RepoAddress;
+pub use self::{
+    allow::{Allowed, Named, Rule},
+    repo::RepoAddress,
+};
 use crate::{
     disk,
+    live::Live,
     source::{Caches, RefError, Source, SourceList, Store, Words},
 };
 
@@ -131,6 +136,18 @@ pub struct Places {
     pub own_cache: Option<PathBuf>,
     /// The sources that specs may mean.
     pub sources: SourceList,
+    /// Which models may be lent.
+    pub allowed: Live<Arc<Allowed>>,
+}
+
+impl Places {
+    /// Refuses what `selector` was found to name, unless the setting `allow` has it. Looks at paths, and so may block.
+    ///
+    /// # Errors
+    /// When the setting does not allow it.
+    pub fn allow(&self, selector: &Selector, named: Named<'_>) -> Result<(), ResolveError> {
+        self.allowed.get().check(selector, named, self.hub_cache.as_deref())
+    }
 }
 
 /// What a model turned out to be.
@@ -265,6 +282,12 @@ pub enum ResolveError {
         /// Revisions and commits that are there.
         cached: Vec<String>,
     },
+    /// The daemon's settings do not allow it.
+    #[error("{what} may not be lent: the setting `allow` of this daemon does not name it")]
+    NotAllowed {
+        /// The repository or path.
+        what: String,
+    },
     /// What a revision meant last cannot be read.
     #[error(transparent)]
     Ref(#[from] RefError),
@@ -319,6 +342,12 @@ impl Explain for ResolveError {
                 let hint = format!("{} {repo} --revision {revision}`; or ask for one that is cached", pull(words));
                 new(Reason::RevisionNotCached, format!("{repo}@{revision}"), hint)
             }
+            Self::NotAllowed { .. } => new(
+                Reason::NotAllowed,
+                "allow".to_owned(),
+                "add it to `allow` in the daemon's configuration and send the daemon SIGHUP; `weightsd config` shows the file"
+                    .to_owned(),
+            ),
             Self::Ref(RefError::Bad { path, .. }) => {
                 let hint = "the cache is damaged: remove the file and fetch the revision again";
                 new(Reason::BadRef, path.display().to_string(), hint.to_owned())

@@ -88,6 +88,7 @@ fn message(event: &Event) -> v1::Event {
         EventKind::Verified => v1::EventKind::Verified,
         EventKind::Derived => v1::EventKind::Derived,
         EventKind::ImageDeleted => v1::EventKind::ImageDeleted,
+        EventKind::SettingsRead => v1::EventKind::SettingsRead,
         EventKind::ShuttingDown => v1::EventKind::ShuttingDown,
     };
     v1::Event {

@@ -1,7 +1,10 @@
 //! `LoadComponent`: the response stream is the lease. It lives in a task that ends when the client hangs up, however
 //! that happens, and takes the lease with it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use prost::{Message as _, bytes::Bytes};
 use tokio::sync::mpsc;

@@ -100,7 +100,12 @@ pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
             format!("is {shown:?}, expected {ID_DIGITS_MIN} to {ID_DIGITS_MAX} hex digits of a component's id");
         return Err(Failure::invalid("id", &problem, "`weightsd ls` lists the ids"));
     }
-    let digits = digits.to_ascii_lowercase();
+    Ok(digits.to_ascii_lowercase())
+}
+
+/// The loaded component whose id begins with `digits`.
+pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
+    let digits = self::digits(digits)?;
     let mut entries = cache.entries();
     entries.retain(|entry| entry.component.id.to_string().starts_with(&digits));
     match entries.pop() {
@@ -117,7 +122,7 @@ fn loaded(cache: &Cache, id: ComponentId) -> Loaded {
     if cache.is_loaded(id) { Loaded::Yes } else { Loaded::No }
 }
 
-fn describe(entry: &Entry, resident: u64) -> LoadedComponent {
+pub(super) fn describe(entry: &Entry, resident: u64) -> LoadedComponent {
     let component = &entry.component;
     let usage = entry.usage();
     let holders = usage.holders.iter().map(|(&lease, holder)| Holder {
@@ -152,6 +157,7 @@ fn wall_clock(at: Instant) -> SystemTime {
 pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
     let cache = &context.cache;
     let config = cache.config();
+    let keep_alive = config.keep_alive.get();
     // The wire's names for the source of ids.
     let hub = config.places.sources.of_ids();
     cache.recount_images();
@@ -185,13 +191,13 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
         log_lines_lost: context.daemon.losses().lines(),
         connections: count(context.connections.load(Ordering::Relaxed)),
         limits: Some(Limits {
-            keep_alive_default: messages::duration(config.keep_alive.default),
-            keep_alive_max: messages::duration(config.keep_alive.max),
+            keep_alive_default: messages::duration(keep_alive.default),
+            keep_alive_max: messages::duration(keep_alive.max),
             connections: count(context.connections_max),
             header_bytes: HEADER_BYTES_MAX,
             load_deadline: messages::duration(config.load_deadline),
-            free_space_floor: config.free_space_floor,
-            image_budget: config.image_budget,
+            free_space_floor: config.free_space_floor.get(),
+            image_budget: config.image_budget.get(),
             image_bytes: config.images.bytes(),
         }),
         hub_cache: config.places.hub_cache.as_deref().map(messages::path).unwrap_or_default(),

@@ -143,11 +143,16 @@ impl Home {
     }
 
     /// The same, with the log elsewhere.
-    pub fn start_logging_to(&self, mut command: Command, log: impl Into<Stdio>) -> Daemon {
+    pub fn start_logging_to(&self, command: Command, log: impl Into<Stdio>) -> Daemon {
+        self.start_reading(command, Stdio::null(), log)
+    }
+
+    /// The same, with another standard input.
+    pub fn start_reading(&self, mut command: Command, input: impl Into<Stdio>, log: impl Into<Stdio>) -> Daemon {
         if !command.get_envs().any(|(name, _)| name == "WEIGHTSD_LOG") {
             command.env("WEIGHTSD_LOG", "debug");
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.stdin(input).stdout(Stdio::null()).stderr(log);
         Daemon { child: command.spawn().unwrap(), socket: self.socket() }
     }
 

@@ -61,6 +61,7 @@ mod screens;
 mod sharing;
 mod small_disk;
 mod strangers;
+mod settings;
 #[cfg(target_os = "linux")] // It puts a library before the system's, which macOS does not let it do.
 mod syncing;
 mod true_size;

@@ -6,9 +6,10 @@ use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use clap::builder::ValueRange;
 use serde::{
-    Deserializer,
-    de::{self, Visitor},
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
 };
+use weightsd_core::spec::ModelSpec;
 
 use crate::sources::hub;
 

@@ -1,25 +1,29 @@
-//! Settings: the command line before the configuration file before defaults. The file matters for daemons that launchd or
-//! systemd start, since those do not see the user's shell. Whatever is wrong with a setting is found here, when it is
-//! read.
+//! Settings: the command line before the configuration file before the environment before defaults. The file matters for
+//! daemons that launchd or systemd start, since those do not see the user's shell. Whatever is wrong with a setting is found
+//! here, when it is read.
 
+mod file;
 mod kind;
+mod layers;
+mod origin;
 mod table;
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
     hub_env::{self, TokenSource},
-    places::{self, Platform},
     policy::KeepAliveLimits,
 };
 use weightsd_segment::environment::variable;
 
 use self::kind::{Endpoint, Kind as _};
-pub use self::table::{Row, Settings};
+pub use self::{
+    kind::Preload,
+    layers::Layers,
+    origin::{Origin, Stated},
+    table::{Row, Settings, Shown},
+};
 use crate::{
     source::{Backoff, Links},
     sources::{SourcesError, hub::HubSettings},
@@ -37,7 +41,19 @@ pub enum SettingsError {
         #[source]
         source: io::Error,
     },
-    /// The configuration file has a setting that is unknown, or a value that is not of its kind.
+    /// The configuration file names a setting that there is not.
+    #[error("line {line} of the configuration file `{}` sets `{name}`, which is no setting", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What stands there.
+        name: String,
+        /// The setting of the most similar name.
+        similar: Option<&'static str>,
+    },
+    /// The configuration file is no TOML, or has a value that is not of its kind.
     #[error("the configuration file `{}` is not usable", path.display())]
     File {
         /// The file.
@@ -70,6 +86,13 @@ pub enum SettingsError {
 impl Explain for SettingsError {
     fn explain(&self) -> Explanation {
         let (resource, hint) = match self {
+            Self::Unknown { name, similar: Some(similar), .. } => {
+                let hint = format!("did you mean `{similar}`? `weightsd config` lists the settings");
+                return Explanation::new(Reason::InvalidRequest, name.clone(), hint);
+            }
+            Self::Unknown { name, similar: None, .. } => {
+                (name.clone(), "`weightsd config` lists the settings; leave this line out")
+            }
             Self::Io { path, .. } => (
                 path.display().to_string(),
                 "make it readable, or name another file with `--config` or WEIGHTSD_CONFIG",
@@ -94,21 +117,6 @@ impl Explain for SettingsError {
 }
 
 impl Settings {
-    /// Reads the file at `named`, or the one in the usual place if there is one.
-    ///
-    /// # Errors
-    /// When the file cannot be read or used. The file in the usual place may be absent, a named one may not.
-    pub fn load(named: Option<&Path>) -> Result<Self, SettingsError> {
-        let usual = || places::config_file(&variable, Platform::current());
-        let Some(path) = named.map(Path::to_owned).or_else(usual) else { return Ok(Self::default()) };
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(Self::default()),
-            Err(source) => return Err(SettingsError::Io { path, source }),
-        };
-        toml::from_str(&text).map_err(|source| SettingsError::File { path, source: Box::new(source) })
-    }
-
     /// One that is only as long as it is because nobody said anything gives way to a shorter maximum.
     pub(super) fn keep_alive_limits(&mut self) -> Result<KeepAliveLimits, SettingsError> {
         let max = self.keep_alive_max();

@@ -1,7 +1,7 @@
 //! The table of settings, from which the configuration file, the flags of `serve`, their help and `docs/SETTINGS.md` are
 //! made.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use serde::Deserialize;
@@ -15,17 +15,55 @@ pub struct Row {
     /// In the configuration file; on the command line with `-` for `_`.
     pub name: &'static str,
     /// What stands for its value.
-    pub placeholder: &'static str,
+    pub placeholder: String,
     /// Its default, or where the default comes from.
     pub default: String,
     /// What it does.
     pub help: &'static str,
 }
 
+impl Settings {
+    /// The settings that may change while the daemon runs.
+    pub const LIVE: [&str; 7] =
+        ["image_budget", "keep_alive", "keep_alive_max", "free_space", "verify", "allow", "preload"];
+}
+
+/// The value of a setting, as it may be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// Nobody said anything, and nothing was found.
+    Nothing,
+    /// One value.
+    One(String),
+    /// A list, which is not empty.
+    Many(Vec<String>),
+}
+
+impl Shown {
+    fn one(value: Option<&impl Kind>) -> Self {
+        value.map_or(Self::Nothing, |value| Self::One(value.show()))
+    }
+
+    fn many(values: &[impl Kind]) -> Self {
+        if values.is_empty() { Self::Nothing } else { Self::Many(values.iter().map(Kind::show).collect()) }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::One(value) => f.write_str(value),
+            Self::Many(values) => f.write_str(&values.join(", ")),
+        }
+    }
+}
+
 /// Each line is one setting: what it does, its name, its kind, and its default. `Fixed` is a value, `Found` says where the
-/// value is found when nobody sets it.
+/// value is found when nobody sets it. Those of `lists` have any number of values of their kind, and say what none means.
 macro_rules! settings {
-    ($( #[doc = $help:literal] $name:ident : $kind:ty = $how:ident($default:expr); )*) => {
+    ($( #[doc = $help:literal] $name:ident : $kind:ty = $how:ident($default:expr); )*
+     lists { $( #[doc = $list_help:literal] $list:ident : $item:ty = $none:literal; )* }) => {
         /// What the configuration file or the command line of `serve` says. `None` where it says nothing.
         #[derive(Debug, Clone, Default, PartialEq, Deserialize, clap::Args)]
         #[serde(deny_unknown_fields, default)]
@@ -50,6 +88,17 @@ macro_rules! settings {
                 #[serde(deserialize_with = "kind::from_file")]
                 pub $name: Option<$kind>,
             )*
+            $(
+                #[doc = $list_help]
+                #[arg(
+                    long,
+                    value_name = <$item as Kind>::PLACEHOLDER,
+                    value_parser = <$item as Kind>::parse,
+                    help = format!("{} (may be repeated) [default: {}]", $list_help.trim(), $none),
+                )]
+                #[serde(deserialize_with = "kind::list_from_file")]
+                pub $list: Vec<$item>,
+            )*
         }
 
         impl Settings {
@@ -59,15 +108,21 @@ macro_rules! settings {
                 vec![
                     Row {
                         name: "socket",
-                        placeholder: PathBuf::PLACEHOLDER,
+                        placeholder: PathBuf::PLACEHOLDER.to_owned(),
                         default: "the usual place of this user".to_owned(),
                         help: "Path of the socket",
                     },
                     $( Row {
                         name: stringify!($name),
-                        placeholder: <$kind as Kind>::PLACEHOLDER,
+                        placeholder: <$kind as Kind>::PLACEHOLDER.to_owned(),
                         default: shown!($how $kind, $default),
                         help: $help.trim_ascii(),
+                    }, )*
+                    $( Row {
+                        name: stringify!($list),
+                        placeholder: format!("[{}, ..]", <$item as Kind>::PLACEHOLDER),
+                        default: $none.to_owned(),
+                        help: $list_help.trim_ascii(),
                     }, )*
                 ]
             }
@@ -76,16 +131,21 @@ macro_rules! settings {
             #[must_use]
             pub fn or(self, other: Self) -> Self {
                 let source = if self.source.is_empty() { other.source } else { self.source };
-                Self { socket: self.socket.or(other.socket), source, $( $name: self.$name.or(other.$name), )* }
+                Self {
+                    socket: self.socket.or(other.socket),
+                    source,
+                    $( $name: self.$name.or(other.$name), )*
+                    $( $list: if self.$list.is_empty() { other.$list } else { self.$list }, )*
+                }
             }
 
-            /// Every setting with its value; without one where nothing was found.
+            /// Every setting with its value, in the order of the table.
             #[must_use]
-            pub fn shown(&self) -> Vec<(&'static str, String)> {
-                let none = String::new;
+            pub fn shown(&self) -> Vec<(&'static str, Shown)> {
                 vec![
-                    ("socket", self.socket.as_ref().map_or_else(none, Kind::show)),
-                    $( (stringify!($name), self.$name.as_ref().map_or_else(none, Kind::show)), )*
+                    ("socket", Shown::one(self.socket.as_ref())),
+                    $( (stringify!($name), Shown::one(self.$name.as_ref())), )*
+                    $( (stringify!($list), Shown::many(&self.$list)), )*
                 ]
             }
 

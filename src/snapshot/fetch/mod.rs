@@ -27,6 +27,7 @@ use self::file::{Download, FetchJob, FileWork};
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
     flight::{Joined, SharedWork, Waiter, Work, WorkContext},
+    live::Live,
     pace::Pace,
     progress::{FileProgress, FileState, FileStep, Phase, Step},
     resolve::{Choice, Pin, RepoAddress},
@@ -124,7 +125,7 @@ pub struct Fetcher {
     attestations: Arc<Attestations>,
     files: Arc<SharedWork<FileWork>>,
     sets: Arc<SharedWork<SetWork>>,
-    floor: u64,
+    floor: Live<u64>,
     tell: OnDownload,
 }
 
@@ -137,7 +138,7 @@ impl fmt::Debug for Fetcher {
 impl Fetcher {
     /// Downloads leave `floor` bytes free. `tell` is told what begins and ends.
     #[must_use]
-    pub fn new(attestations: Arc<Attestations>, floor: u64, tell: OnDownload) -> Arc<Self> {
+    pub fn new(attestations: Arc<Attestations>, floor: Live<u64>, tell: OnDownload) -> Arc<Self> {
         Arc::new(Self { attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
     }
 
@@ -356,7 +357,7 @@ impl Set {
     /// Brings all of `files` here, and returns how many bytes came over the network.
     async fn download(&self, files: &Files, context: &WorkContext<SetWork>) -> Result<u64, FetchError> {
         let (store, commit) = (self.address.store.clone(), self.key.commit.clone());
-        let (sizes, floor) = (files.clone(), self.fetcher.floor);
+        let (sizes, floor) = (files.clone(), self.fetcher.floor.get());
         let missing = blocking(move || space::missing(&*store, &commit, &sizes, floor)).await?;
         if missing.is_empty() {
             return Ok(0);
@@ -483,7 +484,7 @@ mod tests {
         fs::write(served.join("model.safetensors"), weights(10_000)).unwrap();
         let source = Arc::new(Directory::new(&served));
         let attestations = Arc::new(Attestations::new(None));
-        let fetcher = Fetcher::new(attestations, 0, Box::new(|_| ()));
+        let fetcher = Fetcher::new(attestations, 0.into(), Box::new(|_| ()));
         let cache = folder.join("cache");
         fs::create_dir(&cache).unwrap();
         let address = crate::resolve::tests::address(&source, "main", &cache);
