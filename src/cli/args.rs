@@ -7,10 +7,8 @@ use clap_complete::Shell;
 use weightsd_client::Quantisation;
 use weightsd_core::quantisation::Mode;
 
-use crate::{
-    daemon::{Settings, SettingsError},
-    derive, messages,
-};
+use super::serve::{Doctor, Serve, Stating};
+use crate::{derive, messages};
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
@@ -59,6 +57,10 @@ pub(super) enum Task {
     Pull(Pull),
     /// Compare the files of a model with their hashes (needs no network)
     Verify(Verify),
+    /// Show every setting, its value, and where the value comes from (needs no daemon)
+    Config(Box<Stating>),
+    /// Check what the daemon needs on this machine, and say what to do (needs no daemon)
+    Doctor(Doctor),
     /// Show the state of the daemon
     #[command(after_help = "\
 Examples:

@@ -1,10 +1,11 @@
-//! The command line: tables for people, `--json` for programs. Every command but `serve`, `inspect`, `demo`, `install`,
-//! `uninstall` and `completions` is a client of the daemon.
+//! The command line: tables for people, `--json` for programs. Every command but `serve`, `config`, `doctor`, `inspect`,
+//! `demo`, `install`, `uninstall` and `completions` is a client of the daemon.
 
 mod args;
 mod audit;
 mod config;
 mod demo;
+mod doctor;
 mod events;
 mod evict;
 mod failure;
@@ -110,6 +111,8 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         }
         Task::Status => process::runtime()?.block_on(async { status::status(&connect().await?, format).await }),
         Task::Ls(command) => {
+        Task::Doctor(command) => doctor::run(command, socket, format),
+        Task::Config(command) => config::run(&command, socket, format),
             process::runtime()?.block_on(async { status::list(&connect().await?, &command, format).await })
         }
         Task::Resolve(command) => {

@@ -20,6 +20,7 @@ mod deriving;
 mod deriving_changes;
 mod deriving_crashes;
 mod deriving_room;
+mod doctor;
 mod engines;
 #[cfg(target_os = "linux")]
 mod fuse_disk;
