@@ -3,7 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -48,8 +51,32 @@ pub enum EventKind {
     Derived,
     /// A derived image was deleted.
     ImageDeleted,
+    /// The configuration was read anew.
+    SettingsRead,
     /// The daemon is stopping.
     ShuttingDown,
+}
+
+impl EventKind {
+    /// All kinds, in their order.
+    pub const ALL: [Self; 16] = [
+        Self::Loaded,
+        Self::LoadFailed,
+        Self::Leased,
+        Self::Released,
+        Self::Evicted,
+        Self::FileChanged,
+        Self::Refused,
+        Self::DownloadBegan,
+        Self::Downloaded,
+        Self::DownloadFailed,
+        Self::Quarantined,
+        Self::Verified,
+        Self::Derived,
+        Self::ImageDeleted,
+        Self::SettingsRead,
+        Self::ShuttingDown,
+    ];
 }
 
 /// One thing that happened.
@@ -83,11 +110,19 @@ pub struct Events {
     refused: Damper,
     failed: Damper,
     latest: watch::Sender<u64>,
+    /// Events of each kind since the start, also those that were not kept.
+    counts: [AtomicU64; EventKind::ALL.len()],
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { ring: Mutex::default(), refused: Damper::new(), failed: Damper::new(), latest: watch::Sender::new(0) }
+        Self {
+            ring: Mutex::default(),
+            refused: Damper::new(),
+            failed: Damper::new(),
+            latest: watch::Sender::new(0),
+            counts: Default::default(),
+        }
     }
 }
 
@@ -95,6 +130,7 @@ impl Events {
     /// Adds an event. Refusals and failed loads, which cost a client nothing, are kept a few at a time, with the number of
     /// those that are not: otherwise they would push out everything else.
     pub fn push(&self, kind: EventKind, component: Option<ComponentId>, mut message: String) {
+        self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
         let damper = match kind {
             EventKind::Refused => Some(&self.refused),
             EventKind::LoadFailed => Some(&self.failed),
@@ -128,6 +164,11 @@ impl Events {
         Read { events, skipped }
     }
 
+    /// How many events of each kind there were since the start.
+    pub fn counts(&self) -> impl Iterator<Item = (EventKind, u64)> {
+        EventKind::ALL.into_iter().map(|kind| (kind, self.counts[kind as usize].load(Ordering::Relaxed)))
+    }
+
     /// Tells when there is more to read.
     #[must_use]
     pub fn latest(&self) -> watch::Receiver<u64> {
@@ -158,6 +199,16 @@ mod tests {
         events.push(EventKind::Evicted, None, String::new());
         assert_eq!(events.read(next).events.len(), 1);
         assert_eq!(events.read(next).skipped, 0);
+    }
+
+    #[test]
+    fn every_event_is_counted_also_those_that_are_not_kept() {
+        let events = Events::default();
+        for (number, kind) in EventKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, number, "{kind:?} stands elsewhere in the list");
+            (0..=number).for_each(|_| events.push(kind, None, String::new()));
+        }
+        assert!(events.counts().enumerate().all(|(number, (_, count))| count == number as u64 + 1));
     }
 
     #[test]

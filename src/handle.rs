@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{events::Events, lanes::Lanes, log::Losses, tasks::Tasks};
+use crate::{events::Events, lanes::Lanes, log::Losses, metrics::Metrics, tasks::Tasks};
 
 /// A running daemon. Clones mean the same one.
 #[derive(Debug, Clone)]
@@ -13,6 +13,7 @@ pub struct Daemon {
     events: Arc<Events>,
     lanes: Arc<Lanes>,
     losses: Losses,
+    metrics: Metrics,
 }
 
 impl Default for Daemon {
@@ -27,7 +28,7 @@ impl Daemon {
     pub fn new(losses: Losses) -> Self {
         let tasks = Tasks::default();
         let lanes = Arc::new(Lanes::new(tasks.stopping().clone()));
-        Self { tasks, events: Arc::default(), lanes, losses }
+        Self { tasks, events: Arc::default(), lanes, losses, metrics: Metrics::default() }
     }
 
     /// Its tasks.
@@ -46,6 +47,12 @@ impl Daemon {
     #[must_use]
     pub fn losses(&self) -> &Losses {
         &self.losses
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Its event log.

@@ -22,6 +22,7 @@ pub mod lanes;
 pub mod live;
 pub mod log;
 mod messages;
+pub mod metrics;
 mod pace;
 pub mod pipeline;
 pub mod private;

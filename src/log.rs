@@ -9,6 +9,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -45,22 +46,31 @@ impl Losses {
     }
 }
 
+/// The form of the log's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
 impl Log {
     /// Starts the log, which is written to `to`; `WEIGHTSD_LOG` says how much. Panics go to the log, too: the usual report
     /// would wait for the reader of standard error.
-    pub fn start(to: impl Write + Send + 'static, colours: bool) -> Self {
+    pub fn start(to: impl Write + Send + 'static, format: LogFormat, colours: bool) -> Self {
         let losses = Losses::default();
-        let writer = Writer { to, losses: losses.clone(), told: 0 };
+        let writer = Writer { to, format, losses: losses.clone(), told: 0 };
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
         let (lines, writing) = builder.finish(writer);
         let _ = losses.0.dropped.set(lines.error_counter());
         let filter = EnvFilter::try_from_env("WEIGHTSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(lines)
-            .with_ansi(colours)
-            .with_target(false)
-            .init();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).with_target(false);
+        match format {
+            LogFormat::Text => log.with_ansi(colours).init(),
+            LogFormat::Json => log.json().flatten_event(true).init(),
+        }
         panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         Self { losses, _writing: writing }
     }
@@ -75,6 +85,7 @@ impl Log {
 /// Writes lines and never fails: a line that cannot be written is counted.
 struct Writer<W> {
     to: W,
+    format: LogFormat,
     losses: Losses,
     /// Losses that the log has told.
     told: u64,
@@ -84,7 +95,15 @@ impl<W: Write> Writer<W> {
     fn try_to_write(&mut self, line: &[u8]) -> io::Result<()> {
         let lost = self.losses.lines();
         if lost > self.told {
-            writeln!(self.to, "{} lines of this log were lost, because nothing could be written", lost - self.told)?;
+            let lines = lost - self.told;
+            let message = format!("{lines} lines of this log were lost, because nothing could be written");
+            match self.format {
+                LogFormat::Text => writeln!(self.to, "{message}")?,
+                LogFormat::Json => {
+                    let time = humantime::format_rfc3339_micros(SystemTime::now());
+                    writeln!(self.to, r#"{{"timestamp":"{time}","level":"WARN","message":"{message}"}}"#)?;
+                }
+            }
             self.told = lost;
         }
         self.to.write_all(line)
@@ -129,9 +148,22 @@ mod tests {
     }
 
     #[test]
+    fn the_line_about_losses_is_one_for_programs_too() {
+        let losses = Losses::default();
+        let mut writer = Writer { to: Failing(1, Vec::new()), format: LogFormat::Json, losses, told: 0 };
+        for line in ["{}\n", "{}\n"] {
+            writer.write_all(line.as_bytes()).unwrap();
+        }
+        let text = String::from_utf8(writer.to.1).unwrap();
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert!(first["message"].as_str().unwrap().starts_with("1 lines") && first["level"] == "WARN", "{text}");
+    }
+
+    #[test]
     fn lines_that_cannot_be_written_are_counted_and_told_once() {
         let losses = Losses::default();
-        let mut writer = Writer { to: Failing(2, Vec::new()), losses: losses.clone(), told: 0 };
+        let mut writer =
+            Writer { to: Failing(2, Vec::new()), format: LogFormat::Text, losses: losses.clone(), told: 0 };
         for line in ["one\n", "two\n", "three\n", "four\n"] {
             writer.write_all(line.as_bytes()).unwrap();
         }

@@ -11,7 +11,10 @@ use weightsd_core::{
 };
 use weightsd_segment::environment::{not_utf8, variable};
 
-use super::settings::{Settings, SettingsError};
+use super::{
+    metrics::MetricsPlace,
+    settings::{Layers, Origin, Preload, Settings, SettingsError, Shown, Stated},
+};
 use crate::{
     cache::CacheConfig,
     derive::{Engines, Images},
@@ -60,6 +63,23 @@ pub struct Config {
     pub image_folder: Option<PathBuf>,
     /// Whether misaligned tensors get an image in layout MLX.
     pub align_images: bool,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<MetricsPlace>,
+    /// What may change while the daemon runs.
+    pub changing: Changing,
+    /// Every setting with the value in force and its origin.
+    pub stated: Vec<Stated>,
+    /// Where the settings come from.
+    pub layers: Layers,
+}
+
+/// The settings that may change while the daemon runs: those of [`Settings::LIVE`]. Clones are the same values.
+#[derive(Debug, Clone)]
+pub struct Changing {
+    /// How long components stay warm.
+    pub keep_alive: Live<KeepAliveLimits>,
+    /// Bytes that images may take together.
+    pub image_budget: Live<u64>,
     /// Bytes that downloads and images leave free on the disk.
     pub free_space_floor: Live<u64>,
     /// Whether components whose files were here before are hashed after they are lent.
@@ -130,7 +150,10 @@ impl Layers {
             connections: said.connections().get(),
             grace: said.grace(),
             token: hub.token,
-            settings: self,
+            metrics: said.metrics_listen.clone(),
+            changing,
+            stated: stated(said.shown(), self.origins()),
+            layers: self,
         })
     }
 }

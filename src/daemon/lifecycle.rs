@@ -19,6 +19,10 @@ use tonic::transport::server::{Connected, UdsConnectInfo};
 use super::{
     BoundListener, Config, Watch,
     accept::{self, Counted},
+    config::Changing,
+    metrics::{self, MetricsPlace},
+    preload,
+    reload::Reloader,
     watch,
 };
 use crate::{cache::Cache, events::EventKind, handle::Daemon, service};
@@ -122,6 +126,37 @@ async fn serve(
 }
 
 /// Waits until the tasks have ended and `server` has too, or its idle connections had their time to close.
+/// What runs beside the serving.
+struct Beside {
+    changing: Changing,
+    reloader: Reloader,
+    reload: Arc<Notify>,
+    metrics: Option<MetricsPlace>,
+}
+
+impl Beside {
+    fn of(config: &Config, reload: Arc<Notify>) -> Self {
+        let (changing, metrics) = (config.changing.clone(), config.metrics.clone());
+        Self { changing, reloader: Reloader::of(config), reload, metrics }
+    }
+
+    fn start(self, context: &service::Context) {
+        let (daemon, cache) = (&context.daemon, &context.cache);
+        daemon.tasks().spawn("reload", self.reloader.run(daemon.clone(), self.reload));
+        daemon.tasks().spawn("preload", preload::run(self.changing, Arc::clone(cache)));
+        if let Some(place) = &self.metrics {
+            let sources = metrics::Sources {
+                daemon: daemon.clone(),
+                cache: Arc::clone(cache),
+                connections: Arc::clone(&context.connections),
+                connections_max: context.connections_max,
+                started: context.started,
+            };
+            metrics::start(place, sources, daemon);
+        }
+    }
+}
+
 async fn drain(
     daemon: &Daemon,
     server: &mut (impl Future<Output = Result<(), tonic::transport::Error>> + Unpin),

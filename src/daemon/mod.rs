@@ -5,6 +5,8 @@ mod config;
 mod lifecycle;
 mod listener;
 mod log_file;
+mod metrics;
+mod preload;
 pub mod process;
 mod settings;
 mod waiting;
@@ -16,7 +18,8 @@ pub use self::{
     config::Config,
     lifecycle::{RunError, run},
     listener::{BindError, BoundListener},
-    settings::{Row, Settings, SettingsError},
+    metrics::MetricsPlace,
+    settings::{Layers, Origin, Preload, Row, Settings, SettingsError, Shown, Stated},
     waiting::Waiting,
     watchdog::Watch,
 };

@@ -20,7 +20,7 @@ use tokio::{
 use weightsd_segment::signals;
 
 use super::{Watch, log_file::LogFile};
-use crate::log::Log;
+use crate::log::{Log, LogFormat};
 
 /// Signals that end a program which does nothing about them, and that somebody may send to a daemon.
 const ENDING: [(Signal, &str); 7] = [
@@ -36,7 +36,7 @@ const ENDING: [(Signal, &str); 7] = [
 const IMPATIENT: i32 = 130;
 
 /// Starts the log, in the file if there is one, on standard error otherwise.
-pub fn start_log(file: Option<&Path>) -> Log {
+pub fn start_log(file: Option<&Path>, format: LogFormat) -> Log {
     match file.map(LogFile::new).transpose() {
         Ok(None) => Log::start(io::stderr(), format, io::stderr().is_terminal()),
         Ok(Some(file)) => Log::start(file, format, false),

@@ -1,11 +1,14 @@
 //! One call of one client: the span that its log lines are in, and its end.
 
+use std::time::Instant;
+
 use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
 use tracing::{Instrument as _, Span};
 use weightsd_core::shown::shown_up_to;
 use weightsd_proto::v1::ModelSelector;
 
 use super::Failure;
+use crate::metrics::Metrics;
 
 /// Bytes of a spec, and of names of components, that a log line shows.
 const SHOWN_BYTES_MAX: usize = 120;
@@ -16,22 +19,37 @@ pub(super) fn pid<T>(request: &Request<T>) -> u32 {
     peer.and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default()
 }
 
-/// The span of a request about components of a model, or about the id of a loaded component.
-pub(super) fn span<T>(
+/// A call that is about to be answered.
+#[must_use = "a call that is not answered keeps its client waiting"]
+pub(super) struct Call {
+    name: &'static str,
+    span: Span,
+}
+
+/// A request about components of a model, or about the id of a loaded component.
+pub(super) fn begin<T>(
     name: &'static str,
     request: &Request<T>,
     model: Option<&ModelSelector>,
     component: Option<&str>,
-) -> Span {
+) -> Call {
     let cut = |text: &str| shown_up_to(text, SHOWN_BYTES_MAX);
     let spec = model.map(|model| cut(&model.spec));
-    tracing::info_span!("call", name, pid = pid(request), spec, component = component.map(cut))
+    let span = tracing::info_span!("call", name, pid = pid(request), spec, component = component.map(cut));
+    Call { name, span }
 }
 
-/// Does the work of a call within its span; a refusal is logged there.
-pub(super) async fn answer<T>(
-    span: Span,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<Response<T>, Status> {
-    async { work.await.map(Response::new).map_err(Failure::refuse) }.instrument(span).await
+impl Call {
+    /// Does the work of a call within its span; a refusal is logged there.
+    pub(super) async fn answer<T>(
+        self,
+        metrics: &Metrics,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Response<T>, Status> {
+        let begun = Instant::now();
+        let answer = async { work.await.map(Response::new).map_err(|failure| failure.refuse(metrics)) };
+        let answer = answer.instrument(self.span).await;
+        metrics.answered(self.name, begun.elapsed());
+        answer
+    }
 }

@@ -16,6 +16,7 @@ use super::messages;
 use crate::{
     cache::AcquireError,
     damper::{Damper, and_untold},
+    metrics::Metrics,
     pipeline::LoadError,
 };
 
@@ -43,11 +44,12 @@ impl Failure {
         Self { message: sentence(error), explanation: error.explain(), audit }
     }
 
-    /// The status, after the refusal was logged. The current span says whose request it is.
-    pub(super) fn refuse(self) -> Status {
+    /// The status, after the refusal was logged and counted. The current span says whose request it is.
+    pub(super) fn refuse(self, metrics: &Metrics) -> Status {
         let reason = self.explanation.reason;
         self.log(reason);
         let (code, wire) = on_the_wire(reason);
+        metrics.refused(wire.as_str_name().trim_start_matches("ERROR_REASON_"));
         let detail = ErrorDetail {
             reason: wire.into(),
             resource: self.explanation.resource,
@@ -144,6 +146,7 @@ fn on_the_wire(reason: Reason) -> (Code, ErrorReason) {
         Reason::TokenRefused => (Code::Unauthenticated, ErrorReason::TokenRefused),
         Reason::Gated => (Code::PermissionDenied, ErrorReason::Gated),
         Reason::Forbidden => (Code::PermissionDenied, ErrorReason::Forbidden),
+        Reason::NotAllowed => (Code::PermissionDenied, ErrorReason::NotAllowed),
         Reason::Io => (Code::Unavailable, ErrorReason::Io),
         Reason::FileChanged => (Code::Aborted, ErrorReason::FileChanged),
         Reason::Deadline => (Code::DeadlineExceeded, ErrorReason::Deadline),

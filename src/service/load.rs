@@ -22,6 +22,7 @@ use super::{
 use crate::{
     cache::{Acquired, Cache, ChangeKind, Holder, Lease},
     component::Component,
+    metrics::Road,
     snapshot::Attestations,
 };
 
@@ -50,7 +51,8 @@ pub(super) fn load_component(
 }
 
 async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender) {
-    let keep_alive = cache.config().keep_alive.grant(asked.keep_alive);
+    let (metrics, asked_at) = (cache.daemon().metrics(), Instant::now());
+    let keep_alive = cache.config().keep_alive.get().grant(asked.keep_alive);
     let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive };
     let acquired = tokio::select! {
         acquired = cache.acquire(asked.request, holder, |step, sharers| {
@@ -60,6 +62,7 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
     };
     match acquired {
         Ok(acquired) => {
+            metrics.loaded(if acquired.warm { Road::Warm } else { Road::Cold }, asked_at.elapsed());
             let attestations = &cache.config().attestations;
             let sent = send_component(&sender, &acquired, attestations, asked.hold, keep_alive).await;
             if sent.is_ok() && asked.hold == Hold::Stream {
@@ -67,7 +70,7 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
             }
         }
         Err(error) => {
-            let _ = sender.send(Err(Failure::from(&error).refuse())).await;
+            let _ = sender.send(Err(Failure::from(&error).refuse(metrics))).await;
         }
     }
 }

@@ -107,39 +107,42 @@ impl WeightsService for Context {
         request: Request<LoadComponentRequest>,
     ) -> Result<Response<Self::LoadComponentStream>, Status> {
         let asked = request.get_ref();
-        let span = call::span("LoadComponent", &request, asked.model.as_ref(), Some(&asked.component));
-        call::answer(span, async { load::load_component(self, call::pid(&request), request.into_inner()) }).await
+        let call = call::begin("LoadComponent", &request, asked.model.as_ref(), Some(&asked.component));
+        call.answer(self.daemon.metrics(), async {
+            load::load_component(self, call::pid(&request), request.into_inner())
+        })
+        .await
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
-        let span = call::span("Resolve", &request, request.get_ref().model.as_ref(), None);
-        call::answer(span, inspect::resolve(self, request.into_inner())).await
+        let call = call::begin("Resolve", &request, request.get_ref().model.as_ref(), None);
+        call.answer(self.daemon.metrics(), inspect::resolve(self, request.into_inner())).await
     }
 
     async fn audit(&self, request: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
         let asked = request.get_ref();
-        let span = call::span("Audit", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
-        call::answer(span, inspect::audit(self, request.into_inner())).await
+        let call = call::begin("Audit", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
+        call.answer(self.daemon.metrics(), inspect::audit(self, request.into_inner())).await
     }
 
     async fn pull(&self, request: Request<PullRequest>) -> Result<Response<Self::PullStream>, Status> {
         let asked = request.get_ref();
-        let span = call::span("Pull", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
-        call::answer(span, async { work::pull(self, request.into_inner()) }).await
+        let call = call::begin("Pull", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
+        call.answer(self.daemon.metrics(), async { work::pull(self, request.into_inner()) }).await
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
         let asked = request.get_ref();
-        let span = call::span("Verify", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
-        call::answer(span, async { work::verify(self, request.into_inner()) }).await
+        let call = call::begin("Verify", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
+        call.answer(self.daemon.metrics(), async { work::verify(self, request.into_inner()) }).await
     }
 
     async fn list_components(
         &self,
         request: Request<ListComponentsRequest>,
     ) -> Result<Response<ListComponentsResponse>, Status> {
-        let span = call::span("ListComponents", &request, None, None);
-        call::answer(span, status::list_components(self, request.into_inner())).await
+        let call = call::begin("ListComponents", &request, None, None);
+        call.answer(self.daemon.metrics(), status::list_components(self, request.into_inner())).await
     }
 
     async fn get_component(
@@ -151,20 +154,20 @@ impl WeightsService for Context {
     }
 
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        let span = call::span("GetStatus", &request, None, None);
-        call::answer(span, async { Ok(status::get_status(self).await) }).await
+        let call = call::begin("GetStatus", &request, None, None);
+        call.answer(self.daemon.metrics(), async { Ok(status::get_status(self).await) }).await
     }
 
     async fn evict(&self, request: Request<EvictRequest>) -> Result<Response<EvictResponse>, Status> {
-        let span = call::span("Evict", &request, None, Some(&request.get_ref().id));
-        call::answer(span, evict::evict(self, request.get_ref())).await
+        let call = call::begin("Evict", &request, None, Some(&request.get_ref().id));
+        call.answer(self.daemon.metrics(), evict::evict(self, request.get_ref())).await
     }
 
     async fn watch_events(
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let span = call::span("WatchEvents", &request, None, None);
-        call::answer(span, async { Ok(events::watch(self, request.get_ref())) }).await
+        let call = call::begin("WatchEvents", &request, None, None);
+        call.answer(self.daemon.metrics(), async { Ok(events::watch(self, request.get_ref())) }).await
     }
 }

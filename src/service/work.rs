@@ -88,13 +88,13 @@ where
     let teller = sender.clone();
     let progress: Progress = Arc::new(move |step, sharers| drop(teller.try_send(Ok(message(step, sharers)))));
     context.daemon.tasks().spawn("work", async move {
-        let stopping = cache.daemon().stopping().clone();
+        let daemon = cache.daemon().clone();
         let result = tokio::select! {
             result = work(cache, progress) => result,
             () = sender.closed() => return,
-            () = stopping.cancelled() => Err(AcquireError::Stopping),
+            () = daemon.stopping().cancelled() => Err(AcquireError::Stopping),
         };
-        let _ = sender.send(result.map_err(|error| Failure::from(&error).refuse())).await;
+        let _ = sender.send(result.map_err(|error| Failure::from(&error).refuse(daemon.metrics()))).await;
     });
     ReceiverStream::new(receiver)
 }

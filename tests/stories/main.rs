@@ -50,6 +50,7 @@ mod lifecycle;
 #[cfg(target_os = "linux")]
 mod log;
 mod names;
+mod metrics;
 #[cfg(target_os = "linux")]
 mod opens;
 mod processes;

@@ -11,7 +11,7 @@ use serde::{
 };
 use weightsd_core::spec::ModelSpec;
 
-use crate::sources::hub;
+use crate::{daemon::MetricsPlace, resolve::Rule, sources::hub};
 
 /// Longest duration. Sums of durations must not overflow, and a century is for ever.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -148,6 +148,106 @@ impl Kind for Endpoint {
     fn show(&self) -> String {
         self.0.clone()
     }
+}
+
+impl Kind for MetricsPlace {
+    const PLACEHOLDER: &'static str = "ADDRESS";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') { Ok(Self::Socket(PathBuf::from(text))) } else { Self::of_port(text) }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for Rule {
+    const PLACEHOLDER: &'static str = "MODEL";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match Self::of_repositories(text)? {
+            Some(repositories) => Ok(repositories),
+            None => PathBuf::parse(text).map(Self::Folder),
+        }
+    }
+
+    fn parse_in_file(text: &str) -> Result<Self, String> {
+        match Self::of_repositories(text)? {
+            Some(repositories) => Ok(repositories),
+            None => PathBuf::parse_in_file(text).map(Self::Folder),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder.show(),
+            Self::Repositories(glob) => glob.glob().to_owned(),
+        }
+    }
+}
+
+/// A component that the daemon loads by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preload {
+    /// The model. A path is absolute or begins with `~`.
+    pub spec: String,
+    /// The component.
+    pub component: String,
+}
+
+impl Preload {
+    /// `path` says what becomes of a relative path.
+    fn read(text: &str, path: impl FnOnce(&str) -> Result<PathBuf, String>) -> Result<Self, String> {
+        const EXPECTED: &str = "expected a model and a component, such as `org/repo#transformer`";
+        let parts = text.rsplit_once('#').filter(|(spec, component)| !spec.is_empty() && !component.is_empty());
+        let (spec, component) = parts.ok_or_else(|| format!("`{text}`: {EXPECTED}"))?;
+        let spec = match ModelSpec::parse(spec).map_err(|error| error.to_string())? {
+            ModelSpec::Path(written) if !written.starts_with('~') => path(&written)?.show(),
+            ModelSpec::Path(_) | ModelSpec::Id(_) | ModelSpec::Address { .. } => spec.to_owned(),
+        };
+        Ok(Self { spec, component: component.to_owned() })
+    }
+}
+
+impl Kind for Preload {
+    const PLACEHOLDER: &'static str = "MODEL#COMPONENT";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text, PathBuf::parse)
+    }
+
+    fn parse_in_file(text: &str) -> Result<Self, String> {
+        Self::read(text, PathBuf::parse_in_file)
+    }
+
+    fn show(&self) -> String {
+        format!("{}#{}", self.spec, self.component)
+    }
+}
+
+/// Reads a list of a configuration file; one value needs no brackets.
+pub(super) fn list_from_file<'de, D: Deserializer<'de>, T: Kind>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Texts;
+
+    impl<'de> Visitor<'de> for Texts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<Vec<String>, E> {
+            Ok(vec![value.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, values: A) -> Result<Vec<String>, A::Error> {
+            Vec::deserialize(de::value::SeqAccessDeserializer::new(values))
+        }
+    }
+
+    let texts = deserializer.deserialize_any(Texts)?;
+    texts.iter().map(|text| T::parse_in_file(text)).collect::<Result<_, _>>().map_err(de::Error::custom)
 }
 
 /// Reads a value of a configuration file, where numbers and truth values need no quotes.

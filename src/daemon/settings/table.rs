@@ -6,8 +6,8 @@ use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::kind::{self, Endpoint, Kind};
-use crate::sources::Sections;
+use super::kind::{self, Endpoint, Kind, Preload};
+use crate::{daemon::MetricsPlace, resolve::Rule, sources::Sections};
 
 /// A setting, as help and reference show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,4 +225,12 @@ settings! {
     free_space: ByteSize = Fixed(ByteSize::gb(1));
     /// Hash files that were here before, once, after they are lent
     verify: bool = Fixed(true);
+    /// Serve metrics for Prometheus at /metrics on this port of this machine, or on this socket
+    metrics_listen: MetricsPlace = Found("no metrics");
+    lists {
+        /// Lend these models only: `org/repo`, `org/*`, the address of another source, or a folder and all below it
+        allow: Rule = "everything";
+        /// Load these components at the start, behind the requests of clients, and hold them
+        preload: Preload = "nothing";
+    }
 }

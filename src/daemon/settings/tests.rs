@@ -31,6 +31,14 @@ fn a_file_is_read_strictly() {
         ("hub_endpoint = \"ftp://h\"", "hub_endpoint"),
         ("free_space = \"much\"", "free_space"),
         ("offline = \"perhaps\"", "offline"),
+        ("metrics_listen = \"0.0.0.0:9464\"", "other machines"),
+        ("metrics_listen = \"9464\"", "127.0.0.1"),
+        ("metrics_listen = \"run/metrics.sock\"", "absolute"),
+        ("allow = [\"org\"]", "org/repo"),
+        ("allow = [\"./models\"]", "relative"),
+        ("allow = 5", "list"),
+        ("preload = [\"org/repo\"]", "org/repo#transformer"),
+        ("preload = [\"./models#vae\"]", "relative"),
         ("[", "1"),
     ] {
         let error = read(bad).unwrap_err();
