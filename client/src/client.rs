@@ -15,10 +15,10 @@ use tower::service_fn;
 use weightsd_proto::{
     PROTOCOL,
     v1::{
-        AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
-        GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, ModelSelector, Progress,
-        PullReport, PullRequest, ResolveRequest, ResolveResponse, VerifyReport, VerifyRequest, WatchEventsRequest,
-        WatchEventsResponse, pull_response, verify_response,
+        AuditRequest, AuditResponse, EvictRequest, EvictResponse, ExplainRequest, ExplainResponse, GetComponentRequest,
+        GetComponentResponse, GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse,
+        ModelSelector, Progress, PullReport, PullRequest, ResolveRequest, ResolveResponse, VerifyReport, VerifyRequest,
+        WatchEventsRequest, WatchEventsResponse, pull_response, verify_response,
     },
 };
 
@@ -106,6 +106,14 @@ impl Client {
     /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn get(&self, id: impl Into<String>) -> Result<GetComponentResponse, ClientError> {
         self.call("GetComponent", self.service().get_component(GetComponentRequest { id: id.into() })).await
+    }
+
+    /// Why a component is loaded or an image kept, how long it stays, and what would push it out.
+    ///
+    /// # Errors
+    /// When the daemon refuses, does not answer in time, or is gone.
+    pub async fn explain(&self, id: impl Into<String>) -> Result<ExplainResponse, ClientError> {
+        self.call("Explain", self.service().explain(ExplainRequest { id: id.into() })).await
     }
 
     /// What a spec means now; see [`selector`](crate::selector) for one that a user has typed.

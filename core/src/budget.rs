@@ -144,6 +144,43 @@ pub fn make_room(images: &[ImageFacts], needed: u64, room: Room) -> Result<Vec<R
     Ok(removals)
 }
 
+/// How safe an image is from the images that will be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody holds a component in it: it stays.
+    Held,
+    /// It goes when its turn comes.
+    InTurn {
+        /// Images that go before it.
+        before: usize,
+        /// Their bytes.
+        bytes: u64,
+        /// The bytes of the largest new image for which it need not go; `None` when any new image takes it along, because the
+        /// budget or the disk is overdrawn already.
+        spares: Option<u64>,
+    },
+}
+
+/// What would push the image of `id` out: the plan of [`make_room`], read from the other side. `None` when there is no such
+/// image.
+#[must_use]
+pub fn standing(images: &[ImageFacts], id: ComponentId, room: Room) -> Option<Standing> {
+    let own = images.iter().find(|image| image.id == id)?;
+    if own.is_held {
+        return Some(Standing::Held);
+    }
+    let is_before = |image: &&ImageFacts| !image.is_held && (image.used, image.id) < (own.used, own.id);
+    let (mut before, mut bytes) = (0, 0_u64);
+    for image in images.iter().filter(is_before) {
+        before += 1;
+        bytes = bytes.saturating_add(image.bytes);
+    }
+    let total = images.iter().fold(room.writing, |sum, image| sum.saturating_add(image.bytes));
+    let for_budget = room.budget.checked_sub(total.saturating_sub(bytes));
+    let for_disk = room.free.saturating_add(bytes).checked_sub(room.floor);
+    Some(Standing::InTurn { before, bytes, spares: for_budget.zip(for_disk).map(|(budget, disk)| budget.min(disk)) })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -170,6 +207,35 @@ mod tests {
         assert_eq!(gone(&images, 50, room(150, 15)), Ok(vec![10, 30]));
         assert_eq!(gone(&images, 130, room(150, 1000)), Ok(vec![10, 30, 40]));
         assert_eq!(gone(&images, 50, Room { writing: 11, ..room(150, 1000) }), Ok(vec![10, 30]));
+    }
+
+    #[test]
+    fn what_would_push_an_image_out_is_what_the_plan_does() {
+        let images = [image(3, 30, false), image(1, 10, false), image(2, 20, true), image(4, 40, false)];
+        let rooms = [(150, 1000), (150, 54), (150, 15), (100, 1000), (60, 3), (99, 1000)];
+        for (budget, free) in rooms {
+            let room = Room { budget, writing: 3, free, floor: 5 };
+            let goes = |id, needed| match make_room(&images, needed, room) {
+                Ok(removals) => Some(removals.iter().any(|removal| removal.id == id)),
+                Err(_) => None,
+            };
+            for own in images.iter().filter(|image| !image.is_held) {
+                let Some(Standing::InTurn { spares, .. }) = standing(&images, own.id, room) else { panic!("{own:?}") };
+                match spares {
+                    Some(spares) => {
+                        assert_ne!(goes(own.id, spares), Some(true), "{own:?} {room:?} {spares}");
+                        assert_ne!(goes(own.id, spares + 1), Some(false), "{own:?} {room:?} {spares}");
+                    }
+                    None => assert_ne!(goes(own.id, 0), Some(false), "{own:?} {room:?}"),
+                }
+            }
+        }
+        let room = Room { budget: 150, writing: 0, free: 1000, floor: 5 };
+        let of = |number| standing(&images, image(number, 0, false).id, room);
+        assert_eq!(of(2), Some(Standing::Held));
+        assert_eq!(of(9), None);
+        assert_eq!(of(1), Some(Standing::InTurn { before: 0, bytes: 0, spares: Some(50) }));
+        assert_eq!(of(4), Some(Standing::InTurn { before: 2, bytes: 40, spares: Some(90) }));
     }
 
     #[test]

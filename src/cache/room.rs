@@ -66,26 +66,45 @@ impl Cache {
     /// # Errors
     /// When there is no room without images that somebody holds.
     pub(super) fn make_room(&self, folder: &Path, needed: u64, may: &MayBlock<'_>) -> Result<(), ComputeFailed> {
-        let images = &self.config.images;
-        let fact = |stored: &StoredImage| ImageFacts {
-            id: stored.id,
-            bytes: stored.bytes,
-            used: stored.used,
-            is_held: self.is_held(stored.id),
-        };
-        let facts: Vec<_> = images.list(may).iter().map(fact).collect();
-        let limits = Room {
-            budget: self.config.image_budget,
-            writing: images.partial_bytes(may),
-            free: 0,
-            floor: self.config.free_space_floor,
-        };
+        let facts = self.image_facts(&self.config.images.list(may));
+        let limits = self.room(folder, may);
         let free = || free_bytes(folder).unwrap_or(u64::MAX);
         let delete = |removal: &Removal| {
             self.delete_image(removal.id, &removal.reason, may)?;
             Ok(())
         };
         make_room(facts, needed, limits, free, delete, may)
+    }
+
+    /// What is known of `images` where room is made.
+    #[must_use]
+    pub fn image_facts(&self, images: &[StoredImage]) -> Vec<ImageFacts> {
+        let fact = |stored: &StoredImage| ImageFacts {
+            id: stored.id,
+            bytes: stored.bytes,
+            used: stored.used,
+            is_held: self.is_held(stored.id),
+        };
+        images.iter().map(fact).collect()
+    }
+
+    /// The room for images in `folder`.
+    #[must_use]
+    pub fn room(&self, folder: &Path, may: &MayBlock<'_>) -> Room {
+        Room {
+            budget: self.config.image_budget.get(),
+            writing: self.config.images.partial_bytes(may),
+            free: free_bytes(folder).unwrap_or(u64::MAX),
+            floor: self.config.free_space_floor.get(),
+        }
+    }
+
+    /// The images that go when all are to go that nobody holds. A dry run shows these, and a real one deletes them.
+    #[must_use]
+    pub fn unheld_images(&self, may: &MayBlock<'_>) -> Vec<StoredImage> {
+        let mut images = self.config.images.list(may);
+        images.retain(|stored| !self.is_held(stored.id));
+        images
     }
 
     /// Deletes an image, unless somebody holds a component in it. A component that nobody holds goes with it.

@@ -86,6 +86,8 @@ Examples:
     /// Show what happened in the daemon, and what happens now
     Events(Events),
     /// Show everything with a small made-up Z-Image: two processes share one model's pages
+    /// Say why a component or an image is here, who holds it, how long it stays, and what would push it out
+    Explain(Explain),
     Demo(Demo),
     #[command(hide = true)]
     DemoClient(DemoClient),
@@ -390,6 +392,16 @@ pub(super) struct Inspect {
 Examples:
   weightsd evict --dry-run
   weightsd evict 3f9a1c02
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd explain 3f9a1c02
+  weightsd explain 3f9a1c02 --json | jq .pushed_out_by")]
+pub(super) struct Explain {
+    /// First digits of the id, as `weightsd ls` and `weightsd ls --images` show it
+    pub(super) id: String,
+}
+
   weightsd evict --images")]
 pub(super) struct Evict {
     /// First digits of the component's id, as `weightsd ls` shows it [default: all that nobody holds]

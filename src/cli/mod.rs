@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod events;
 mod evict;
+mod explain;
 mod failure;
 mod inspect;
 mod install;
@@ -126,6 +127,9 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         }
         Task::Events(command) => {
             process::runtime()?.block_on(async { events::run(&connect().await?, &command, format).await })
+        Task::Explain(command) => {
+            process::runtime()?.block_on(async { explain::run(&connect().await?, command, format).await })
+        }
         }
         Task::Inspect(command) => inspect::run(&command, format),
         Task::Demo(command) => demo::run(&command, &process::runtime()?),

@@ -40,7 +40,9 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
     ))?;
     print(format_args!("hub: {}{}", status.hub_endpoint, if status.offline { " (offline: never asked)" } else { "" }))?;
     if let Some(limits) = &status.limits {
-        print(format_args!("computed: {} of {}", bytes(limits.image_bytes), bytes(limits.image_budget)))?;
+        let oldest = status.oldest_image_used.map(|used| format!(", the oldest used {} ago", span(since(Some(used)))));
+        let (taken, budget) = (bytes(limits.image_bytes), bytes(limits.image_budget));
+        print(format_args!("computed: {taken} of {budget}{}", oldest.unwrap_or_default()))?;
     }
     for download in &status.downloads {
         let progress = download.progress.clone().unwrap_or_default();

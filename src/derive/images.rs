@@ -159,12 +159,14 @@ impl ImageError {
 }
 
 /// The folder of images. Several daemons may share one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Images {
     folder: Option<PathBuf>,
     count: AtomicU64,
     /// Bytes of all images when they were last counted.
     bytes: AtomicU64,
+    /// When the image that would go first was last used, when they were last counted.
+    oldest_used: Mutex<Option<SystemTime>>,
     /// Held while room is made and taken: two images must not count on the same free bytes.
     placing: Mutex<()>,
 }
@@ -187,7 +189,7 @@ impl Images {
     /// The images in `folder`, which need not exist. Looks at nothing yet.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
-        Self { folder, count: AtomicU64::new(0), bytes: AtomicU64::new(0), placing: Mutex::new(()) }
+        Self { folder, ..Self::default() }
     }
 
     /// Deletes half-written images that no daemon writes any more.
@@ -311,9 +313,19 @@ impl Images {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts the bytes of all images.
+    /// When the image was last used that would go first, by the last count; `None` when there was none.
+    #[must_use]
+    pub fn oldest_used(&self) -> Option<SystemTime> {
+        *self.oldest_used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the bytes of all images, and finds the one that was not used for the longest time.
     pub fn recount(&self, _: &MayBlock<'_>) {
         self.bytes.store(self.bytes_of(IMAGE), Ordering::Relaxed);
+        let modified = |path: PathBuf| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let used = |image: PathBuf| modified(image.with_extension(PROVENANCE)).or_else(|| modified(image));
+        let oldest = self.files(IMAGE).into_iter().filter_map(used).min();
+        *self.oldest_used.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
     }
 
     fn bytes_of(&self, ending: &str) -> u64 {

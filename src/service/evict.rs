@@ -66,17 +66,15 @@ enum Doing {
 /// Deletes the images that no loaded component lies in, or only lists them.
 fn delete_images(cache: &Cache, doing: Doing, may: &MayBlock<'_>) -> Result<Vec<DerivedImage>, Failure> {
     let mut gone = Vec::new();
-    for stored in cache.config().images.list(may) {
-        // Components that nobody holds have just been dropped, or would be.
-        let deleted = if doing == Doing::Telling {
-            !cache.is_held(stored.id)
-        } else {
-            cache.delete_image(stored.id, "asked for, and nobody holds it", may).map_err(|error| {
+    // Components that nobody holds have just been dropped, or would be.
+    for stored in cache.unheld_images(may) {
+        // Somebody may have leased it since.
+        let is_gone = doing == Doing::Telling
+            || cache.delete_image(stored.id, "asked for, and nobody holds it", may).map_err(|error| {
                 let hint = "see the daemon's log, and who may write to its cache";
                 Failure::new(error.to_string(), Explanation::new(Reason::OwnFiles, stored.id.to_string(), hint))
-            })?
-        };
-        if deleted {
+            })?;
+        if is_gone {
             gone.push(messages::stored(&stored, Loaded::No));
         }
     }

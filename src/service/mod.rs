@@ -5,6 +5,7 @@ mod call;
 mod cannot_start;
 mod events;
 mod evict;
+mod explain;
 mod failure;
 mod inspect;
 mod load;
@@ -24,9 +25,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use weightsd_proto::{
     server::weights_service_server::{WeightsService, WeightsServiceServer},
     v1::{
-        AuditRequest, AuditResponse, EvictRequest, EvictResponse, GetComponentRequest, GetComponentResponse,
-        GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse, LoadComponentRequest,
-        PullRequest, ResolveRequest, ResolveResponse, VerifyRequest, WatchEventsRequest,
+        AuditRequest, AuditResponse, EvictRequest, EvictResponse, ExplainRequest, ExplainResponse, GetComponentRequest,
+        GetComponentResponse, GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse,
+        LoadComponentRequest, PullRequest, ResolveRequest, ResolveResponse, VerifyRequest, WatchEventsRequest,
     },
 };
 
@@ -149,8 +150,13 @@ impl WeightsService for Context {
         &self,
         request: Request<GetComponentRequest>,
     ) -> Result<Response<GetComponentResponse>, Status> {
-        let span = call::span("GetComponent", &request, None, Some(&request.get_ref().id));
-        call::answer(span, status::get_component(self, request.into_inner())).await
+        let call = call::begin("GetComponent", &request, None, Some(&request.get_ref().id));
+        call.answer(self.daemon.metrics(), status::get_component(self, request.into_inner())).await
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let call = call::begin("Explain", &request, None, Some(&request.get_ref().id));
+        call.answer(self.daemon.metrics(), explain::explain(self, &request.get_ref().id)).await
     }
 
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {

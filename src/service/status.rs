@@ -91,8 +91,8 @@ pub(super) async fn get_component(
     })
 }
 
-/// The loaded component whose id begins with `digits`.
-pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
+/// The beginning of an id, in lower case.
+pub(super) fn digits(digits: &str) -> Result<String, Failure> {
     let length = ID_DIGITS_MIN..=ID_DIGITS_MAX;
     if !length.contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let shown: String = digits.chars().take(ID_DIGITS_MAX).collect();
@@ -200,6 +200,7 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
             image_budget: config.image_budget.get(),
             image_bytes: config.images.bytes(),
         }),
+        oldest_image_used: config.images.oldest_used().map(Into::into),
         hub_cache: config.places.hub_cache.as_deref().map(messages::path).unwrap_or_default(),
     }
 }

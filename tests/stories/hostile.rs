@@ -18,8 +18,8 @@ use weightsd_fixtures::HubFixture;
 use weightsd_proto::{
     rich_error,
     v1::{
-        Adapter, AuditRequest, ErrorReason, EvictRequest, GetComponentRequest, LoadComponentRequest, ModelSelector,
-        Quantisation, ResolveRequest,
+        Adapter, AuditRequest, ErrorReason, EvictRequest, ExplainRequest, GetComponentRequest, LoadComponentRequest,
+        ModelSelector, Quantisation, ResolveRequest,
     },
 };
 
@@ -339,6 +339,7 @@ async fn ask(service: &mut raw::Service, case: &Case, request: LoadComponentRequ
         Some("resolve") => within(service.resolve(ResolveRequest { model })).await?.map(drop),
         Some("audit") => within(service.audit(audit)).await?.map(drop),
         Some("get") => within(service.get_component(GetComponentRequest { id })).await?.map(drop),
+        Some("explain") => within(service.explain(ExplainRequest { id })).await?.map(drop),
         Some("evict") => {
             within(service.evict(EvictRequest { id, images: case.images, ..EvictRequest::default() })).await?.map(drop)
         }

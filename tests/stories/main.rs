@@ -22,6 +22,7 @@ mod deriving_crashes;
 mod deriving_room;
 mod doctor;
 mod engines;
+mod explaining;
 #[cfg(target_os = "linux")]
 mod fuse_disk;
 mod harness;

@@ -139,6 +139,7 @@ enum Call {
     Status,
     List(proto::ListComponentsRequest),
     Get(proto::GetComponentRequest),
+    Explain(proto::ExplainRequest),
     Resolve(proto::ResolveRequest),
     Audit(proto::AuditRequest),
     Pull(proto::PullRequest),
@@ -152,6 +153,7 @@ impl Call {
             "GetStatus" => Call::Status,
             "ListComponents" => Call::List(parse("ListComponentsRequest", request)?),
             "GetComponent" => Call::Get(parse("GetComponentRequest", request)?),
+            "Explain" => Call::Explain(parse("ExplainRequest", request)?),
             "Resolve" => Call::Resolve(parse("ResolveRequest", request)?),
             "Audit" => Call::Audit(parse("AuditRequest", request)?),
             "Pull" => Call::Pull(parse("PullRequest", request)?),
@@ -166,6 +168,7 @@ impl Call {
             Call::Status => json("GetStatusResponse", &client.status().await?),
             Call::List(request) => json("ListComponentsResponse", &client.list(request).await?),
             Call::Get(request) => json("GetComponentResponse", &client.get(request.id).await?),
+            Call::Explain(request) => json("ExplainResponse", &client.explain(request.id).await?),
             Call::Resolve(request) => {
                 json("ResolveResponse", &client.resolve(request.model.unwrap_or_default()).await?)
             }

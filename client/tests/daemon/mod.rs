@@ -111,6 +111,10 @@ impl WeightsService for FakeDaemon {
         Ok(Response::new(Default::default()))
     }
 
+    async fn explain(&self, _: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        Ok(Response::new(Default::default()))
+    }
+
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
         Ok(Response::new(GetStatusResponse {
             pid: 7,
