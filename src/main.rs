@@ -60,9 +60,11 @@ fn run(
     let runtime = process::serving_loop(&watch)?;
     let ended = runtime.block_on(async {
         // Handlers are in place before anyone can connect, so no signal is missed.
-        let told_to_stop = process::told_to_stop(watch.clone(), config.grace + WATCHDOG_SLACK)?;
+        let reload = Arc::new(Notify::new());
+        let hangup = Hangup::Reloads(Arc::clone(&reload));
+        let told_to_stop = process::told_to_stop(watch.clone(), config.grace + WATCHDOG_SLACK, hangup)?;
         let bound = inherited.map_or_else(|| BoundListener::bind(&config.socket), Ok)?;
-        anyhow::Ok(daemon::run(bound, config, (Daemon::new(losses.clone()), watch), told_to_stop).await?)
+        anyhow::Ok(daemon::run(bound, config, (Daemon::new(losses.clone()), watch), told_to_stop, reload).await?)
     });
     // Threads that are stuck in a dead file system are not waited for.
     runtime.shutdown_background();

@@ -67,6 +67,11 @@ Examples:
   weightsd status
   weightsd status --json | jq .hub_endpoint")]
     Status,
+    /// Watch the daemon: what is lent, what is under way, what happens; q quits
+    #[command(after_help = "\
+Examples:
+  weightsd top")]
+    Top,
     /// List the components in the daemon's cache, and who holds them
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -81,13 +86,13 @@ Examples:
     Audit(Audit),
     /// Show what a safetensors file or a model holds, and its tensors (needs no daemon)
     Inspect(Inspect),
+    /// Say why a component or an image is here, who holds it, how long it stays, and what would push it out
+    Explain(Explain),
     /// Drop components that nobody holds from the daemon's cache
     Evict(Evict),
     /// Show what happened in the daemon, and what happens now
     Events(Events),
     /// Show everything with a small made-up Z-Image: two processes share one model's pages
-    /// Say why a component or an image is here, who holds it, how long it stays, and what would push it out
-    Explain(Explain),
     Demo(Demo),
     #[command(hide = true)]
     DemoClient(DemoClient),
@@ -390,11 +395,6 @@ pub(super) struct Inspect {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  weightsd evict --dry-run
-  weightsd evict 3f9a1c02
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
   weightsd explain 3f9a1c02
   weightsd explain 3f9a1c02 --json | jq .pushed_out_by")]
 pub(super) struct Explain {
@@ -402,6 +402,11 @@ pub(super) struct Explain {
     pub(super) id: String,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weightsd evict --dry-run
+  weightsd evict 3f9a1c02
   weightsd evict --images")]
 pub(super) struct Evict {
     /// First digits of the component's id, as `weightsd ls` shows it [default: all that nobody holds]

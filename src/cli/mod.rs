@@ -18,9 +18,10 @@ mod path;
 mod progress;
 mod pull;
 mod resolve;
+mod serve;
 mod shell;
 mod status;
-mod serve;
+mod top;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -110,10 +111,11 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         Task::Verify(command) => {
             process::runtime()?.block_on(async { pull::verify(&connect().await?, command, format).await })
         }
-        Task::Status => process::runtime()?.block_on(async { status::status(&connect().await?, format).await }),
-        Task::Ls(command) => {
         Task::Doctor(command) => doctor::run(command, socket, format),
         Task::Config(command) => config::run(&command, socket, format),
+        Task::Status => process::runtime()?.block_on(async { status::status(&connect().await?, format).await }),
+        Task::Top => process::runtime()?.block_on(async { top::run(&connect().await?, format).await }),
+        Task::Ls(command) => {
             process::runtime()?.block_on(async { status::list(&connect().await?, &command, format).await })
         }
         Task::Resolve(command) => {
@@ -125,11 +127,11 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         Task::Evict(command) => {
             process::runtime()?.block_on(async { evict::run(&connect().await?, command, format).await })
         }
-        Task::Events(command) => {
-            process::runtime()?.block_on(async { events::run(&connect().await?, &command, format).await })
         Task::Explain(command) => {
             process::runtime()?.block_on(async { explain::run(&connect().await?, command, format).await })
         }
+        Task::Events(command) => {
+            process::runtime()?.block_on(async { events::run(&connect().await?, &command, format).await })
         }
         Task::Inspect(command) => inspect::run(&command, format),
         Task::Demo(command) => demo::run(&command, &process::runtime()?),

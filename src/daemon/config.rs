@@ -141,6 +141,7 @@ impl Layers {
                 hub_cache: said.hub_cache.clone(),
                 own_cache: said.own_cache.clone(),
                 sources,
+                allowed: changing.allowed.clone(),
             },
             load_deadline: said.load_deadline(),
             attestations: said.own_cache.as_ref().map(|folder| folder.join("attestations.redb")),
@@ -158,9 +159,24 @@ impl Layers {
     }
 }
 
+/// Puts together what belongs to one setting.
+fn stated(shown: Vec<(&'static str, Shown)>, origins: Vec<Origin>) -> Vec<Stated> {
+    let one = |((name, value), origin)| {
+        // What has no value comes from nowhere.
+        let origin = if value == Shown::Nothing { Origin::Default } else { origin };
+        Stated { name, value, origin }
+    };
+    shown.into_iter().zip(origins).map(one).collect()
+}
+
 impl Config {
+    /// Where the hub's token comes from.
+    #[must_use]
+    pub fn token(&self) -> &TokenSource {
+        &self.token
+    }
+
     /// Says which settings are in force, one line in all. The hub's token is not a setting, and is not shown.
-                allowed: changing.allowed.clone(),
     pub fn log(&self) {
         let shown: Vec<_> =
             self.stated.iter().map(|Stated { name, value, .. }| format!("{name}={:?}", value.to_string())).collect();
@@ -182,21 +198,5 @@ impl Config {
             image_budget: self.changing.image_budget,
             alignment: if self.align_images { Alignment::Mended } else { Alignment::AsStored },
         }
-/// Puts together what belongs to one setting.
-fn stated(shown: Vec<(&'static str, Shown)>, origins: Vec<Origin>) -> Vec<Stated> {
-    let one = |((name, value), origin)| {
-        // What has no value comes from nowhere.
-        let origin = if value == Shown::Nothing { Origin::Default } else { origin };
-        Stated { name, value, origin }
-    };
-    shown.into_iter().zip(origins).map(one).collect()
-}
-
     }
-    /// Where the hub's token comes from.
-    #[must_use]
-    pub fn token(&self) -> &TokenSource {
-        &self.token
-    }
-
 }

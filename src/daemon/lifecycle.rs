@@ -48,7 +48,8 @@ pub enum RunError {
     Setup(#[from] service::SetupError),
 }
 
-/// Serves on `bound` until `shutdown` comes, then stops within the grace period. Gives `watch` signs of life meanwhile.
+/// Serves on `bound` until `shutdown` comes, then stops within the grace period. Gives `watch` signs of life meanwhile, and
+/// reads the configuration anew when `reload` is told.
 ///
 /// # Errors
 /// When the socket cannot be polled, a gRPC service cannot be set up, or the gRPC server fails.
@@ -57,12 +58,12 @@ pub async fn run(
     config: Config,
     (daemon, watch): (Daemon, Watch),
     shutdown: impl Future<Output = ()>,
+    reload: Arc<Notify>,
 ) -> Result<(), RunError> {
     tokio::select! {
         result = serve(bound, config, daemon, shutdown, reload) => result,
         never = watch.give_signs() => match never {},
     }
-    reload: Arc<Notify>,
 }
 
 async fn serve(
@@ -70,19 +71,19 @@ async fn serve(
     config: Config,
     daemon: Daemon,
     shutdown: impl Future<Output = ()>,
+    reload: Arc<Notify>,
 ) -> Result<(), RunError> {
     let bound = Arc::new(bound);
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
     let tasks = daemon.tasks();
     let (grace, connections_max) = (config.grace, config.connections);
-    reload: Arc<Notify>,
     config.log();
+    let beside = Beside::of(&config, reload);
     let cache = Cache::new(config.build(), daemon.clone());
     sweep(&cache).await;
     let connections = Arc::new(AtomicUsize::new(0));
     let context = service::Context {
         daemon: daemon.clone(),
-    let beside = Beside::of(&config, reload);
         cache: Arc::clone(&cache),
         socket: bound.path.clone(),
         started: SystemTime::now(),
@@ -90,12 +91,12 @@ async fn serve(
         connections_max,
         probe: Arc::default(),
     };
+    beside.start(&context);
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let serve = {
         let daemon = daemon.clone();
         move |listener| {
-    beside.start(&context);
             let (of, cache, connections) = (daemon.clone(), Arc::clone(&cache), Arc::clone(&connections));
             let accepting = accept::accept(listener, of, cache, connections, connections_max, sender.clone());
             daemon.tasks().spawn("accept", accepting);
@@ -125,7 +126,6 @@ async fn serve(
     Ok(())
 }
 
-/// Waits until the tasks have ended and `server` has too, or its idle connections had their time to close.
 /// What runs beside the serving.
 struct Beside {
     changing: Changing,
@@ -157,6 +157,7 @@ impl Beside {
     }
 }
 
+/// Waits until the tasks have ended and `server` has too, or its idle connections had their time to close.
 async fn drain(
     daemon: &Daemon,
     server: &mut (impl Future<Output = Result<(), tonic::transport::Error>> + Unpin),

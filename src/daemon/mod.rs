@@ -8,9 +8,9 @@ mod log_file;
 mod metrics;
 mod preload;
 pub mod process;
+mod reload;
 mod settings;
 mod waiting;
-mod reload;
 mod watch;
 mod watchdog;
 

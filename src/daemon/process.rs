@@ -116,7 +116,12 @@ impl Terminal {
 /// # Errors
 /// When the system refuses a handler or a thread.
 #[expect(clippy::disallowed_methods, reason = "a process whose tasks hang must end all the same")]
-pub fn told_to_stop(watch: Watch, patience: Duration) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub fn told_to_stop(
+    watch: Watch,
+    patience: Duration,
+    hangup: Hangup,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let terminal = Terminal::find();
     let (told, stop) = oneshot::channel();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut handlers = {

@@ -32,7 +32,7 @@ impl Waiting {
     pub fn tell(self, message: String, explanation: Explanation) -> io::Result<()> {
         let runtime = process::runtime()?;
         let told = runtime.block_on(async {
-            let told_to_stop = process::told_to_stop(Watch::default(), FAREWELL)?;
+            let told_to_stop = process::told_to_stop(Watch::default(), FAREWELL, process::Hangup::Ends)?;
             let stop = async {
                 tokio::select! { () = told_to_stop => {} () = tokio::time::sleep(TELLING) => {} }
             };

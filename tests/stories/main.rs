@@ -50,8 +50,8 @@ mod lending;
 mod lifecycle;
 #[cfg(target_os = "linux")]
 mod log;
-mod names;
 mod metrics;
+mod names;
 #[cfg(target_os = "linux")]
 mod opens;
 mod processes;
@@ -61,12 +61,14 @@ mod raw;
 mod refusals;
 mod said;
 mod screens;
+mod settings;
 mod sharing;
 mod small_disk;
 mod strangers;
-mod settings;
 #[cfg(target_os = "linux")] // It puts a library before the system's, which macOS does not let it do.
 mod syncing;
+#[cfg(target_os = "linux")] // A terminal is made in Linux's way, and `setsid` is util-linux's.
+mod terminals;
 mod true_size;
 mod verifying;
 #[cfg(target_os = "linux")] // It needs loop devices.

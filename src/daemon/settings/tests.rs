@@ -50,14 +50,6 @@ fn a_file_is_read_strictly() {
 }
 
 #[test]
-fn sections_of_sources_are_read_by_their_source() {
-    for (bad, word) in [("[source.s3]\nendpoint = \"x\"", "s3"), ("[source.hub]\nendpoint = \"x\"", "hub_")] {
-        let error = layers(bad, Settings::default()).unwrap().complete().unwrap_err();
-        let text = weightsd_core::explain::sentence(&error);
-        assert!(matches!(error, SettingsError::Sources(_)) && text.contains(word), "{bad}: {text}");
-    }
-}
-#[test]
 fn an_unknown_setting_is_named_with_its_line_and_the_nearest_name() {
     for (text, line, written, similar) in [
         ("keep_alve = \"1h\"", 1, "keep_alve", Some("keep_alive")),
@@ -99,6 +91,14 @@ fn every_value_says_where_it_comes_from() {
     assert_eq!(of("downloads"), is("4", "default"));
 }
 
+#[test]
+fn sections_of_sources_are_read_by_their_source() {
+    for (bad, word) in [("[source.s3]\nendpoint = \"x\"", "s3"), ("[source.hub]\nendpoint = \"x\"", "hub_")] {
+        let error = layers(bad, Settings::default()).unwrap().complete().unwrap_err();
+        let text = weightsd_core::explain::sentence(&error);
+        assert!(matches!(error, SettingsError::Sources(_)) && text.contains(word), "{bad}: {text}");
+    }
+}
 
 #[test]
 fn keep_alives_do_not_contradict_each_other() {
