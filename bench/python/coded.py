@@ -41,7 +41,7 @@ def write(path: Path, layers: int) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _ in range(layers):
-            file.write((random.integers(0, 126, ROWS * COLUMNS, np.uint8) | (random.integers(0, 2) << 7)).tobytes())
+            file.write(random.integers(0, 127, ROWS * COLUMNS, np.uint8).tobytes())
             file.write(np.float32(0.0123).tobytes())
 
 
