@@ -253,7 +253,7 @@ impl AuditReport {
     fn add_totals(&mut self, table: &Table) {
         for tensor in table.tensors() {
             let bytes = tensor.info.bytes();
-            self.dtypes.entry(tensor.info.dtype.to_string()).or_default().add(1, bytes);
+            self.dtypes.entry(tensor.info.stored_type()).or_default().add(1, bytes);
             self.shapes.entry(tensor.info.shape.clone()).or_default().add(1, bytes);
             self.origins.entry(tensor.source).or_default().add(tensor);
             if let Some(packed) = &tensor.packed {
@@ -263,10 +263,14 @@ impl AuditReport {
         }
     }
 
-    /// Notes that the plain tensors have several dtypes. Quantised layers have several by their nature.
+    /// Notes that the plain tensors have several dtypes. Quantised layers have several by their nature, and so have the
+    /// files of ggml.
     fn add_dtypes_remark(&mut self, table: &Table) {
         let plain = table.tensors().iter().filter(|tensor| tensor.packed.is_none() && tensor.coded.is_none());
         let plain = plain.filter(|tensor| !is_file_mark(&tensor.info.name));
+        if plain.clone().any(|tensor| tensor.info.encoding.is_some()) {
+            return;
+        }
         let dtypes: BTreeSet<String> = plain.map(|tensor| tensor.info.dtype.to_string()).collect();
         if dtypes.len() > 1 {
             let dtypes: Vec<&str> = dtypes.iter().map(String::as_str).collect();
@@ -324,6 +328,7 @@ mod tests {
                 dtype: *dtype,
                 shape: shape.clone(),
                 range: 0..crate::header::byte_length(*dtype, shape).unwrap(),
+                encoding: None,
             })
             .collect();
         infos.sort_by(|a, b| a.name.cmp(&b.name));

@@ -13,7 +13,7 @@ pub struct Impostor {
 const POINTER: &str = "only the pointer is here: `git lfs pull` in the clone, or `hf download` instead of `git clone`; if the \
                        hub itself has only the pointer, the owner of the repository has to upload the file";
 const PAGE: &str = "the download saved an error page: fetch the file again, with a token if it is gated";
-const GGUF: &str = "weightsd lends safetensors: name the repository that the GGUF was made from, or convert it";
+const GGUF: &str = "rename it: weightsd reads GGUF files whose name ends in `.gguf`";
 const PYTORCH: &str = "convert it to safetensors: load it in PyTorch and save it with `safetensors.torch.save_file`";
 
 const UNPACK: &str = "unpack it";

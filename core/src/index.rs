@@ -96,7 +96,7 @@ impl Index {
         let total_size = totals.map(|totals| totals.total_size);
         let mut shard_of = BTreeMap::new();
         for (tensor, file) in weight_map {
-            if !is_safe_relative(&file) || weight_name::stem(&file).is_none() {
+            if !is_safe_relative(&file) || !file.ends_with(weight_name::SUFFIX) {
                 return Err(IndexError::BadFileName { tensor: shown(&tensor), file: shown(&file) });
             }
             // Some writers give the path below the model's directory instead of the bare name.

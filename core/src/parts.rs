@@ -267,7 +267,7 @@ fn count(parts: &mut [FilePart], table: &Table) -> Vec<String> {
         let Some(part) = parts.iter_mut().find(|part| part.component == component) else { continue };
         part.tensors += 1;
         part.bytes += info.bytes();
-        part.dtypes.entry(info.dtype.to_string()).or_default().add(1, info.bytes());
+        part.dtypes.entry(info.stored_type()).or_default().add(1, info.bytes());
         if !FLOATS.contains(&info.dtype) && !explained.contains(&*info.name) && !is_file_mark(&info.name) {
             let entry = unusable.entry((component, info.dtype.to_string()));
             entry.or_insert((info.dtype, 0, info.name.to_string())).1 += 1;

@@ -9,6 +9,7 @@ use crate::{
     axes::Axes,
     catalogue::{Catalogue, Expected, Role},
     explain::{Explain, Explanation, Reason},
+    ggml::Encoding,
     header::Dtype,
     naming::Naming,
     origin::{Operation, Origin},
@@ -126,14 +127,17 @@ pub struct Placed<A = Stored> {
     pub packed: Option<Box<Packed>>,
     /// The layer in another format that it belongs to, or was computed from.
     pub coded: Option<Box<Coded>>,
+    /// How its bytes become elements; `None` where they are the elements, as those of all lent tensors are.
+    pub encoding: Option<Encoding>,
 }
 
 impl<A> Placed<A> {
     /// The same tensor, whose bytes lie at `at`.
     #[must_use]
     pub fn moved<B>(self, at: impl FnOnce(A) -> B) -> Placed<B> {
-        let Self { name, canonical, source_name, making, dtype, shape, at: from, origin, packed, coded } = self;
-        Placed { name, canonical, source_name, making, dtype, shape, at: at(from), origin, packed, coded }
+        let Self { name, canonical, source_name, making, dtype, shape, at: from, origin, packed, coded, encoding } =
+            self;
+        Placed { name, canonical, source_name, making, dtype, shape, at: at(from), origin, packed, coded, encoding }
     }
 }
 
@@ -271,6 +275,7 @@ fn in_place(tensor: &Sourced) -> Placed {
         origin: tensor.origin.clone(),
         packed: tensor.packed.clone(),
         coded: tensor.coded.clone(),
+        encoding: tensor.info.encoding,
     }
 }
 

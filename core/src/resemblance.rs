@@ -153,6 +153,7 @@ mod tests {
             dtype: Dtype::BF16,
             shape: shape.to_vec(),
             range: 0..byte_length(Dtype::BF16, shape).unwrap(),
+            encoding: None,
         };
         let mut tensors: Vec<_> = tensors.into_iter().map(info).collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));

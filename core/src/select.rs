@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     explain::{Explain, Explanation, Reason},
+    gguf_files,
     index::Index,
-    weight_name::{self, SUFFIX, ShardName},
+    weight_name::{self, Format, SUFFIX, ShardName},
 };
 
 /// What helps when shards are missing.
@@ -93,8 +94,8 @@ impl IndexFile {
 /// Why a folder has no usable weights.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    /// No safetensors file.
-    #[error("there are no safetensors files in `{folder}`{}", instead(others))]
+    /// No weight file.
+    #[error("there are no safetensors or GGUF files in `{folder}`{}", instead(others))]
     Nothing {
         /// The folder.
         folder: String,
@@ -147,7 +148,7 @@ impl Explain for SelectError {
             Self::Nothing { folder, .. } => (
                 Reason::SnapshotIncomplete,
                 folder,
-                "weightsd lends safetensors: convert the weights, or name a repository that has them as safetensors",
+                "weightsd lends safetensors and GGUF: convert the weights, or name a repository that has them in these formats",
             ),
             Self::MissingShards { folder, .. } => (Reason::SnapshotIncomplete, folder, FETCH),
             Self::Ambiguous { folder, .. } => (
@@ -175,8 +176,7 @@ impl SelectError {
 }
 
 /// Endings of weights in other formats.
-const OTHER_FORMATS: [(&str, &[&str]); 6] = [
-    ("GGUF", &[".gguf"]),
+const OTHER_FORMATS: [(&str, &[&str]); 5] = [
     ("PyTorch", &[".bin", ".pt", ".pth", ".ckpt"]),
     ("ONNX", &[".onnx"]),
     ("Keras", &[".h5", ".keras"]),
@@ -315,7 +315,10 @@ fn expected_or_only(sets: &Sets<'_>, stem: &str, folder: &str) -> Result<String,
 /// The set of the expected name and variant, or the only set of that variant. Case does not count.
 fn of_variant(sets: &Sets<'_>, stem: &str, variant: &str, folder: &str) -> Result<String, SelectError> {
     let folder = folder.to_owned();
-    let is_variant = |set: &&String| set.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(variant));
+    let is_variant = |set: &&String| match sets[*set].first().map(|name| Format::of(name)) {
+        Some(Format::Gguf) => gguf_files::is_quantisation(set, variant),
+        _ => set.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(variant)),
+    };
     let mut matching: Vec<&String> = sets.keys().filter(is_variant).collect();
     let expected = |set: &&&String| set.rsplit_once('.').is_some_and(|(before, _)| before == stem);
     if let Some(set) = matching.iter().find(expected) {
@@ -353,7 +356,8 @@ fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> 
         ([], Some(&total)) if totals.iter().all(|&other| other == total) => {
             let (first, _) = &shards[0];
             let width = first.digits.len();
-            let name_of = |number: u32| format!("{}-{number:0width$}-of-{total:0width$}{SUFFIX}", first.set);
+            let suffix = Format::of(names[0]).suffix();
+            let name_of = |number: u32| format!("{}-{number:0width$}-of-{total:0width$}{suffix}", first.set);
             let present: BTreeSet<u32> = shards.iter().map(|(shard, _)| shard.number).collect();
             let absent = || (1..=total).filter(|number| !present.contains(number));
             let count = absent().count();
@@ -450,8 +454,8 @@ mod tests {
     /// mflux numbers its shards from 0, without a total, and calls its index as transformers does.
     #[test]
     fn weights_in_other_formats_are_named() {
-        let error = select(&["t/a.gguf", "t/b.gguf", "t/pytorch_model.bin", "t/config.json"]).unwrap_err().to_string();
-        assert!(error.contains("GGUF (2 files, such as `a.gguf`)"), "{error}");
+        let error = select(&["t/a.onnx", "t/b.onnx", "t/pytorch_model.bin", "t/config.json"]).unwrap_err().to_string();
+        assert!(error.contains("ONNX (2 files, such as `a.onnx`)"), "{error}");
         assert!(error.contains("PyTorch (`pytorch_model.bin`)"), "{error}");
         assert!(!select(&["t/config.json"]).unwrap_err().to_string().contains("formats"));
     }
@@ -524,6 +528,14 @@ mod tests {
             assert_eq!(choose(&files, "fp16"), Ok(chosen_index(index)));
             assert!(weight_name::is_weights(index));
         }
+        let gguf =
+            ["t/m-Q4_K_M.gguf", "t/m-Q8_0-00001-of-00002.gguf", "t/m-Q8_0-00002-of-00002.gguf", "t/m-UD-Q4_K_XL.gguf"];
+        assert_eq!(choose(&gguf, "q4_k_m"), Ok(WeightFiles::Files(vec![gguf[0].into()])));
+        assert_eq!(choose(&gguf, "Q8_0"), Ok(WeightFiles::Files(vec![gguf[1].into(), gguf[2].into()])));
+        assert!(matches!(choose(&gguf, "Q4_K"), Err(SelectError::NoVariant { candidates, .. })
+            if candidates == ["m-Q4_K_M", "m-Q8_0", "m-UD-Q4_K_XL"]));
+        assert!(matches!(choose(&gguf[1..2], "Q8_0"), Err(SelectError::MissingShards { missing, .. })
+            if missing == ["m-Q8_0-00002-of-00002.gguf"]));
         let other = ["t/a.fp16.safetensors", "t/b.fp16.safetensors"];
         assert!(matches!(choose(&other, "fp16"), Err(SelectError::Ambiguous { .. })));
         assert_eq!(choose(&other[..1], "fp16"), Ok(WeightFiles::Files(vec![other[0].into()])));

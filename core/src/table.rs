@@ -275,7 +275,7 @@ pub(crate) mod tests {
                 let bytes = shape.iter().product::<u64>();
                 let range = begin..begin + bytes;
                 begin += bytes;
-                TensorInfo { name: (*name).into(), dtype: Dtype::U8, shape: shape.to_vec(), range }
+                TensorInfo { name: (*name).into(), dtype: Dtype::U8, shape: shape.to_vec(), range, encoding: None }
             })
             .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));

@@ -1,12 +1,40 @@
 //! Names of weight files, and of the indexes that list them.
 
-/// Ending of a weight file.
+/// Ending of a safetensors file.
 pub const SUFFIX: &str = ".safetensors";
+/// Ending of a GGUF file.
+pub const GGUF_SUFFIX: &str = ".gguf";
 /// Ending of an index file.
 pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
 /// Most digits of a shard's number.
 const DIGITS_MAX: usize = 6;
+
+/// What a weight file is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// A safetensors file, or a file of another name that is taken for one.
+    Safetensors,
+    /// A GGUF file.
+    Gguf,
+}
+
+impl Format {
+    /// The format of the file at `path`.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        if path.ends_with(GGUF_SUFFIX) { Self::Gguf } else { Self::Safetensors }
+    }
+
+    /// The end of its name.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Safetensors => SUFFIX,
+            Self::Gguf => GGUF_SUFFIX,
+        }
+    }
+}
 
 /// A shard's name taken apart: `model-00001-of-00003.safetensors`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +67,7 @@ impl<'a> ShardName<'a> {
 /// The path of a weight file without its ending; `None` for other files.
 #[must_use]
 pub fn stem(path: &str) -> Option<&str> {
-    path.strip_suffix(SUFFIX)
+    path.strip_suffix(SUFFIX).or_else(|| path.strip_suffix(GGUF_SUFFIX))
 }
 
 /// The set that a weight file belongs to, by its name.
@@ -59,7 +87,7 @@ pub fn index_set(file: &str) -> Option<String> {
     (!variant.is_empty()).then(|| format!("{stem}.{variant}"))
 }
 
-/// Whether a file of that path belongs to weights: a safetensors file, or an index in either spelling.
+/// Whether a file of that path belongs to weights: a safetensors or GGUF file, or an index in either spelling.
 #[must_use]
 pub fn is_weights(path: &str) -> bool {
     stem(path).is_some() || index_set(split(path).1).is_some()
@@ -92,6 +120,8 @@ mod tests {
         }
         assert_eq!(set("a-0000001-of-0000002.safetensors"), None, "seven digits");
         assert_eq!((set_of("a-1-of-2.safetensors"), set_of("a.fp16.safetensors")), (Some("a"), Some("a.fp16")));
+        assert_eq!((set("b-Q8_0-00001-of-00002.gguf"), set_of("b.gguf")), (Some(("b-Q8_0", 1, 2)), Some("b")));
+        assert_eq!((Format::of("b.gguf"), Format::of("b.bin")), (Format::Gguf, Format::Safetensors));
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn table(text: &str) -> Option<Table> {
         let name = words.next().filter(|name| !name.is_empty() && name.len() < 512)?;
         let shape: Vec<u64> = words.map(|word| word.parse().ok().filter(|&number| number < 4096)).collect::<Option<_>>()?;
         let bytes = byte_length(Dtype::F32, &shape).filter(|_| shape.len() < 8)?;
-        let info = TensorInfo { name: name.into(), dtype: Dtype::F32, shape, range: begin..begin + bytes };
+        let info = TensorInfo { name: name.into(), dtype: Dtype::F32, shape, range: begin..begin + bytes, encoding: None };
         begin += bytes;
         tensors.push(Sourced { source: SourceId(0), info, origin: None, packed: None, coded: None, mark: None });
     }

@@ -70,7 +70,7 @@ fn table() -> Table {
     let tensors = tensors.map(|(name, dtype, shape)| {
         let range = begin..begin + byte_length(dtype, &shape).expect("it is small");
         begin = range.end;
-        TensorInfo { name: name.into(), dtype, shape, range }
+        TensorInfo { name: name.into(), dtype, shape, range, encoding: None }
     });
     Table::of_file(Header { data_start: 8, file_length: begin, tensors: tensors.into(), metadata: Default::default() })
 }

@@ -16,11 +16,14 @@ use crate::{
 };
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
+    gguf::{self, GgufError, Parsed},
     header::{self, Dtype, Header, HeaderError, PREFIX_BYTES},
     index::Index,
+    llama_cpp,
     quantisation::{MARK_BYTES_MAX, MARK_SUFFIX, MarkError},
     source::{SourceId, Sources},
     table::{Shard, TENSORS_MAX, Table, TableError},
+    weight_name::Format,
 };
 
 /// Most bytes of marks that are read of one file. Real files have some hundred marks of less than 100 bytes.
@@ -59,17 +62,48 @@ pub struct Checkpoint {
     pub remarks: Vec<String>,
 }
 
+/// The rule that a header breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenHeader {
+    /// A rule of safetensors.
+    #[error(transparent)]
+    Safetensors(#[from] HeaderError),
+    /// A rule of GGUF.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+}
+
+impl BrokenHeader {
+    /// What people call the format.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        match self {
+            Self::Safetensors(_) => "safetensors",
+            Self::Gguf(_) => "GGUF",
+        }
+    }
+}
+
+impl Explain for BrokenHeader {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Safetensors(error) => error.explain(),
+            Self::Gguf(error) => error.explain(),
+        }
+    }
+}
+
 /// Why shards cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A file that breaks the format.
-    #[error("`{}` is not a usable safetensors file", path.display())]
+    #[error("`{}` is not a usable {} file", path.display(), source.format())]
     Header {
         /// The file.
         path: PathBuf,
         /// The rule that it breaks.
         #[source]
-        source: HeaderError,
+        source: BrokenHeader,
     },
     /// Shards that contradict each other or the index.
     #[error("the shards of `{component}` do not fit together")]
@@ -189,7 +223,7 @@ impl Checkpoint {
     }
 }
 
-/// The tensors of a component's shards, compared with its index; beside them what is untidy and refuses nothing.
+/// The tensors of a component's shards under the names of transformers, where they are llama.cpp's, compared with its index; beside them what is untidy and refuses nothing.
 ///
 /// # Errors
 /// When two shards hold a tensor of one name, the index lists one that its shard does not hold, or the metadata's list of
@@ -213,6 +247,8 @@ pub fn merge(
             "the metadata list {count} quantised layers that the file does not hold, such as `{sample}`"
         ));
     }
+    let (table, translated) = llama_cpp::translated(table, &metadata);
+    remarks.extend(translated);
     Ok((table, remarks))
 }
 
@@ -220,9 +256,12 @@ pub fn merge(
 ///
 /// # Errors
 /// When the file cannot be opened or breaks the format.
-pub fn open_file(path: PathBuf, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {
+fn open_file(path: PathBuf, format: Format, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {
     let file = HeldFile::open(&path, may).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-    let header = read_header(&file)?;
+    let header = match format {
+        Format::Safetensors => read_header(&file)?,
+        Format::Gguf => read_gguf_header(&file)?,
+    };
     let marks = read_marks(&file, &header)?;
     Ok(OpenShard { file, header, marks })
 }
@@ -250,33 +289,64 @@ fn read_marks(file: &HeldFile, header: &Header) -> Result<BTreeMap<Box<str>, Arc
 }
 
 fn open_shard(shard: &ShardFile, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {
-    let open = open_file(shard.path.clone(), may)?;
+    let open = open_file(shard.path.clone(), Format::of(&shard.name), may)?;
     if *open.file.identity() != shard.identity {
         return Err(CheckpointError::Changed { path: shard.path.clone() });
     }
     Ok(open)
 }
 
+/// Reads bytes of a header.
+fn read(file: &HeldFile, buffer: &mut [u8], offset: u64) -> Result<(), CheckpointError> {
+    let path = file.path();
+    file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
+        // Shorter than it was a moment ago.
+        io::ErrorKind::UnexpectedEof => CheckpointError::Changed { path: path.to_owned() },
+        _ => CheckpointError::Io { path: path.to_owned(), source },
+    })
+}
+
 fn read_header(file: &HeldFile) -> Result<Header, CheckpointError> {
     let path = file.path();
     let length = file.identity().length;
-    let bad = |source| CheckpointError::Header { path: path.to_owned(), source };
-    let read = |buffer: &mut [u8], offset| {
-        file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
-            // Shorter than it was a moment ago.
-            io::ErrorKind::UnexpectedEof => CheckpointError::Changed { path: path.to_owned() },
-            _ => CheckpointError::Io { path: path.to_owned(), source },
-        })
-    };
+    let bad = |source: HeaderError| CheckpointError::Header { path: path.to_owned(), source: source.into() };
     if length < PREFIX_BYTES {
         return Err(bad(HeaderError::FileTooShort { found: length }));
     }
     let mut prefix = [0; 8];
-    read(&mut prefix, 0)?;
+    read(file, &mut prefix, 0)?;
     let json_length = header::header_length(prefix, length).map_err(bad)?;
     in_turn(file.identity().device, json_length as u64, || {
         let mut json = vec![0; json_length];
-        read(&mut json, PREFIX_BYTES)?;
+        read(file, &mut json, PREFIX_BYTES)?;
         Header::parse(&json, length).map_err(bad)
+    })
+}
+
+/// Reads the header of a GGUF file, which shows its own length only at its end: each time twice as much.
+fn read_gguf_header(file: &HeldFile) -> Result<Header, CheckpointError> {
+    let length = file.identity().length;
+    let bad = |source: GgufError| CheckpointError::Header { path: file.path().to_owned(), source: source.into() };
+    let more = |bytes: &mut Vec<u8>, wanted: u64| -> Result<Parsed, CheckpointError> {
+        let have = bytes.len();
+        bytes.resize(usize::try_from(wanted).expect("no longer than a header that is read"), 0);
+        read(file, &mut bytes[have..], have as u64)?;
+        gguf::parse(bytes, length).map_err(bad)
+    };
+    let mut bytes = Vec::new();
+    let mut wanted = gguf::FIRST_BYTES.min(length);
+    let mut parsed = more(&mut bytes, wanted)?;
+    if let Parsed::Header(header) = parsed {
+        return Ok(header);
+    }
+    // Vocabularies take tens of megabytes, so they are read one after the other.
+    in_turn(file.identity().device, gguf::HEADER_BYTES_MAX, move || {
+        loop {
+            match parsed {
+                Parsed::Header(header) => return Ok(header),
+                Parsed::More(needed) => wanted = needed.max(2 * wanted).min(length),
+            }
+            parsed = more(&mut bytes, wanted)?;
+        }
     })
 }

@@ -4,14 +4,14 @@
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 
 use dashmap::DashMap;
-use weightsd_core::identity::ContentKey;
+use weightsd_core::{identity::ContentKey, weight_name::Format};
 
 use super::{CheckpointError, OpenShard, open_shard};
 use crate::{lanes::MayBlock, snapshot::ShardFile};
 
-/// What a shard is shared by: its content and its disk. Requests for one shard wait for its opening, so
+/// What a shard is shared by: its content, its disk, and the format that it is read as. Requests for one shard wait for its opening, so
 /// a shard is shared on one disk only: no request waits for a disk that it does not need.
-type Key = (ContentKey, u64);
+type Key = (ContentKey, u64, Format);
 
 /// Open shards by content. Holds none open by itself.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl ShardPool {
     /// # Errors
     /// When the file cannot be opened, breaks the format, or is not the one that was listed.
     pub fn get_or_open(&self, shard: &ShardFile, may: &MayBlock<'_>) -> Result<Arc<OpenShard>, CheckpointError> {
-        let key = (shard.content.clone(), shard.identity.device);
+        let key = (shard.content.clone(), shard.identity.device, Format::of(&shard.name));
         let slot = Arc::clone(&self.slots.entry(key.clone()).or_default());
         let result = open_in(&mut slot.lock().unwrap_or_else(PoisonError::into_inner), shard, may);
         drop(slot);

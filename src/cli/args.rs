@@ -84,7 +84,7 @@ Examples:
     Resolve(Model),
     /// Compare the components of a model with what its family says they must hold
     Audit(Audit),
-    /// Show what a safetensors file or a model holds, and its tensors (needs no daemon)
+    /// Show what a safetensors or GGUF file or a model holds, and its tensors (needs no daemon)
     Inspect(Inspect),
     /// Say why a component or an image is here, who holds it, how long it stays, and what would push it out
     Explain(Explain),
@@ -129,7 +129,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 /// A model, and where it is looked up.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Model {
-    /// A path, or a Hugging Face id: org/repo, org/repo:revision
+    /// A path, or a Hugging Face id: org/repo, org/repo:revision, org/repo:Q4_K_M of GGUF files
     pub(super) model: String,
     /// Revision of the Hugging Face id
     #[arg(long, value_name = "REV")]
@@ -137,7 +137,7 @@ pub(super) struct Model {
     /// The Hugging Face cache [default: as huggingface_hub finds it]
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub(super) hub_cache: Option<PathBuf>,
-    /// Variant of the weights, such as fp16
+    /// Variant of the weights, such as fp16, or Q4_K_M of GGUF files
     #[arg(long, value_name = "NAME")]
     pub(super) variant: Option<String>,
     /// Only weight files whose paths match this glob (may be repeated)

@@ -59,13 +59,15 @@ pub(super) fn run(command: &Inspect, format: Format) -> anyhow::Result<ExitCode>
             ..Choice::default()
         },
         network: Network::Forbidden,
-    };
+    }
+    .with_variant_of_spec();
     let pool = ShardPool::default();
     let list = |selector: &Selector, base: Option<&Snapshot>| -> Result<Arc<Snapshot>, LoadError> {
         Ok(Arc::new(pipeline::snapshot(&pipeline::pinned_here(selector, &places, &OWN)?, base, &pool, &OWN)?))
     };
     let beside = |spec: &String| {
-        list(&Selector { spec: spec.clone(), revision: None, choice: Choice::default(), ..asked.clone() }, None)
+        let beside = Selector { spec: spec.clone(), revision: None, choice: Choice::default(), ..asked.clone() };
+        list(&beside.with_variant_of_spec(), None)
     };
     let base = command.beside.base.as_ref().map(beside).transpose()?;
     let overlay = command.beside.overlay.as_ref().map(beside).transpose()?;

@@ -10,6 +10,7 @@ use weightsd_arrays::{
 };
 use weightsd_core::{
     derive::{Delta, Effect, Factor, Input, Job, Matrix, Product, Slice},
+    ggml::Encoding,
     header::Dtype,
     quantisation::{Decoding, Scheme, SlotRole},
 };
@@ -28,6 +29,8 @@ pub(super) trait Read {
     fn whole_bytes(&self, slice: &Slice) -> Result<Vec<u8>, Self::Error>;
     /// The bytes of the rows of this piece.
     fn rows_bytes(&self, slice: &Slice) -> Result<Vec<u8>, Self::Error>;
+    /// The same rows of an encoded tensor of that shape, decoded to F32.
+    fn decoded(&self, slice: &Slice, encoding: &Encoding, shape: &[u64]) -> Result<Array, Self::Error>;
     /// Of `rows` of a weight, those in this piece.
     fn within(&self, rows: &Range<u64>) -> Range<u64>;
 }
@@ -46,6 +49,7 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
                 None => coded.plain(decoding, Dtype::F32)?,
             }
         }
+        Input::Encoded { slice, encoding, shape } => read.decoded(slice, encoding, shape)?,
         Input::Bytes(slice) => {
             let taken = read.rows(slice)?;
             bytes(&taken)?;

@@ -112,9 +112,9 @@ impl Maker {
         timeout(ASKING_MAX, self.engines.find(&self.daemon)).await.unwrap_or(Err(ComputeFailed::EngineUnknown))
     }
 
-    /// The engine for `wanted`; `None` where everything is copied, which needs none.
+    /// The engine for `wanted`; `None` where everything is copied or decoded, which needs none.
     async fn installed(&self, wanted: &Wanted) -> Result<Option<Arc<Installed>>, ComputeFailed> {
-        if !wanted.derivation.computes() {
+        if !wanted.derivation.needs_engine() {
             return Ok(None);
         }
         let engine = match &wanted.engine {

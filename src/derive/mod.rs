@@ -6,6 +6,7 @@
 
 mod arithmetic;
 mod decode;
+mod encoded;
 mod engine;
 mod engines;
 mod images;

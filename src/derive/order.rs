@@ -31,7 +31,7 @@ pub(super) enum Task {
 /// What the worker computes, from which files, and where it writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {
-    /// The engine that computes; `None` where everything is copied.
+    /// The engine that computes; `None` where everything is copied or decoded.
     pub engine: Option<Installed>,
     /// The inputs. Slices name them by their place in this list.
     pub files: Vec<OrderedFile>,
@@ -101,6 +101,8 @@ pub enum FailureKind {
     NoSpace,
     /// A file cannot be read or written.
     Io,
+    /// The numbers of the weights do not allow what was ordered.
+    Weights,
     /// MLX is missing, or it is not the one that this program was built with.
     NoMlx,
     /// MLX is another one than was ordered.

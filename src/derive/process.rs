@@ -100,6 +100,10 @@ impl Explain for ComputeFailed {
             Self::Changed { .. } | Self::Failed { kind: FailureKind::Changed, .. } => {
                 (Reason::FileChanged, "somebody writes to the model's files: try again when they are done")
             }
+            Self::Failed { kind: FailureKind::Weights, .. } => (
+                Reason::CannotConvert,
+                "ask for plain floats (`--dequantise`), which have room for such numbers; or the file is damaged",
+            ),
             Self::Failed { kind: FailureKind::OtherVersion, .. } => (Reason::OwnFiles, REPLACED),
             Self::Start(error) if error.kind() == std::io::ErrorKind::NotFound => (Reason::OwnFiles, REPLACED),
             Self::Stopping => (Reason::ShuttingDown, "connect again once the daemon is back"),

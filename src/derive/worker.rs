@@ -20,11 +20,16 @@ use std::{
 };
 
 use weightsd_arrays::{ArrayError, bytes, filled, mlx_rs};
-use weightsd_core::derive::{Input, Job, Output, Product, Slice};
+use weightsd_core::{
+    derive::{Input, Job, Output, Product, Slice},
+    ggml::Encoding,
+    header::Dtype,
+};
 use weightsd_segment::{PinnedFile, advice};
 
 use super::{
     Installed, arithmetic,
+    encoded::{self, Rows},
     order::{FailureKind, Order, OrderError, Task, WorkerReport},
 };
 use crate::disk;
@@ -176,8 +181,9 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
         && products_are_cut()
         && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
     let elements = job.input.elements();
-    // With deltas there are the weight, the result, and the sum and the product in F32. Codes become floats.
-    let is_coded = matches!(job.input, Input::Coded { .. });
+    // Codes and blocks become floats: decoded elements are F32, beside what they are rounded to.
+    let is_coded = matches!(job.input, Input::Coded { .. } | Input::Encoded { .. });
+    // With deltas there are the weight, the result, and the sum and the product in F32.
     let cost = match (job.deltas.is_empty(), is_coded) {
         (true, false) => 4 * input,
         (true, true) => input + 8 * elements,
@@ -186,11 +192,12 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     if (!job.deltas.is_empty() && !is_cut) || !job.keeps_rows() {
         return vec![Piece { job, rows: None, input, cost }];
     }
-    let rows = job.input.slices().next().and_then(|slice| slice.shape.first().copied()).unwrap_or(1).max(1);
+    let together = job.rows_together().unwrap_or(1);
+    let units = (job.rows() / together).max(1);
     // Pieces of codes are measured by the halves that they become.
     let measured = if is_coded { 2 * elements } else { input };
-    let count = measured.div_ceil(PIECE_BYTES).clamp(1, rows);
-    let bounds = (0..=count).map(|number| rows * number / count).collect::<Vec<_>>();
+    let count = measured.div_ceil(PIECE_BYTES).clamp(1, units);
+    let bounds = (0..=count).map(|number| units * number / count * together).collect::<Vec<_>>();
     let piece = |bound: &[u64]| {
         let part = input / count;
         let rows = (count > 1).then_some(bound[0]..bound[1]);
@@ -272,6 +279,9 @@ impl<'a> ImageWork<'a> {
         if piece.job.is_copy() {
             return self.copy(piece);
         }
+        if let (Input::Encoded { slice, .. }, false) = (&piece.job.input, piece.job.needs_engine()) {
+            return self.decode(piece, slice);
+        }
         let reader = PieceReader { files: self.files, rows: piece.rows.clone() };
         let arrays = arithmetic::outputs(piece.job, &reader)?;
         let outputs = &piece.job.outputs;
@@ -290,6 +300,24 @@ impl<'a> ImageWork<'a> {
             let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes);
             let (bytes, start) = (bytes(array)?, output.range.start + first);
             self.write(bytes, start)
+                .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Decodes a piece, without MLX.
+    fn decode(&self, piece: &Piece<'_>, slice: &Slice) -> Result<(), WorkerFailure> {
+        let job = piece.job;
+        let rows = piece.rows.clone().unwrap_or(0..job.rows());
+        let stored = PieceReader { files: self.files, rows: piece.rows.clone() }.stored(slice, job.rows())?;
+        let failure = |message: String| WorkerFailure { kind: FailureKind::Weights, message };
+        let name = || job.outputs.first().map_or_else(String::new, |output| output.name.clone());
+        let made = encoded::outputs(job, &Rows { bytes: &stored, count: rows.end - rows.start })
+            .ok_or_else(|| failure(format!("`{}` cannot be decoded to what was planned", name())))?
+            .map_err(|problem| failure(format!("`{}` is no layer of MLX: {problem}", name())))?;
+        for (output, bytes) in job.outputs.iter().zip(&made) {
+            let first = (output.range.end - output.range.start) / job.rows() * rows.start;
+            self.write(bytes, output.range.start + first)
                 .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
         }
         Ok(())
@@ -370,6 +398,16 @@ impl PieceReader<'_> {
         Ok(memory)
     }
 
+    /// The bytes of the piece's rows, of a slice that holds `rows` rows.
+    fn stored(&self, slice: &Slice, rows: u64) -> Result<Vec<u8>, WorkerFailure> {
+        let row = slice.bytes() / rows.max(1);
+        let start = slice.range.start;
+        match &self.rows {
+            Some(piece) => self.bytes(slice, start + piece.start * row..start + piece.end * row),
+            None => self.bytes(slice, slice.range.clone()),
+        }
+    }
+
     /// Fills `memory` with the bytes of the slice's file from `offset` on.
     fn fill(&self, slice: &Slice, offset: u64, memory: &mut [u8]) -> Result<(), WorkerFailure> {
         let absent =
@@ -416,6 +454,20 @@ impl arithmetic::Read for PieceReader<'_> {
         let Some(rows) = &self.rows else { return self.whole_bytes(slice) };
         let (start, row) = (slice.range.start, row_bytes(&slice.range, &slice.shape));
         self.bytes(slice, start + rows.start * row..start + rows.end * row)
+    }
+
+    fn decoded(&self, slice: &Slice, encoding: &Encoding, shape: &[u64]) -> Result<mlx_rs::Array, WorkerFailure> {
+        let all = shape.first().copied().unwrap_or(1).max(1);
+        let stored = self.stored(slice, all)?;
+        let count = self.rows.as_ref().map_or(all, |rows| rows.end - rows.start);
+        let mut part = shape.to_vec();
+        if let Some(first) = part.first_mut() {
+            *first = count;
+        }
+        filled(Dtype::F32, &part, |memory| {
+            encoded::decode_into(encoding, &Rows { bytes: &stored, count }, memory);
+            Ok(())
+        })
     }
 
     fn within(&self, rows: &Range<u64>) -> Range<u64> {

@@ -1,14 +1,15 @@
 //! Weights without configs, such as one file, or the folders that mflux saves: their tensors tell which components they
 //! are. Reads headers.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use weightsd_core::{
-    family::{self, ComponentSite, Family},
+    family::{self, ComponentSite},
+    llama_cpp,
     parts::Located,
     resemblance::Resemblance,
-    source::Sources,
-    table::{TENSORS_MAX, Table},
+    source::{SourceId, Sources},
+    table::{Shard, TENSORS_MAX, Table},
 };
 
 use super::LoadError;
@@ -27,10 +28,11 @@ struct Bare {
     folder: String,
     file: Option<String>,
     table: Table,
+    metadata: BTreeMap<String, String>,
 }
 
-/// Tells `snapshot` what its weights without configs are: of the family of `base` if they are called so, else of the family
-/// that their shapes show.
+/// Tells `snapshot` what its weights without configs are: of the family of `base` if they are called so, else what the
+/// metadata of a GGUF file say, else of the family that their shapes show.
 ///
 /// # Errors
 /// When the root has several files without a word, or the file that is the model cannot be opened. Files of folders that
@@ -43,8 +45,11 @@ pub(super) fn tell(
 ) -> Result<(), LoadError> {
     let mut found = Vec::new();
     if let Some(file) = snapshot.bare_file()? {
-        let table = Table::of_file(pool.get_or_open(&file, may)?.header.clone());
-        found.push(Bare { folder: String::new(), file: Some(file.name), table });
+        let header = pool.get_or_open(&file, may)?.header.clone();
+        let metadata = header.metadata.clone();
+        let shard = Shard { source: SourceId::default(), name: &file.name, header };
+        let (table, _) = checkpoint::merge(&file.name, vec![shard], None)?;
+        found.push(Bare { folder: String::new(), file: Some(file.name), table, metadata });
     }
     let sites: Vec<ComponentSite> = snapshot.bare_sites().cloned().collect();
     if sites.len() <= FOLDERS_MAX {
@@ -62,7 +67,15 @@ pub(super) fn tell(
         }
     }
     let tables: Vec<&Table> = found.iter().map(|bare| &bare.table).collect();
-    match kind(&tables, base.map(|base| base.family)) {
+    let of_base = base.and_then(|base| Some((base.family, family::locate_as(&tables, base.family)?)));
+    let described =
+        || found.iter().filter(|bare| bare.folder.is_empty()).find_map(|bare| config(&bare.table, &bare.metadata));
+    if of_base.is_none()
+        && let Some(config) = described()
+    {
+        return Ok(snapshot.describe(config)?);
+    }
+    match of_base.or_else(|| family::locate_all(&tables)) {
         Some((family, located)) => {
             let told = found.into_iter().zip(located).filter(|(bare, located)| is_clear(&bare.folder, located));
             let told = told.map(|(Bare { folder, file, .. }, located)| Told { folder, file, located }).collect();
@@ -77,23 +90,30 @@ pub(super) fn tell(
 }
 
 /// The same for one folder of a model that is looked at elsewhere: what its tensors tell, if they are one component's.
-pub(super) fn told(snapshot: &Snapshot, site: &ComponentSite, table: &Table) -> Option<Snapshot> {
+pub(super) fn told(
+    snapshot: &Snapshot,
+    site: &ComponentSite,
+    table: &Table,
+    metadata: &BTreeMap<String, String>,
+) -> Option<Snapshot> {
     snapshot.bare_sites().find(|bare| *bare == site)?;
-    let (family, mut located) = kind(&[table], None)?;
+    let mut snapshot = snapshot.clone();
+    if let Some(config) = config(table, metadata).filter(|_| site.folder.is_empty()) {
+        return snapshot.describe(config).is_ok().then_some(snapshot);
+    }
+    let (family, mut located) = family::locate_all(&[table])?;
     let located = located.swap_remove(0);
     if located.parts.len() != 1 {
         return None;
     }
-    let mut snapshot = snapshot.clone();
     let folder = site.folder.clone();
     snapshot.adopt(family, vec![Told { folder, file: None, located }]);
     Some(snapshot)
 }
 
-/// The family of the tables, and what each holds of it.
-fn kind(tables: &[&Table], base: Option<&'static dyn Family>) -> Option<(&'static dyn Family, Vec<Located>)> {
-    let of_base = base.and_then(|family| Some((family, family::locate_as(tables, family)?)));
-    of_base.or_else(|| family::locate_all(tables))
+/// The `config.json` that the metadata of a file make.
+fn config(table: &Table, metadata: &BTreeMap<String, String>) -> Option<Vec<u8>> {
+    llama_cpp::config(table, metadata).map(|config| config.to_string().into_bytes())
 }
 
 /// Whether the parts can be components: a folder of several would be one component under several names.
@@ -105,5 +125,5 @@ fn is_clear(folder: &str, located: &Located) -> bool {
 fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool, may: &MayBlock<'_>) -> Option<Bare> {
     let files = Arc::new(snapshot.component(&site.name).ok()?);
     let opened = checkpoint::open(&files, pool, &Unwatched, &mut Sources::default(), may).ok()?;
-    Some(Bare { folder: site.folder.clone(), file: None, table: opened.table })
+    Some(Bare { folder: site.folder.clone(), file: None, table: opened.table, metadata: opened.metadata })
 }

@@ -72,7 +72,7 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     }
     let (table, mut remarks) = checkpoint::merge(component, shards, found.index.as_ref())?;
     remarks.extend(snapshot.remark_on(&found.site));
-    let told = bare::told(snapshot, &found.site, &table);
+    let told = bare::told(snapshot, &found.site, &table, &metadata);
     let snapshot = told.as_ref().unwrap_or(snapshot);
     let is_it = |site: &&ComponentSite| site.folder == found.site.folder;
     let site = snapshot.sites().iter().find(is_it).unwrap_or(&found.site);

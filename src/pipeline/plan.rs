@@ -13,7 +13,8 @@ use weightsd_core::{
     audit::AuditReport,
     catalogue::AuditPolicy,
     derive::{
-        self, Alignment, CannotConvert, CodedLayers, Converted, Delta, Derivation, Held, MLX_VERSION, Rule, Setting,
+        self, Alignment, CannotConvert, CodedLayers, Converted, Delta, Derivation, ExactLayers, Held, MLX_VERSION,
+        Rule, Setting,
     },
     explain::sentence,
     family,
@@ -21,6 +22,7 @@ use weightsd_core::{
     place::{self, At, Layout, Placed},
     source::{SourceId, Sources},
     table::DtypeTotal,
+    weight_name::Format,
 };
 
 use super::{LoadError, Prepared, Request, adapters};
@@ -166,13 +168,14 @@ pub(super) fn plan(
     let quantises = |layer: &str| family.quantises(component, layer);
     let rule = if family.id() == family::GENERIC { Rule::Guess } else { Rule::Family };
     let opaque = &assembled.layers.opaque;
-    let files = held(&checkpoints, &placed);
+    let files = held(&checkpoints, &placed, &sources);
+    let granted = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
+    let layers = if granted.is_for_modules() { ExactLayers::Packed } else { ExactLayers::Plain };
     // In layout SOURCE tensors are ranges of the published files.
     let alignment = if prepared.request.layout.is_for_modules() { alignment } else { Alignment::AsStored };
     let metadata = metadata(prepared);
-    let granted = prepared.request.layout.granted(assembled.description.catalogue.as_ref());
     let coded = if granted.is_for_modules() { CodedLayers::Plain } else { CodedLayers::AsStored };
-    let setting = Setting { quantises: &quantises, rule, opaque, coded, alignment, deltas, metadata, files };
+    let setting = Setting { quantises: &quantises, rule, opaque, coded, alignment, deltas, metadata, files, layers };
     let Converted { tensors, derivation, unmet, remarks } = derive::plan(placed, &prepared.conversion, setting)
         .map_err(|source| LoadError::Derive { component: component.to_owned(), source })?;
     assembled.report.remarks.extend(remarks);
@@ -194,7 +197,11 @@ pub(super) fn met(plan: &Plan, request: &Request) -> Result<(), LoadError> {
 }
 
 /// Whether the files of the tensors hold exactly them. Files that hold none of them are not lent, and do not count.
-fn held(checkpoints: &Ingredients<Checkpoint>, placed: &[Placed]) -> Held {
+fn held(checkpoints: &Ingredients<Checkpoint>, placed: &[Placed], sources: &Sources<SourceFile>) -> Held {
+    let is_gguf = |tensor: &Placed| Format::of(&sources[tensor.at.source].file.name) == Format::Gguf;
+    if placed.iter().any(is_gguf) {
+        return Held::Otherwise;
+    }
     let is_whole = |tensor: &Placed| tensor.source_name.is_none() && tensor.origin.is_none();
     let mut lent: BTreeMap<SourceId, usize> = BTreeMap::new();
     placed.iter().for_each(|tensor| *lent.entry(tensor.at.source).or_default() += 1);

@@ -1,4 +1,4 @@
-//! Paths: a directory or one safetensors file.
+//! Paths: a directory, or one safetensors or GGUF file.
 
 use std::{fs, io, os::unix::fs::FileTypeExt as _, path::PathBuf};
 
@@ -23,10 +23,10 @@ pub(super) fn resolve(path: PathBuf, selector: &Selector) -> Result<ResolvedMode
         Err(source) => return Err(ResolveError::Io { path, source }),
     };
     let file_type = metadata.file_type();
-    let is_safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
+    let is_weights = path.extension().is_some_and(|extension| extension == "safetensors" || extension == "gguf");
     let kind = if file_type.is_dir() {
         ModelKind::Directory
-    } else if file_type.is_file() && is_safetensors {
+    } else if file_type.is_file() && is_weights {
         ModelKind::File
     } else {
         let found = match () {

@@ -12,6 +12,7 @@ use std::{
 
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
+    gguf_files,
     shown::shown,
     spec::{self, Commit, ModelSpec, RepoId, RepoSpec, Revision, SpecError},
 };
@@ -41,6 +42,18 @@ pub struct Selector {
     pub choice: Choice,
     /// Whether sources may be asked.
     pub network: Network,
+}
+
+impl Selector {
+    /// The same selector, with a quantisation that follows the id in the spec (`org/repo:Q4_K_M`) as the variant.
+    #[must_use]
+    pub fn with_variant_of_spec(mut self) -> Self {
+        if let (None, Some((id, quantisation))) = (&self.choice.variant, gguf_files::with_quantisation(&self.spec)) {
+            self.choice.variant = Some(quantisation.to_owned());
+            self.spec = id.to_owned();
+        }
+        self
+    }
 }
 
 /// Whether sources may be asked.
@@ -155,7 +168,7 @@ impl Places {
 pub enum ModelKind {
     /// A directory named by path.
     Directory,
-    /// One `.safetensors` file named by path.
+    /// One `.safetensors` or `.gguf` file named by path.
     File,
     /// A commit of a repository at a source.
     Repo {
@@ -243,7 +256,7 @@ pub enum ResolveError {
         path: PathBuf,
     },
     /// Something that is no model.
-    #[error("`{}` is {found}, expected a directory or a `.safetensors` file", path.display())]
+    #[error("`{}` is {found}, expected a directory, a `.safetensors` or a `.gguf` file", path.display())]
     NotAModel {
         /// The path.
         path: PathBuf,
@@ -321,7 +334,7 @@ impl Explain for ResolveError {
             Self::NotAModel { path, .. } => new(
                 Reason::NotAModel,
                 path.display().to_string(),
-                "give a model's directory or one `.safetensors` file".to_owned(),
+                "give a model's directory, or one `.safetensors` or `.gguf` file".to_owned(),
             ),
             Self::NoCache { words } => {
                 let hint = format!("name one with {} in the request or the configuration file", words.cache_setting);

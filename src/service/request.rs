@@ -181,14 +181,15 @@ pub(super) fn selector(model: Option<ModelSelector>) -> Result<Selector, Failure
             "give the cache another name, such as a link's, with `--hub-cache` or HF_HUB_CACHE: a request holds UTF-8";
         return Err(Failure::invalid("model.hub_cache", &problem, hint));
     }
-    Ok(Selector {
+    let selector = Selector {
         spec: model.spec,
         revision: (!model.revision.is_empty()).then_some(model.revision),
         hub_cache: path("model.hub_cache", model.hub_cache)?,
         working_directory: path("model.working_directory", model.working_directory)?,
         choice: choice(model.patterns, model.variant)?,
         network: if model.offline { Network::Forbidden } else { Network::Allowed },
-    })
+    };
+    Ok(selector.with_variant_of_spec())
 }
 
 fn is_odd(text: &str) -> bool {

@@ -15,7 +15,7 @@ use weightsd_core::{
     listing::BlobName,
     preferred::{Ground, Preference, preferred},
     select::{self, SelectError, WeightFiles},
-    weight_name,
+    weight_name::{self, Format},
 };
 use weightsd_segment::{FileIdentity, file_key};
 
@@ -79,6 +79,8 @@ impl Snapshot {
         let Some(site) = self.bare_site() else { return Ok(None) };
         let name = match self.select(site) {
             Ok(WeightFiles::Files(names)) if names.len() == 1 => names.into_iter().next(),
+            // Of one model in several quantisations the largest is not what is meant.
+            Err(error @ SnapshotError::Select(SelectError::Ambiguous { .. })) if self.has_gguf() => return Err(error),
             Err(SnapshotError::Select(SelectError::Ambiguous { .. })) => {
                 let length = |name: &str| fs::metadata(self.files.path(name)).map(|metadata| metadata.len()).ok();
                 let names = self.facts.files.iter().map(String::as_str);
@@ -90,6 +92,12 @@ impl Snapshot {
             _ => None,
         };
         name.map(|name| self.shard_file(&name)).transpose().map(Option::flatten)
+    }
+
+    /// Whether weights in the root are GGUF files.
+    fn has_gguf(&self) -> bool {
+        let files = self.facts.files.iter();
+        files.clone().any(|path| !path.contains('/') && Format::of(path) == Format::Gguf)
     }
 
     /// One file as a component of its own.

@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use weightsd_core::{
     family::{self, ComponentSite, Family, ModelFacts},
+    gguf_files,
     listing::Listing,
     resemblance::Resemblance,
     select::{self, SelectError},
@@ -121,7 +122,8 @@ impl Snapshot {
                 None => {}
             }
         }
-        let facts = ModelFacts { files: files.names().to_vec(), documents };
+        let names = gguf_files::of_one_format(files.names().to_vec(), choice.variant.as_deref());
+        let facts = ModelFacts { files: names, documents };
         let family = family::detect(&facts);
         let choice = choice.clone();
         let mut snapshot = Self {
@@ -137,6 +139,15 @@ impl Snapshot {
         };
         snapshot.recognise()?;
         Ok(snapshot)
+    }
+
+    /// Takes `config` for the `config.json` that the model does not have: its weights say what would be in it.
+    ///
+    /// # Errors
+    /// When that makes it a model of more components than a model has.
+    pub fn describe(&mut self, config: Vec<u8>) -> Result<(), SnapshotError> {
+        self.facts.documents.insert("config.json".to_owned(), config);
+        self.recognise()
     }
 
     fn recognise(&mut self) -> Result<(), SnapshotError> {

@@ -8,10 +8,12 @@ use tokio::task::spawn_blocking;
 use weightsd_core::{
     explain::{Explain, Explanation},
     family::{CONFIG_BYTES_MAX, ComponentSite},
+    gguf::{self, GgufError, Parsed},
     header::{self, Header, HeaderError, PREFIX_BYTES},
     index::{INDEX_BYTES_MAX, Index},
     listing::{Listed, Listing},
     select::WeightFiles,
+    weight_name::Format,
 };
 
 use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
@@ -61,6 +63,17 @@ pub enum RemoteError {
         #[source]
         source: HeaderError,
     },
+    /// A GGUF file that breaks the format.
+    #[error("`{file}` of `{repo}` is not a usable GGUF file")]
+    GgufHeader {
+        /// The file.
+        file: String,
+        /// The repository.
+        repo: String,
+        /// The rule that it breaks.
+        #[source]
+        source: GgufError,
+    },
 }
 
 impl Explain for RemoteError {
@@ -68,6 +81,7 @@ impl Explain for RemoteError {
         match self {
             Self::Fetch(error) => error.explain(),
             Self::Header { file, source, .. } => Explanation { resource: file.clone(), ..source.explain() },
+            Self::GgufHeader { file, source, .. } => Explanation { resource: file.clone(), ..source.explain() },
         }
     }
 }
@@ -153,6 +167,9 @@ impl Remote {
     }
 
     async fn header(&self, file: &str, listed: &Listed) -> Result<Header, RemoteError> {
+        if Format::of(file) == Format::Gguf {
+            return self.gguf_header(file, listed).await;
+        }
         let bad = |source| RemoteError::Header { file: file.to_owned(), repo: self.address.repo.to_string(), source };
         if listed.bytes < PREFIX_BYTES {
             return Err(bad(HeaderError::FileTooShort { found: listed.bytes }));
@@ -169,6 +186,30 @@ impl Remote {
         let parsed =
             spawn_blocking(move || crate::turn::in_turn(0, json_length as u64, || Header::parse(&json, length)));
         parsed.await.map_err(|_| FetchError::Died)?.map_err(bad)
+    }
+
+    /// Reads the header of a GGUF file, which shows its own length only at its end: each time twice as much.
+    async fn gguf_header(&self, file: &str, listed: &Listed) -> Result<Header, RemoteError> {
+        let bad =
+            |source| RemoteError::GgufHeader { file: file.to_owned(), repo: self.address.repo.to_string(), source };
+        let length = listed.bytes;
+        let mut bytes = Vec::new();
+        let mut wanted = gguf::FIRST_BYTES.min(length);
+        loop {
+            if wanted > bytes.len() as u64 {
+                bytes.extend(self.range(file, bytes.len() as u64, wanted).await?);
+            }
+            let parsed = spawn_blocking(move || {
+                let parsed = crate::turn::in_turn(0, bytes.len() as u64, || gguf::parse(&bytes, length));
+                (parsed, bytes)
+            });
+            let (parsed, read) = parsed.await.map_err(|_| FetchError::Died)?;
+            bytes = read;
+            match parsed.map_err(bad)? {
+                Parsed::Header(header) => return Ok(header),
+                Parsed::More(needed) => wanted = needed.max(2 * wanted).min(length),
+            }
+        }
     }
 
     async fn range(&self, file: &str, from: u64, to: u64) -> Result<Vec<u8>, FetchError> {

@@ -29,8 +29,9 @@ use crate::{
 };
 
 /// The manifests, by what is hostile.
-const MANIFESTS: [(&str, &str); 8] = [
+const MANIFESTS: [(&str, &str); 9] = [
     ("files", include_str!("../hostile/files.toml")),
+    ("gguf", include_str!("../hostile/gguf.toml")),
     ("paths", include_str!("../hostile/paths.toml")),
     ("indexes", include_str!("../hostile/indexes.toml")),
     ("configs", include_str!("../hostile/configs.toml")),
@@ -40,7 +41,7 @@ const MANIFESTS: [(&str, &str); 8] = [
     ("bytes", include_str!("../hostile/bytes.toml")),
 ];
 /// So that no case gets lost unnoticed.
-const CASES_MIN: usize = 420;
+const CASES_MIN: usize = 470;
 /// Longest message, in bytes: a sentence, not a copy of what was sent.
 const MESSAGE_BYTES_MAX: usize = 1200;
 /// What the daemon may have in memory after all cases, and at the worst moment.
@@ -74,6 +75,8 @@ struct Case {
     data: u64,
     hex: Option<String>,
     text: Option<String>,
+    // A GGUF file.
+    parts: Vec<String>,
     // Folders.
     files: BTreeMap<String, String>,
     index: Option<String>,
@@ -276,6 +279,11 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
             write_safetensors(&path, case);
             model.spec = text(&path);
         }
+        "gguf" => {
+            let path = folder.join(format!("{}.gguf", case.name));
+            write_gguf(&path, case);
+            model.spec = text(&path);
+        }
         "paths" => model.spec = text(&if spec == "." { folder.to_owned() } else { folder.join(spec) }),
         "indexes" => {
             if let Some(index) = &case.index {
@@ -310,6 +318,50 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         dequantise: case.dequantise,
         adapters: copies_of(adapters, case.adapter_copies.unwrap_or(1)),
         ..LoadComponentRequest::default()
+    }
+}
+
+fn write_gguf(path: &Path, case: &Case) {
+    let mut bytes = Vec::new();
+    case.parts.iter().for_each(|part| gguf_part(&mut bytes, part));
+    fs::write(path, bytes).unwrap();
+}
+
+/// Appends a part of a GGUF file, in the words of `tests/hostile/gguf.toml`.
+fn gguf_part(bytes: &mut Vec<u8>, part: &str) {
+    let (word, rest) = part.split_once(' ').unwrap_or((part, ""));
+    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("`{part}`: {text} is no number"));
+    let length = |text: &str| usize::try_from(number(text)).unwrap();
+    match word {
+        "raw" => bytes.extend_from_slice(rest.as_bytes()),
+        "s" => {
+            bytes.extend_from_slice(&(rest.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(rest.as_bytes());
+        }
+        "hex" => bytes.extend_from_slice(&hex::decode(rest).unwrap()),
+        "u8" => bytes.push(u8::try_from(number(rest)).unwrap()),
+        "u32" => bytes.extend_from_slice(&u32::try_from(number(rest)).unwrap().to_le_bytes()),
+        "u64" => bytes.extend_from_slice(&number(rest).to_le_bytes()),
+        "zeros" => bytes.resize(bytes.len() + length(rest), 0),
+        "pad" => bytes.resize(bytes.len().next_multiple_of(length(rest)), 0),
+        "start" => {
+            bytes.extend_from_slice(b"GGUF\x03\0\0\0");
+            rest.split(' ').for_each(|count| bytes.extend_from_slice(&number(count).to_le_bytes()));
+        }
+        "tensor" => {
+            let [name, kind, offset, sides @ ..] = &rest.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("`{part}` is no tensor")
+            };
+            gguf_part(bytes, &format!("s {name}"));
+            gguf_part(bytes, &format!("u32 {}", sides.len()));
+            sides.iter().for_each(|side| gguf_part(bytes, &format!("u64 {side}")));
+            gguf_part(bytes, &format!("u32 {kind}"));
+            gguf_part(bytes, &format!("u64 {offset}"));
+        }
+        count => {
+            let repeated = rest.strip_prefix("times ").unwrap_or_else(|| panic!("`{part}` is no part"));
+            (0..number(count)).for_each(|at| gguf_part(bytes, &repeated.replace("{i}", &at.to_string())));
+        }
     }
 }
 

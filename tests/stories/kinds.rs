@@ -437,18 +437,21 @@ async fn weights_in_other_formats_are_refused_by_name_and_not_audited_as_nothing
     let home = Home::new();
     let folder = home.path().join("model");
     fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("model-q4.gguf"), b"GGUF\x03\0\0\0").unwrap();
+    fs::write(folder.join("pytorch_model.bin"), b"PK\x03\x04").unwrap();
     fs::write(folder.join("config.json"), r#"{"model_type": "some"}"#).unwrap();
     let model = Model::in_home(home).await;
     let request = AuditRequest { model: Some(selector(model.spec())), ..AuditRequest::default() };
     for error in [model.client.audit_with(request).await.unwrap_err(), model.refusal("model").await] {
-        assert!(error.to_string().contains("GGUF (`model-q4.gguf`)"), "{error}");
+        assert!(error.to_string().contains("PyTorch (`pytorch_model.bin`)"), "{error}");
         assert!(error.hint().unwrap().contains("convert"), "{error}");
     }
     // The same under the name of a safetensors file, and in place of a config.
-    fs::rename(folder_of(&model).join("model-q4.gguf"), folder_of(&model).join("model.safetensors")).unwrap();
-    let error = model.refusal("model").await;
-    assert!(error.to_string().contains("GGUF") || error.hint().unwrap().contains("GGUF"), "{error}");
+    for (start, word) in [(&b"PK\x03\x04\0\0\0\x7f"[..], "PyTorch"), (b"GGUF\x03\0\0\0", "GGUF")] {
+        fs::write(folder_of(&model).join("model.safetensors"), start).unwrap();
+        let error = model.refusal("model").await;
+        let said = format!("{error} {}", error.hint().unwrap());
+        assert!(said.contains(word), "{said}");
+    }
     fs::write(folder_of(&model).join("config.json"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
         .unwrap();
     let error = model.refusal("model").await;

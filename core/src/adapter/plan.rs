@@ -467,7 +467,7 @@ mod tests {
         let sourced = |(number, &(name, dtype, shape)): (u32, &Tensor<'_>)| {
             let range = begin..begin + byte_length(dtype, shape).unwrap();
             begin = range.end;
-            let info = TensorInfo { name: name.into(), dtype, shape: shape.to_vec(), range };
+            let info = TensorInfo { name: name.into(), dtype, shape: shape.to_vec(), range, encoding: None };
             Sourced { source: SourceId(5 + number % 2), info, origin: None, packed: None, coded: None, mark: None }
         };
         Table::of((0..).zip(tensors).map(sourced).collect()).unwrap()

@@ -3,6 +3,7 @@
 use super::image::ROOM;
 use crate::{
     explain::{Explain, Explanation, Reason},
+    ggml::BlockType,
     header::Dtype,
 };
 
@@ -101,6 +102,14 @@ pub enum CannotConvert {
         /// Its dtype.
         dtype: Dtype,
     },
+    /// A tensor of a GGUF file whose blocks only ggml's own code books explain.
+    #[error("tensor `{name}` is of ggml's type {kind}, which is recognised and not converted")]
+    Blocks {
+        /// Its name in the file.
+        name: String,
+        /// Its type.
+        kind: BlockType,
+    },
 }
 
 /// Something that a request asks to be done to a layer.
@@ -159,6 +168,10 @@ impl Explain for CannotConvert {
             }
             Self::ReservedName { .. } | Self::NameCollision { .. } => {
                 "ask for the weights as they are stored, or rename the tensor"
+            }
+            Self::Blocks { .. } => {
+                "take a file in another quantisation, such as Q4_K_M or Q8_0; types of 1 to 3 bits that begin with IQ are \
+                 not converted"
             }
             Self::Torn { .. } | Self::NoLayer { .. } | Self::NoFloats { .. } => {
                 "the checkpoint lacks it: `weightsd audit` says what it has"

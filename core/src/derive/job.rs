@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{Delta, Slice};
 use crate::{
     axes::Axes,
+    ggml::Encoding,
     header::Dtype,
-    quantisation::{Decoding, Scheme, SlotRole},
+    quantisation::{Decoding, Scheme, SlotRole, exact_scheme},
 };
 
 /// What is computed from.
@@ -35,6 +36,15 @@ pub enum Input {
         /// dealt out when a fused layer is taken apart.
         first_row: u64,
     },
+    /// A tensor whose bytes are not its elements.
+    Encoded {
+        /// Its bytes: U8, in one dimension.
+        slice: Slice,
+        /// How they become elements.
+        encoding: Encoding,
+        /// Its dimensions.
+        shape: Vec<u64>,
+    },
     /// Bytes that are taken as they are, whatever they mean: U8, in one dimension. The output has the dtype and the shape
     /// of the tensor, and nothing else is done.
     Bytes(Slice),
@@ -44,7 +54,7 @@ impl Input {
     /// All slices that are read. The first has a row for each row of the weight.
     pub fn slices(&self) -> impl Iterator<Item = &Slice> {
         let (plain, slots) = match self {
-            Self::Plain(slice) | Self::Bytes(slice) => (Some(slice), None),
+            Self::Plain(slice) | Self::Encoded { slice, .. } | Self::Bytes(slice) => (Some(slice), None),
             // Weight is the first role.
             Self::Packed { slots, .. } | Self::Coded { slots, .. } => (None, Some(slots.values())),
         };
@@ -57,6 +67,7 @@ impl Input {
         match self {
             Self::Plain(slice) | Self::Bytes(slice) => slice.shape.iter().product(),
             Self::Coded { logical, .. } => logical.iter().product(),
+            Self::Encoded { shape, .. } => shape.iter().product(),
             Self::Packed { slots, scheme } => {
                 slots.get(&SlotRole::Weight).map_or(0, |weight| weight.bytes() * 8 / scheme.bits())
             }
@@ -79,13 +90,14 @@ pub struct Output {
 
 /// The computation of one tensor or packed layer. Its steps, in this order:
 ///
-/// 1. A packed input is dequantised. A coded one is made plain in F32; without deltas it is rounded to `cast` at once. If
-///    MLX has its format under another order of bytes, and the layer is to be `quantise`d so, its bytes are moved and
-///    nothing else is done.
+/// 1. A packed input is dequantised, an encoded one decoded to F32, whatever it is cast to. A coded one is made plain in F32;
+///    without deltas it is rounded to `cast` at once. If MLX has its format under another order of bytes, and the layer is
+///    to be `quantise`d so, its bytes are moved and nothing else is done.
 /// 2. The deltas are added, in F32.
 /// 3. The sum is cast to `cast`. Without `cast` it returns to the dtype that it had before the deltas.
 /// 4. The dimensions of a kernel are reordered.
-/// 5. The result is quantised.
+/// 5. The result is quantised. Where an encoded layer is [exactly](Job::is_exact) one of MLX, its bits are put in MLX's
+///    order instead.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// The tensor or layer that the job starts from.
@@ -106,7 +118,44 @@ impl Job {
     /// Whether rows of the input are rows of the outputs, so that they can be computed apart from each other.
     #[must_use]
     pub fn keeps_rows(&self) -> bool {
-        self.reorder.is_none_or(|axes| axes.places().first() == Some(&0))
+        self.rows_together().is_some() && self.reorder.is_none_or(|axes| axes.places().first() == Some(&0))
+    }
+
+    /// Rows of the input.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        let shape = match &self.input {
+            Input::Encoded { shape, .. } => Some(shape),
+            input => input.slices().next().map(|slice| &slice.shape),
+        };
+        shape.and_then(|shape| shape.first().copied()).unwrap_or(1).max(1)
+    }
+
+    /// Rows of the input that have to be computed together; `None` when all of them have.
+    #[must_use]
+    pub fn rows_together(&self) -> Option<u64> {
+        match &self.input {
+            Input::Encoded { encoding, shape, .. } => encoding.rows_together(shape),
+            Input::Plain(_) | Input::Packed { .. } | Input::Coded { .. } | Input::Bytes(_) => Some(1),
+        }
+    }
+
+    /// Whether the outputs say exactly what the encoded input says, so that only bits are moved.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        let Input::Encoded { encoding, shape, .. } = &self.input else { return false };
+        let is_whole = self.deltas.is_empty() && self.reorder.is_none();
+        is_whole && self.quantise.is_some() && self.quantise == exact_scheme(encoding, shape)
+    }
+
+    /// Whether MLX computes something: copies and decoded tensors need none.
+    #[must_use]
+    pub fn needs_engine(&self) -> bool {
+        let is_decoded = matches!(self.input, Input::Encoded { .. })
+            && self.deltas.is_empty()
+            && self.reorder.is_none()
+            && self.quantise.is_none();
+        !self.is_copy() && !is_decoded && !self.is_exact()
     }
 
     /// Whether the output has the bytes of the input, so that nothing is computed.

@@ -4,15 +4,18 @@
 mod choose;
 mod conversion;
 mod delta;
+mod encoded;
 mod error;
 pub mod image;
 mod job;
+mod outputs;
 mod plan;
 mod unit;
 
 pub use self::{
     conversion::{Conversion, Float, Form, LayerFilter, Merged, Packing},
     delta::{Delta, Effect, Factor, Matrix, Product},
+    encoded::ExactLayers,
     error::{CannotConvert, Wish},
     job::{Input, Job, Output},
     plan::{Alignment, CodedLayers, Converted, Derivation, Held, Rule, Setting, plan},

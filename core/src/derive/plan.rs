@@ -8,17 +8,18 @@ use std::{
 use super::{
     CannotConvert, Conversion, Delta, Float, Form, Input, Job, LayerFilter, Merged, Output, Packing, Slice,
     choose::choose,
+    encoded::{self, ExactLayers},
     error::Wish,
     image::{self, ImagePlan, ROOM},
+    outputs::{Planned, outputs, reordered, slice},
     unit::{CodedUnit, Layer, Unit, units},
 };
 use crate::{
-    axes::Axes,
     header::{Dtype, FLOATS},
     layer_name::{layer_of, weight_of},
     layers::Opaque,
-    place::{At, Making, Placed, Stored, is_misaligned},
-    quantisation::{Packed, Scheme, SlotRole, SlotSpec},
+    place::{At, Making, Placed, is_misaligned},
+    quantisation::{Scheme, SlotRole},
     shown::shown,
 };
 
@@ -38,10 +39,10 @@ impl Derivation {
         self.jobs.iter().map(Job::input_bytes).sum()
     }
 
-    /// Whether something is computed, and not all copied.
+    /// Whether something is computed with MLX: the rest is copied or decoded, which needs no MLX.
     #[must_use]
-    pub fn computes(&self) -> bool {
-        self.jobs.iter().any(|job| !job.is_copy())
+    pub fn needs_engine(&self) -> bool {
+        self.jobs.iter().any(Job::needs_engine)
     }
 
     /// Whether something is copied for the sake of its alignment.
@@ -113,6 +114,8 @@ pub struct Setting<'a> {
     pub metadata: BTreeMap<String, String>,
     /// Whether the files of the tensors hold exactly them, under their names.
     pub files: Held,
+    /// What becomes of encoded layers that MLX's quantisation can say exactly.
+    pub layers: ExactLayers,
 }
 
 /// What the files of a component's tensors hold.
@@ -127,16 +130,13 @@ pub enum Held {
 /// The dtype of coded layers that are made plain when nobody says which.
 const CODED_FLOAT: Float = Float::Bf16;
 
-/// A job, and for each of its outputs a tensor like it.
-type Planned = (Job, Vec<Placed>);
-
 /// Plans `conversion` for `placed` tensors.
 ///
 /// # Errors
 /// When the conversion has no meaning for these tensors. A dtype that some of them cannot have is no error: see
 /// [`Converted::unmet`].
 pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) -> Result<Converted, CannotConvert> {
-    let Setting { quantises, rule, opaque, coded, alignment, mut deltas, metadata, files } = setting;
+    let Setting { quantises, rule, opaque, coded, alignment, mut deltas, metadata, files, layers } = setting;
     let units = units(placed, opaque)?;
     let mut remarks = Vec::new();
     let chosen = match &conversion.packing {
@@ -147,9 +147,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         }
         Packing::AsStored | Packing::Plain => BTreeSet::new(),
     };
-    if conversion.packing == Packing::Plain
-        && !units.iter().any(|unit| matches!(unit, Unit::Packed(_) | Unit::Coded(_)))
-    {
+    if conversion.packing == Packing::Plain && !units.iter().any(is_quantised) {
         remarks.push("no layer is quantised, so none was dequantised".to_owned());
     }
     let unmet = closed(&units, conversion, &deltas)?;
@@ -158,7 +156,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     let mut jobs: Vec<Planned> = Vec::new();
     for unit in units {
         let added = deltas.remove(&unit.weight()).unwrap_or_default();
-        match job(&unit, conversion, &chosen, added, coded)? {
+        match job(&unit, (conversion, layers), &chosen, added, coded)? {
             Some(job) => jobs.push(job),
             None => {
                 let is_copied =
@@ -171,6 +169,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     }
     remarks.extend(mended(&jobs));
     remarks.extend(decoded(&jobs, conversion));
+    remarks.extend(encoded::told(&jobs));
     if let Some(layer) = deltas.into_keys().next() {
         return Err(CannotConvert::NoLayer { layer });
     }
@@ -183,6 +182,15 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         return Err(CannotConvert::NameCollision { name: shown(&pair[0].name) });
     }
     Ok(Converted { tensors, derivation, unmet, remarks })
+}
+
+/// Whether a unit is quantised in a way that can be made plain.
+fn is_quantised(unit: &Unit<'_>) -> bool {
+    match unit {
+        Unit::Plain(placed) => placed.encoding.is_some(),
+        Unit::Packed(_) | Unit::Coded(_) => true,
+        Unit::Opaque(_) => false,
+    }
 }
 
 /// The job that takes a tensor into the image as it lies.
@@ -312,7 +320,7 @@ fn closed(
 /// What is to be done with a unit, and for each output a tensor like it; `None` when it is lent as it lies.
 fn job(
     unit: &Unit<'_>,
-    conversion: &Conversion,
+    (conversion, layers): (&Conversion, ExactLayers),
     chosen: &BTreeSet<String>,
     deltas: Vec<Delta>,
     coded_layers: CodedLayers,
@@ -323,7 +331,10 @@ fn job(
     };
     match unit {
         Unit::Opaque(_) => Ok(None),
-        Unit::Plain(placed) => plain(placed, conversion, asked, deltas),
+        Unit::Plain(placed) => match placed.encoding {
+            Some(encoding) => encoded::encoded(placed, encoding, (conversion, layers), asked, deltas).map(Some),
+            None => plain(placed, conversion, asked, deltas),
+        },
         Unit::Packed(layer) => packed(layer, conversion, asked, deltas),
         Unit::Coded(unit) => {
             let is_plain = coded_layers == CodedLayers::Plain
@@ -434,53 +445,14 @@ fn packed(
     Ok(Some((Job { input, deltas, cast, reorder: None, quantise, outputs }, models)))
 }
 
-/// The outputs of a job, and what they are like.
-fn outputs(like: &Placed, dtype: Dtype, shape: &[u64], quantise: Option<Scheme>) -> (Vec<Output>, Vec<Placed>) {
-    let output = |name: String, dtype, shape: Vec<u64>| Output { name, dtype, shape, range: 0..0 };
-    let layer = |name: &str| {
-        let suffix = like.packed.as_deref().and_then(|packed| packed.scheme.slot(packed.role));
-        let suffix = suffix.map_or(crate::layer_name::WEIGHT, |slot| slot.suffix);
-        name.strip_suffix(suffix).unwrap_or(name).to_owned()
-    };
-    let Some(scheme) = quantise else {
-        let model = Placed { packed: None, ..like.clone() };
-        return (vec![output(like.name.clone(), dtype, shape.to_vec())], vec![model]);
-    };
-    let slot = |slot: &SlotSpec| {
-        let packed = Packed { scheme, role: slot.role, logical_shape: shape.to_vec() };
-        let model = Placed {
-            canonical: format!("{}{}", layer(&like.canonical), slot.suffix).into(),
-            packed: Some(Box::new(packed)),
-            ..like.clone()
-        };
-        let shape = scheme.shape_of(slot.role, shape).unwrap_or_default();
-        (output(format!("{}{}", layer(&like.name), slot.suffix), slot.dtype.written(dtype), shape), model)
-    };
-    scheme.slots().map(slot).unzip()
-}
-
-/// How the dimensions of a tensor have to be reordered.
-fn reordered(placed: &Placed) -> Option<Axes> {
-    match placed.making {
-        Making::ToReorder(axes) => Some(axes),
-        Making::AsStored => None,
-    }
-}
-
-/// The bytes of a tensor where they lie.
-fn slice(placed: &Placed) -> Slice {
-    let stored = reordered(placed).and_then(|axes| axes.inverse().ordered(&placed.shape));
-    let shape = stored.unwrap_or_else(|| placed.shape.clone());
-    let Stored { source, range } = placed.at.clone();
-    Slice { source, range, dtype: placed.dtype, shape }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
+        axes::Axes,
         derive::{Effect, Matrix, Product},
-        quantisation::Mode,
+        place::Stored,
+        quantisation::{Mode, Packed, SlotSpec},
         source::SourceId,
     };
 
@@ -496,6 +468,7 @@ mod tests {
             origin: None,
             packed: None,
             coded: None,
+            encoding: None,
         }
     }
 
@@ -536,6 +509,7 @@ mod tests {
                 deltas,
                 metadata,
                 files: Held::Otherwise,
+                layers: ExactLayers::Packed,
             },
         )
     }
@@ -597,6 +571,7 @@ mod tests {
             deltas,
             metadata,
             files: files_hold,
+            layers: ExactLayers::Packed,
         };
         assert_eq!(plan(tensors, &files(None), setting).unwrap().derivation, None);
     }

@@ -143,20 +143,25 @@ pub(super) fn parse_tensor(name: &str, entry: &RawValue) -> Result<TensorInfo, H
     if end - begin != bits / 8 {
         return Err(HeaderError::SizeMismatch { name: name.to_owned(), expected: bits / 8, found: end - begin });
     }
-    Ok(TensorInfo { name: name.into(), dtype, shape: found.shape, range: begin..end })
+    Ok(TensorInfo { name: name.into(), dtype, shape: found.shape, range: begin..end, encoding: None })
+}
+
+/// Why no tensor can have this name.
+pub(crate) fn name_problem(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("it is empty")
+    } else if name.len() > NAME_BYTES_MAX {
+        Some("it is too long")
+    } else if name.chars().any(char::is_control) {
+        Some("it has control characters")
+    } else {
+        None
+    }
 }
 
 fn check_name(name: &str) -> Result<(), HeaderError> {
-    let problem = if name.is_empty() {
-        "it is empty"
-    } else if name.len() > NAME_BYTES_MAX {
-        "it is too long"
-    } else if name.chars().any(char::is_control) {
-        "it has control characters"
-    } else {
-        return Ok(());
-    };
-    Err(HeaderError::BadName { name: name.chars().take(64).collect(), problem })
+    let bad = |problem| HeaderError::BadName { name: name.chars().take(64).collect(), problem };
+    name_problem(name).map_or(Ok(()), |problem| Err(bad(problem)))
 }
 
 /// Checks that the ranges cover the data exactly, without hole or overlap.

@@ -15,9 +15,10 @@ use std::{collections::BTreeMap, ops::Range};
 pub use safetensors::Dtype;
 use serde::{Deserialize as _, de::DeserializeSeed as _};
 
+pub(crate) use self::entry::name_problem;
 use self::entry::{RawHeader, check_tiling, not_json, parse_metadata, parse_tensor};
 pub use self::error::HeaderError;
-use crate::impostor::Impostor;
+use crate::{ggml::Encoding, impostor::Impostor};
 
 /// Dtypes that a float parameter may have on disk.
 pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
@@ -61,6 +62,8 @@ pub struct TensorInfo {
     pub shape: Vec<u64>,
     /// Its bytes, counted from the start of the file.
     pub range: Range<u64>,
+    /// How the bytes become elements; `None` where they are the elements.
+    pub encoding: Option<Encoding>,
 }
 
 impl TensorInfo {
@@ -69,9 +72,25 @@ impl TensorInfo {
     pub fn bytes(&self) -> u64 {
         self.range.end - self.range.start
     }
+
+    /// Length in bits of `elements` neighbours; `None` when they are no whole blocks, or it overflows.
+    #[must_use]
+    pub fn bits_of(&self, elements: u64) -> Option<u64> {
+        match &self.encoding {
+            Some(encoding) => encoding.blocks.length(elements)?.checked_mul(8),
+            None => elements.checked_mul(self.dtype.bitsize() as u64),
+        }
+    }
+
+    /// The type of its elements as they are stored, as people call it: `BF16`, `Q4_K`.
+    #[must_use]
+    pub fn stored_type(&self) -> String {
+        self.encoding.map_or_else(|| self.dtype.to_string(), |encoding| encoding.blocks.to_string())
+    }
 }
 
-/// The checked header of a safetensors file: its tensors tile the data exactly.
+/// The checked header of a file of tensors. Of a safetensors file they tile the data exactly, of a GGUF file with
+/// padding between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// Offset of the first data byte in the file.

@@ -14,6 +14,7 @@
 mod codes;
 mod coding;
 mod declaration;
+mod exact;
 mod format;
 mod formats;
 mod mark;
@@ -24,6 +25,7 @@ pub use self::{
     codes::{Codes, Decoding, Grid, TILE_COLUMNS, TILE_ROWS, TileScale},
     coding::{Coded, Coding, Provenance},
     declaration::{CONTROLNET_MANIFEST, Declaration, DeclarationError, Declared, Foreign, MANIFEST},
+    exact::exact_scheme,
     format::{
         Arithmetic, CodeRule, Format, Formula, GridRule, Mode, Presence, RotationRule, Sharing, SlotDtype, SlotRole,
         SlotShape, SlotSpec, Spelling,

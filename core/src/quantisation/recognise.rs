@@ -98,6 +98,7 @@ mod tests {
             dtype: *dtype,
             shape: vec![1],
             range: 0..1,
+            encoding: None,
         };
         let tensors: Vec<TensorInfo> = slots.iter().map(tensor).collect();
         let found = recognise(tensors.iter().map(|info| (&*info.name, info)), method);

@@ -8,7 +8,7 @@ use std::{
 use super::{Action, Rule, Rules, Ruleset};
 use crate::{
     axes::Axes,
-    header::{Dtype, TensorInfo, bit_length},
+    header::{Dtype, TensorInfo},
     layer_name::{BIAS, WEIGHT, layer_of, weight_of},
     origin::{Operation, Origin},
     pattern::{Captures, Pattern},
@@ -267,7 +267,7 @@ fn from_order(tensor: &Sourced, name: String, axes: Axes) -> Sourced {
 fn derived(tensor: &Sourced, name: String, shape: Vec<u64>, range: Range<u64>, operation: Operation) -> Sourced {
     Sourced {
         source: tensor.source,
-        info: TensorInfo { name: name.into(), dtype: tensor.info.dtype, shape, range },
+        info: TensorInfo { name: name.into(), shape, range, ..tensor.info.clone() },
         origin: Some(Box::new(Origin { name: tensor.source_name().into(), operation })),
         packed: None,
         coded: None,
@@ -283,7 +283,8 @@ fn shares_of(tensor: &Sourced, into: &[(String, u64)]) -> Option<Vec<Sourced>> {
     if rows == 0 || !rows.is_multiple_of(shares) {
         return None;
     }
-    let row_bits = bit_length(info.dtype, rest)?;
+    let columns = rest.iter().try_fold(1_u64, |all, &side| all.checked_mul(side))?;
+    let row_bits = info.bits_of(columns)?;
     let mut begin = 0;
     into.iter()
         .map(|(name, share)| {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use weightsd_core::{
     assemble::{Assembled, Inputs, Raw, assemble},
     derive::{
-        Alignment, CannotConvert, CodedLayers, Conversion, Converted, Float, Held, Input, LayerFilter, Packing, Rule,
-        Setting, plan,
+        Alignment, CannotConvert, CodedLayers, Conversion, Converted, ExactLayers, Float, Held, Input, LayerFilter,
+        Packing, Rule, Setting, plan,
     },
     family::{self, Family, ModelFacts, z_image::ZImage},
     header::Dtype,
@@ -107,6 +107,7 @@ fn converted(assembled: &Assembled, layout: Layout, conversion: &Conversion) -> 
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
         files: Held::Otherwise,
+        layers: ExactLayers::Packed,
     };
     plan(placed, conversion, setting)
 }

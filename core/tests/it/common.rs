@@ -67,7 +67,7 @@ pub(crate) fn header(entries: &[Entry]) -> Header {
         .map(|(name, dtype, shape)| {
             let range = begin..begin + byte_length(*dtype, shape).unwrap();
             begin = range.end;
-            TensorInfo { name: name.as_str().into(), dtype: *dtype, shape: shape.clone(), range }
+            TensorInfo { name: name.as_str().into(), dtype: *dtype, shape: shape.clone(), range, encoding: None }
         })
         .collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use weightsd_core::{
     assemble::{AssembleError, Assembled, Inputs, Raw, assemble, declaration},
     derive::{
-        Alignment, CannotConvert, CodedLayers, Conversion, Float, Held, LayerFilter, Packing, Rule, Setting, Wish, plan,
+        Alignment, CannotConvert, CodedLayers, Conversion, ExactLayers, Float, Held, LayerFilter, Packing, Rule,
+        Setting, Wish, plan,
     },
     family::{Family, ModelFacts, detect, z_image::ZImage},
     header::Dtype,
@@ -70,6 +71,7 @@ fn converted(assembled: &Assembled, conversion: &Conversion) -> Result<Option<Ca
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
         files: Held::Otherwise,
+        layers: ExactLayers::Packed,
     };
     plan(placed, conversion, setting).map(|converted| converted.unmet)
 }
@@ -206,6 +208,7 @@ fn plan_refusal(assembled: &Assembled, conversion: &Conversion) -> CannotConvert
         deltas: BTreeMap::new(),
         metadata: BTreeMap::new(),
         files: Held::Otherwise,
+        layers: ExactLayers::Packed,
     };
     plan(placed, conversion, setting).unwrap_err()
 }

@@ -93,7 +93,7 @@ impl Row {
             (Ok(checkpoint), None) => {
                 let mut dtypes: BTreeMap<String, DtypeTotal> = BTreeMap::new();
                 for tensor in checkpoint.table.tensors() {
-                    dtypes.entry(tensor.info.dtype.to_string()).or_default().tensors += 1;
+                    dtypes.entry(tensor.info.stored_type()).or_default().tensors += 1;
                 }
                 row.files = checkpoint.files.shards.len();
                 (row.tensors, row.bytes) = (checkpoint.table.tensors().len(), checkpoint.table.tensor_bytes());

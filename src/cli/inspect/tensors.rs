@@ -117,7 +117,7 @@ impl Listing<'_> {
     fn json(&self, asked: &[&Sourced], notes: &[String]) -> serde_json::Value {
         let row = |tensor: &&Sourced| {
             serde_json::json!({
-                "name": tensor.info.name, "source_name": tensor.source_name(), "dtype": tensor.info.dtype.to_string(),
+                "name": tensor.info.name, "source_name": tensor.source_name(), "dtype": tensor.info.stored_type(),
                 "shape": tensor.info.shape, "file": self.file(tensor), "offset": tensor.info.range.start,
                 "bytes": tensor.info.bytes(), "scheme": scheme(tensor), "coding": tensor.coded.as_deref().map(coding),
             })
@@ -144,7 +144,7 @@ fn coding(coded: &Coded) -> serde_json::Value {
 
 /// The dtype and, for a tensor of a quantised layer, how that is quantised.
 fn dtype(tensor: &Sourced) -> String {
-    let dtype = tensor.info.dtype;
+    let dtype = tensor.info.stored_type();
     match (tensor.packed.as_ref().map(|packed| packed.scheme), &tensor.coded) {
         (Some(scheme), _) => {
             format!("{dtype}, {} {}-bit g{}", scheme.mode().name(), scheme.bits(), scheme.group_size())
@@ -159,7 +159,7 @@ fn dtype(tensor: &Sourced) -> String {
             let rotation = decoding.rotation.map(|columns| format!(", rotated by {columns}")).unwrap_or_default();
             format!("{dtype}, {}{block}{rotation}", coded.coding.format.name)
         }
-        (None, None) => dtype.to_string(),
+        (None, None) => dtype,
     }
 }
 

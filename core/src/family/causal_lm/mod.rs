@@ -358,7 +358,13 @@ mod tests {
         let facts = facts(&config("qwen3", &json!({"tie_word_embeddings": true})));
         let rules = CausalLm.describe(&CausalLm.components(&facts).remove(0), &facts).unwrap().rules;
         let names = ["layers.1.mlp.up_proj.weight", "lm_head.weight", "norm.weight"];
-        let info = |name: &str| TensorInfo { name: name.into(), dtype: Dtype::BF16, shape: vec![0], range: 8..8 };
+        let info = |name: &str| TensorInfo {
+            name: name.into(),
+            dtype: Dtype::BF16,
+            shape: vec![0],
+            range: 8..8,
+            encoding: None,
+        };
         let tensors = names.map(info).into();
         let header = Header { data_start: 8, file_length: 8, tensors, metadata: BTreeMap::new() };
         let file = Table::of_file(header);
@@ -421,6 +427,7 @@ mod tests {
                 dtype: crate::header::Dtype::BF16,
                 shape: vec![50, 64],
                 range: 8..8 + 6400,
+                encoding: None,
             });
             let mut tensors: Vec<_> = tensors.collect();
             tensors.sort_by(|a, b| a.name.cmp(&b.name));
