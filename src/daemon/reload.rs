@@ -1,16 +1,23 @@
 //! Reads the configuration file anew while the daemon runs, and says what changed, what waits for a restart, and why a file
 //! was left aside.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, task::spawn_blocking};
-use weightsd_core::explain::{Explain as _, sentence};
+use tokio::sync::Notify;
+use weightsd_core::explain::{Explain, sentence};
 
 use super::{
     config::{Changing, Config},
     settings::{Layers, Settings, SettingsError, Stated},
 };
-use crate::{events::EventKind, handle::Daemon};
+use crate::{
+    events::EventKind,
+    handle::Daemon,
+    lanes::{Kind, LaneError, MayBlock, Task},
+};
+
+/// How long reading the configuration file may take.
+const READING_MAX: Duration = Duration::from_secs(10);
 
 /// The settings in force, and how they change.
 pub(super) struct Reloader {
@@ -40,28 +47,31 @@ impl Reloader {
                 () = reload.notified() => {}
                 () = daemon.stopping().cancelled() => return,
             }
-            let layers = self.layers.clone();
-            let read = spawn_blocking(move || layers.read_again().and_then(Layers::complete));
-            let read = tokio::select! {
-                read = read => read,
-                // A file on a disk that does not answer holds up no end.
-                () = daemon.stopping().cancelled() => return,
+            let message = match self.read(&daemon).await {
+                Ok(read) => self.take_over(read),
+                Err(LaneError::Stopping) => return,
+                Err(error) => unchanged(&error),
             };
-            let Ok(read) = read else { return };
-            let message = self.take_over(read);
             daemon.events().push(EventKind::SettingsRead, None, message);
         }
+    }
+
+    /// Reads the file in the lane of its disk, which may hang.
+    async fn read(&self, daemon: &Daemon) -> Result<Result<Config, SettingsError>, LaneError> {
+        let (lanes, layers, limit) = (daemon.lanes(), self.layers.clone(), Some(READING_MAX));
+        let (operation, kind) = ("reading the configuration", Kind::Look);
+        let place = layers.place();
+        let subject = place.as_ref().map(|place| place.display().to_string()).unwrap_or_default();
+        let disks = lanes.locate(&subject, place.into_iter().collect(), limit).await?;
+        let task = Task { operation, subject: &subject, disks: &disks, kind, limit };
+        lanes.run(task, move |_: &MayBlock<'_>| layers.read_again().and_then(Layers::complete)).await
     }
 
     /// Takes over what may change, logs what became of it, and returns that in one line.
     fn take_over(&mut self, read: Result<Config, SettingsError>) -> String {
         let config = match read {
             Ok(config) => config,
-            Err(error) => {
-                let message = format!("the settings stay as they are: {}", sentence(&error));
-                tracing::warn!(hint = %error.explain().hint, "{message}");
-                return message;
-            }
+            Err(error) => return unchanged(&error),
         };
         let outcome = compare(&mut self.stated, &config.stated);
         self.changing.become_like(&config.changing);
@@ -78,6 +88,13 @@ impl Reloader {
         }
         message
     }
+}
+
+/// Logs why the settings stay as they are, and returns that.
+fn unchanged(error: &impl Explain) -> String {
+    let message = format!("the settings stay as they are: {}", sentence(error));
+    tracing::warn!(hint = %error.explain().hint, "{message}");
+    message
 }
 
 /// Brings `stated` to what is read now, except for settings that cannot change while the daemon runs.
