@@ -12,7 +12,10 @@ use std::{
 use command_fds::{CommandFdExt as _, FdMapping};
 use weightsd_client::{Client, ConnectOptions};
 
-use crate::harness::{Daemon, Home, PATIENCE, PROGRAM, connect, eventually, not_run, until};
+use crate::{
+    harness::{Daemon, Home, PATIENCE, PROGRAM, connect, until},
+    not_run::not_run,
+};
 
 const REPO: &str = "test/z-image";
 const SYSTEMD: &str = "systemd-socket-activate";
@@ -129,7 +132,7 @@ async fn a_socket_of_the_service_manager_that_is_deleted_is_told_and_not_made_he
     let daemon = home.start(command);
     let client = connect(&home.socket()).await;
     fs::remove_file(home.socket()).unwrap();
-    eventually("the daemon says so", || home.log().contains("which belongs to the service manager"));
+    home.logged("which belongs to the service manager");
     assert_eq!(client.status().await.unwrap().pid, daemon.pid());
     assert!(daemon.terminate().success());
     assert!(!home.socket().exists());

@@ -129,7 +129,8 @@ async fn a_file_that_another_program_has_locked_is_told_as_such() {
         text.contains("waiting for another program's download") && text.contains("which has locked it")
     })
     .await;
-    assert!(home.log().contains("another program has the lock") && home.log().contains(locks.to_str().unwrap()));
+    let log = home.logged("another program has the lock");
+    assert!(log.contains(locks.to_str().unwrap()), "{log}");
     drop(held);
     assert!(loading.wait().unwrap().success());
     assert!(is_file(&load(&client, &home, "model").await.unwrap(), &file));
@@ -145,10 +146,7 @@ mod guarded {
     };
 
     use super::*;
-    use crate::{
-        harness::{PROGRAM, not_run},
-        small_disk::SmallDisk,
-    };
+    use crate::{harness::PROGRAM, not_run::not_run, small_disk::SmallDisk};
 
     /// Somebody else.
     const OTHER: u32 = 12_345;

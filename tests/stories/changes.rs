@@ -14,7 +14,7 @@ use weightsd_client::{
 };
 use weightsd_fixtures::{CacheForm, Written, damage};
 
-use crate::harness::{Home, PATIENCE, events, eventually, tiny};
+use crate::harness::{Home, PATIENCE, WITHOUT_VERIFYING, events, eventually, tiny};
 
 const REPO: &str = "org/repo";
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
@@ -29,7 +29,7 @@ pub fn is(component: &Component, written: &Written) -> bool {
 }
 
 /// Waits until the file is so old that the daemon remembers what it says; see `cache::recall`.
-fn settle(path: &Path) {
+pub fn settle(path: &Path) {
     eventually("the file is old", || {
         let modified = fs::metadata(path).unwrap().modified().unwrap();
         SystemTime::now().duration_since(modified).is_ok_and(|age| age > Duration::from_millis(300))
@@ -108,7 +108,8 @@ async fn a_file_changed_in_place_is_told_to_its_holder() {
     let model = home.path().join("model");
     let written = tiny(1).write_directory(&model).unwrap();
     let hub = home.tiny(REPO);
-    let daemon = home.daemon();
+    // A daemon that verifies would find the damaged blob after a while, too, and move it.
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     for (spec, path) in [(model.to_str().unwrap(), model.join(VAE)), (REPO, hub.snapshot_dir.join(VAE))] {
         let told_before = events(&client, EventKind::FileChanged).await.len();
@@ -165,7 +166,7 @@ async fn one_content_under_two_repositories_is_one_component() {
             .map(|repo| tiny(1).write_hub_cache_as(form, home.hub_cache(), repo, "main").unwrap());
         assert_ne!(one.commit, two.commit);
         let other = tiny(1).write_hub_cache_as(form, home.path().join("other"), "org/three", "main").unwrap();
-        let daemon = home.daemon();
+        let daemon = home.daemon_with(&WITHOUT_VERIFYING);
         let client = daemon.client().await;
         let load = async |hub: &weightsd_fixtures::HubFixture, layout| {
             let request = home.request(&hub.repo, "transformer").hub_cache(&hub.cache_root).layout(layout);
@@ -195,7 +196,7 @@ async fn a_blob_that_two_components_share_is_opened_once() {
         let last = changed.component("transformer").tensors().last().unwrap().clone();
         changed.component_mut("transformer").retype(&last.name, weightsd_fixtures::Dtype::BF16);
         let two = changed.write_hub_cache_as(form, home.hub_cache(), "org/two", "main").unwrap();
-        let daemon = home.daemon();
+        let daemon = home.daemon_with(&WITHOUT_VERIFYING);
         let client = daemon.client().await;
         let first = client.load(home.request("org/one", "transformer"), |_| ()).await.unwrap();
         let second = client.load(home.request("org/two", "transformer"), |_| ()).await.unwrap();
@@ -214,7 +215,7 @@ async fn a_blob_that_two_components_share_is_opened_once() {
 async fn files_are_closed_when_the_last_component_over_them_is_gone() {
     let home = Home::new();
     home.tiny(REPO);
-    let daemon = home.daemon();
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     let request = |layout| home.request(REPO, "transformer").layout(layout).keep_alive(Duration::ZERO);
     let mlx = client.load(request(Layout::Mlx), |_| ()).await.unwrap();

@@ -1,6 +1,9 @@
 //! Either side is killed, at any moment, and the other does not suffer.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use weightsd_client::{
     Client,
@@ -10,15 +13,13 @@ use weightsd_fixtures::{Checkpoint, Contents, Dims};
 
 use crate::{
     client_process::{ClientProcess, Job, Manner, checksum},
-    harness::{Home, events, leases, until, within},
+    harness::{Home, WITHOUT_VERIFYING, events, leases, until, within},
 };
 
 const REPO: &str = "test/z-image";
 /// Within this time a dead client's leases are gone: this is promised.
 const PROMISED: Duration = Duration::from_secs(1);
 const KILLS: u32 = 40;
-/// Between the moments at which clients are killed: forty of them go well beyond a whole load.
-const STEP: Duration = Duration::from_micros(1500);
 
 fn job(component: &str) -> Job {
     Job { model: REPO.into(), component: component.into(), source_layout: true }
@@ -42,19 +43,30 @@ async fn a_client_killed_at_any_moment_leaves_nothing_behind() {
     checkpoint.component_mut("transformer").set_shard_bytes_max(1);
     checkpoint.write_hub_cache(home.hub_cache(), REPO, "main").unwrap();
     // The names of sparse blobs are not their hashes.
-    let daemon = home.daemon_with(&["--verify", "false"]);
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     // Not kept alive, so that each load is a cold one.
     let manner = Manner { waits: true, keep_alive_ms: Some(0), ..Manner::default() };
+    // The moments of the kills go well beyond a whole load, however long it takes on this machine.
+    let step = {
+        let mut process = ClientProcess::start_so(&home, &job("transformer"), &manner);
+        process.connected();
+        let started = Instant::now();
+        process.go();
+        assert_eq!(process.held().error, None);
+        started.elapsed() * 2 / KILLS
+    };
+    until("the measured one is gone", async || is_alone(&client).await).await;
+    let begun = events(&client, EventKind::Leased).await.len();
     let mut ends = Vec::new();
     for number in 0..KILLS {
         let mut process = ClientProcess::start_so(&home, &job("transformer"), &manner);
         process.connected();
         process.go();
-        thread::sleep(STEP * number);
+        thread::sleep(step * number);
         process.kill();
         assert!(within(PROMISED, async || is_alone(&client).await).await, "kill {number}: {:?}", client.status().await);
-        ends.push(events(&client, EventKind::Leased).await.len());
+        ends.push(events(&client, EventKind::Leased).await.len() - begun);
     }
     // Killed before it connects, and while it holds.
     ClientProcess::start(&home, &job("transformer")).kill();

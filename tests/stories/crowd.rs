@@ -6,7 +6,7 @@ use weightsd_client::proto::{EventKind, ListComponentsRequest};
 
 use crate::{
     client_process::{ClientProcess, Job, Manner},
-    harness::{Home, events},
+    harness::{Home, WITHOUT_VERIFYING, events},
     processes::descriptors_of,
 };
 
@@ -19,7 +19,7 @@ async fn a_hundred_processes_open_each_shard_once() {
     let hub = home.tiny(REPO);
     let shards = hub.written.weight_files_of("transformer");
     assert!(shards.len() > 1);
-    let daemon = home.daemon();
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     let job = Job { model: REPO.into(), component: "transformer".into(), source_layout: false };
     let manner = Manner { waits: true, ..Manner::default() };

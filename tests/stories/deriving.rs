@@ -11,7 +11,7 @@ use weightsd_fixtures::{Contents, Dtype, Placed, Written};
 
 use crate::{
     derivations::{Running, assert_tidy, bf16, folder, images, large, of_layers, sum, written},
-    harness::{Home, events, leases, tiny, until},
+    harness::{Home, WITHOUT_VERIFYING, events, leases, tiny, until},
     processes::descriptors_of,
     raw,
 };
@@ -259,7 +259,7 @@ async fn what_was_computed_is_found_again_however_the_daemon_ended() {
 async fn layouts_and_dtypes_of_one_component_lie_over_the_same_open_files() {
     let home = Home::new();
     let hub = home.tiny(REPO);
-    let daemon = home.daemon();
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     let mut held = Vec::new();
     for layout in [Layout::Mlx, Layout::Source] {

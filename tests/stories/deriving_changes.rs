@@ -17,7 +17,7 @@ use weightsd_fixtures::{HubFixture, Written, damage};
 
 use crate::{
     derivations::{Running, Worker, assert_tidy, bf16, files, folder, images, large, sum},
-    harness::{Home, PATIENCE, events, eventually, tiny, until},
+    harness::{Home, PATIENCE, WITHOUT_VERIFYING, events, eventually, tiny, until},
     hubs::{REPO, assert_sound, tiny_hub},
 };
 
@@ -203,14 +203,17 @@ fn spoiled(home: &Home) -> (weightsd_fixtures::hub::Hub, HubFixture) {
 async fn images_of_a_blob_that_is_found_damaged_are_deleted_and_their_holders_are_told() {
     let home = Home::new();
     let (hub, published) = spoiled(&home);
+    let request = || home.usual_request(REPO, "transformer").offline(false);
+    let half = request().dtype(weightsd_client::FloatType::F16);
+    let half_id = {
+        // Another one of the same blob, which nobody holds, by a daemon that does not look.
+        let daemon = home.daemon_on(&hub, &WITHOUT_VERIFYING);
+        let half = daemon.client().await.load(half, |_| ()).await.unwrap();
+        half.id().to_owned()
+    };
     let daemon = home.daemon_on(&hub, &[]);
     let client = daemon.client().await;
-    let request = || home.usual_request(REPO, "transformer").offline(false);
     let mut held = client.load(request(), |_| ()).await.unwrap();
-    // Another one of the same blob, which nobody holds.
-    let half = client.load(request().dtype(weightsd_client::FloatType::F16), |_| ()).await.unwrap();
-    let half_id = half.id().to_owned();
-    drop(half);
     assert!(!is_cast_of(&held, &published.written));
     // One of other blobs.
     let vae = client.load(home.usual_request(REPO, "vae").offline(false), |_| ()).await.unwrap();
@@ -240,7 +243,7 @@ async fn who_asks_for_verification_is_not_lent_what_was_computed_from_a_damaged_
     let request = || home.usual_request(REPO, "transformer").offline(false);
     {
         // By a daemon that does not look.
-        let daemon = home.daemon_on(&hub, &["--verify", "false"]);
+        let daemon = home.daemon_on(&hub, &WITHOUT_VERIFYING);
         let component = daemon.client().await.load(request(), |_| ()).await.unwrap();
         assert!(!is_cast_of(&component, &published.written));
     }

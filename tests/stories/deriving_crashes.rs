@@ -115,6 +115,8 @@ async fn a_computation_that_is_killed_is_an_error_and_the_next_one_succeeds() {
         let mut running = Running::start(&client, request());
         let also = Running::start(&client, request());
         let (worker, _) = running.stopped_at(&daemon, parts).await;
+        let sharers = async || client.status().await.unwrap().loads[0].progress.as_ref().map(|step| step.sharers);
+        until("both wait for it", async || sharers().await == Some(2)).await;
         worker.signal(Signal::KILL);
         for running in [running, also] {
             let error = running.ended().await.map(|component| component.id().to_owned()).unwrap_err();

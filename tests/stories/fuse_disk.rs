@@ -19,7 +19,7 @@ use fuser::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{eventually, not_run};
+use crate::{harness::eventually, not_run::not_run};
 
 const FOLDER: &str = "WEIGHTSD_TEST_FUSE_FOLDER";
 const CLOSE: &str = "WEIGHTSD_TEST_FUSE_CLOSE";

@@ -94,7 +94,7 @@ async fn while_the_hub_is_away_a_branch_means_what_it_meant() {
 async fn a_hub_that_is_away_is_not_waited_for_again_and_again() {
     let home = Home::new();
     let (hub, fixture) = tiny_hub(&home);
-    let daemon = home.daemon_on(&hub, &["--hub-freshness", "0s", "--hub-deadline", "500ms"]);
+    let daemon = home.daemon_on(&hub, &["--hub-freshness", "0s", "--hub-deadline", "2s"]);
     let client = daemon.client().await;
     drop(load(&client, &home, "vae").await.unwrap());
     hub.clear_log();

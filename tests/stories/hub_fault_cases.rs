@@ -11,8 +11,8 @@ use weightsd_fixtures::hub::{Fault, NextPage, On, Refusal};
 
 /// Length of the weight file's tensor.
 pub const LENGTH: usize = 300_000;
-/// How long the daemon of these cases waits for an answer, or for the next bytes.
-pub const PATIENCE_OF_THE_DAEMON: &str = "1s";
+/// How long the daemon of these cases waits for an answer, or for the next bytes: long enough for a hub on a busy machine.
+pub const PATIENCE_OF_THE_DAEMON: &str = "3s";
 
 /// Which requests of a case's repository go wrong.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +81,7 @@ pub fn all() -> Vec<Case> {
 }
 
 fn slow_and_silent() -> Vec<Case> {
-    let long = Fault::Late { by: Duration::from_secs(5) };
+    let long = Fault::Late { by: Duration::from_secs(10) };
     vec![
         copes(At::Content, Fault::Slow { bytes_per_second: 1_000_000 }),
         copes(At::Revision, Fault::Late { by: Duration::from_millis(100) }),

@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 
 use tokio::time::timeout;
-use weightsd_fixtures::hub::{Fault, Hub, On, Side};
+use weightsd_fixtures::hub::{Fault, Hub, On, Rule, Side};
 
 use crate::{
     client_process::{ClientProcess, Job, Manner},
-    harness::{Home, PATIENCE, until},
+    harness::{Daemon, Home, PATIENCE, until},
     hubs::{REPO, assert_sound, gets, is_file, load, partials, publish_weights, request, tiny_hub, visible},
     raw,
 };
 
 const PROCESSES: usize = 100;
 const LENGTH: usize = 4_000_000;
+/// More than half of the file.
+const HALF: u64 = 2_500_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_processes_cause_one_request_for_each_file() {
@@ -41,19 +43,24 @@ async fn a_hundred_processes_cause_one_request_for_each_file() {
     assert_sound(&home, REPO);
 }
 
-/// A hub whose one weight file takes a few seconds.
-fn slow_hub() -> (Hub, Vec<u8>) {
+/// A hub that sends more than half of its one weight file, and the rest when the rule is removed.
+fn halting_hub() -> (Hub, Rule, Vec<u8>) {
     let hub = Hub::start().unwrap();
     let file = publish_weights(&hub, REPO, LENGTH);
-    hub.fault(On::cdn(""), Fault::Slow { bytes_per_second: LENGTH as u64 / 2 });
-    (hub, file)
+    let rule = hub.fault(On::cdn(""), Fault::Stall { after: HALF });
+    (hub, rule, file)
+}
+
+/// A daemon that waits for that rest as long as it takes.
+fn patient_daemon(home: &Home, hub: &Hub) -> Daemon {
+    home.daemon_on(hub, &["--hub-stall", "1h"])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_hangs_up_disturbs_nobody() {
     let home = Home::new();
-    let (hub, file) = slow_hub();
-    let daemon = home.daemon_on(&hub, &[]);
+    let (hub, halt, file) = halting_hub();
+    let daemon = patient_daemon(&home, &hub);
     let client = daemon.client().await;
     let mut service = raw::service(daemon.socket()).await;
     let mut first = service.load_component(request(&home, REPO, "model").message().clone()).await.unwrap().into_inner();
@@ -62,10 +69,11 @@ async fn one_who_hangs_up_disturbs_nobody() {
         let (client, request) = (client.clone(), request(&home, REPO, "model"));
         async move { client.load(request, |_| ()).await }
     });
-    until("half of it came", async || hub.bytes_sent(Side::Cdn) > LENGTH as u64 / 2).await;
+    until("half of it came", async || hub.bytes_sent(Side::Cdn) == HALF).await;
     until("two wait", async || waiting(&client).await == [2]).await;
     drop(first);
     until("one waits", async || waiting(&client).await == [1]).await;
+    halt.remove();
     assert!(is_file(&timeout(PATIENCE, second).await.unwrap().unwrap().unwrap(), &file));
     assert_eq!((hub.seen(&On::cdn("")).len(), hub.bytes_sent(Side::Cdn)), (1, file.len() as u64));
 }
@@ -73,8 +81,8 @@ async fn one_who_hangs_up_disturbs_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_one_who_hangs_up_stops_it_and_the_next_one_goes_on() {
     let home = Home::new();
-    let (hub, file) = slow_hub();
-    let daemon = home.daemon_on(&hub, &[]);
+    let (hub, halt, file) = halting_hub();
+    let daemon = patient_daemon(&home, &hub);
     let client = daemon.client().await;
     let mut service = raw::service(daemon.socket()).await;
     let mut streams = Vec::new();
@@ -82,20 +90,18 @@ async fn the_last_one_who_hangs_up_stops_it_and_the_next_one_goes_on() {
         let message = request(&home, REPO, "model").message().clone();
         streams.push(service.load_component(message).await.unwrap().into_inner());
     }
-    until("half of it came", async || hub.bytes_sent(Side::Cdn) > LENGTH as u64 / 2).await;
+    let written = || partials(&home, REPO).first().map_or(0, |partial| partial.metadata().unwrap().len());
+    until("half of it came", async || written() == HALF).await;
     drop(streams);
     until("the download ends", async || hub.seen(&On::cdn("")).iter().all(|seen| seen.over)).await;
-    assert_eq!(waiting(&client).await, [0; 0]);
-    let before = hub.bytes_sent(Side::Cdn);
-    assert!(before < file.len() as u64, "all of it came");
-    let partial = partials(&home, REPO).remove(0).metadata().unwrap().len();
-    assert!(partial > LENGTH as u64 / 4 && visible(&home, REPO).is_empty(), "{partial}");
+    until("nobody waits", async || waiting(&client).await.is_empty()).await;
+    assert!(written() == HALF && visible(&home, REPO).is_empty());
     assert_eq!(client.status().await.unwrap().components, 0);
 
+    halt.remove();
     assert!(is_file(&load(&client, &home, "model").await.unwrap(), &file));
     let last = hub.seen(&On::cdn("")).pop().unwrap();
-    assert!(last.headers["range"].starts_with("bytes="), "{last:?}");
-    assert!(hub.bytes_sent(Side::Cdn) < file.len() as u64 * 11 / 10 + 200_000);
+    assert_eq!((last.headers["range"].as_str(), last.sent), (&*format!("bytes={HALF}-"), file.len() as u64 - HALF));
     assert_sound(&home, REPO);
 }
 

@@ -67,7 +67,7 @@ fn what_is_installed_is_taken_back() {
 fn systemd_understands_the_units() {
     use std::process::{Command, Stdio};
 
-    use crate::harness::not_run;
+    use crate::not_run::not_run;
 
     const VERIFY: &str = "systemd-analyze";
     if Command::new(VERIFY).arg("--version").stdout(Stdio::null()).status().is_err() {

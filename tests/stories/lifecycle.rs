@@ -67,7 +67,7 @@ async fn a_socket_that_is_deleted_is_made_again() {
         let status = connect(&socket).await.status().await.unwrap();
         assert_eq!((status.pid, status.leases), (daemon.pid(), 1), "{}", home.log());
     }
-    assert!(home.log().contains("it was made again"), "{}", home.log());
+    home.logged("it was made again");
     daemon.signal(Signal::TERM);
     assert_eq!(held.next_notice().await.unwrap().kind(), NoticeKind::ShuttingDown);
     eventually("the daemon removes its socket", || !socket.exists());
@@ -81,7 +81,7 @@ async fn a_socket_of_another_is_noticed_and_left_alone() {
     let beside = home.path().join("s");
     let other = UnixListener::bind(&beside).unwrap();
     fs::rename(&beside, &socket).unwrap();
-    eventually("the daemon notices", || home.log().contains("another program has taken"));
+    home.logged("another program has taken");
     assert!(daemon.terminate().success());
     assert!(socket.exists());
     drop(other);
@@ -259,7 +259,8 @@ async fn a_thousand_short_connections_leave_nothing_behind() {
         let _ = daemon.connect().write_all(words[number % words.len()]);
     }
     until("all connections have ended", alone).await;
-    assert_eq!(descriptors(&daemon), before);
+    // Not equal: at the start it may have had its own folders open.
+    until("their descriptors are closed", async || descriptors(&daemon) <= before).await;
     assert_eq!(events(&client, EventKind::Refused).await, []);
 }
 
@@ -300,7 +301,7 @@ async fn the_settings_in_force_are_logged_and_the_token_is_not() {
     eventually("the daemon listens", || UnixStream::connect(daemon.socket()).is_ok());
     let status = daemon.client().await.status().await.unwrap();
     assert!(status.has_hub_token);
-    let log = home.log();
+    let log = home.logged("settings: ");
     let line = log.lines().find(|line| line.contains("settings: ")).unwrap();
     for word in ["keep_alive=\"7m\"", "connections=\"99\"", "offline=\"true\"", "grace=\"5s\"", "hub_cache="] {
         assert!(line.contains(word), "{word} is not in {line}");

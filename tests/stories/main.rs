@@ -52,6 +52,7 @@ mod lifecycle;
 mod log;
 mod metrics;
 mod names;
+mod not_run;
 #[cfg(target_os = "linux")]
 mod opens;
 mod processes;

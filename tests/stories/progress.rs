@@ -5,11 +5,11 @@ use std::fs;
 use tokio::sync::mpsc;
 use weightsd_client::{
     LoadRequest, Phase,
-    proto::{EventKind, WatchEventsRequest},
+    proto::{EventKind, WatchEventsRequest, load_component_response},
 };
 
 use crate::{
-    harness::{Home, events, leases, until},
+    harness::{Home, WITHOUT_VERIFYING, events, leases, until},
     keeping::heavy,
     raw,
 };
@@ -67,11 +67,10 @@ async fn a_request_that_joins_late_is_told_how_far_it_is() {
         }
     });
     while begins.recv().await.unwrap().files_done == 0 {}
-    let running = client.status().await.unwrap().loads;
-    assert_eq!((running.len(), running[0].component.as_str()), (1, "model"));
     let mut steps = Vec::new();
-    let second = client.load(request, |step| steps.push(step.clone())).await.unwrap();
-    let first = first.await.unwrap();
+    let (second, status) = tokio::join!(client.load(request, |step| steps.push(step.clone())), client.status());
+    let (first, second, running) = (first.await.unwrap(), second.unwrap(), status.unwrap().loads);
+    assert_eq!((running.len(), running[0].component.as_str()), (1, "model"));
     let step = &steps[0];
     assert_eq!((step.phase(), step.files_total as usize, step.sharers), (Phase::Open, FILES, 2));
     assert!(step.files_done > 0 && step.bytes_done > 0 && step.bytes_total > step.bytes_done, "{step:?}");
@@ -93,8 +92,8 @@ async fn a_load_that_nobody_waits_for_is_given_up() {
     let mut service = raw::service(daemon.socket()).await;
     let request = LoadRequest::new(model.display().to_string(), "model").message().clone();
     let mut stream = service.load_component(request).await.unwrap().into_inner();
-    stream.message().await.unwrap().unwrap();
-    assert_eq!(client.status().await.unwrap().loads.len(), 1);
+    let begun = stream.message().await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(begun, load_component_response::Event::Progress(_)), "{begun:?}");
     drop(stream);
     until("the load ends", async || client.status().await.unwrap().loads.is_empty()).await;
     let failed = events(&client, EventKind::LoadFailed).await;
@@ -106,7 +105,7 @@ async fn a_load_that_nobody_waits_for_is_given_up() {
 async fn events_are_replayed_from_where_one_asks_and_followed() {
     let home = Home::new();
     home.tiny(REPO);
-    let daemon = home.daemon();
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     let watch = async |from_sequence, past_only| {
         client.watch_events(WatchEventsRequest { from_sequence, past_only }).await.unwrap()

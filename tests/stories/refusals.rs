@@ -8,7 +8,7 @@ use weightsd_client::{Hold, proto::ErrorTier};
 use weightsd_fixtures::hub::{Fault, Hub, On, Side};
 
 use crate::{
-    harness::{Home, PROGRAM, tiny, until},
+    harness::{Home, PROGRAM, eventually, tiny, until},
     hubs::{REPO as HUB_REPO, publish_weights},
 };
 
@@ -25,7 +25,12 @@ async fn each_refusal_is_one_line_that_names_the_request() {
     for component in ["unet", "unet"] {
         client.load(home.request(REPO, component), |_| ()).await.unwrap_err();
     }
-    let log = home.log();
+    // Each line is written before the next request is answered, and the last one may still be under way.
+    let mut log = String::new();
+    eventually("three refusals are logged", || {
+        log = home.log();
+        log.matches("refused: ").count() >= 3
+    });
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("refused: ")).collect();
     assert_eq!(lines.len(), 3, "{log}");
     assert!(lines[0].contains("reason=InvalidRequest"), "{}", lines[0]);

@@ -9,7 +9,7 @@ use std::{
 
 #[cfg(target_os = "linux")]
 use crate::harness::eventually;
-use crate::harness::not_run;
+use crate::not_run::not_run;
 
 /// Gone when dropped.
 pub struct SmallDisk(PathBuf);

@@ -14,7 +14,8 @@ use weightsd_core::handoff::{MAGIC, REQUEST_LEN, Request, Status, Ticket, VERSIO
 use weightsd_segment::FileIdentity;
 
 use crate::{
-    harness::{Daemon, Home, PATIENCE, events, leases, not_run, until},
+    harness::{Daemon, Home, PATIENCE, events, leases, until},
+    not_run::not_run,
     raw,
 };
 

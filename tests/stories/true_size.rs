@@ -11,7 +11,7 @@ use weightsd_client::{Layout, proto::EvictRequest, selector};
 use weightsd_fixtures::{Checkpoint, Contents, Dims};
 use weightsd_segment::PinnedFile;
 
-use crate::harness::{Home, PATIENCE};
+use crate::harness::{Home, PATIENCE, WITHOUT_VERIFYING};
 
 const REPO: &str = "Tongyi-MAI/Z-Image-Turbo";
 /// Component, layout, tensors, bytes of tensors: the published figures.
@@ -32,7 +32,7 @@ async fn of_33_gigabytes_only_the_headers_are_read() {
     let hub = checkpoint.write_hub_cache(home.hub_cache(), REPO, "main").unwrap();
     let shards = |name| hub.written.weight_files_of(name);
     // The names of sparse blobs are not their hashes.
-    let daemon = home.daemon_with(&["--verify", "false"]);
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await.with_deadline(PATIENCE);
     client.status().await.unwrap();
     // Asks which MLX computes, whose library is then read once.

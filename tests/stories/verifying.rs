@@ -11,7 +11,7 @@ use weightsd_fixtures::{HubFixture, damage};
 
 use crate::{
     changes::is,
-    harness::{Home, PATIENCE, events, until},
+    harness::{Home, PATIENCE, WITHOUT_VERIFYING, events, until},
     hubs::{REPO, assert_sound, load, pull, reason, request, selector, tiny_hub},
 };
 
@@ -79,7 +79,7 @@ async fn who_asks_for_verification_is_never_lent_what_somebody_else_was_lent_wit
     let home = Home::new();
     let (_fixture, blob) = cached(&home);
     spoil(&blob);
-    let daemon = home.daemon_with(&["--verify", "false"]);
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     let mut held = load(&client, &home, "vae").await.unwrap();
     assert_eq!(state(&held), VerificationState::Pending);
@@ -98,7 +98,7 @@ async fn who_asks_for_verification_is_not_lent_the_damaged_files_of_another_repo
     let (_fixture, blob) = cached(&home);
     let other = home.tiny("org/other");
     spoil(&blob);
-    let daemon = home.daemon_with(&["--verify", "false"]);
+    let daemon = home.daemon_with(&WITHOUT_VERIFYING);
     let client = daemon.client().await;
     let mut held = load(&client, &home, "vae").await.unwrap();
     let before = request(&home, "org/other", "vae").verification(Verification::Before);
@@ -139,7 +139,7 @@ async fn verify_gives_a_verdict_for_every_file_and_a_pull_mends_it() {
     let (hub, published) = tiny_hub(&home);
     let (fixture, blob) = cached(&home);
     spoil(&blob);
-    let daemon = home.daemon_on(&hub, &[]);
+    let daemon = home.daemon_on(&hub, &WITHOUT_VERIFYING);
     let client = daemon.client().await;
     let mut held = load(&client, &home, "vae").await.unwrap();
     hub.clear_log();
@@ -216,7 +216,7 @@ async fn what_was_found_good_is_not_hashed_again_after_a_restart() {
 
 /// All that a process has read, from wherever.
 #[cfg(target_os = "linux")]
-fn read_bytes(pid: u32) -> u64 {
+pub fn read_bytes(pid: u32) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
     io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
 }

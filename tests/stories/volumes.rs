@@ -13,7 +13,10 @@ use weightsd_client::{
 };
 use weightsd_fixtures::Written;
 
-use crate::harness::{Home, events, not_run, tiny, until};
+use crate::{
+    harness::{Home, events, tiny, until},
+    not_run::not_run,
+};
 
 const REPO: &str = "test/z-image";
 /// Bytes of a damaged file that are looked for in the image of its volume.

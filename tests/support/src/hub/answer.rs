@@ -43,11 +43,11 @@ pub(super) fn answer(state: &State, door: Door, request: &Request) -> Answer {
     };
     reply.set("X-Request-Id", format!("Root=1-{:08x}", entry.number()));
     let mut conduct = Conduct::Answer(Delivery::default());
-    for fault in faults.iter() {
+    for (fault, rule) in faults.with_rules() {
         if let Err(error) = tamper::change(&mut reply, fault) {
             reply = Refusal::status(500).message(&error.to_string()).reply();
         }
-        conduct = tamper::conduct(conduct, fault);
+        conduct = tamper::conduct(conduct, fault, rule);
         if let (Fault::MoveBranch { revision, commit }, Some(repo)) = (fault, route.repo()) {
             state.shelf_mut().repository_mut(repo).branches.insert(revision.clone(), commit.clone());
         }

@@ -29,7 +29,7 @@ pub enum Fault {
     Silence,
     /// The connection ends without an answer.
     HangUp,
-    /// Nothing comes after that many bytes of the body, until the client hangs up or the hub stops.
+    /// Nothing comes after that many bytes of the body, until the rule is removed, the client hangs up or the hub stops.
     Stall {
         /// Bytes that come.
         after: u64,

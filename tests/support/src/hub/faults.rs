@@ -1,21 +1,29 @@
 //! The faults of one request, and what they say about its parts.
 
-use super::fault::{Fault, NextPage};
+use super::{
+    fault::{Fault, NextPage},
+    rules::Rule,
+};
 
 #[derive(Debug, Default)]
-pub(super) struct Faults(Vec<Fault>);
+pub(super) struct Faults(Vec<(Fault, Rule)>);
 
 impl Faults {
-    pub(super) fn new(faults: Vec<Fault>) -> Self {
+    pub(super) fn new(faults: Vec<(Fault, Rule)>) -> Self {
         Self(faults)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter().map(|(fault, _)| fault)
+    }
+
+    /// Each with the rule that it came from.
+    pub(super) fn with_rules(&self) -> impl Iterator<Item = &(Fault, Rule)> {
         self.0.iter()
     }
 
     pub(super) fn has(&self, fault: &Fault) -> bool {
-        self.0.contains(fault)
+        self.iter().any(|it| it == fault)
     }
 
     /// The value of `ETag` for a file with this etag; `None` when there is none to be.
@@ -39,9 +47,7 @@ impl Faults {
     }
 
     pub(super) fn hostile_paths(&self) -> impl Iterator<Item = &str> {
-        self.0
-            .iter()
-            .filter_map(|fault| if let Fault::HostilePath { path } = fault { Some(path.as_str()) } else { None })
+        self.iter().filter_map(|fault| if let Fault::HostilePath { path } = fault { Some(path.as_str()) } else { None })
     }
 
     pub(super) fn pages(&self) -> Option<(usize, NextPage)> {
@@ -58,6 +64,6 @@ impl Faults {
 
     /// The last one wins, so that a test can change its mind.
     fn find<'a, T>(&'a self, pick: impl Fn(&'a Fault) -> Option<T>) -> Option<T> {
-        self.0.iter().rev().find_map(pick)
+        self.0.iter().rev().find_map(|(fault, _)| pick(fault))
     }
 }

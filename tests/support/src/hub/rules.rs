@@ -37,9 +37,16 @@ impl Rule {
         hits
     }
 
-    /// Switches it off.
+    /// Switches it off. Answers that it stalls go on.
     pub fn remove(&self) {
-        self.rules.change(self.id, |entry| entry.left = Some(0));
+        self.rules.change(self.id, |entry| (entry.left, entry.is_removed) = (Some(0), true));
+    }
+
+    /// Whether somebody switched it off; a rule that is used up was not.
+    pub(super) fn is_removed(&self) -> bool {
+        let mut is_removed = true;
+        self.rules.change(self.id, |entry| is_removed = entry.is_removed);
+        is_removed
     }
 }
 
@@ -60,6 +67,7 @@ struct Entry {
     fault: Fault,
     skip: u64,
     left: Option<u64>,
+    is_removed: bool,
     hits: u64,
 }
 
@@ -69,7 +77,7 @@ impl Rules {
         let mut inner = self.inner();
         let id = inner.next;
         inner.next += 1;
-        inner.entries.push(Entry { id, on, fault, skip, left: times, hits: 0 });
+        inner.entries.push(Entry { id, on, fault, skip, left: times, is_removed: false, hits: 0 });
         Rule { rules: Arc::clone(self), id }
     }
 
@@ -78,7 +86,7 @@ impl Rules {
     }
 
     /// The faults for a request, in the order in which they were switched on; uses them up.
-    pub(super) fn take(&self, side: Side, request: &Request) -> Faults {
+    pub(super) fn take(self: &Arc<Self>, side: Side, request: &Request) -> Faults {
         let mut faults = Vec::new();
         for entry in &mut self.inner().entries {
             let idle = request.is_head() && entry.fault.needs_body();
@@ -91,7 +99,7 @@ impl Rules {
             }
             entry.left = entry.left.map(|left| left - 1);
             entry.hits += 1;
-            faults.push(entry.fault.clone());
+            faults.push((entry.fault.clone(), Rule { rules: Arc::clone(self), id: entry.id }));
         }
         Faults::new(faults)
     }

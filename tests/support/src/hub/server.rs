@@ -135,7 +135,8 @@ impl Hub {
         self.state.rules.add(on, fault.into(), 0, None)
     }
 
-    /// Switches all faults off. Answers that are under way stay as they are.
+    /// Switches all faults off. Answers that are under way stay as they are, but for
+    /// those that stall: they go on.
     pub fn clear_faults(&self) {
         self.state.rules.clear();
     }

@@ -7,6 +7,7 @@ use super::{
     reply::Reply,
     request::Request,
     route::Route,
+    rules::Rule,
     state::State,
     wire::{Conduct, Delivery, Framing, Stop},
 };
@@ -55,7 +56,7 @@ pub(super) fn change(reply: &mut Reply, fault: &Fault) -> io::Result<()> {
 }
 
 /// Changes how the answer is sent.
-pub(super) fn conduct(conduct: Conduct, fault: &Fault) -> Conduct {
+pub(super) fn conduct(conduct: Conduct, fault: &Fault, rule: &Rule) -> Conduct {
     let Conduct::Answer(mut delivery) = conduct else { return conduct };
     let Delivery { late, pace, framing, stop } = &mut delivery;
     match fault {
@@ -63,7 +64,7 @@ pub(super) fn conduct(conduct: Conduct, fault: &Fault) -> Conduct {
         Fault::HangUp => return Conduct::HangUp,
         Fault::Late { by } => *late += *by,
         Fault::Slow { bytes_per_second } => *pace = Some((*bytes_per_second).max(1)),
-        Fault::Stall { after } => *stop = Some((*after, Stop::Stall)),
+        Fault::Stall { after } => *stop = Some((*after, Stop::Stall(rule.clone()))),
         Fault::Cut { after } => *stop = Some((*after, Stop::Close)),
         Fault::Reset { after } => *stop = Some((*after, Stop::Reset)),
         Fault::CutChunked { after } => (*framing, *stop) = (Framing::Chunks, Some((*after, Stop::End))),

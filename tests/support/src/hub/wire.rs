@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     net::TcpStream,
+    ops::Range,
     thread,
     time::{Duration, Instant},
 };
@@ -12,15 +13,18 @@ use super::{
     body::{Piece, Source},
     log::Entry,
     reply::Reply,
+    rules::Rule,
 };
 
 /// Bytes of a write; what the log may be ahead of the kernel.
 const STEP: u64 = 1 << 20;
 /// Bytes of a buffer where the kernel does not read the file itself.
 const BUFFER: u64 = 256 << 10;
+/// How often a connection that stalls looks whether its rule was removed.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Whether there is an answer at all.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Conduct {
     Answer(Delivery),
     Silence,
@@ -28,7 +32,7 @@ pub(super) enum Conduct {
 }
 
 /// How an answer is sent.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Delivery {
     /// Before the first byte.
     pub(super) late: Duration,
@@ -49,13 +53,14 @@ pub(super) enum Framing {
 }
 
 /// What happens where a body stops early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Stop {
     /// It ends as if it were whole.
     End,
     Close,
     Reset,
-    Stall,
+    /// It goes on when this rule is removed.
+    Stall(Rule),
 }
 
 /// What may come next on the connection.
@@ -69,6 +74,21 @@ pub(super) enum Then {
 pub(super) fn silence(stream: &mut TcpStream) {
     let mut buffer = [0; 4096];
     while matches!(stream.read(&mut buffer), Ok(1..)) {}
+}
+
+/// As [`silence`], until the rule is removed. Whether it was.
+fn stall(stream: &mut TcpStream, rule: &Rule) -> io::Result<bool> {
+    let mut buffer = [0; 4096];
+    stream.set_read_timeout(Some(LOOK))?;
+    while !rule.is_removed() {
+        match stream.read(&mut buffer) {
+            Ok(1..) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Ok(0) | Err(_) => return Ok(false),
+        }
+    }
+    stream.set_read_timeout(None)?;
+    Ok(true)
 }
 
 /// Sends an answer.
@@ -92,18 +112,20 @@ pub(super) fn send(
     if !with_body {
         return Ok(then);
     }
-    let mut left = delivery.stop.map_or(u64::MAX, |(after, _)| after);
-    for piece in reply.body.pieces() {
-        let part = piece.length().min(left);
-        sink.piece(piece, part)?;
-        left -= part;
-    }
+    let pieces = reply.body.pieces();
+    let stops_at = delivery.stop.as_ref().map_or(u64::MAX, |(after, _)| *after);
+    sink.pieces(pieces, 0..stops_at)?;
     if delivery.framing == Framing::Chunks {
         sink.stream.write_all(b"0\r\n\r\n")?;
     }
     match delivery.stop {
         None | Some((_, Stop::End)) => return Ok(then),
-        Some((_, Stop::Stall)) => silence(sink.stream),
+        Some((after, Stop::Stall(rule))) => {
+            if stall(sink.stream, &rule)? {
+                sink.pieces(pieces, after..u64::MAX)?;
+                return Ok(then);
+            }
+        }
         Some((_, Stop::Close)) => (),
         // No lingering: closing the last descriptor sends a reset.
         Some((_, Stop::Reset)) => rustix::net::sockopt::set_socket_linger(&*sink.stream, Some(Duration::ZERO))?,
@@ -145,9 +167,20 @@ impl Sink<'_> {
         Ok(rustix::net::sockopt::set_socket_send_buffer_size(&*self.stream, bytes)?)
     }
 
-    /// Sends the beginning of a piece.
-    fn piece(&mut self, piece: &Piece, length: u64) -> io::Result<()> {
-        let mut at = piece.range.start;
+    /// Sends a part of a body.
+    fn pieces(&mut self, pieces: &[Piece], part: Range<u64>) -> io::Result<()> {
+        let mut begin = 0;
+        for piece in pieces {
+            let end = begin + piece.length();
+            let (from, to) = (part.start.clamp(begin, end), part.end.clamp(begin, end));
+            self.piece(piece, piece.range.start + (from - begin), to - from)?;
+            begin = end;
+        }
+        Ok(())
+    }
+
+    /// Sends a part of a piece.
+    fn piece(&mut self, piece: &Piece, mut at: u64, length: u64) -> io::Result<()> {
         let end = at + length;
         while at < end {
             let step = self.pace.as_ref().map_or(STEP, Pace::step).min(end - at);

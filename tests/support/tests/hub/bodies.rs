@@ -51,6 +51,23 @@ fn bodies_stall() -> Result<()> {
 }
 
 #[test]
+fn a_body_that_stalls_goes_on_when_its_rule_is_removed() -> Result<()> {
+    let scene = Scene::new()?;
+    let place = scene.cdn()?;
+    let rule = scene.hub.fault(On::cdn(""), Fault::Stall { after: 1000 });
+    let answer = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| client::get(&place));
+        while scene.hub.bytes_sent(Side::Cdn) < 1000 {
+            std::thread::yield_now();
+        }
+        rule.remove();
+        asking.join().expect("the client does not panic")
+    })?;
+    assert_eq!((answer.end, &answer.body), (End::Whole, &scene.large));
+    Ok(())
+}
+
+#[test]
 fn a_reset_is_one() -> Result<()> {
     let scene = Scene::new()?;
     let place = scene.cdn()?;
