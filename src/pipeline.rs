@@ -74,7 +74,7 @@ pub async fn load<D: Desk>(request: &Request, desk: &D, progress: Progress<'_>) 
 
 /// Opens the files of a component, and plans what is lent from where.
 async fn open(
-    prepared: Prepared,
+    mut prepared: Prepared,
     tools: &Arc<Tools>,
     shared: &Shared,
     alignment: Alignment,
@@ -83,6 +83,7 @@ async fn open(
     let trip = Arc::clone(&prepared.trip);
     let opening = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
         let opened = plan::open(&prepared.files, &tools.pool, &*watcher, may)?;
+        prepared.open.clear();
         let assembled = plan::assemble(&prepared, &opened)?;
         plan::audit(&assembled.report, &prepared.request)?;
         let placed = plan::place(&prepared, &assembled)?;

@@ -14,7 +14,7 @@ use weightsd_core::{
 
 use super::LoadError;
 use crate::{
-    checkpoint::{self, ShardPool},
+    checkpoint::{self, OpenShard, ShardPool, SourceFile},
     lanes::MayBlock,
     progress::Unwatched,
     snapshot::{Snapshot, Told},
@@ -29,10 +29,12 @@ struct Bare {
     file: Option<String>,
     table: Table,
     metadata: BTreeMap<String, String>,
+    open: Vec<Arc<OpenShard>>,
 }
 
 /// Tells `snapshot` what its weights without configs are: of the family of `base` if they are called so, else what the
-/// metadata of a GGUF file say, else of the family that their shapes show.
+/// metadata of a GGUF file say, else of the family that their shapes show. Returns the files whose headers were read: as
+/// long as they are held, the pool has them.
 ///
 /// # Errors
 /// When the root has several files without a word, or the file that is the model cannot be opened. Files of folders that
@@ -42,14 +44,15 @@ pub(super) fn tell(
     base: Option<&Snapshot>,
     pool: &ShardPool,
     may: &MayBlock<'_>,
-) -> Result<(), LoadError> {
+) -> Result<Vec<Arc<OpenShard>>, LoadError> {
     let mut found = Vec::new();
     if let Some(file) = snapshot.bare_file()? {
-        let header = pool.get_or_open(&file, may)?.header.clone();
+        let open = pool.get_or_open(&file, may)?;
+        let header = open.header.clone();
         let metadata = header.metadata.clone();
         let shard = Shard { source: SourceId::default(), name: &file.name, header };
         let (table, _) = checkpoint::merge(&file.name, vec![shard], None)?;
-        found.push(Bare { folder: String::new(), file: Some(file.name), table, metadata });
+        found.push(Bare { folder: String::new(), file: Some(file.name), table, metadata, open: vec![open] });
     }
     let sites: Vec<ComponentSite> = snapshot.bare_sites().cloned().collect();
     if sites.len() <= FOLDERS_MAX {
@@ -66,6 +69,7 @@ pub(super) fn tell(
             found.push(bare);
         }
     }
+    let open = found.iter().flat_map(|bare| bare.open.clone()).collect();
     let tables: Vec<&Table> = found.iter().map(|bare| &bare.table).collect();
     let of_base = base.and_then(|base| Some((base.family, family::locate_as(&tables, base.family)?)));
     let described =
@@ -73,7 +77,8 @@ pub(super) fn tell(
     if of_base.is_none()
         && let Some(config) = described()
     {
-        return Ok(snapshot.describe(config)?);
+        snapshot.describe(config)?;
+        return Ok(open);
     }
     match of_base.or_else(|| family::locate_all(&tables)) {
         Some((family, located)) => {
@@ -86,7 +91,7 @@ pub(super) fn tell(
         }
         None => {}
     }
-    Ok(())
+    Ok(open)
 }
 
 /// The same for one folder of a model that is looked at elsewhere: what its tensors tell, if they are one component's.
@@ -124,6 +129,8 @@ fn is_clear(folder: &str, located: &Located) -> bool {
 /// The tensors of a folder whose files are all here, fit together, and are no more than a component may have.
 fn of_folder(snapshot: &Snapshot, site: &ComponentSite, pool: &ShardPool, may: &MayBlock<'_>) -> Option<Bare> {
     let files = Arc::new(snapshot.component(&site.name).ok()?);
-    let opened = checkpoint::open(&files, pool, &Unwatched, &mut Sources::default(), may).ok()?;
-    Some(Bare { folder: site.folder.clone(), file: None, table: opened.table, metadata: opened.metadata })
+    let mut sources: Sources<SourceFile> = Sources::default();
+    let opened = checkpoint::open(&files, pool, &Unwatched, &mut sources, may).ok()?;
+    let open = sources.iter().map(|source| Arc::clone(&source.open)).collect();
+    Some(Bare { folder: site.folder.clone(), file: None, table: opened.table, metadata: opened.metadata, open })
 }

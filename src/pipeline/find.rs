@@ -7,7 +7,7 @@ use weightsd_core::ingredients::{Adapter, Ingredients, Role};
 use super::{AcquireError, FINDING, LoadError, Pinned, Prepared, Progress, Request, Tools, Trip, adapters, bare};
 use crate::{
     assembly::Recipe,
-    checkpoint::ShardPool,
+    checkpoint::{OpenShard, ShardPool},
     derive::FoundEngine,
     lanes::MayBlock,
     resolve::{Address, Pin},
@@ -132,7 +132,7 @@ fn list(
     may: &MayBlock<'_>,
 ) -> Result<Prepared, Unlisted> {
     let looked = std::time::SystemTime::now();
-    let snapshots = snapshots(pinned, pool, may)?;
+    let (snapshots, open) = snapshots(pinned, pool, may)?;
     let files = |role, snapshot| component_files(role, snapshot, &request.component).map(Arc::new).map_err(of(role));
     let files = snapshots.as_ref().try_map(files)?;
     let (own, base) = (&snapshots.own, snapshots.base.as_ref());
@@ -141,15 +141,15 @@ fn list(
     let is_provisional = |(_, snapshot): &(Role, &Snapshot)| !snapshot.missing_documents.is_empty();
     let provisional = snapshots.iter().filter(is_provisional).map(|(role, _)| role).collect();
     pinned.iter().for_each(|(_, pinned)| pinned.note(may));
-    Ok(Prepared::new(request, files, recipe, engine, provisional, (started, looked, trip)))
+    Ok(Prepared::new(request, files, recipe, engine, provisional, (started, looked, trip)).holding(open))
 }
 
-/// The snapshots of all ingredients.
+/// The snapshots of all ingredients, and the files of the model itself whose headers told what it is.
 fn snapshots(
     pinned: &Ingredients<Pinned>,
     pool: &ShardPool,
     may: &MayBlock<'_>,
-) -> Result<Ingredients<Snapshot>, Unlisted> {
+) -> Result<(Ingredients<Snapshot>, Vec<Arc<OpenShard>>), Unlisted> {
     // The base first: it decides how the files of the others are read.
     let base = pinned.base.as_ref().map(|it| snapshot(it, None, pool, may)).transpose().map_err(of(Role::Base))?;
     let listed = |pinned: &Pinned| {
@@ -162,8 +162,8 @@ fn snapshots(
         Ok(Adapter { it, scale: adapter.scale })
     };
     let adapters = pinned.adapters.iter().enumerate().map(adapter).collect::<Result<_, Unlisted>>()?;
-    let own = snapshot(&pinned.own, base.as_ref(), pool, may).map_err(of(Role::Own))?;
-    Ok(Ingredients { own, base, overlay, adapters })
+    let (own, open) = told(&pinned.own, base.as_ref(), pool, may).map_err(of(Role::Own))?;
+    Ok((Ingredients { own, base, overlay, adapters }, open))
 }
 
 /// Lists the files of a model that are on this machine. Without a config the headers of its weights are read, because
@@ -177,10 +177,20 @@ pub fn snapshot(
     pool: &ShardPool,
     may: &MayBlock<'_>,
 ) -> Result<Snapshot, LoadError> {
+    Ok(told(pinned, base, pool, may)?.0)
+}
+
+/// Like [`snapshot`], with the files whose headers were read.
+fn told(
+    pinned: &Pinned,
+    base: Option<&Snapshot>,
+    pool: &ShardPool,
+    may: &MayBlock<'_>,
+) -> Result<(Snapshot, Vec<Arc<OpenShard>>), LoadError> {
     may.alive();
     let mut snapshot = Snapshot::list(pinned.on_disk(may)?, &pinned.choice)?;
-    bare::tell(&mut snapshot, base, pool, may)?;
-    Ok(snapshot)
+    let open = bare::tell(&mut snapshot, base, pool, may)?;
+    Ok((snapshot, open))
 }
 
 /// The files that an ingredient gives to a component. A base gives no weights.

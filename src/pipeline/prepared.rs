@@ -15,13 +15,14 @@ use weightsd_core::{
 use super::{Request, Trip};
 use crate::{
     assembly::Recipe,
+    checkpoint::OpenShard,
     derive::{FoundEngine, Provenance},
     resolve::ResolvedModel,
     snapshot::{ComponentFiles, HashCandidate, ShardFile},
 };
 
-/// A resolved request: which component is meant, and which files it is made of. All of these files are on this machine, and
-/// no weight file has been opened yet.
+/// A resolved request: which component is meant, and which files it is made of. All of these files are on this machine. Weight
+/// files without a config are open already, because their headers told what they are; no other has been opened yet.
 #[derive(Debug)]
 pub struct Prepared {
     /// Identity of the component.
@@ -44,6 +45,8 @@ pub struct Prepared {
     pub(super) took: Duration,
     /// Ingredients whose commit has small files that are not on this machine. They may change the answer when they come.
     pub(super) provisional: Vec<Role>,
+    /// Weight files that are open already. They are held until the component has them, so that no header is read twice.
+    pub(super) open: Vec<Arc<OpenShard>>,
 }
 
 impl Prepared {
@@ -61,7 +64,27 @@ impl Prepared {
         let took = started.elapsed();
         let devices = files.iter().flat_map(|(_, files)| files.shards.iter().map(|shard| shard.identity.device));
         let trip = trip.with(&devices.collect());
-        Self { id, request, files, looked, recipe, conversion, engine, trip, started, took, provisional }
+        Self {
+            id,
+            request,
+            files,
+            looked,
+            recipe,
+            conversion,
+            engine,
+            trip,
+            started,
+            took,
+            provisional,
+            open: Vec::new(),
+        }
+    }
+
+    /// Holds those of the files open that the component is made of.
+    pub(super) fn holding(mut self, mut open: Vec<Arc<OpenShard>>) -> Self {
+        open.retain(|open| self.files.own.shards.iter().any(|shard| shard.identity == *open.file.identity()));
+        self.open = open;
+        self
     }
 
     /// The component's name.

@@ -234,6 +234,9 @@ impl Snapshot {
         };
         if let WeightFiles::Index(index) = &selection {
             dependencies.push(self.files.path(&index.path));
+            let rivals = index.rivals(Self::expectation(site)).iter();
+            let here = rivals.filter(|rival| self.files.find(rival).is_some());
+            dependencies.extend(here.map(|rival| self.files.path(rival)));
         }
         let (index, names) = self.shard_names(site, selection)?;
         let mut shards = Vec::new();

@@ -3,10 +3,13 @@
 
 use std::{fs, path::Path};
 
-use weightsd_client::{Client, ClientError, Component, ErrorReason, Layout, proto::ResolveResponse, selector};
+use weightsd_client::{
+    Client, ClientError, Component, ErrorReason, Layout, LoadRequest, proto::ResolveResponse, selector,
+};
 use weightsd_fixtures::{Checkpoint, Contents, Dims, hub::Hub};
 
 use crate::{
+    changes::settle,
     harness::{Daemon, Home, PATIENCE, tiny},
     hubs,
 };
@@ -84,6 +87,34 @@ async fn a_model_that_mflux_saved_is_told_by_its_tensors() {
     assert!(scene.load("text_encoder", "text_encoder").await.unwrap().audit().unwrap().clean);
 }
 
+#[cfg(target_os = "linux")] // Which alone tells what a process has read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_headers_tell_is_read_once() {
+    use crate::{keeping::heavy, verifying::read_bytes};
+
+    let home = Home::new();
+    let daemon = home.daemon();
+    let client = daemon.client().await.with_deadline(PATIENCE);
+    for count in [1, 2] {
+        let model = home.path().join(format!("model-{count}"));
+        fs::create_dir(&model).unwrap();
+        let mut bytes = 0;
+        for number in 1..=count {
+            // Other names in each file, of the same length.
+            let mut file = heavy(50_000);
+            let header = String::from_utf8(file.split_off(8)).unwrap();
+            file.extend(header.replace("\"tensor.", &format!("\"tenso{number}.")).into_bytes());
+            bytes += file.len() as u64;
+            fs::write(model.join(format!("model-{number:05}-of-{count:05}.safetensors")), file).unwrap();
+        }
+        let before = read_bytes(daemon.pid());
+        let request = LoadRequest::new(model.display().to_string(), "model").layout(Layout::Source);
+        drop(client.load(request, |_| ()).await.unwrap());
+        let read = read_bytes(daemon.pid()) - before;
+        assert!(read >= bytes && read < bytes * 3 / 2, "{read} bytes were read of {bytes}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_of_a_text_encoder_without_a_config_are_told_too() {
     let mut checkpoint = Checkpoint::new(&Dims::true_size(), Contents::Sparse).unwrap();
@@ -153,6 +184,8 @@ async fn two_indexes_of_one_folder_must_list_the_same_files() {
     let (index, other) =
         (scene.folder("transformer/model.safetensors.index.json"), "transformer/x.safetensors.index.json");
     copy(&index, &scene.folder(other));
+    // The daemon remembers the answer, and still sees that the second index becomes another one.
+    settle(&scene.folder(other));
     assert!(scene.load("", "transformer").await.unwrap().audit().unwrap().clean, "one set, listed twice");
     let listed: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
     let first: serde_json::Map<_, _> = listed["weight_map"]
