@@ -13,6 +13,7 @@ use crate::{
     harness::Home,
     hubs::{
         REPO, WEIGHTS, assert_sound, folder, is_file, load, names, publish_weights, pull, reason, request, selector,
+        visible,
     },
 };
 
@@ -47,6 +48,105 @@ async fn a_renamed_repository_is_followed_and_its_new_name_told() {
         assert_eq!(hub.seen(&On::hub(OLD)).len(), 0, "{status} {on:?}: {:?}", hub.requests());
         assert_eq!(hub.seen(&On::hub(NEW)).len(), 1, "{status} {on:?}: {:?}", hub.requests());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_to_other_content_is_told_and_takes_nothing_from_its_holders() {
+    let home = Home::new();
+    let hub = Hub::start().unwrap();
+    let (old, new) = (publish_weights(&hub, OLD, 20_000), publish_weights(&hub, NEW, 20_000));
+    assert_ne!(old, new);
+    let daemon = home.daemon_on(&hub, &["--hub-freshness", "0s"]);
+    let client = daemon.client().await;
+    let held = client.load(request(&home, OLD, "model"), |_| ()).await.unwrap();
+    assert!(is_file(&held, &old) && held.model().unwrap().warning.is_empty());
+    let commit = held.model().unwrap().commit.clone();
+    hub.fault(On::hub(OLD), Fault::Renamed { to: NEW.into(), status: 307, on: NextPage::Relative });
+    let other = client.load(request(&home, OLD, "model"), |_| ()).await.unwrap();
+    let warning = &other.model().unwrap().warning;
+    assert!(warning.contains(OLD) && warning.contains(NEW), "{warning}");
+    assert!(is_file(&other, &new) && is_file(&held, &old) && other.id() != held.id());
+    // A commit is that commit.
+    let pinned = client.load(request(&home, OLD, "model").revision(commit), |_| ()).await.unwrap();
+    assert!(is_file(&pinned, &old) && pinned.id() == held.id());
+    assert_sound(&home, OLD);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_lead_to_each_other_end() {
+    let home = Home::new();
+    let hub = Hub::start().unwrap();
+    publish_weights(&hub, OLD, 1000);
+    publish_weights(&hub, NEW, 1000);
+    for (from, to) in [(OLD, NEW), (NEW, OLD)] {
+        hub.fault(On::hub(from), Fault::Renamed { to: to.into(), status: 307, on: NextPage::Absolute });
+    }
+    let daemon = home.daemon_on(&hub, &["--hub-tries", "5"]);
+    let client = daemon.client().await;
+    let error = client.load(request(&home, OLD, "model"), |_| ()).await.map(drop).unwrap_err();
+    assert_eq!(error.reason(), Some(ErrorReason::HubMalformed), "{error}");
+    assert!(error.to_string().contains("redirects"), "{error}");
+    assert!(hub.requests().len() < 16, "{}", hub.requests().len());
+    assert!(!folder(&home, OLD).exists() && !folder(&home, NEW).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_into_another_repository_lends_nothing_of_it() {
+    let other = "org/another-one";
+    let whole = |host: &str| format!("{host}/{other}/resolve/main/{WEIGHTS}");
+    for number in 0..6 {
+        let home = Home::new();
+        let hub = Hub::start().unwrap();
+        let file = publish_weights(&hub, REPO, 20_000);
+        assert_ne!(publish_weights(&hub, other, 20_000), file);
+        hub.add_token("hf_secret");
+        let renamed = |on| Fault::Renamed { to: other.into(), status: 307, on };
+        let to = |location: String| Fault::RedirectTo { status: 302, location };
+        let rule = match number {
+            0 => hub.fault(On::api("/tree/"), renamed(NextPage::Relative)),
+            1 => hub.fault(On::api("/tree/"), renamed(NextPage::Stranger)),
+            2 => hub.fault(On::resolve(WEIGHTS), renamed(NextPage::Absolute)),
+            3 => hub.fault(On::resolve(REPO), to(whole(""))),
+            4 => hub.fault(On::resolve(format!("{REPO}/resolve")), to(whole(&hub.stranger()))),
+            _ => hub.fault(On::cdn(""), to(whole(&hub.endpoint()))),
+        };
+        let daemon = home.daemon_so(&hub, &[], &[("HF_TOKEN", "hf_secret")]);
+        let client = daemon.client().await;
+        let error = load(&client, &home, "model").await.map(drop).unwrap_err();
+        let refused = error.reason().unwrap();
+        use ErrorReason::{HubFailing, HubInconsistent, HubMalformed, RevisionNotFound};
+        let expected = [RevisionNotFound, HubInconsistent, HubMalformed, HubFailing];
+        assert!(rule.hits() > 0 && expected.contains(&refused), "{number}: {refused:?} {error}");
+        assert!(!visible(&home, REPO).iter().any(|path| path.ends_with(WEIGHTS)), "{number}");
+        let told = hub.seen(&On::stranger(""));
+        assert!(told.iter().all(|seen| seen.token().is_none()), "{number}: {told:?}");
+        rule.remove();
+        assert!(is_file(&load(&client, &home, "model").await.unwrap(), &file), "{number}");
+        assert_sound(&home, REPO);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answers_for_a_name_must_be_the_repository_that_it_leads_to() {
+    let home = Home::new();
+    let hub = Hub::start().unwrap();
+    publish_weights(&hub, REPO, 1000);
+    let commit = hub.publish_bytes("org/other", "v1", vec![("config.json", b"{}".to_vec()), (WEIGHTS, vec![7; 99])]);
+    // A file that says what the API would say, of another repository.
+    let info = format!(r#"{{"id": "org/other", "sha": "{commit}"}}"#);
+    hub.publish_bytes("org/other", "main", vec![("info.json", info.into_bytes())]);
+    let daemon = home.daemon_on(&hub, &[]);
+    let client = daemon.client().await;
+    for host in [hub.endpoint(), hub.stranger()] {
+        let location = format!("{host}/org/other/resolve/main/info.json");
+        let rule = hub.fault(On::api("/revision/"), Fault::RedirectTo { status: 302, location });
+        let error = load(&client, &home, "model").await.map(drop).unwrap_err();
+        assert_eq!(error.reason(), Some(ErrorReason::HubMalformed), "{error}");
+        assert!(error.to_string().contains("no repository"), "{error}");
+        rule.remove();
+    }
+    let component = load(&client, &home, "model").await.unwrap();
+    assert!(component.model().unwrap().warning.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

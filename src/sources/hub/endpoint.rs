@@ -5,7 +5,7 @@
 //! mirror's own path prefix. Both mean the same path on the mirror.
 
 use reqwest::Url;
-use weightsd_core::shown::shown_up_to;
+use weightsd_core::{shown::shown_up_to, spec::RepoId};
 
 use super::settings::WORDS;
 use crate::source::{SourceError, SourceProblem};
@@ -101,6 +101,16 @@ impl Endpoint {
     }
 }
 
+/// The repository that an address of the API is about.
+pub(super) fn repository(url: &Url) -> Option<RepoId> {
+    let segments: Vec<&str> = url.path_segments()?.collect();
+    let api = segments.windows(2).position(|pair| pair == ["api", "models"])?;
+    match segments[api + 2..] {
+        [owner, name, "revision", ..] => RepoId::parse(&format!("{owner}/{name}")).ok(),
+        _ => None,
+    }
+}
+
 /// Whether a path is one of the hub's own: of its API, or of a file in a repository.
 fn is_hub_path(url: &Url) -> bool {
     let segments: Vec<&str> = url.path_segments().into_iter().flatten().take(3).collect();
@@ -147,6 +157,20 @@ mod tests {
         let endpoint = Endpoint::parse("https://mirror").unwrap();
         for bad in ["http://cdn/x", "file:///etc/passwd", "https://["] {
             assert!(endpoint.redirected(&[url("https://mirror/x")], bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_the_api_names_its_repository() {
+        for (address, expected) in [
+            ("https://hub/api/models/new/x/revision/main", Some("new/x")),
+            ("https://mirror/p/q/api/models/new/x/revision/a%2Fb?x=y", Some("new/x")),
+            ("https://hub/api/models/new/x/tree/main", None),
+            ("https://hub/api/models/..%2F/x/revision/main", None),
+            ("https://hub/new/x/resolve/main/info.json", None),
+            ("https://hub/welcome", None),
+        ] {
+            assert_eq!(repository(&url(address)).map(|repo| repo.to_string()).as_deref(), expected, "{address}");
         }
     }
 

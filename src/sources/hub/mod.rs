@@ -350,10 +350,16 @@ impl Hub {
         let json = answer.content.bytes_to_end(INFO_BYTES_MAX, self.settings.stall_deadline).await?;
         let malformed = |problem| WORDS.error(SourceProblem::Malformed { host: answer.content.host.clone(), problem });
         let info: Info = serde_json::from_slice(&json).map_err(|error| malformed(shown(&error.to_string())))?;
+        // Whoever redirects names the repository, and nobody else: what answers there must call itself so.
+        let new_name = endpoint::repository(&answer.url)
+            .ok_or_else(|| malformed(format!("`{named}` is sent to what is no repository")))?;
+        if let Some(other) = info.id.filter(|id| *id != new_name.to_string()) {
+            let other = shown(&other);
+            return Err(malformed(format!("`{named}` is sent to `{new_name}`, which calls itself `{other}`")));
+        }
         let commit = info.sha.as_deref().and_then(Commit::parse);
         let commit = commit.ok_or_else(|| self.no_commit(http, repo, revision))?;
-        let new_name = info.id.and_then(|id| RepoId::parse(&id).ok());
-        if let Some(new_name) = new_name.filter(|new_name| new_name != repo) {
+        if new_name != *repo {
             tracing::warn!(%repo, %new_name, "the repository was renamed");
             self.renamed.insert(repo.clone(), new_name).await;
         }
