@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn good_bad_missing_and_unnamed() {
         let cache = tempfile::tempdir().unwrap();
-        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap());
+        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap(), "its test");
         let commit = Commit::parse(&"c".repeat(40)).unwrap();
         let attestations = Attestations::new(None);
         // `printf 'hello\n' | git hash-object --stdin`
@@ -287,7 +287,7 @@ mod tests {
     /// A repository with one good blob, and a snapshot whose entry `x` the test makes.
     fn scene() -> (tempfile::TempDir, RepoStore, BlobName, PathBuf) {
         let cache = tempfile::tempdir().unwrap();
-        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap());
+        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap(), "its test");
         let blob = BlobName::parse("ce013625030ba8dba906f756967f9e9ca394464a").unwrap();
         fs::create_dir_all(store.blob(&blob).parent().unwrap()).unwrap();
         fs::write(store.blob(&blob), "hello\n").unwrap();

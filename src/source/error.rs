@@ -226,88 +226,94 @@ impl Error for SourceError {
 }
 
 impl Explain for SourceError {
-    #[expect(clippy::too_many_lines, reason = "one arm for each error, to be read side by side")]
     fn explain(&self) -> Explanation {
-        type Problem = SourceProblem;
-        let Words { kind, endpoint, log_in, credentials, .. } = self.words;
-        let explanation = match &*self.problem {
-            Problem::Offline { .. } => Explanation::new(
-                Reason::Offline,
-                "",
-                "leave out `--offline`, unset HF_HUB_OFFLINE, or start the daemon with `--offline false`; or ask for what is cached",
+        Explanation {
+            retry_after: self.retry_after(),
+            ..Explanation::new(self.problem.reason(), self.problem.resource(), self.problem.hint(self.words))
+        }
+    }
+}
+
+impl SourceProblem {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Offline { .. } => Reason::Offline,
+            Self::Unreachable { .. } | Self::ProxyUnreachable { .. } => Reason::HubUnreachable,
+            Self::TokenMissing { .. } => Reason::TokenMissing,
+            Self::TokenRefused { .. } => Reason::TokenRefused,
+            Self::Gated { .. } => Reason::Gated,
+            Self::Forbidden { .. } => Reason::Forbidden,
+            Self::NoRepo { .. } => Reason::RepoNotFound,
+            Self::NoRevision { .. } => Reason::RevisionNotFound,
+            Self::NoFile { .. } => Reason::FileNotFound,
+            Self::RateLimited { .. } => Reason::RateLimited,
+            Self::Failing { .. } | Self::StorageRefused { .. } | Self::NoSuchPart { .. } => Reason::HubFailing,
+            Self::Malformed { .. } | Self::Listing { .. } => Reason::HubMalformed,
+            Self::Unusable { .. } => Reason::HubUnusable,
+        }
+    }
+
+    fn resource(&self) -> String {
+        match self {
+            Self::Offline { .. } | Self::TokenRefused { .. } | Self::RateLimited { .. } => String::new(),
+            Self::NoRevision { repo, revision } => format!("{repo}@{revision}"),
+            Self::ProxyUnreachable { proxy: resource, .. }
+            | Self::Gated { page: resource, .. }
+            | Self::NoFile { path: resource, .. }
+            | Self::Unreachable { host: resource, .. }
+            | Self::Failing { host: resource, .. }
+            | Self::StorageRefused { host: resource, .. }
+            | Self::NoSuchPart { host: resource }
+            | Self::Malformed { host: resource, .. }
+            | Self::TokenMissing { repo: resource, .. }
+            | Self::Forbidden { repo: resource, .. }
+            | Self::NoRepo { repo: resource }
+            | Self::Listing { repo: resource, .. } => resource.clone(),
+            Self::Unusable { setting, .. } => (*setting).to_owned(),
+        }
+    }
+
+    fn hint(&self, words: &Words) -> String {
+        let Words { kind, endpoint, log_in, credentials, .. } = words;
+        match self {
+            Self::Offline { .. } => "leave out `--offline`, unset HF_HUB_OFFLINE, or start the daemon with `--offline false`; \
+                                     or ask for what is cached"
+                .to_owned(),
+            Self::Unreachable { .. } => format!(
+                "check the network and `{endpoint}`; what has come already is kept, and the rest follows at the next try"
             ),
-            Problem::Unreachable { host, .. } => Explanation::new(
-                Reason::HubUnreachable,
-                host,
-                format!(
-                    "check the network and `{endpoint}`; what has come already is kept, and the rest follows at the next try"
-                ),
-            ),
-            Problem::ProxyUnreachable { proxy, .. } => Explanation::new(
-                Reason::HubUnreachable,
-                proxy,
-                "start the proxy, or restart the daemon without HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (NO_PROXY names hosts \
-                 that need none); what has come already is kept",
-            ),
-            Problem::Failing { host, .. } => Explanation::new(
-                Reason::HubFailing,
-                host,
-                "the fault is on the other side: try again later; what has come already is kept",
-            ),
-            Problem::StorageRefused { host, .. } => {
-                let hint = "the address that the source gave may have expired: try again";
-                Explanation::new(Reason::HubFailing, host, hint)
+            Self::ProxyUnreachable { .. } => "start the proxy, or restart the daemon without HTTPS_PROXY, HTTP_PROXY and \
+                                              ALL_PROXY (NO_PROXY names hosts that need none); what has come already is kept"
+                .to_owned(),
+            Self::Failing { .. } => {
+                "the fault is on the other side: try again later; what has come already is kept".to_owned()
             }
-            Problem::NoSuchPart { host } => {
-                let hint = "the host, or a proxy in between, is at fault: try again";
-                Explanation::new(Reason::HubFailing, host, hint)
+            Self::StorageRefused { .. } => "the address that the source gave may have expired: try again".to_owned(),
+            Self::NoSuchPart { .. } => "the host, or a proxy in between, is at fault: try again".to_owned(),
+            Self::RateLimited { .. } => format!("wait; accounts are granted more requests: {log_in}"),
+            Self::TokenMissing { .. } => {
+                format!("check the spelling; for a private repository {log_in}: {credentials}")
             }
-            Problem::RateLimited { .. } => {
-                let hint = format!("wait; accounts are granted more requests: {log_in}");
-                Explanation::new(Reason::RateLimited, "", hint)
+            Self::TokenRefused { .. } => format!("the token may be expired or revoked: {log_in}"),
+            Self::Gated { page, with_token: true, .. } => {
+                format!("visit {page} to ask for access, with the account of the token")
             }
-            Problem::TokenMissing { repo, .. } => Explanation::new(
-                Reason::TokenMissing,
-                repo,
-                format!("check the spelling; for a private repository {log_in}: {credentials}"),
-            ),
-            Problem::TokenRefused { .. } => {
-                Explanation::new(Reason::TokenRefused, "", format!("the token may be expired or revoked: {log_in}"))
+            Self::Gated { page, with_token: false, .. } => {
+                format!("ask for access at {page}, then {log_in}, with that account: {credentials}")
             }
-            Problem::Gated { page, with_token: true, .. } => {
-                let hint = format!("visit {page} to ask for access, with the account of the token");
-                Explanation::new(Reason::Gated, page, hint)
+            Self::Forbidden { .. } => {
+                format!("ask the owner to let the token's account read it; or {log_in}, as another account")
             }
-            Problem::Gated { page, with_token: false, .. } => {
-                let hint = format!("ask for access at {page}, then {log_in}, with that account: {credentials}");
-                Explanation::new(Reason::Gated, page, hint)
+            Self::NoRepo { .. } => {
+                format!("check the spelling; a private repository shows only to its accounts: {log_in}")
             }
-            Problem::Forbidden { repo, .. } => {
-                let hint = format!("ask the owner to let the token's account read it; or {log_in}, as another account");
-                Explanation::new(Reason::Forbidden, repo, hint)
+            Self::NoRevision { .. } => "name a branch, tag or commit that the repository has".to_owned(),
+            Self::NoFile { .. } => "the repository may have changed: ask again".to_owned(),
+            Self::Malformed { .. } | Self::Listing { .. } => format!("is `{endpoint}` the address of {kind}?"),
+            Self::Unusable { .. } => {
+                "correct the setting and restart the daemon; what is cached can be used as it is".to_owned()
             }
-            Problem::NoRepo { repo } => {
-                let hint = format!("check the spelling; a private repository shows only to its accounts: {log_in}");
-                Explanation::new(Reason::RepoNotFound, repo, hint)
-            }
-            Problem::NoRevision { repo, revision } => Explanation::new(
-                Reason::RevisionNotFound,
-                format!("{repo}@{revision}"),
-                "name a branch, tag or commit that the repository has",
-            ),
-            Problem::NoFile { path, .. } => {
-                Explanation::new(Reason::FileNotFound, path, "the repository may have changed: ask again")
-            }
-            Problem::Malformed { host: resource, .. } | Problem::Listing { repo: resource, .. } => {
-                Explanation::new(Reason::HubMalformed, resource, format!("is `{endpoint}` the address of {kind}?"))
-            }
-            Problem::Unusable { setting, .. } => Explanation::new(
-                Reason::HubUnusable,
-                *setting,
-                "correct the setting and restart the daemon; what is cached can be used as it is",
-            ),
-        };
-        Explanation { retry_after: self.retry_after(), ..explanation }
+        }
     }
 }
 

@@ -188,6 +188,10 @@ impl Store for FlatStore {
         self.folder.parent().unwrap()
     }
 
+    fn setting(&self) -> &'static str {
+        WORDS.cache_setting
+    }
+
     fn folder(&self) -> &Path {
         &self.folder
     }

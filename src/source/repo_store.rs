@@ -44,14 +44,16 @@ pub struct RepoStore {
     folder: PathBuf,
     repo: String,
     links: Links,
+    setting: &'static str,
 }
 
 impl RepoStore {
-    /// The folder of `repo` in `cache`, by the name that [`RepoId::cache_folder`] gives it.
+    /// The folder of `repo` in `cache`, by the name that [`RepoId::cache_folder`] gives it. `setting` is how a user names
+    /// another cache ([`Store::setting`]).
     #[must_use]
-    pub fn new(cache: &Path, repo: &RepoId) -> Self {
+    pub fn new(cache: &Path, repo: &RepoId, setting: &'static str) -> Self {
         let repo = repo.cache_folder();
-        Self { cache: cache.to_owned(), folder: cache.join(&repo), repo, links: Links::default() }
+        Self { cache: cache.to_owned(), folder: cache.join(&repo), repo, links: Links::default(), setting }
     }
 
     /// The same folder, with or without links in its snapshots.
@@ -94,6 +96,10 @@ impl RepoStore {
 impl Store for RepoStore {
     fn cache(&self) -> &Path {
         &self.cache
+    }
+
+    fn setting(&self) -> &'static str {
+        self.setting
     }
 
     fn folder(&self) -> &Path {
@@ -365,7 +371,7 @@ mod tests {
     use super::*;
 
     fn store(cache: &Path) -> (RepoStore, Commit, BlobName) {
-        let store = RepoStore::new(cache, &RepoId::parse("a/b").unwrap());
+        let store = RepoStore::new(cache, &RepoId::parse("a/b").unwrap(), "its test");
         (store, Commit::parse(&"c".repeat(40)).unwrap(), BlobName::parse(&"d".repeat(64)).unwrap())
     }
 

@@ -86,6 +86,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The folder that all repositories of the cache share. Its disk must have room for downloads.
     fn cache(&self) -> &Path;
 
+    /// How a user names another cache, within a sentence: `` `--hub-cache` (`hub_cache`) ``.
+    fn setting(&self) -> &'static str;
+
     /// The folder of this repository. Two stores are the same when their folders are.
     fn folder(&self) -> &Path;
 

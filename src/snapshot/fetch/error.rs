@@ -1,6 +1,10 @@
 //! Why files did not come.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
@@ -10,11 +14,8 @@ use weightsd_core::{
 use crate::{
     disk,
     snapshot::SnapshotError,
-    source::{self, SourceError, SourceProblem},
+    source::{self, SourceError, SourceProblem, Store},
 };
-
-/// What helps where the cache cannot be written to.
-const ANOTHER_CACHE: &str = "name a cache of your own with `--hub-cache` (`hub_cache`)";
 
 /// Why files did not come. Cheap to clone, because each request that waits for a file gets one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,6 +85,8 @@ pub enum FetchError {
         free: u64,
         /// What is to stay free, in bytes.
         floor: u64,
+        /// How another cache is named ([`Store::setting`]).
+        setting: &'static str,
     },
     /// The disk, or what this user may have of it, became full while a file was written.
     #[error("`{}` has no space for the download: {needed} bytes are still to come", path.display())]
@@ -92,6 +95,8 @@ pub enum FetchError {
         path: PathBuf,
         /// What the file still needs, in bytes.
         needed: u64,
+        /// How another cache is named ([`Store::setting`]).
+        setting: &'static str,
         /// What the system said.
         #[source]
         source: Arc<io::Error>,
@@ -112,6 +117,8 @@ pub enum FetchError {
     Io {
         /// What.
         path: PathBuf,
+        /// How another cache is named ([`Store::setting`]).
+        setting: &'static str,
         /// Why.
         #[source]
         source: Arc<io::Error>,
@@ -121,6 +128,8 @@ pub enum FetchError {
     Lock {
         /// The lock.
         path: PathBuf,
+        /// How another cache is named ([`Store::setting`]).
+        setting: &'static str,
         /// Why.
         #[source]
         source: Arc<io::Error>,
@@ -149,22 +158,26 @@ impl Explain for FetchError {
                 file,
                 "it came twice like this and was thrown away: the mirror, proxy or disk in between is at fault",
             ),
-            Self::NoSpace { path, .. } | Self::DiskFull { path, .. } => Explanation::new(
+            Self::NoSpace { path, setting, .. } | Self::DiskFull { path, setting, .. } => Explanation::new(
                 Reason::NoSpace,
                 path.display().to_string(),
-                "make room, or name a cache on another disk with `--hub-cache` (`hub_cache`); what has come already is kept",
+                format!("make room, or name a cache on another disk with {setting}; what has come already is kept"),
             ),
             Self::NothingMatches { repo, .. } => {
                 Explanation::new(Reason::FileNotFound, repo, "`weightsd resolve` lists the files")
             }
             Self::Snapshot(error) => error.explain(),
-            Self::Lock { path, source } if source::has_no_locks(source) => Explanation::new(
+            Self::Lock { path, setting, source } if source::has_no_locks(source) => Explanation::new(
                 Reason::FileRefused,
                 path.display().to_string(),
-                "its file system has no locks (flock): mount it with locks (NFS: `local_lock=flock`), or name a cache on \
-                 another one with `--hub-cache` (`hub_cache`)",
+                format!(
+                    "its file system has no locks (flock): mount it with locks (NFS: `local_lock=flock`), or name a cache on \
+                     another one with {setting}"
+                ),
             ),
-            Self::Lock { path, source } | Self::Io { path, source } => disk::explain_write(path, source, ANOTHER_CACHE),
+            Self::Lock { path, setting, source } | Self::Io { path, setting, source } => {
+                disk::explain_write(path, source, &format!("name a cache of your own with {setting}"))
+            }
             Self::Abandoned => Explanation::new(Reason::Abandoned, "", "ask again"),
             Self::Died => Explanation::new(Reason::Internal, "", "report it with the daemon's log"),
         }
@@ -188,8 +201,9 @@ impl FetchError {
         }
     }
 
-    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, source: Arc::new(source) }
+    /// The error of a file of this store.
+    pub(super) fn io(store: &dyn Store, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let (path, setting) = (path.to_owned(), store.setting());
+        move |source| Self::Io { path, setting, source: Arc::new(source) }
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io,
+    ops::ControlFlow,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -94,7 +95,7 @@ impl Download {
         if self.is_there(&blob)? {
             return Ok(Arrived { fetched: 0 });
         }
-        source::create_parent(&blob).map_err(FetchError::io(&blob))?;
+        source::create_parent(&blob).map_err(self.io(&blob))?;
         let lock = self.lock().await?;
         // The program that had the lock may have left the file.
         if self.is_there(&blob)? {
@@ -108,7 +109,7 @@ impl Download {
             if found == expected.as_str() {
                 break file;
             }
-            fs::remove_file(&path).map_err(FetchError::io(&path))?;
+            fs::remove_file(&path).map_err(self.io(&path))?;
             let error = FetchError::Corrupt {
                 file: self.job.path.clone(),
                 kind: expected.kind(),
@@ -121,9 +122,9 @@ impl Download {
             corrupt += 1;
             tracing::warn!(error = sentence(&error), "it is fetched again");
         };
-        fs::rename(&path, &blob).map_err(FetchError::io(&blob))?;
+        fs::rename(&path, &blob).map_err(self.io(&blob))?;
         drop(lock);
-        self.attest(file).map_err(FetchError::io(&blob))?;
+        self.attest(file).map_err(self.io(&blob))?;
         Ok(Arrived { fetched: self.fetched })
     }
 
@@ -133,13 +134,13 @@ impl Download {
             Ok(metadata) if metadata.is_file() && metadata.len() == self.job.listed.bytes => Ok(true),
             Ok(metadata) => {
                 let found = metadata.len();
-                let aside = self.job.store.quarantine(&self.job.listed.blob).map_err(FetchError::io(blob))?;
+                let aside = self.job.store.quarantine(&self.job.listed.blob).map_err(self.io(blob))?;
                 let (expected, aside) = (self.job.listed.bytes, aside.display().to_string());
                 tracing::warn!(path = self.job.path, found, expected, aside, "a blob of a wrong length is moved aside");
                 Ok(false)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(FetchError::io(blob)(error)),
+            Err(error) => Err(self.io(blob)(error)),
         }
     }
 
@@ -148,7 +149,11 @@ impl Download {
         let mut has_waited = false;
         loop {
             let lock = store.try_lock(blob);
-            let refused = |source| FetchError::Lock { path: store.lock_path(blob), source: Arc::new(source) };
+            let refused = |source| FetchError::Lock {
+                path: store.lock_path(blob),
+                setting: store.setting(),
+                source: Arc::new(source),
+            };
             if let Some(lock) = lock.map_err(refused)? {
                 return Ok(lock);
             }
@@ -179,7 +184,7 @@ impl Download {
             tracing::info!(file = self.job.path, at = partial.length(), error = %source, ?pause, "it goes on soon");
             if matches!(*source.problem, SourceProblem::NoSuchPart { .. }) {
                 // The whole file can still be had.
-                partial.empty().await?;
+                self.empty(&mut partial)?;
             }
             self.report(FileState::Retrying, &partial);
             tokio::time::sleep(pause).await;
@@ -189,14 +194,21 @@ impl Download {
 
     /// What an earlier attempt left, hashed.
     async fn open(&self, path: &Path) -> Result<Partial, FetchError> {
-        let (path, listed, context) = (path.to_owned(), self.job.listed.clone(), Arc::clone(&self.context));
+        let (path, refused) = (path.to_owned(), self.io(path));
+        let (listed, context) = (self.job.listed.clone(), Arc::clone(&self.context));
         let found = blocking(move || {
-            Partial::open(path, &listed, |bytes_done| {
+            let opened = Partial::open(&path, &listed, |bytes_done| {
                 context.report(FileStep { state: FileState::Checking, bytes_done });
-                if context.is_abandoned() { Err(FetchError::Abandoned) } else { Ok(()) }
-            })
+                if context.is_abandoned() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            opened.map_err(refused)?.ok_or(FetchError::Abandoned)
         });
         found.await
+    }
+
+    /// Begins anew.
+    fn empty(&self, partial: &mut Partial) -> Result<(), FetchError> {
+        partial.empty().map_err(self.io(&self.job.store.partial(&self.job.listed.blob)))
     }
 
     /// One connection: writes what comes of it.
@@ -215,7 +227,7 @@ impl Download {
                 return Err(file(answer.words.error(SourceProblem::Malformed { host: answer.host, problem })));
             }
             // The host does not send parts, so everything comes again.
-            partial.empty().await?;
+            self.empty(partial)?;
         }
         let stall = self.job.source.limits().stall;
         let expected = self.job.listed.bytes;
@@ -223,7 +235,7 @@ impl Download {
             self.fetched += chunk.len() as u64;
             let found = partial.length() + chunk.len() as u64;
             if found > expected {
-                partial.empty().await?;
+                self.empty(partial)?;
                 return Err(FetchError::WrongLength { file: path.clone(), expected, found });
             }
             let left = expected - partial.length();
@@ -272,10 +284,14 @@ impl Download {
     fn not_written(&self, error: io::Error, needed: u64) -> FetchError {
         let path = self.job.store.partial(&self.job.listed.blob);
         if disk::is_full(&error) {
-            let path = self.job.store.cache().to_owned();
-            return FetchError::DiskFull { path, needed, source: Arc::new(error) };
+            let (path, setting) = (self.job.store.cache().to_owned(), self.job.store.setting());
+            return FetchError::DiskFull { path, needed, setting, source: Arc::new(error) };
         }
-        FetchError::io(path)(error)
+        self.io(&path)(error)
+    }
+
+    fn io(&self, path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
+        FetchError::io(&*self.job.store, path)
     }
 
     /// Attests the content, for good when it is on the disk; that takes a while, and nobody has to wait for it.

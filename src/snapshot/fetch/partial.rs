@@ -3,7 +3,8 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::PathBuf,
+    ops::ControlFlow,
+    path::Path,
 };
 
 use bytes::Bytes;
@@ -23,7 +24,6 @@ const QUEUE: usize = 16;
 
 /// A blob that is being downloaded: written and hashed as it comes.
 pub(super) struct Partial {
-    path: PathBuf,
     file: File,
     length: u64,
     kind: HashKind,
@@ -51,34 +51,34 @@ impl Hashing {
 
 impl Partial {
     /// Opens the file at `path`, which may be absent, or hold the beginning of the content. That is hashed; `checked` is
-    /// told how far it is, and may refuse to go on. Blocks.
+    /// told how far it is, and may break off: then there is none. Blocks.
     pub(super) fn open(
-        path: PathBuf,
+        path: &Path,
         listed: &Listed,
-        mut checked: impl FnMut(u64) -> Result<(), FetchError>,
-    ) -> Result<Self, FetchError> {
-        let at = || FetchError::io(&path);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(at())?;
+        mut checked: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> io::Result<Option<Self>> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let (kind, whole) = (listed.blob.kind(), listed.bytes);
         let mut hasher = BlobHasher::new(kind, whole);
         let mut length = 0;
-        let there = file.metadata().map_err(at())?.len();
+        let there = file.metadata()?.len();
         if there > whole {
-            file.set_len(0).map_err(at())?;
+            file.set_len(0)?;
         } else if there > 0 {
             let mut buffer = vec![0; BUFFER_BYTES];
             while length < there {
-                let read = file.read(&mut buffer).map_err(at())?;
+                let read = file.read(&mut buffer)?;
                 if read == 0 {
                     break;
                 }
                 hasher.update(&buffer[..read]);
                 length += read as u64;
-                checked(length)?;
+                if checked(length).is_break() {
+                    return Ok(None);
+                }
             }
         }
-        Ok(Self { path, file, length, kind, whole, hashing: Hashing::start(hasher) })
+        Ok(Some(Self { file, length, kind, whole, hashing: Hashing::start(hasher) }))
     }
 
     /// Bytes that are there.
@@ -94,9 +94,9 @@ impl Partial {
     }
 
     /// Begins anew.
-    pub(super) async fn empty(&mut self) -> Result<(), FetchError> {
-        self.file.set_len(0).map_err(FetchError::io(&self.path))?;
-        self.file.seek(SeekFrom::Start(0)).map_err(FetchError::io(&self.path))?;
+    pub(super) fn empty(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
         self.length = 0;
         self.hashing = Hashing::start(BlobHasher::new(self.kind, self.whole));
         Ok(())

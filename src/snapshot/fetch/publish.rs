@@ -37,7 +37,7 @@ pub(super) fn publish(
         match store.link(commit, path, &listed.blob) {
             Ok(Linked::Done) => {}
             Ok(Linked::NoLinks) => real.push((path, listed)),
-            Err(error) => return Err(FetchError::io(store.snapshot(commit).join(path))(error)),
+            Err(error) => return Err(FetchError::io(store, &store.snapshot(commit).join(path))(error)),
         }
     }
     place(store, commit, &real, attestations)?;
@@ -59,7 +59,7 @@ fn place(
         *uses.entry(&listed.blob).or_default() += 1;
     }
     for (path, listed) in files {
-        let at = || FetchError::io(store.snapshot(commit).join(path));
+        let at = || FetchError::io(store, &store.snapshot(commit).join(path));
         let left = uses.entry(&listed.blob).or_default();
         *left -= 1;
         let then = if *left > 0 || store.is_linked(&listed.blob) { Blob::Kept } else { Blob::Moved };
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn without_links_snapshots_hold_the_files() {
         let cache = tempfile::tempdir().unwrap();
-        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap()).with_links(Links::Avoided);
+        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap(), "its test").with_links(Links::Avoided);
         let (commit, revision) = (Commit::parse(&"c".repeat(40)).unwrap(), Revision::default());
         let mut listing = Listing::default();
         let entry = |path: &str, digit: &str| serde_json::json!({"type": "file", "oid": digit.repeat(40), "size": 4, "path": path});

@@ -27,9 +27,9 @@ pub(super) fn missing(
     let needed = blobs.values().sum::<u64>();
     if needed > 0 {
         let cache = store.cache();
-        let free = free_bytes(cache).map_err(FetchError::io(cache))?;
+        let free = free_bytes(cache).map_err(FetchError::io(store, cache))?;
         if needed.saturating_add(floor) > free {
-            return Err(FetchError::NoSpace { path: cache.to_owned(), needed, free, floor });
+            return Err(FetchError::NoSpace { path: cache.to_owned(), needed, free, floor, setting: store.setting() });
         }
     }
     Ok(missing)
@@ -37,7 +37,7 @@ pub(super) fn missing(
 
 #[cfg(test)]
 mod tests {
-    use weightsd_core::{listing::Listing, spec::RepoId};
+    use weightsd_core::{explain::Explain as _, listing::Listing, spec::RepoId};
 
     use super::*;
     use crate::source::RepoStore;
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn present_files_need_no_room() {
         let cache = tempfile::tempdir().unwrap();
-        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap());
+        let store = RepoStore::new(cache.path(), &RepoId::parse("a/b").unwrap(), "its test");
         let commit = Commit::parse(&"c".repeat(40)).unwrap();
         let mut listing = Listing::default();
         let sha = |digit: &str| digit.repeat(40);
@@ -57,6 +57,8 @@ mod tests {
         let mut files: BTreeMap<_, _> = listing.iter().map(|(path, file)| (path.to_owned(), file.clone())).collect();
         let error = missing(&store, &commit, &files, 0).unwrap_err();
         assert!(matches!(error, FetchError::NoSpace { needed, .. } if needed == u64::MAX / 2 + 4), "{error}");
+        let hint = error.explain().hint;
+        assert!(hint.contains("a cache on another disk with its test"), "{hint}");
         files.remove("y");
         assert_eq!(missing(&store, &commit, &files, 0).unwrap().len(), 1);
         assert!(matches!(missing(&store, &commit, &files, u64::MAX), Err(FetchError::NoSpace { .. })));

@@ -28,7 +28,7 @@ impl Source for Arc<Hub> {
     }
 
     fn store(&self, caches: Caches<'_>, repo: &RepoId) -> Option<Arc<dyn Store>> {
-        Some(Arc::new(RepoStore::new(caches.hub?, repo).with_links(self.settings.links)))
+        Some(Arc::new(RepoStore::new(caches.hub?, repo, WORDS.cache_setting).with_links(self.settings.links)))
     }
 
     fn address(&self) -> String {
