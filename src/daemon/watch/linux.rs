@@ -5,19 +5,22 @@ use std::path::Path;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tokio::net::unix::pipe::Receiver;
 
-/// Changes in one folder; none are told where the system has no inotify left.
-#[derive(Debug)]
-pub(super) struct Changes(Option<Receiver>);
+use super::Changes;
 
-impl Changes {
+/// None are told where the system has no inotify left.
+#[derive(Debug)]
+pub(super) struct Told(Option<Receiver>);
+
+impl Told {
     pub(super) fn new() -> Self {
         let opened = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok();
         // Like a pipe, inotify's descriptor is waited for and read.
         Self(opened.and_then(|inotify| Receiver::from_owned_fd_unchecked(inotify).ok()))
     }
+}
 
-    /// Has changes in the folder told from now on. Whether they are. Blocks.
-    pub(super) fn begin(&self, folder: &Path) -> bool {
+impl Changes for Told {
+    fn begin(&self, folder: &Path) -> bool {
         let flags = WatchFlags::CREATE
             | WatchFlags::DELETE
             | WatchFlags::MOVED_FROM
@@ -28,8 +31,7 @@ impl Changes {
         self.0.as_ref().is_some_and(|inotify| add_watch(inotify, folder, flags).is_ok())
     }
 
-    /// Waits for a change since the last one.
-    pub(super) async fn wait(&self) {
+    async fn wait(&self) {
         let Some(inotify) = &self.0 else { return };
         let Ok(()) = inotify.readable().await else { return };
         // What changed is looked up, not read.
