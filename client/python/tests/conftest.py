@@ -114,10 +114,20 @@ def own_daemon() -> Iterator[Daemon]:
 @pytest.fixture(scope="session")
 def z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small made-up Z-Image. Nobody changes it."""
-    made = tmp_path_factory.mktemp("z-image") / "model"
+    return make_checkpoint(tmp_path_factory.mktemp("z-image") / "model")
+
+
+@pytest.fixture(scope="session")
+def all_in_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as one file, as ComfyUI saves it. Nobody changes it."""
+    made = make_checkpoint(tmp_path_factory.mktemp("all-in-one") / "model", "--layout", "all-in-one")
+    return made / "all-in-one.safetensors"
+
+
+def make_checkpoint(made: Path, *options: str) -> Path:
     maker = [path for kind in ("release", "debug") if (path := TARGET / kind / "examples/make-checkpoint").is_file()]
     assert maker, "cargo build -p weightsd-fixtures --example make-checkpoint"
-    subprocess.run([maker[0], "--size", "tiny", made], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([maker[0], "--size", "tiny", *options, made], check=True, stdout=subprocess.DEVNULL)
     return made.resolve()
 
 

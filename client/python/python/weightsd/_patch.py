@@ -1,12 +1,14 @@
 """Programs that are not changed at all: `mlx.core.load` and `safetensors.safe_open` take files through the daemon.
 
-Of a file counts what its own header says. It is served by the daemon when the daemon lends exactly these tensors from
-exactly this file; otherwise, and where no daemon runs, the original function does the work.
+Of a file counts what its own header says: its tensors are given under the names, dtypes and shapes that they have in it,
+whatever its family calls them. The daemon serves it when the file is among those that it lends of a component; otherwise,
+and where no daemon runs, the original function does the work.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sys
 import warnings
@@ -21,8 +23,6 @@ from ._errors import CannotView, NotRunning, WeightsdError
 from ._messages import Resolution
 from ._tensor import Tensor
 
-#: Longest header that safetensors reads, in bytes.
-_HEADER_MAX = 100_000_000
 #: Folders above a file's own in which its model may begin.
 _LEVELS = 2
 
@@ -35,7 +35,8 @@ class _Replaced:
 
 
 _replaced: list[_Replaced] = []
-_warned = False
+#: What was said. Each kind of thing is said once.
+_warned: set[str] = set()
 #: What files belong to: model and component, by path. Small, and right as long as files do not move.
 _homes: dict[str, tuple[str, str] | None] = {}
 
@@ -88,17 +89,25 @@ class _File:
     """A file whose tensors the daemon lends."""
 
     def __init__(self, path: str) -> None:
-        header = _header(path)
-        self.metadata: dict[str, str] | None = header.pop("__metadata__", None)
         self.component = _component(path)
-        self.tensors = _of_file(self.component, path, header)
+        segment = _segment(self.component, path)
+        pages = self.component._pages
+        # Of the pages that are lent: at the path another file may lie by now.
+        header, begin = _header(pages.map(segment)[0])
+        self.metadata: dict[str, str] | None = header.pop("__metadata__", None)
+        self.tensors = {
+            name: Tensor(
+                pages, name, entry["dtype"], tuple(entry["shape"]), segment, begin + start, end - start, name
+            )
+            for name, entry in header.items()
+            for start, end in [entry["data_offsets"]]
+        }
         # In the order of the file, as safetensors and MLX give them.
         self.in_order = sorted(header, key=lambda name: header[name]["data_offsets"])
 
 
 def _open(path: object) -> _File:
     """The file as the daemon lends it. Raises `_NotOurs` when the original function has to do it."""
-    global _warned
     if not isinstance(path, (str, os.PathLike)):
         raise _NotOurs
     name = os.path.abspath(os.fspath(path))
@@ -107,21 +116,23 @@ def _open(path: object) -> _File:
     try:
         return _File(name)
     except NotRunning as error:
-        if not _warned:
-            _warned = True
-            warnings.warn(f"weightsd: {error}; files are read without it", stacklevel=4)
+        _warn("no daemon", f"weightsd: {error}; files are read without it")
         raise _NotOurs from None
     except (WeightsdError, OSError, ValueError, KeyError):
         raise _NotOurs from None
 
 
-def _header(path: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > _HEADER_MAX:
-            raise ValueError("no safetensors file")
-        header: dict[str, Any] = json.loads(file.read(length))
-        return header
+def _warn(kind: str, message: str) -> None:
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(message, stacklevel=5)
+
+
+def _header(file: mmap.mmap) -> tuple[dict[str, Any], int]:
+    """The header of a file that the daemon has checked, and where the data begins."""
+    begin = 8 + int.from_bytes(file[:8], "little")
+    header: dict[str, Any] = json.loads(file[8:begin])
+    return header, begin
 
 
 def _component(path: str) -> Component:
@@ -153,16 +164,13 @@ def _home(path: str) -> tuple[str, str] | None:
     return None
 
 
-def _of_file(component: Component, path: str, header: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of one file of the component, under the names that they have in it."""
-    numbers = {
-        number for number, segment in enumerate(component.info.segments) if os.path.samefile(segment.path, path)
-    }
-    found = {tensor.source_name: tensor for tensor in component.values() if tensor._segment in numbers}
-    said = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-    if {name: (tensor.dtype, tensor.shape) for name, tensor in found.items()} != said:
-        raise _NotOurs
-    return found
+def _segment(component: Component, path: str) -> int:
+    """Which of the component's segments the file is."""
+    for number, segment in enumerate(component.info.segments):
+        if os.path.samefile(segment.path, path):
+            return number
+    _warn("computed", f"weightsd: {path} is read without it: all that the daemon lends of {component.name} is computed")
+    raise _NotOurs
 
 
 def _mlx_load(original: Callable[..., Any]) -> Callable[..., Any]:
