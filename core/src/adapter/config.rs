@@ -51,7 +51,7 @@ pub(super) enum Saved {
     Everything,
 }
 
-/// How the strength of a layer follows.
+/// How the strength of a layer is found.
 #[derive(Debug, Clone)]
 enum Scaling {
     Peft(Box<Peft>),
@@ -93,7 +93,7 @@ impl Method {
     }
 }
 
-/// By what alpha is divided.
+/// The divisor of an alpha.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Divisor {
     Rank,
@@ -472,7 +472,7 @@ impl Peft {
         if alphas.values().chain(alpha).any(|alpha| !alpha.is_finite()) {
             return malformed("an alpha is not finite");
         }
-        // PEFT writes every setting. Where the one is missing that counts, its default of today need not be that of then.
+        // PEFT writes every setting. Where one that counts is missing, today's default need not be the one of the training.
         if fields.peft_type.is_some() && alpha.is_none() {
             return malformed(if method == Method::Lora {
                 "missing field `lora_alpha`"

@@ -24,7 +24,7 @@ pub(super) struct Tensors<'a> {
     pub(super) alphas: &'a BTreeMap<String, f64>,
 }
 
-/// What a change has to be the size of.
+/// The tensor that a change must fit.
 #[derive(Debug, Clone)]
 pub(super) struct Frame<'a> {
     /// The layer, or the first one of several; for errors.
@@ -125,7 +125,7 @@ impl Tensors<'_> {
             (Change::Full(_) | Change::Whole(_), whole) => format!("{whole:?}"),
             (_, whole) => format!("a difference {whole:?}, since the layer has no matrix"),
         };
-        // Of a pair, the factor that is to blame.
+        // The factor of the pair that does not fit.
         let key = match (change, frame.shape.last()) {
             (Change::LowRank(LowRank { down, up, .. }), Some(input)) if shape(down).contains(input) => up,
             _ => keys[0],

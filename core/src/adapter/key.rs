@@ -75,11 +75,11 @@ impl fmt::Display for Unsupported {
 /// A key, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdapterKey<'a> {
-    /// What stands before the marker, prefixes included.
+    /// The part before the marker, prefixes included.
     pub base: &'a str,
-    /// What the marker says.
+    /// The kind that the marker names.
     pub kind: Result<Kind, Unsupported>,
-    /// What stands after the marker, without a dot: `weight`, `default.weight`, nothing.
+    /// The part after the marker, without its dot: `weight`, `default.weight`, or empty.
     pub ending: &'a str,
 }
 
@@ -180,7 +180,7 @@ impl<'a> AdapterKey<'a> {
         if found.base.is_empty() {
             return None;
         }
-        // A pair's bias ends so, after the same marker as its matrix.
+        // The bias of a pair has the marker of its matrix, and this ending.
         let is_bias = found.kind.is_ok() && found.ending.rsplit('.').next() == Some("bias");
         Some(if is_bias { Self { kind: Err(Unsupported::PairBias), ..found } } else { found })
     }

@@ -22,7 +22,7 @@ const RSLORA: [&str; 2] = ["use_rslora", "rslora"];
 const DORA: [&str; 2] = ["use_dora", "dora"];
 const ALPHA_PATTERN: [&str; 1] = ["alpha_pattern"];
 const RANK_PATTERN: [&str; 1] = ["rank_pattern"];
-/// What a trainer was told, which the tensors repeat.
+/// Settings of the training, which the alpha tensors repeat.
 const TOLD: [&str; 2] = ["ss_network_alpha", "ss_network_dim"];
 /// Beginnings of keys that tell of a training run, or of the picture on a model's page.
 const OF_TRAINING: [&str; 3] = ["ss_", "sshs_", "modelspec."];
@@ -93,7 +93,7 @@ impl FileStrengths {
         found.map(|(config, module)| Ok((config.as_ref().map_err(Clone::clone)?, module))).collect()
     }
 
-    /// What the file says of its training and nobody takes for a strength.
+    /// The settings of the training, which no program takes for a strength.
     pub(super) fn told(&self) -> &[String] {
         &self.told
     }
@@ -103,7 +103,7 @@ impl FileStrengths {
         self.trained
     }
 
-    /// The refusal of an adapter about which the file says something that nothing is known to read. Alpha tensors
+    /// Refuses an adapter whose file says something about its strength that no program is known to read. Alpha tensors
     /// overrule it: all programs go by them.
     pub(super) fn unread(&self, targets: &Targets) -> Option<AdapterConfigError> {
         let is_ours = |(key, _): &&(String, String)| !targets.is_of_another(key);

@@ -39,7 +39,7 @@ pub struct AdapterInput<'a> {
     pub config: Option<&'a AdapterConfig>,
     /// What the metadata of its file says.
     pub metadata: &'a FileStrengths,
-    /// How much of it is wanted: 1 for all, negative for the opposite.
+    /// The factor on all of its changes; a negative one subtracts them.
     pub scale: f64,
     /// What becomes of an adapter that cannot be applied whole.
     pub incomplete: Incomplete,
@@ -50,11 +50,11 @@ pub struct AdapterInput<'a> {
 pub enum Incomplete {
     /// It is refused: half an adapter is another model.
     Refused,
-    /// What can be applied is, and the report names the rest.
+    /// The part that fits is applied, and the report names the rest.
     Reported,
 }
 
-/// What an adapter does, and what of it is left out.
+/// The changes that an adapter makes, and the parts of it that are left out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterPlan {
     /// By the catalogue name of the tensor that is changed, in the order in which they count.
@@ -85,7 +85,7 @@ pub fn plan(
 /// Adds the deltas of one more adapter to those of others.
 ///
 /// # Errors
-/// When one adapter replaces a tensor that another one changes: what comes out would depend on their order.
+/// When one adapter replaces a tensor that another one changes: the result would depend on their order.
 pub fn merge(
     all: &mut BTreeMap<String, Vec<Delta>>,
     deltas: BTreeMap<String, Vec<Delta>>,
@@ -150,7 +150,7 @@ fn planned(
     Ok(AdapterPlan { deltas, twins, report })
 }
 
-/// Where in a change one tensor is.
+/// The rows of a change that one tensor gets.
 struct RowSpan {
     layer: String,
     /// Catalogue name of the tensor.
@@ -199,7 +199,7 @@ struct Planner<'a> {
     places: BTreeSet<String>,
     /// Whole weights that configs in the metadata promise.
     promised: Vec<(String, Saved)>,
-    /// Alphas beside what nothing scales.
+    /// Alphas of changes that are not scaled.
     idle_alphas: Vec<String>,
     has_mlx: bool,
 }
@@ -364,7 +364,7 @@ impl<'a> Planner<'a> {
         (deltas.collect(), self.twins, report)
     }
 
-    /// Says so where alpha tensors are not what the file says of its training: all programs go by the tensors.
+    /// Remarks on alpha tensors that contradict what the file says of its training. All programs go by the tensors.
     fn trained(&self) -> Option<String> {
         let trained = self.input.metadata.trained()?;
         let mut tensors = self.strengths.keys().filter(|(source, _)| *source == StrengthSource::AlphaTensor);
@@ -402,7 +402,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// PEFT's method with such matrices; `None` for what no config scales.
+/// PEFT's method with such matrices; `None` for changes that no config scales.
 fn method_of(change: &Change) -> Option<Method> {
     match change {
         Change::LowRank(_) => Some(Method::Lora),
@@ -412,8 +412,8 @@ fn method_of(change: &Change) -> Option<Method> {
     }
 }
 
-/// The name of the module in PEFT's words. Names without dots are kohya's, who replaces all of them; there the component's
-/// own name is meant.
+/// The name of the module in PEFT's words. A name without dots is kohya's, whose trainer replaces them all; then it is the
+/// component's own name.
 fn module<'a>(written: &'a str, change: &'a LayerChange) -> &'a str {
     let module = written.strip_prefix(PEFT_PREFIX).unwrap_or(written);
     if module.contains('.') { module } else { &change.layers[0].layer }

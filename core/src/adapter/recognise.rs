@@ -104,13 +104,13 @@ struct Group<'a> {
     /// Matrices by base and kind. Bases of one meaning may be spelt differently.
     matrices: BTreeMap<&'a str, Kinds<'a>>,
     alphas: Vec<&'a str>,
-    /// The matrices mean something else, because of a core.
+    /// Whether there is a core, without which the matrices mean something else.
     has_core: bool,
 }
 
 type Kinds<'a> = BTreeMap<Kind, &'a str>;
 
-/// What a file may hold beside marked keys.
+/// The keys without a marker that a file may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WholeWeights {
     /// Whole weights, as a config says.

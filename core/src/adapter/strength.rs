@@ -8,7 +8,7 @@ use crate::{
     table::{Sourced, Table},
 };
 
-/// By what a product is multiplied: `alpha / divisor`.
+/// The factor on a product: `alpha / divisor`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Strength {
     pub(super) alpha: f64,
@@ -16,7 +16,7 @@ pub(super) struct Strength {
 }
 
 impl Strength {
-    /// Of what is added as it is.
+    /// The strength of a change that is added as it is.
     pub(super) const ONE: Self = Self { alpha: 1.0, divisor: 1.0 };
 
     pub(super) fn value(self) -> f64 {

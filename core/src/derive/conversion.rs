@@ -43,9 +43,9 @@ pub enum Packing {
     /// As they are in the checkpoint.
     #[default]
     AsStored,
-    /// Not at all: quantised layers are dequantised.
+    /// Plain: quantised layers are dequantised.
     Plain,
-    /// Quantised so; layers that are quantised otherwise are quantised anew.
+    /// Quantised in this scheme. Layers of another scheme are quantised anew.
     Quantised(Scheme, LayerFilter),
 }
 

@@ -52,7 +52,7 @@ impl Factor {
     }
 }
 
-/// From the matrices to what is added, before it is scaled.
+/// How matrices make the change, before it is scaled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Product {
     /// LoRA: `up @ down`.
@@ -102,9 +102,9 @@ impl Product {
 /// What becomes of the weight that was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
-    /// It is added to.
+    /// The product is added to it.
     Adds,
-    /// It is forgotten. Its dtype and its packing stay.
+    /// It is replaced. Its dtype and its packing stay.
     Replaces,
 }
 

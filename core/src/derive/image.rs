@@ -22,9 +22,9 @@ pub struct ImagePlan {
     pub length: u64,
 }
 
-/// Gives every output its range and writes the header. Of segments every tensor begins at a page, in the order of the
-/// outputs. Of files that other programs read nothing is room: those with the longest elements come first, so that each
-/// begins at a multiple of its own.
+/// Gives every output its range and writes the header. In segments every tensor begins at a page, in the order of the
+/// outputs. Files that other programs read have no room between tensors: those with the longest elements come first, so
+/// that each begins at a multiple of its element's size.
 #[must_use]
 pub fn lay_out(outputs: &mut [&mut Output], metadata: &BTreeMap<String, String>, form: Form) -> ImagePlan {
     let step = match form {

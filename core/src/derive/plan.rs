@@ -76,7 +76,7 @@ pub enum Rule {
     Guess,
 }
 
-/// What becomes of tensors that nothing is computed for, and that begin where no array of their dtype can lie.
+/// What becomes of misaligned tensors: nothing is computed for them, and no array of their dtype can begin where they do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Alignment {
     /// They are copied into the image, so that no client has to copy them.
@@ -243,7 +243,7 @@ fn copy(placed: Placed) -> Planned {
     (Job { input, deltas: Vec::new(), cast: None, reorder: None, quantise: None, outputs }, vec![placed])
 }
 
-/// Says which tensors are copied for the sake of their alignment.
+/// The remark on tensors that are copied for the sake of their alignment.
 fn mended(jobs: &[Planned]) -> Option<String> {
     let copies = || jobs.iter().map(|(job, _)| job).filter(|job| job.is_copy());
     let (count, bytes) = (copies().count(), copies().map(Job::input_bytes).sum::<u64>());
@@ -255,7 +255,7 @@ fn mended(jobs: &[Planned]) -> Option<String> {
     })
 }
 
-/// Says on what ground layers were chosen, where it is a guess.
+/// The remark on how layers were chosen, where it is a guess.
 fn guess(rule: Rule, filter: &LayerFilter, chosen: &BTreeSet<String>, units: &[Unit<'_>]) -> Option<String> {
     if rule == Rule::Family || !filter.only.is_empty() {
         return None;

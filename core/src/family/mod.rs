@@ -249,8 +249,8 @@ pub fn locate(table: &Table) -> Option<(&'static dyn Family, Located)> {
     Some((family, located.swap_remove(0)))
 }
 
-/// Finds the family that knows most of the tensors of `tables`, which are of one model, and what each of them holds of it:
-/// for some that may be no part. `None` when no family knows any.
+/// Finds the family that knows most tensors of `tables`, the tables of one model, and locates the parts in each of them. A
+/// table may hold none. `None` when no family knows any tensor.
 #[must_use]
 pub fn locate_all(tables: &[&Table]) -> Option<(&'static dyn Family, Vec<Located>)> {
     let all = FAMILIES.into_iter().filter(|family| !family.parts().is_empty()).map(|family| {
@@ -258,12 +258,11 @@ pub fn locate_all(tables: &[&Table]) -> Option<(&'static dyn Family, Vec<Located
         let known = located.iter().flat_map(|located| &located.parts).map(|part| part.tensors).sum::<usize>();
         (known, family, located)
     });
-    // One that knows more of it than another one does.
     let most = all.filter(|(known, ..)| *known > 0).max_by_key(|(known, ..)| *known)?;
     Some((most.1, most.2))
 }
 
-/// Like [`locate_all`], of tables that the caller says belong to `family`. `None` when none of them holds anything of it.
+/// Like [`locate_all`], for tables that the caller assigns to `family`. `None` when no table holds a part of it.
 #[must_use]
 pub fn locate_as(tables: &[&Table], family: &dyn Family) -> Option<Vec<Located>> {
     let locate = |table: &&Table| parts::locate_by(table, family.parts(), SharedPrefixes::ByName);

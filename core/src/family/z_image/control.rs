@@ -199,7 +199,7 @@ impl ControlConfig {
             n_heads: self.n_heads,
             n_kv_heads: self.n_heads,
             qk_norm: self.qk_norm,
-            // Of no matter for the tensors, and checked against the heads.
+            // No tensor depends on it, and it is checked against the heads.
             axes_dims: [head, 0, 0],
             ..known::transformer()
         }
