@@ -9,7 +9,10 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use safetensors::{SafeTensors, tensor::Metadata};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
-use weightsd_core::header::{self, Header, HeaderError, NAME_BYTES_MAX, PREFIX_BYTES, RANK_MAX};
+use weightsd_core::{
+    explain::Explain as _,
+    header::{self, Header, HeaderError, NAME_BYTES_MAX, PREFIX_BYTES, RANK_MAX},
+};
 
 /// Data that is made real, so that the `safetensors` crate can be given a whole file.
 const DATA_BYTES_MAX: u64 = 1 << 16;
@@ -156,7 +159,7 @@ fn longest_number(json: &[u8]) -> usize {
 /// An error ends up in a status, in a log and on a terminal.
 fn reads_well(error: &HeaderError) {
     let text = error.to_string();
-    assert!(!text.is_empty() && !error.hint().is_empty());
+    assert!(!text.is_empty() && !error.explain().hint.is_empty());
     assert!(!text.chars().any(char::is_control), "{text:?}");
     assert!(text.len() <= 4096, "{} bytes", text.len());
 }

@@ -3,7 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weightsd_core::spec::{self, ModelSpec, RepoId, RepoSpec, Revision, SPEC_BYTES_MAX, SpecError};
+use weightsd_core::{
+    explain::Explain as _,
+    spec::{self, ModelSpec, RepoId, RepoSpec, Revision, SPEC_BYTES_MAX, SpecError},
+};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
@@ -87,6 +90,6 @@ fn revision_is_safe(revision: &Revision) {
 /// An error ends up in a status, in a log and on a terminal.
 fn reads_well(error: &SpecError) {
     let text = error.to_string();
-    assert!(!text.is_empty() && !error.hint().is_empty());
+    assert!(!text.is_empty() && !error.explain().hint.is_empty());
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }
