@@ -35,7 +35,7 @@ pub(super) fn answer(state: &State, door: Door, request: &Request) -> Answer {
         Door::Stranger => Side::Stranger,
     };
     let entry = state.log.note(side, request);
-    let faults = state.rules.take(side, request);
+    let faults = Faults::new(state.rules.take(side, request));
     let instead = faults.iter().find_map(|fault| tamper::instead(state, request, fault));
     let mut reply = match instead {
         Some(reply) => reply,

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
     fault::Fault,
-    faults::Faults,
     on::{On, Side},
     request::Request,
 };
@@ -85,8 +84,8 @@ impl Rules {
         self.inner().entries.clear();
     }
 
-    /// The faults for a request, in the order in which they were switched on; uses them up.
-    pub(super) fn take(self: &Arc<Self>, side: Side, request: &Request) -> Faults {
+    /// The faults for a request, each with its rule, in the order in which they were switched on; uses them up.
+    pub(super) fn take(self: &Arc<Self>, side: Side, request: &Request) -> Vec<(Fault, Rule)> {
         let mut faults = Vec::new();
         for entry in &mut self.inner().entries {
             let idle = request.is_head() && entry.fault.needs_body();
@@ -101,7 +100,7 @@ impl Rules {
             entry.hits += 1;
             faults.push((entry.fault.clone(), Rule { rules: Arc::clone(self), id: entry.id }));
         }
-        Faults::new(faults)
+        faults
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut Entry)) {
