@@ -5,6 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use weightsd_client::{
@@ -19,6 +21,8 @@ use crate::{
 };
 
 const REPO: &str = "test/z-image";
+/// How long a device may stay busy after it was detached.
+const BUSY: Duration = Duration::from_secs(10);
 /// Bytes of a damaged file that are looked for in the image of its volume.
 const TELLING: usize = 256;
 
@@ -26,6 +30,18 @@ const TELLING: usize = 256;
 fn run(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Like [`run`], for a device that may be busy for a moment: the kernel lets go of it after `losetup -d` has ended.
+fn run_when_free(program: &str, arguments: &[&str]) -> Option<String> {
+    let asked = Instant::now();
+    loop {
+        let done = run(program, arguments);
+        if done.is_some() || asked.elapsed() > BUSY {
+            return done;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn text(path: &Path) -> &str {
@@ -41,9 +57,9 @@ struct Mounted {
 impl Mounted {
     fn new(image: &Path, device: &str, at: &Path) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
-        run("losetup", &[device, text(image)])?;
+        run_when_free("losetup", &[device, text(image)])?;
         let mounted = Self { at: at.to_owned(), device: device.to_owned() };
-        run("mount", &["-t", "ext4", device, text(at)]).map(|_| mounted)
+        run_when_free("mount", &["-t", "ext4", device, text(at)]).map(|_| mounted)
     }
 }
 
