@@ -37,8 +37,8 @@ class _Replaced:
 _replaced: list[_Replaced] = []
 #: What was said. Each kind of thing is said once.
 _warned: set[str] = set()
-#: What files belong to: model and component, by path. Small, and right as long as files do not move.
-_homes: dict[str, tuple[str, str] | None] = {}
+#: What files belong to: model and components, by path. Small, and right as long as files do not move.
+_homes: dict[str, tuple[str, list[str]] | None] = {}
 
 
 class _NotOurs(Exception):
@@ -136,18 +136,27 @@ def _header(file: mmap.mmap) -> tuple[dict[str, Any], int]:
 
 
 def _component(path: str) -> Component:
-    """The component that the file belongs to: of the model in whose folder it lies, or of itself."""
+    """A component that the file belongs to: of the model in whose folder it lies, or of itself."""
     if path not in _homes:
         _homes[path] = _home(path)
     home = _homes[path]
     if home is None:
         raise _NotOurs
-    model, component = home
-    # A component of its own for each call: whoever writes in place writes to the pages of that call.
-    return _calls.load(model, component, layout="source", dtype="as-stored", report_only=True, progress=False)
+    model, names = home
+    refusals = []
+    for name in names:
+        try:
+            # One of its own for each call: whoever writes in place writes to the pages of that call.
+            return _calls.load(model, name, layout="source", dtype="as-stored", report_only=True, progress=False)
+        except NotRunning:
+            raise
+        except WeightsdError as error:
+            refusals.append(error)
+    _warn("refused", f"weightsd: {path} is read without it: {refusals[0]}")
+    raise _NotOurs
 
 
-def _home(path: str) -> tuple[str, str] | None:
+def _home(path: str) -> tuple[str, list[str]] | None:
     folder, below = os.path.split(path)
     for _ in range(_LEVELS):
         try:
@@ -156,9 +165,10 @@ def _home(path: str) -> tuple[str, str] | None:
             raise
         except WeightsdError:
             resolution = Resolution()
-        for component in resolution.components:
-            if not component.problem and any(file.path == below for file in component.files):
-                return folder, component.name
+        found = [it for it in resolution.components if any(file.path == below for file in it.files)]
+        names = [it.name for it in found if not it.problem]
+        if names:
+            return folder, names
         folder, last = os.path.split(folder)
         below = f"{last}/{below}"
     return None
