@@ -350,7 +350,7 @@ impl Hub {
         let json = answer.content.bytes_to_end(INFO_BYTES_MAX, self.settings.stall_deadline).await?;
         let malformed = |problem| WORDS.error(SourceProblem::Malformed { host: answer.content.host.clone(), problem });
         let info: Info = serde_json::from_slice(&json).map_err(|error| malformed(shown(&error.to_string())))?;
-        // Whoever redirects names the repository, and nobody else: what answers there must call itself so.
+        // The redirect names the repository: what answers there must call itself by that name.
         let new_name = endpoint::repository(&answer.url)
             .ok_or_else(|| malformed(format!("`{named}` is sent to what is no repository")))?;
         if let Some(other) = info.id.filter(|id| *id != new_name.to_string()) {
