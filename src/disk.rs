@@ -12,6 +12,8 @@ use weightsd_core::{
     places::Platform,
 };
 
+use crate::lanes::TooManyOpen;
+
 /// Whether a file cannot be written because the disk, or what this user may have of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -62,6 +64,9 @@ fn explain_on(platform: Platform, path: &Path, error: &io::Error) -> Explanation
         _ if is(error, Errno::NXIO) => (Reason::FileRefused, NOT_A_FILE),
         io::ErrorKind::InvalidInput => (Reason::FileRefused, NOT_A_FILE),
         io::ErrorKind::IsADirectory => (Reason::FileRefused, "a folder lies where a file belongs: move it away"),
+        _ if error.get_ref().is_some_and(|inner| inner.is::<TooManyOpen>()) => {
+            (Reason::Busy, "try again when others have let go, or raise the limit of open files (`ulimit -n`)")
+        }
         _ => (Reason::Io, "see the daemon's log, and whether the disk or the limit of open files is exhausted"),
     };
     Explanation::new(reason, path.display().to_string(), hint)

@@ -113,11 +113,11 @@ impl<W: Work> SharedWork<W> {
         }
     }
 
-    /// Key, step and number of waiters of all work under way.
-    pub fn reports(&self) -> Vec<(W::Key, W::Step, usize)> {
+    /// Key, step and number of waiters of work under way, of `max` pieces of it at most.
+    pub fn reports(&self, max: usize) -> Vec<(W::Key, W::Step, usize)> {
         let report = |work: &watch::Sender<State<W>>| Some((running(&work.borrow())?, work.receiver_count()));
         let keyed = self.by_key.iter().filter_map(|work| Some((work.key().clone(), report(&work)?)));
-        keyed.map(|(key, (step, waiters))| (key, step, waiters)).collect()
+        keyed.map(|(key, (step, waiters))| (key, step, waiters)).take(max).collect()
     }
 }
 
@@ -249,7 +249,7 @@ mod tests {
         let context = leader.context();
         context.report(7);
         let Joined::Waiting(two) = shared.join(1, || panic!("it is under way")) else { panic!() };
-        assert_eq!((two.step(), shared.reports()), (Some(7), vec![(1, 7, 2)]));
+        assert_eq!((two.step(), shared.reports(9)), (Some(7), vec![(1, 7, 2)]));
         let mut steps = Vec::new();
         let (result, other, ()) = tokio::join!(
             two.wait(|step, sharers| steps.push((*step, sharers))),
@@ -258,7 +258,7 @@ mod tests {
         );
         assert_eq!((result, other), (Ok("x"), Ok("x")));
         assert_eq!(steps[0], (7, 2));
-        assert!(shared.reports().is_empty());
+        assert!(shared.reports(9).is_empty());
         assert!(matches!(shared.join(1, || Some("kept")), Joined::Done("kept")));
     }
 

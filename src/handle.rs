@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{events::Events, lanes::Lanes, log::Losses, metrics::Metrics, tasks::Tasks};
@@ -14,6 +15,7 @@ pub struct Daemon {
     lanes: Arc<Lanes>,
     losses: Losses,
     metrics: Metrics,
+    freed: Arc<Notify>,
 }
 
 impl Default for Daemon {
@@ -28,7 +30,7 @@ impl Daemon {
     pub fn new(losses: Losses) -> Self {
         let tasks = Tasks::default();
         let lanes = Arc::new(Lanes::new(tasks.stopping().clone()));
-        Self { tasks, events: Arc::default(), lanes, losses, metrics: Metrics::default() }
+        Self { tasks, events: Arc::default(), lanes, losses, metrics: Metrics::default(), freed: Arc::default() }
     }
 
     /// Its tasks.
@@ -53,6 +55,12 @@ impl Daemon {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Is told when memory was freed that may be worth giving back to the system.
+    #[must_use]
+    pub fn freed(&self) -> &Arc<Notify> {
+        &self.freed
     }
 
     /// Its event log.

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod cli;
 pub mod component;
+mod connections;
 pub mod daemon;
 mod damper;
 pub mod derive;

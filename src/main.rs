@@ -31,6 +31,7 @@ fn main() -> ExitCode {
 
 /// The daemon, from its log to its last task.
 fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    process::hear_signals();
     let log = process::start_log(command.log_file.as_deref(), command.log_format());
     // Before there are threads: taking over a socket changes the environment. Before anything can fail: a client that
     // waits on the socket is told.

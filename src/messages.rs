@@ -6,6 +6,7 @@ use weightsd_core::{
     adapter::{AdapterReport, AppliedStrength, StrengthSource},
     audit::{AuditReport, Mismatch, OriginTotal},
     family::{KnownBy, Named},
+    handoff::Given,
     identity::ContentKey,
     listing::Listed,
     origin::Operation,
@@ -166,13 +167,13 @@ fn identity(identity: &FileIdentity) -> v1::FileIdentity {
     }
 }
 
-pub(crate) fn segment(segment: &Segment) -> v1::Segment {
+pub(crate) fn segment(segment: &Segment, given: Given) -> v1::Segment {
     let kind = match segment {
         Segment::Checkpoint(_) => v1::SegmentKind::Checkpoint,
         Segment::Image(_) => v1::SegmentKind::Derived,
     };
-    let file = segment.file();
-    v1::Segment { path: path(file.path()), identity: Some(identity(file.identity())), kind: kind.into() }
+    let file = segment.given(given);
+    v1::Segment { path: path(file.path()), identity: Some(identity(&file.known_identity())), kind: kind.into() }
 }
 
 /// The image of a component that is loaded.

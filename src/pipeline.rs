@@ -87,7 +87,7 @@ async fn open(
         let assembled = plan::assemble(&prepared, &opened)?;
         plan::audit(&assembled.report, &prepared.request)?;
         let placed = plan::place(&prepared, &assembled)?;
-        let plan = plan::plan(&prepared, opened, assembled, placed, alignment)?;
+        let plan = plan::plan(&prepared, opened, assembled, placed, alignment, may)?;
         plan::met(&plan, &prepared.request)?;
         Ok((prepared, plan))
     };

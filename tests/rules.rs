@@ -6,6 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use quote::ToTokens as _;
+use syn::{spanned::Spanned as _, visit::Visit};
+
 /// Lines that a file may have before its tests. A longer one says why: a comment with [`REASON`].
 const LINES_MAX: usize = 500;
 const REASON: &str = "Longer than 500 lines:";
@@ -225,6 +228,113 @@ fn files_have_500_lines_at_most_before_their_tests() {
         if lines > LINES_MAX && !text.contains(REASON) {
             problems.insert(format!("{} has {lines} lines before its tests", file.display()));
         }
+    }
+    assert_none(&problems);
+}
+
+/// Where files are asked for without a `MayBlock` at hand, and why that holds up no request.
+const ASKS_DISKS: [(&str, &str); 12] = [
+    ("src/cli/", "a command has a process of its own"),
+    ("src/daemon/listener.rs", "before anybody is served, and in the lane of the socket's folder"),
+    ("src/daemon/log_file.rs", "the log has a thread of its own"),
+    ("src/daemon/settings/", "before anybody is served"),
+    ("src/derive/", "parts of functions that have one, and a process of its own"),
+    ("src/disk.rs", "asked by functions that have one"),
+    ("src/private.rs", "asked by functions that have one"),
+    ("src/resolve/", "parts of a stage, which has one"),
+    ("src/snapshot/", "parts of a stage, which has one"),
+    ("src/source/", "stores are asked in lanes, by stages and downloads"),
+    ("src/sources/", "the token is read on the source's own threads"),
+    ("src/lanes/", "this is where it is given out"),
+];
+
+/// Calls that ask a disk, outside of functions and closures that take a `MayBlock`.
+#[derive(Default)]
+struct Asking {
+    /// Whether a function around this place takes one.
+    may_block: bool,
+    found: Vec<(usize, String)>,
+}
+
+impl Asking {
+    fn within(&mut self, signature: &str, visit: impl FnOnce(&mut Self)) {
+        let before = self.may_block;
+        self.may_block |= signature.contains("MayBlock");
+        visit(self);
+        self.may_block = before;
+    }
+
+    fn is_test(attributes: &[syn::Attribute]) -> bool {
+        attributes.iter().any(|attribute| {
+            let text = attribute.to_token_stream().to_string();
+            text.contains("cfg (test)") || text.ends_with("test]")
+        })
+    }
+}
+
+impl<'ast> Visit<'ast> for Asking {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !Self::is_test(&item.attrs) {
+            syn::visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        if !Self::is_test(&item.attrs) {
+            self.within(&item.sig.to_token_stream().to_string(), |asking| syn::visit::visit_item_fn(asking, item));
+        }
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.within(&item.sig.to_token_stream().to_string(), |asking| syn::visit::visit_impl_item_fn(asking, item));
+    }
+
+    fn visit_expr_closure(&mut self, closure: &'ast syn::ExprClosure) {
+        let inputs = closure.inputs.to_token_stream().to_string();
+        self.within(&inputs, |asking| syn::visit::visit_expr_closure(asking, closure));
+    }
+
+    fn visit_expr_path(&mut self, path: &'ast syn::ExprPath) {
+        let names: Vec<_> = path.path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        if let [.., of, name] = &names[..]
+            && (of == "fs" || matches!(&**of, "File" | "PinnedFile" | "OpenOptions"))
+            && name.starts_with(|first: char| first.is_lowercase())
+            && !self.may_block
+        {
+            self.found.push((path.span().start().line, format!("{of}::{name}")));
+        }
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        let name = call.method.to_string();
+        let asks = ["exists", "canonicalize", "read_dir", "read_link", "symlink_metadata", "sync_all", "sync_data"];
+        if asks.contains(&&*name) && !self.may_block {
+            self.found.push((call.method.span().start().line, format!(".{name}")));
+        }
+        syn::visit::visit_expr_method_call(self, call);
+    }
+}
+
+/// What a disk may keep waiting is not called where requests are served.
+#[test]
+fn disks_are_asked_where_that_may_block() {
+    let mut problems = BTreeSet::new();
+    let mut asking_rooms = BTreeSet::new();
+    for file in files("src", ".rs").into_iter().filter(|file| !file.ends_with("tests.rs")) {
+        let syntax = syn::parse_file(&read(&file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let mut asking = Asking::default();
+        asking.visit_file(&syntax);
+        let room = ASKS_DISKS.iter().find(|(room, _)| file.to_string_lossy().starts_with(room));
+        if let Some((room, _)) = room.filter(|_| !asking.found.is_empty()) {
+            asking_rooms.insert(*room);
+            continue;
+        }
+        for (line, call) in asking.found {
+            problems.insert(format!("{}:{line}: `{call}` without a `MayBlock`", file.display()));
+        }
+    }
+    for (room, _) in ASKS_DISKS.iter().filter(|(room, _)| !asking_rooms.contains(room)) {
+        problems.insert(format!("{room} asks no disk any more: take it off the list"));
     }
     assert_none(&problems);
 }

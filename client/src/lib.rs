@@ -15,7 +15,11 @@
 //! ```
 //!
 //! A [`Component`] holds its lease until it is dropped. Its [`Tensors`] are mappings of files and outlive both lease
-//! and daemon; see [`weightsd_segment::View`] for what a mapping of a file cannot promise.
+//! and daemon.
+//!
+//! If somebody truncates a file that is mapped, touching a byte beyond its new end ends this process with SIGBUS; if somebody
+//! writes to it in place, the bytes change. The daemon tells of both ([`Component::next_notice`]) within two seconds. A file
+//! that is deleted or replaced keeps its bytes for those who have it mapped. See [`weightsd_segment::View`].
 //!
 //! With feature `mlx`, `Component::arrays` gives the tensors as arrays of mlx-rs over the same pages.
 

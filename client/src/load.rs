@@ -20,9 +20,10 @@ use crate::{
 pub(crate) async fn load(
     mut service: Service,
     handoff: &HandoffClient,
-    request: LoadRequest,
+    mut request: LoadRequest,
     mut on_progress: impl FnMut(&Progress),
 ) -> Result<Component, ClientError> {
+    request.message.takes_clones = request.handoff == Handoff::Descriptors;
     let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
     let mut incoming = Incoming::default();
@@ -113,6 +114,10 @@ async fn map_descriptors(
 }
 
 /// Runs on a thread of its own, because opening a path may wait for a network file system.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the process of a client has no lanes, and no other call of it waits here"
+)]
 async fn map_paths(files: Vec<SegmentFile>) -> Result<Vec<Mapped>, ClientError> {
     let map = |file: SegmentFile| -> Result<Mapped, (PathBuf, _)> {
         View::open_and_map(&file.path, &file.identity).map_err(|source| (file.path, source))

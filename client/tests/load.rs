@@ -162,6 +162,7 @@ async fn a_silent_daemon_is_given_up_and_a_lost_one_is_recognised() {
     let error = client.load(LoadRequest::new("a/b", SILENT).deadline(deadline), |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "loading silent took longer than 50ms");
 
+    #[expect(clippy::disallowed_methods, reason = "a thread of a test")]
     tokio::task::spawn_blocking(move || theirs.shutdown_timeout(Duration::from_secs(5))).await.unwrap();
     let first = client.status().await.unwrap_err();
     assert!(first.retryable() || matches!(first, ClientError::Connect(_)), "{first:?}");

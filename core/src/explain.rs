@@ -139,6 +139,8 @@ pub enum Reason {
     Io,
     /// A file changed while it was being used.
     FileChanged,
+    /// There are as many of these as there may be.
+    Busy,
     /// The operation took longer than it may.
     Deadline,
     /// Nobody waited for the work any more, so it was given up.
@@ -208,6 +210,7 @@ impl Reason {
             | Self::NotAllowed => Tier::Condition,
             Self::Io
             | Self::FileChanged
+            | Self::Busy
             | Self::Deadline
             | Self::Abandoned
             | Self::ShuttingDown

@@ -123,13 +123,16 @@ pub enum Status {
     Malformed = 3,
     /// The daemon is stopping.
     ShuttingDown = 4,
+    /// There are too many connections.
+    Full = 5,
 }
 
 impl TryFrom<u8> for Status {
     type Error = HandoffError;
 
     fn try_from(byte: u8) -> Result<Status, HandoffError> {
-        [Status::Granted, Status::UnknownTicket, Status::BadVersion, Status::Malformed, Status::ShuttingDown]
+        use Status::{BadVersion, Full, Granted, Malformed, ShuttingDown, UnknownTicket};
+        [Granted, UnknownTicket, BadVersion, Malformed, ShuttingDown, Full]
             .into_iter()
             .find(|status| *status as u8 == byte)
             .ok_or(HandoffError::UnknownStatus(byte))
@@ -144,6 +147,7 @@ impl fmt::Display for Status {
             Status::BadVersion => "the daemon speaks another version of the hand-off protocol",
             Status::Malformed => "the daemon could not read the hand-off request",
             Status::ShuttingDown => "the daemon is stopping",
+            Status::Full => "the daemon has too many connections",
         })
     }
 }
@@ -178,6 +182,16 @@ impl Reply {
             _ => Ok(None),
         }
     }
+}
+
+/// Which files of a component a holder is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Given {
+    /// Those that the component was made from.
+    #[default]
+    Originals,
+    /// Clones that nobody writes to, where there are some.
+    Clones,
 }
 
 /// The sizes of the batches in which `count` descriptors travel.
@@ -228,7 +242,7 @@ mod tests {
 
     #[test]
     fn wrong_replies_are_refused() {
-        assert_eq!(Reply::decode(&[5]), Err(HandoffError::UnknownStatus(5)));
+        assert_eq!(Reply::decode(&[6]), Err(HandoffError::UnknownStatus(6)));
         assert_eq!(Reply::decode(&[0, 1]), Err(HandoffError::Reserved(1)));
     }
 

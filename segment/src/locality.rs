@@ -1,12 +1,18 @@
 //! Whether a path lies on this machine's own disks, so that looking at it cannot hang on a network.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 /// Whether `path` exists and lies on a local file system. File systems served by user programs count as remote: many of
 /// them are a network in disguise.
 #[must_use]
 pub fn is_local(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|found| platform::is_local(&found))
+}
+
+/// The same of an open file.
+#[must_use]
+pub fn is_local_file(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| platform::is_local(&found))
 }
 
 #[cfg(not(target_os = "macos"))]

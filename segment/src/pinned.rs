@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use weightsd_core::identity::{FileKey, Volume};
 
-use crate::{FileIdentity, residency, volume::volume};
+use crate::{FileIdentity, reflink, residency, volume::volume};
 
 /// A path that should be a regular file is something else. Travels inside an [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -79,6 +79,24 @@ impl PinnedFile {
         // The flag was for opening only. Borrowers of the descriptor get an ordinary one.
         rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
         Ok(PinnedFile { identity: FileIdentity::of(&metadata), volume: volume(&file)?, file, path })
+    }
+
+    /// A clone of the file in the state in which it was opened, which nobody can write to, with the same path. `None` where the
+    /// file system cannot clone, or the folder of the file cannot be written to. May wait for what was written to the file to
+    /// reach the disk.
+    ///
+    /// # Errors
+    /// When the file is no longer in the state in which it was opened.
+    pub fn cloned(&self) -> io::Result<Option<PinnedFile>> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let Ok(file) = reflink::clone_of(&self.file, folder) else { return Ok(None) };
+        // Looked at afterwards: what is the same now was the same when it was cloned.
+        if !self.is_unchanged() {
+            let message = format!("{} changed while it was cloned", self.path.display());
+            return Err(io::Error::other(message));
+        }
+        let identity = FileIdentity::of_file(&file)?;
+        Ok(Some(PinnedFile { identity, volume: self.volume, path: self.path.clone(), file }))
     }
 
     /// The path that was opened. By now it may name another file.

@@ -2,6 +2,20 @@
 
 use std::{io, mem::MaybeUninit, ptr};
 
+/// Lets all signals come to this thread, and to those that it starts. The program that started this process may have
+/// blocked some: a blocked signal is inherited, and never comes.
+///
+/// # Errors
+/// When the system refuses.
+pub fn unblock() -> io::Result<()> {
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the call fills the set, whose room it is given.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: the set was filled, and nothing is written through the null pointer.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
 use rustix::process::Signal;
 
 /// Whether this process was started with the signal ignored, as `nohup` does with SIGHUP.

@@ -134,19 +134,22 @@ impl Cache {
         let loaded = Arc::new(loaded);
         // Looked up here, where waiting is allowed: later answers come from memory.
         let _ = self.was_verified(&loaded).await;
+        loaded.weigh(&self.sums);
         self.leases.keep(loaded.id, Arc::clone(&loaded));
+        self.ask_where_nobody_tells(&loaded);
+        self.crowded.notify_one();
         self.verify_afterwards(&loaded);
         loaded
     }
 
-    /// Loads that are under way.
+    /// Loads that are under way, `max` of them at most.
     #[must_use]
-    pub fn flights(&self) -> Vec<FlightReport> {
+    pub fn flights(&self, max: usize) -> Vec<FlightReport> {
         let report = |(_, Named { title, step }, sharers): (_, Named, _)| {
             let (component, spec) = (title.component.clone(), title.spec.clone());
             FlightReport { component, spec, step, sharers }
         };
-        self.flights.reports().into_iter().map(report).collect()
+        self.flights.reports(max).into_iter().map(report).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use dashmap::{DashMap, mapref::entry::Entry as Slot};
 use tokio::sync::{Notify, watch};
 use weightsd_core::{
-    handoff::{TICKET_LEN, Ticket},
+    handoff::{Given, TICKET_LEN, Ticket},
     identity::ComponentId,
     policy::{self, Decision, Facts, Fate, Wish},
 };
@@ -24,6 +24,11 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, now};
 
 /// How long a component that has just been loaded waits for those who asked for it.
 pub const TO_FIRST_LEASE: Duration = Duration::from_secs(1);
+
+/// Components that are looked through at once whenever one of them changes.
+const MANY: usize = 64;
+/// Pause between two looks through more of them.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Who holds a component.
 #[derive(Debug, Clone)]
@@ -36,18 +41,22 @@ pub struct Holder {
     pub since: SystemTime,
     /// How long the component stays warm after this holder, as granted.
     pub keep_alive: Duration,
+    /// Which files it is given.
+    pub given: Given,
 }
 
-/// Why a component's bytes can no longer be trusted.
+/// Why a component is lent no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
     /// Somebody wrote to a file.
     Changed,
+    /// A file was deleted, moved or replaced. Its holders keep its bytes.
+    Gone,
     /// A file is not what its hash says.
     Corrupt,
 }
 
-/// A component's bytes can no longer be trusted.
+/// A component is lent no more.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// Why.
@@ -63,6 +72,8 @@ pub struct Usage {
     pub holders: BTreeMap<u64, Holder>,
     /// Until when it stays warm without holders.
     pub warm_until: Instant,
+    /// When it was last held.
+    pub used: Instant,
     /// How often it was asked for.
     pub requests: u64,
 }
@@ -81,7 +92,7 @@ pub struct Entry<C> {
 
 impl<C> Entry<C> {
     fn new(id: ComponentId, component: Arc<C>) -> Self {
-        let usage = Usage { holders: BTreeMap::new(), warm_until: now() + TO_FIRST_LEASE, requests: 0 };
+        let usage = Usage { holders: BTreeMap::new(), warm_until: now() + TO_FIRST_LEASE, used: now(), requests: 0 };
         let (change, _) = watch::channel(None);
         Self { component, loaded: SystemTime::now(), id, usage: Mutex::new(usage), change }
     }
@@ -102,12 +113,19 @@ impl<C> Entry<C> {
         Facts { id: self.id, leases: usage.holders.len(), warm_until: usage.warm_until }
     }
 
+    /// When it was last held, if nobody holds it.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        let usage = self.usage();
+        usage.holders.is_empty().then_some(usage.used)
+    }
+
     /// Tells the holders that the component's files changed.
     pub fn notify(&self, change: Change) {
         self.change.send_replace(Some(change));
     }
 
-    /// Tells of a change of the component's files; at most one ever comes.
+    /// Tells of changes of the component's files. The later one is the graver one.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Option<Change>> {
         self.change.subscribe()
@@ -129,8 +147,10 @@ pub type Listener<C> = Box<dyn Fn(LeaseEvent, &Entry<C>, &Holder) + Send + Sync>
 /// Loaded components and the leases on them.
 pub struct LeaseTable<C> {
     entries: DashMap<ComponentId, Arc<Entry<C>>>,
-    tickets: DashMap<Ticket, Arc<C>>,
+    tickets: DashMap<Ticket, (Arc<C>, Given)>,
     leases: AtomicU64,
+    /// Leases that have not ended.
+    held: AtomicU64,
     /// The next expiry may be another one than before.
     changed: Notify,
     listener: Listener<C>,
@@ -150,6 +170,7 @@ impl<C> LeaseTable<C> {
             entries: DashMap::new(),
             tickets: DashMap::new(),
             leases: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             changed: Notify::new(),
             listener,
         })
@@ -183,19 +204,20 @@ impl<C> LeaseTable<C> {
         usage.requests += 1;
         usage.holders.insert(number, holder.clone());
         drop(usage);
+        self.held.fetch_add(1, Ordering::Relaxed);
         Lease { table: Arc::clone(self), entry: Arc::clone(entry), number, ticket: new_ticket() }
     }
 
     fn announced(&self, lease: Lease<C>, holder: &Holder) -> Lease<C> {
-        self.tickets.insert(lease.ticket, Arc::clone(&lease.entry.component));
+        self.tickets.insert(lease.ticket, (Arc::clone(&lease.entry.component), holder.given));
         (self.listener)(LeaseEvent::Began, &lease.entry, holder);
         lease
     }
 
-    /// The component that a ticket stands for, while its lease lasts.
+    /// The component that a ticket stands for, while its lease lasts, and which of its files are given.
     #[must_use]
-    pub fn redeem(&self, ticket: Ticket) -> Option<Arc<C>> {
-        self.tickets.get(&ticket).map(|component| Arc::clone(&component))
+    pub fn redeem(&self, ticket: Ticket) -> Option<(Arc<C>, Given)> {
+        self.tickets.get(&ticket).map(|given| given.clone())
     }
 
     /// The component of that id.
@@ -208,6 +230,24 @@ impl<C> LeaseTable<C> {
     #[must_use]
     pub fn contains(&self, id: ComponentId) -> bool {
         self.entries.contains_key(&id)
+    }
+
+    /// How many components are loaded. Costs the same for any number of them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is loaded.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many leases there are. Costs the same for any number of them.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// All loaded components, in no order.
@@ -258,7 +298,8 @@ impl<C> LeaseTable<C> {
         (decision, dropped)
     }
 
-    /// Calls `evict` each time a component may have outlived its keep-alive, for ever. `sleep_until` waits for a moment.
+    /// Calls `evict` each time a component may have outlived its keep-alive, for ever. `sleep_until` waits for a moment. It
+    /// looks through all components to find the next moment, and where they are many it does so only now and then.
     pub async fn when_due<F: Future<Output = ()>>(&self, sleep_until: impl Fn(Instant) -> F, evict: impl Fn()) {
         loop {
             let next = policy::next_expiry(&self.facts());
@@ -271,6 +312,9 @@ impl<C> LeaseTable<C> {
             tokio::select! {
                 () = sleep => evict(),
                 () = self.changed.notified() => {}
+            }
+            if self.entries.len() > MANY {
+                sleep_until(now() + PAUSE).await;
             }
         }
     }
@@ -321,8 +365,10 @@ impl<C> Drop for Lease<C> {
         self.table.tickets.remove(&self.ticket);
         let mut usage = self.entry.usage();
         let Some(holder) = usage.holders.remove(&self.number) else { return };
-        usage.warm_until = usage.warm_until.max(now() + holder.keep_alive);
+        usage.used = now();
+        usage.warm_until = usage.warm_until.max(usage.used + holder.keep_alive);
         drop(usage);
+        self.table.held.fetch_sub(1, Ordering::Relaxed);
         (self.table.listener)(LeaseEvent::Ended, &self.entry, &holder);
         self.table.changed.notify_one();
     }
@@ -365,7 +411,13 @@ mod tests {
     #[test]
     fn a_lease_on_a_withdrawn_component_leaves_its_successor_alone() {
         let (table, entry) = loaded("cd".repeat(32).parse().unwrap());
-        let holder = |keep_alive| Holder { pid: 1, name: "h".into(), since: SystemTime::UNIX_EPOCH, keep_alive };
+        let holder = |keep_alive| Holder {
+            pid: 1,
+            name: "h".into(),
+            since: SystemTime::UNIX_EPOCH,
+            keep_alive,
+            given: Given::Originals,
+        };
         let old = table.lease(entry.id(), &holder(Duration::ZERO)).unwrap();
         assert!(table.withdraw(&entry) && !table.withdraw(&entry));
         assert!(table.lease(entry.id(), &holder(Duration::ZERO)).is_none());

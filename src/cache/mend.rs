@@ -53,7 +53,7 @@ impl Cache {
             let is_named = |candidate: &HashCandidate| named.as_ref() == Some(&candidate.path);
             // A user's file is set aside only if nobody can use it. One that merely differs is left.
             let (unusable, others): (Vec<_>, Vec<_>) =
-                candidates.into_iter().partition(|candidate| is_named(candidate) || !is_json(&candidate.path));
+                candidates.into_iter().partition(|candidate| is_named(candidate) || !is_json(&candidate.path, may));
             let check = |candidates: &[HashCandidate], own| {
                 let check = (Scope::Unattested, own);
                 look::verify_files(&model, candidates, check, &tools.attestations, &Unwatched, may)
@@ -68,6 +68,6 @@ impl Cache {
 }
 
 /// Whether a small file holds JSON.
-fn is_json(path: &Path) -> bool {
+fn is_json(path: &Path, _: &MayBlock<'_>) -> bool {
     std::fs::read(path).is_ok_and(|bytes| json::is_json(&bytes))
 }

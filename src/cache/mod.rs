@@ -5,6 +5,7 @@
 //! [`pipeline::load`](crate::pipeline::load) runs, once for all requests that ask meanwhile).
 
 mod acquire;
+mod changes;
 mod flight;
 pub mod leases;
 mod mend;
@@ -12,29 +13,30 @@ mod recall;
 mod room;
 mod verify;
 
-use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use weightsd_core::{
     derive::Alignment,
-    handoff::Ticket,
-    identity::ComponentId,
-    policy::{Decision, KeepAliveLimits, Wish},
+    handoff::{Given, Ticket},
+    policy::{self, Decision, Idle, IdleFacts, KeepAliveLimits, Wish},
 };
 
-pub use self::{
-    flight::FlightReport,
-    leases::{Change, ChangeKind, Holder, Usage},
-};
 use self::{
+    changes::{Asked, Departed},
     flight::Load,
     leases::{LeaseEvent, LeaseTable},
     recall::Recalls,
-    verify::VerifyWork,
+    verify::{HashWork, VerifyWork},
+};
+pub use self::{
+    flight::FlightReport,
+    leases::{Change, ChangeKind, Holder, Usage},
+    verify::Hashed,
 };
 pub use crate::pipeline::AcquireError;
 use crate::{
-    component::Component,
+    component::{Component, Sums},
     derive::{Engines, Images, Maker},
     events::{EventKind, Events},
     flight::SharedWork,
@@ -50,6 +52,8 @@ use crate::{
 const ATTEMPTS: usize = 3;
 /// Names the look at a request's files in errors.
 const FINDING: &str = "finding the model";
+/// Pause between two looks for idle components that are too many.
+const THIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the cache works with.
 #[derive(Debug, Clone)]
@@ -74,6 +78,8 @@ pub struct CacheConfig {
     pub image_budget: Live<u64>,
     /// What becomes of misaligned tensors in layout MLX.
     pub alignment: Alignment,
+    /// What components that nobody holds may take together.
+    pub idle: Idle,
 }
 
 /// A loaded component and its holders.
@@ -87,8 +93,16 @@ pub struct Cache {
     config: CacheConfig,
     tools: Arc<Tools>,
     leases: Arc<LeaseTable<Component>>,
+    sums: Arc<Sums>,
+    /// Withdrawn components whose files are gone, and are not written to as far as anybody knows.
+    departed: Departed,
+    /// Disks that tell nobody of changes, with a task that asks them.
+    asked: Asked,
+    /// Is told when a component comes, or is idle again: idle ones may take more than they may now.
+    crowded: Arc<Notify>,
     flights: Arc<SharedWork<Load>>,
     verifications: Arc<SharedWork<VerifyWork>>,
+    hashings: Arc<SharedWork<HashWork>>,
     recalls: Recalls,
     /// One component at a time is hashed after it was lent.
     verifying: Semaphore,
@@ -117,23 +131,34 @@ impl Cache {
     pub fn new(config: CacheConfig, daemon: Daemon) -> Arc<Self> {
         let tell = tell(Arc::clone(daemon.events()));
         let attestations = || Arc::clone(&config.attestations);
-        let fetcher = Fetcher::new(attestations(), config.free_space_floor.clone(), Box::new(tell));
+        let fetcher =
+            Fetcher::new(attestations(), config.free_space_floor.clone(), Box::new(tell), Arc::clone(daemon.lanes()));
         let maker = Maker::new(Arc::clone(&config.images), Arc::clone(&config.engines), daemon.clone());
-        let leases = LeaseTable::new(Box::new(log_leases(Arc::clone(daemon.events()))));
+        let crowded = Arc::new(Notify::new());
+        let leases = LeaseTable::new(Box::new(on_lease(Arc::clone(daemon.events()), Arc::clone(&crowded))));
         let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon)
             .with_alignment(config.alignment);
         let cache = Arc::new(Self {
             config,
             tools: Arc::new(tools),
             leases,
+            sums: Arc::default(),
+            departed: Departed::default(),
+            asked: Asked::default(),
+            crowded,
             flights: Arc::default(),
             verifications: Arc::default(),
+            hashings: Arc::default(),
             recalls: Recalls::default(),
             verifying: Semaphore::new(1),
             counting: Arc::new(Semaphore::new(1)),
         });
         let janitor = Arc::clone(&cache);
         cache.daemon().tasks().spawn("janitor", async move { janitor.expire().await });
+        let listening = Arc::clone(&cache);
+        cache.daemon().tasks().spawn("news of files", async move { listening.tell_news().await });
+        let thinning = Arc::clone(&cache);
+        cache.daemon().tasks().spawn("thin out", async move { thinning.keep_thin().await });
         cache
     }
 
@@ -156,41 +181,9 @@ impl Cache {
         trip.run(self.daemon().lanes(), FINDING, Kind::Look, look).await
     }
 
-    /// Whether the component is loaded and its files are as they were; if they are not, it is dropped, and its holders
-    /// are told if their bytes can have changed.
-    fn intact(&self, id: ComponentId, may: &MayBlock<'_>) -> bool {
-        let Some(entry) = self.leases.get(id) else { return false };
-        if entry.component.is_unchanged(may) {
-            return true;
-        }
-        if !self.leases.withdraw(&entry) {
-            return false;
-        }
-        let what = format!("a file of {} of {}", entry.component.name, entry.component.model);
-        if entry.component.is_intact(may) {
-            self.daemon().events().push(EventKind::Evicted, Some(id), format!("{what} was deleted or replaced"));
-        } else {
-            let message = format!("{what} changed on disk");
-            self.daemon().events().push(EventKind::FileChanged, Some(id), message.clone());
-            entry.notify(Change { kind: ChangeKind::Changed, message });
-        }
-        false
-    }
-
-    /// Looks at the loaded components over the paths that are about to be opened. A rewritten file gets a new component
-    /// id, so requests for the new id never notice that holders of the old one now read changed bytes.
-    fn look_again(&self, prepared: &Prepared, may: &MayBlock<'_>) {
-        let paths: HashSet<&Path> = prepared.shards().map(|shard| shard.path.as_path()).collect();
-        let lends =
-            |entry: &Entry| entry.component.sources.iter().any(|source| paths.contains(source.open.file.path()));
-        for entry in self.entries().into_iter().filter(|entry| lends(entry) && !entry.component.is_intact(may)) {
-            self.intact(entry.component.id, may);
-        }
-    }
-
-    /// The component that a ticket stands for.
+    /// The component that a ticket stands for, and which of its files are given.
     #[must_use]
-    pub fn redeem(&self, ticket: Ticket) -> Option<Arc<Component>> {
+    pub fn redeem(&self, ticket: Ticket) -> Option<(Arc<Component>, Given)> {
         self.leases.redeem(ticket)
     }
 
@@ -231,14 +224,65 @@ impl Cache {
         let mut outcomes = Vec::new();
         for (decision, dropped) in self.leases.evict(wish) {
             if let Some(entry) = dropped {
-                let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
-                tracing::info!(id = %decision.id, "{message}");
-                self.daemon().events().push(EventKind::Evicted, Some(decision.id), message);
+                self.tell_eviction(&entry, &decision);
             }
             outcomes.push(decision);
         }
         self.tools.pool.sweep();
         outcomes
+    }
+
+    fn tell_eviction(&self, entry: &Entry, decision: &Decision) {
+        let message = format!("{} of {}: {}", entry.component.name, entry.component.model, decision.reason);
+        tracing::info!(id = %decision.id, "{message}");
+        self.daemon().events().push(EventKind::Evicted, Some(decision.id), message);
+        self.daemon().freed().notify_one();
+    }
+
+    /// How many components are loaded, how many leases they have, and the bytes of their tensors. Costs the same for any
+    /// number of them.
+    #[must_use]
+    pub fn totals(&self) -> (usize, usize, u64) {
+        let leases = usize::try_from(self.leases.held()).unwrap_or(usize::MAX);
+        (self.leases.len(), leases, self.sums.tensor_bytes())
+    }
+
+    /// Whether all components together take more than the idle ones may, so that it is worth counting those.
+    fn takes_too_much(&self) -> bool {
+        self.sums.idle(self.leases.len()).exceeds(&self.config.idle).is_some()
+    }
+
+    /// Drops idle components, the least recently used first, while they take more than they may; until the daemon stops.
+    async fn keep_thin(&self) {
+        let thin = async {
+            loop {
+                self.crowded.notified().await;
+                if self.takes_too_much() {
+                    self.thin_out();
+                }
+                // Held components may take as much as they like, and then each look finds little.
+                tokio::time::sleep(THIN_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = thin => {}
+            () = self.daemon().stopping().cancelled() => {}
+        }
+    }
+
+    fn thin_out(&self) {
+        let facts = |entry: &Arc<Entry>| {
+            Some(IdleFacts { id: entry.id(), used: entry.idle_since()?, takes: entry.component.takes() })
+        };
+        let idle = self.leases.entries().iter().filter_map(facts).collect();
+        for decision in policy::surplus(idle, self.config.idle) {
+            if let Some(entry) = self.leases.get(decision.id)
+                && self.leases.drop_unheld(decision.id)
+            {
+                self.tell_eviction(&entry, &decision);
+            }
+        }
+        self.tools.pool.sweep();
     }
 
     /// Drops what has outlived its keep-alive, until the daemon stops.
@@ -251,9 +295,12 @@ impl Cache {
     }
 }
 
-/// Writes leases into the event log.
-fn log_leases(events: Arc<Events>) -> impl Fn(LeaseEvent, &Entry, &Holder) + Send + Sync {
+/// Writes leases into the event log, and has the end of one looked at.
+fn on_lease(events: Arc<Events>, crowded: Arc<Notify>) -> impl Fn(LeaseEvent, &Entry, &Holder) + Send + Sync {
     move |event, entry, holder| {
+        if event == LeaseEvent::Ended {
+            crowded.notify_one();
+        }
         let (kind, what) = match event {
             LeaseEvent::Began => (EventKind::Leased, "holds"),
             LeaseEvent::Ended => (EventKind::Released, "let go of"),

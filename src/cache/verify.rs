@@ -2,7 +2,7 @@
 //! otherwise once afterwards, one at a time. A damaged component is not lent any more, and its holders are told.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,7 +10,7 @@ use std::{
 use weightsd_core::{explain::sentence, identity::ComponentId};
 use weightsd_segment::FileIdentity;
 
-use super::{Cache, Change, ChangeKind, Entry};
+use super::{ATTEMPTS, Cache, Change, ChangeKind, Entry, changes::Departs};
 use crate::{
     component::Component,
     events::EventKind,
@@ -55,7 +55,74 @@ impl Work for VerifyWork {
     }
 }
 
+/// What hashing found, and what the cache made of it.
+#[derive(Debug)]
+pub struct Hashed {
+    /// What was found, in the order of the files.
+    pub verdicts: Vec<Verdict>,
+    /// Why files are not what they should be, if one is not.
+    pub fault: Option<Arc<LoadError>>,
+}
+
+/// The hashing of files that callers named.
+#[derive(Debug, Clone)]
+pub(super) struct HashWork;
+
+impl Work for HashWork {
+    /// The model's path, how it is checked, and the files.
+    type Key = (PathBuf, String, Vec<String>);
+    type Step = Step;
+    type Output = Arc<Hashed>;
+    type Error = AcquireError;
+
+    fn died() -> AcquireError {
+        AcquireError::Died { operation: "the verification" }
+    }
+}
+
 impl Cache {
+    /// Hashes files of a model, once for all who ask for the same meanwhile, and acts on what is found.
+    ///
+    /// # Errors
+    /// When a file cannot be read or moved, or changes meanwhile.
+    pub async fn hash(
+        self: &Arc<Self>,
+        trip: &Trip,
+        (model, candidates): (&Arc<ResolvedModel>, Vec<HashCandidate>),
+        check: (Scope, OwnFiles),
+        progress: Progress<'_>,
+    ) -> Result<Arc<Hashed>, AcquireError> {
+        let names = candidates.iter().map(|candidate| candidate.name.clone()).collect();
+        let key = (model.path.clone(), format!("{check:?}"), names);
+        let mut result = Err(HashWork::died());
+        for _ in 0..ATTEMPTS {
+            let waiter = match self.hashings.join(key.clone(), || None) {
+                Joined::Done(hashed) => return Ok(hashed),
+                Joined::Waiting(waiter) => waiter,
+                Joined::First(waiter, leader) => {
+                    let (cache, model, candidates) = (Arc::clone(self), Arc::clone(model), candidates.clone());
+                    let (watcher, trip) = (Hashing(leader.context()), trip.with(&Disks::default()));
+                    let tools = Arc::clone(&self.tools);
+                    let hash = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
+                        let verdicts =
+                            look::verify_files(&model, &candidates, check, &tools.attestations, &watcher, may)?;
+                        let fault = cache.found(&model, &verdicts, may).err().map(Arc::new);
+                        Ok(Arc::new(Hashed { verdicts, fault }))
+                    };
+                    let work = async move { Ok(tools.long(&trip, "the verification", hash).await??) };
+                    self.daemon().tasks().spawn("hash", leader.run(work));
+                    waiter
+                }
+            };
+            result = waiter.wait(|step, sharers| progress(step, sharers)).await;
+            // What it joined was given up by everyone else in this moment.
+            if !result.as_ref().is_err_and(AcquireError::is_abandoned) {
+                break;
+            }
+        }
+        result
+    }
+
     /// Compares the files of a component with their hashes, unless they were compared before.
     pub(super) async fn verified(
         self: &Arc<Self>,
@@ -126,8 +193,9 @@ impl Cache {
         let is_it = |identity: &FileIdentity| Some((identity.device, identity.inode)) == inode;
         let is_over =
             |entry: &Arc<Entry>| entry.component.sources.iter().any(|source| is_it(source.open.file.identity()));
-        for entry in self.entries().into_iter().filter(is_over) {
+        for entry in self.lent().filter(is_over) {
             self.leases.withdraw(&entry);
+            self.has_departed(&entry, Departs::Forgotten);
             entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
         }
     }
@@ -178,6 +246,19 @@ impl Cache {
             Ok(()) => self.daemon().events().push(EventKind::Verified, Some(id), what),
             Err(error) => tracing::warn!(%id, error = sentence(&error), "{what} was not found good"),
         }
+    }
+}
+
+/// Passes steps on, and gives up with the last who waits, like [`Reporter`].
+struct Hashing(WorkContext<HashWork>);
+
+impl Watcher for Hashing {
+    fn step(&self, step: &Step) {
+        self.0.report(step.clone());
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.0.is_abandoned()
     }
 }
 

@@ -18,6 +18,7 @@ use weightsd_core::{
     explain::{Explain, Explanation, Reason},
     gguf::{self, GgufError, Parsed},
     header::{self, Dtype, Header, HeaderError, PREFIX_BYTES},
+    identity::ContentKey,
     index::Index,
     llama_cpp,
     quantisation::{MARK_BYTES_MAX, MARK_SUFFIX, MarkError},
@@ -38,6 +39,8 @@ pub struct OpenShard {
     pub header: Header,
     /// What its marks of quantised layers say, by the names of the tensors.
     pub marks: BTreeMap<Box<str>, Arc<[u8]>>,
+    /// The same content in a file that nobody writes to, where the file can change and its file system can clone.
+    pub clone: Option<HeldFile>,
 }
 
 /// A file that a component is read from, held open.
@@ -263,7 +266,7 @@ fn open_file(path: PathBuf, format: Format, may: &MayBlock<'_>) -> Result<OpenSh
         Format::Gguf => read_gguf_header(&file)?,
     };
     let marks = read_marks(&file, &header)?;
-    Ok(OpenShard { file, header, marks })
+    Ok(OpenShard { file, header, marks, clone: None })
 }
 
 /// Reads what the marks of quantised layers say. Marks that are too long, or too many, are left out, and nothing is computed
@@ -289,9 +292,14 @@ fn read_marks(file: &HeldFile, header: &Header) -> Result<BTreeMap<Box<str>, Arc
 }
 
 fn open_shard(shard: &ShardFile, may: &MayBlock<'_>) -> Result<OpenShard, CheckpointError> {
-    let open = open_file(shard.path.clone(), Format::of(&shard.name), may)?;
+    let mut open = open_file(shard.path.clone(), Format::of(&shard.name), may)?;
     if *open.file.identity() != shard.identity {
         return Err(CheckpointError::Changed { path: shard.path.clone() });
+    }
+    if matches!(shard.content, ContentKey::File(_)) {
+        may.alive();
+        let error = |source| CheckpointError::Io { path: shard.path.clone(), source };
+        open.clone = open.file.cloned(may).map_err(error)?;
     }
     Ok(open)
 }

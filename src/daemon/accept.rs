@@ -1,24 +1,23 @@
 //! Connections: the peer's user is checked first, then the first byte says which protocol it speaks.
 
-use std::{
-    io,
-    os::fd::AsFd as _,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use tokio::{
-    io::Interest,
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
 };
-use weightsd_core::handoff::MAGIC;
+use weightsd_core::handoff::{MAGIC, Reply, Status};
 use weightsd_segment::descriptors;
 
-use crate::{cache::Cache, damper::Damper, events::EventKind, handle::Daemon, handoff};
+use crate::{
+    cache::Cache,
+    connections::{Connections, Seat},
+    damper::Damper,
+    events::EventKind,
+    handle::Daemon,
+    handoff,
+};
 
 /// How long a connection may take to say its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
@@ -27,34 +26,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// First byte of HTTP/2's preface, `PRI * HTTP/2.0`.
 const HTTP2: u8 = b'P';
 
-/// Counts a connection for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// How long a connection that is refused may take to say its first byte, and to hear why.
+const HEARD: Duration = Duration::from_secs(1);
+/// Connections that are told at once why they are refused. Beyond that they are closed without a word.
+const TOLD_MAX: usize = 32;
 
 /// Accepts connections until the daemon stops. Those that speak HTTP/2 go to `grpc`.
 pub(super) async fn accept(
     listener: UnixListener,
     daemon: Daemon,
     cache: Arc<Cache>,
-    connections: Arc<AtomicUsize>,
-    limit: usize,
-    grpc: mpsc::Sender<(UnixStream, Counted)>,
+    connections: Arc<Connections>,
+    grpc: mpsc::Sender<(UnixStream, Seat)>,
 ) {
     let uid = rustix::process::geteuid().as_raw();
     let (failures, refusals) = (Damper::new(), Damper::new());
+    let telling = Arc::new(Semaphore::new(TOLD_MAX));
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -69,20 +56,30 @@ pub(super) async fn accept(
             },
             () = daemon.stopping().cancelled() => return,
         };
-        let is_free = connections.load(Ordering::Relaxed) < limit;
-        let full = || format!("{limit} connections are open, which is the limit");
-        let admitted = check_peer(&stream, uid).and_then(|()| is_free.then_some(()).ok_or_else(full));
-        if let Err(reason) = admitted {
-            if let Some(untold) = refusals.tells() {
-                tracing::warn!(reason, untold, "connection refused");
+        let stranger = check_peer(&stream, uid);
+        let is_ours = stranger.is_ok();
+        let seat = match stranger.and_then(|()| connections.admit(pid(&stream))) {
+            Ok(seat) => seat,
+            Err(reason) => {
+                if let Some(untold) = refusals.tells() {
+                    tracing::warn!(reason, untold, "connection refused");
+                }
+                // Another user's process learns nothing.
+                if is_ours && let Ok(place) = Arc::clone(&telling).try_acquire_owned() {
+                    let told = reason.clone();
+                    daemon.tasks().spawn("refusal", async move {
+                        // A client that does not listen is closed all the same.
+                        let _ = tokio::time::timeout(HEARD, refuse(stream, &told)).await;
+                        drop(place);
+                    });
+                }
+                daemon.events().push(EventKind::Refused, None, reason);
+                continue;
             }
-            daemon.events().push(EventKind::Refused, None, reason);
-            continue;
-        }
-        let counted = Counted::new(&connections);
+        };
         let (of, cache, grpc) = (daemon.clone(), Arc::clone(&cache), grpc.clone());
         daemon.tasks().spawn("connection", async move {
-            if let Err(error) = sort(stream, counted, (&of, &cache), grpc).await {
+            if let Err(error) = sort(stream, seat, (&of, &cache), grpc).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -100,9 +97,9 @@ pub(super) fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
 
 async fn sort(
     stream: UnixStream,
-    counted: Counted,
+    seat: Seat,
     (daemon, cache): (&Daemon, &Cache),
-    grpc: mpsc::Sender<(UnixStream, Counted)>,
+    grpc: mpsc::Sender<(UnixStream, Seat)>,
 ) -> io::Result<()> {
     let first = tokio::select! {
         first = tokio::time::timeout(FIRST_BYTE, first_byte(&stream)) => first??,
@@ -111,16 +108,49 @@ async fn sort(
     match first {
         Some(HTTP2) => {
             // Fails only when the server has stopped taking connections.
-            let _ = grpc.send((stream, counted)).await;
+            let _ = grpc.send((stream, seat)).await;
             Ok(())
         }
-        Some(MAGIC) => handoff::serve(stream, daemon, cache).await,
+        Some(MAGIC) => handoff::serve(stream, daemon, cache, &seat).await,
         Some(other) => {
             tracing::debug!("a connection begins with byte {other:#04x}, which is neither HTTP/2 nor a hand-off");
             Ok(())
         }
         None => Ok(()),
     }
+}
+
+/// The process at the other end; 0 when the system does not say.
+fn pid(stream: &UnixStream) -> u32 {
+    stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default()
+}
+
+/// Says why a connection is refused, in the protocol that it begins with.
+async fn refuse(mut stream: UnixStream, reason: &str) -> io::Result<()> {
+    match first_byte(&stream).await? {
+        Some(HTTP2) => stream.write_all(&goaway(reason)).await?,
+        Some(MAGIC) => stream.write_all(&Reply { status: Status::Full, count: 0 }.encode()).await?,
+        _ => return Ok(()),
+    }
+    stream.shutdown().await?;
+    // Closed with something unread, it would be reset, and the client might see that before the reason.
+    while stream.read(&mut [0; 256]).await? > 0 {}
+    Ok(())
+}
+
+/// The beginning and the end of an HTTP/2 connection (RFC 9113): empty SETTINGS, then GOAWAY with ENHANCE_YOUR_CALM and
+/// the reason as its debug data.
+fn goaway(reason: &str) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const ENHANCE_YOUR_CALM: u32 = 0xb;
+    let debug = reason.as_bytes();
+    let length = u32::try_from(8 + debug.len()).expect("a reason is a sentence").to_be_bytes();
+    let mut bytes = SETTINGS.to_vec();
+    bytes.extend([length[1], length[2], length[3], 7, 0, 0, 0, 0, 0]);
+    bytes.extend(0_u32.to_be_bytes());
+    bytes.extend(ENHANCE_YOUR_CALM.to_be_bytes());
+    bytes.extend(debug);
+    bytes
 }
 
 async fn first_byte(stream: &UnixStream) -> io::Result<Option<u8>> {

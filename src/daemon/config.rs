@@ -7,7 +7,7 @@ use weightsd_core::{
     derive::Alignment,
     hub_env::TokenSource,
     places::{self, Platform},
-    policy::KeepAliveLimits,
+    policy::{Idle, KeepAliveLimits},
 };
 use weightsd_segment::environment::{not_utf8, variable};
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     cache::CacheConfig,
     derive::{Engines, Images},
+    lanes::hold_at_most,
     live::Live,
     resolve::{Allowed, Places},
     snapshot::Attestations,
@@ -63,6 +64,8 @@ pub struct Config {
     pub image_folder: Option<PathBuf>,
     /// Whether misaligned tensors get an image in layout MLX.
     pub align_images: bool,
+    /// What components that nobody holds may take together.
+    pub idle: Idle,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<MetricsPlace>,
     /// What may change while the daemon runs.
@@ -150,6 +153,11 @@ impl Layers {
             align_images: said.align_images(),
             connections: said.connections().get(),
             grace: said.grace(),
+            idle: Idle {
+                components: said.idle_components().get(),
+                files: usize::MAX, // Known when the limit of open files was raised.
+                memory_bytes: said.idle_memory().as_u64(),
+            },
             token: hub.token,
             metrics: said.metrics_listen.clone(),
             changing,
@@ -169,6 +177,17 @@ fn stated(shown: Vec<(&'static str, Shown)>, origins: Vec<Origin>) -> Vec<Stated
     shown.into_iter().zip(origins).map(one).collect()
 }
 
+/// Descriptors of the daemon's own: log, sockets, pipes, the hub's connections, files that are read for a moment.
+const OWN_FILES: usize = 128;
+
+/// Files that may be held open beside `connections`. Half of the limit where it is too small for both: the rest is for
+/// those who come next.
+fn files_to_hold(connections: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit.saturating_sub(connections + OWN_FILES).max(limit / 2)
+}
+
 impl Config {
     /// Where the hub's token comes from.
     #[must_use]
@@ -186,6 +205,8 @@ impl Config {
     /// Sets up what the cache works with.
     #[must_use]
     pub fn build(self) -> CacheConfig {
+        let files = files_to_hold(self.connections);
+        hold_at_most(files);
         CacheConfig {
             places: self.places,
             keep_alive: self.changing.keep_alive,
@@ -197,6 +218,7 @@ impl Config {
             engines: Arc::new(Engines::new(self.engine)),
             image_budget: self.changing.image_budget,
             alignment: if self.align_images { Alignment::Mended } else { Alignment::AsStored },
+            idle: Idle { files: files / 2, ..self.idle },
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -17,20 +17,28 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
 use super::{
-    BoundListener, Config, Watch,
-    accept::{self, Counted},
+    BoundListener, Config, Watch, accept,
     config::Changing,
     metrics::{self, MetricsPlace},
     preload,
     reload::Reloader,
     watch,
 };
-use crate::{cache::Cache, events::EventKind, handle::Daemon, service};
+use crate::{
+    cache::Cache,
+    connections::{Connections, Seat},
+    events::EventKind,
+    handle::Daemon,
+    lanes::{Disks, Kind, Task},
+    service,
+};
 
 /// Connections that wait for the gRPC server to take them.
 const BACKLOG: usize = 16;
 /// How long an idle connection may take to close. A client whose runtime does not run at the moment never closes it.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How long after memory was freed it is given back.
+const FREED: Duration = Duration::from_secs(5);
 /// How long the start waits for the folder of derived images.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -81,15 +89,17 @@ async fn serve(
     let beside = Beside::of(&config, reload);
     let cache = Cache::new(config.build(), daemon.clone());
     sweep(&cache).await;
-    let connections = Arc::new(AtomicUsize::new(0));
+    let connections = Connections::new(connections_max, Arc::clone(daemon.freed()));
+    let giving_back = daemon.clone();
+    tasks.spawn("trim", async move { give_memory_back(&giving_back).await });
     let context = service::Context {
         daemon: daemon.clone(),
         cache: Arc::clone(&cache),
         socket: bound.path.clone(),
         started: SystemTime::now(),
         connections: Arc::clone(&connections),
-        connections_max,
         probe: Arc::default(),
+        watchers: Arc::default(),
     };
     beside.start(&context);
     let (router, health) = service::router(context).await?;
@@ -98,14 +108,12 @@ async fn serve(
         let daemon = daemon.clone();
         move |listener| {
             let (of, cache, connections) = (daemon.clone(), Arc::clone(&cache), Arc::clone(&connections));
-            let accepting = accept::accept(listener, of, cache, connections, connections_max, sender.clone());
-            daemon.tasks().spawn("accept", accepting);
+            daemon.tasks().spawn("accept", accept::accept(listener, of, cache, connections, sender.clone()));
         }
     };
     serve(listener);
     tasks.spawn("watch", watch::watch(Arc::clone(&bound), daemon.clone(), serve));
-    let incoming =
-        ReceiverStream::new(receiver).map(|(stream, counted)| Ok::<_, io::Error>(Grpc { stream, _counted: counted }));
+    let incoming = ReceiverStream::new(receiver).map(|(stream, seat)| Ok::<_, io::Error>(Grpc { stream, _seat: seat }));
     let server = router.serve_with_incoming_shutdown(incoming, tasks.stopping().clone().cancelled_owned());
     let mut server = std::pin::pin!(server);
 
@@ -149,7 +157,6 @@ impl Beside {
                 daemon: daemon.clone(),
                 cache: Arc::clone(cache),
                 connections: Arc::clone(&context.connections),
-                connections_max: context.connections_max,
                 started: context.started,
             };
             metrics::start(place, sources, daemon);
@@ -184,10 +191,29 @@ async fn sweep(cache: &Cache) {
     }
 }
 
+/// Gives memory back to the system, some time after much of it was freed. Sleeps while nothing is.
+async fn give_memory_back(daemon: &Daemon) {
+    const OPERATION: &str = "giving memory back";
+    let (subject, disks, kind, limit) = (OPERATION, Disks::default(), Kind::Long, None);
+    let turn = async {
+        loop {
+            daemon.freed().notified().await;
+            tokio::time::sleep(FREED).await;
+            let task = Task { operation: OPERATION, subject, disks: &disks, kind, limit };
+            // Threads that allocate meanwhile wait for the allocator for a moment.
+            let _ = daemon.lanes().run(task, |_| weightsd_segment::heap::trim()).await;
+        }
+    };
+    tokio::select! {
+        () = turn => {}
+        () = daemon.stopping().cancelled() => {}
+    }
+}
+
 /// A connection that counts while it lives, and knows its peer.
 struct Grpc {
     stream: UnixStream,
-    _counted: Counted,
+    _seat: Seat,
 }
 
 impl Connected for Grpc {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use weightsd_core::{
     catalogue::AuditPolicy,
     explain::{Explain as _, sentence},
+    handoff::Given,
     ingredients::Ingredients,
     place::Layout,
 };
@@ -91,7 +92,7 @@ async fn keep(all: &mut [Wanted], cache: &Arc<Cache>) {
 
 /// Waits until no load and no download of a client is under way.
 async fn wait_for_clients(cache: &Cache) {
-    while !cache.flights().is_empty() || !cache.tools().fetcher.reports().is_empty() {
+    while !cache.flights(1).is_empty() || !cache.tools().fetcher.reports(1).is_empty() {
         sleep(QUIET).await;
     }
 }
@@ -121,6 +122,7 @@ impl Wanted {
             name: HOLDER.to_owned(),
             since: SystemTime::now(),
             keep_alive: cache.config().keep_alive.get().default,
+            given: Given::Originals,
         };
         match cache.acquire(request(&self.what), holder, |_, _| {}).await {
             Ok(Acquired { lease, .. }) => {

@@ -56,6 +56,13 @@ pub fn raise_file_limit() {
     }
 }
 
+/// Lets signals come, whatever this process was started with. Call it before there are threads.
+pub fn hear_signals() {
+    if let Err(error) = signals::unblock() {
+        tracing::warn!(%error, "signals that were blocked stay so");
+    }
+}
+
 /// Lets each thread reuse the memory that others free. Call it before there are threads.
 pub fn share_arenas() {
     weightsd_segment::heap::share_arenas();

@@ -192,6 +192,7 @@ mod tests {
                         thread::sleep(SHORT);
                     }
                 };
+                #[expect(clippy::disallowed_methods, reason = "a thread of a test")]
                 tokio::task::spawn_blocking(sees_sleep).await.unwrap();
                 tokio::time::sleep(SHORT * LOOKS_MAX * 4).await;
             };

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::UnixStream,
@@ -13,24 +14,30 @@ use tokio::{
 use weightsd_core::handoff::{self, HandoffError, REQUEST_LEN, Reply, Request, Status};
 use weightsd_segment::descriptors;
 
-use crate::{cache::Cache, component::Component, handle::Daemon};
+use crate::{cache::Cache, connections::Seat, handle::Daemon, lanes::HeldFile};
 
 /// How long a peer may take for the rest of a request it began, and for each acknowledgement. Between requests a
 /// connection may be silent for as long as it likes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before descriptors are sent again.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Answers requests until the peer hangs up or sends something malformed, or the daemon stops.
 ///
 /// # Errors
 /// When the connection fails. No other connection is affected.
-pub async fn serve(mut stream: UnixStream, daemon: &Daemon, cache: &Cache) -> io::Result<()> {
+pub(crate) async fn serve(mut stream: UnixStream, daemon: &Daemon, cache: &Cache, seat: &Seat) -> io::Result<()> {
     loop {
+        seat.is_idle(true);
         let request = tokio::select! {
             request = read_request(&mut stream) => request?,
+            // The client notices, and makes another connection when it needs one.
+            () = seat.gives_way().cancelled() => return Ok(()),
             () = daemon.stopping().cancelled() => {
                 return reply(&mut stream, Status::ShuttingDown, 0).await;
             }
         };
+        seat.is_idle(false);
         let request = match request {
             Some(Ok(request)) => request,
             Some(Err(HandoffError::WrongVersion(_))) => return reply(&mut stream, Status::BadVersion, 0).await,
@@ -38,7 +45,7 @@ pub async fn serve(mut stream: UnixStream, daemon: &Daemon, cache: &Cache) -> io
             None => return Ok(()),
         };
         match cache.redeem(request.ticket) {
-            Some(component) => grant(&mut stream, &component).await?,
+            Some((component, given)) => grant(&mut stream, &component.given(given), seat).await?,
             None => reply(&mut stream, Status::UnknownTicket, 0).await?,
         }
     }
@@ -61,20 +68,40 @@ async fn read_request(stream: &mut UnixStream) -> io::Result<Option<Result<Reque
     }
 }
 
+/// Sends a batch. When too many descriptors of the user's are under way, it tries again for a while.
+async fn send(stream: &UnixStream, batch: &[BorrowedFd<'_>], byte: u8) -> io::Result<()> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let sent = stream.async_io(Interest::WRITABLE, || descriptors::send(stream.as_fd(), batch, byte)).await;
+        match sent {
+            Err(error)
+                if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
+                    && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(AGAIN).await;
+            }
+            sent => return sent,
+        }
+    }
+}
+
 async fn reply(stream: &mut UnixStream, status: Status, count: u16) -> io::Result<()> {
     stream.write_all(&Reply { status, count }.encode()).await
 }
 
 /// Sends the descriptors of all segments, in batches that the peer acknowledges.
-async fn grant(stream: &mut UnixStream, component: &Component) -> io::Result<()> {
-    let files: Vec<BorrowedFd<'_>> = component.segments.iter().map(|segment| segment.file().as_fd()).collect();
+async fn grant(stream: &mut UnixStream, files: &[&HeldFile], seat: &Seat) -> io::Result<()> {
+    let files: Vec<BorrowedFd<'_>> = files.iter().map(|file| file.as_fd()).collect();
     let count = u16::try_from(files.len()).map_err(io::Error::other)?;
     reply(stream, Status::Granted, count).await?;
     let mut rest = files.as_slice();
     for size in handoff::batches(count) {
         let (batch, after) = rest.split_at(size);
         let byte = u8::try_from(size).map_err(io::Error::other)?;
-        stream.async_io(Interest::WRITABLE, || descriptors::send(stream.as_fd(), batch, byte)).await?;
+        // The kernel counts descriptors that are under way against a limit of the user's. A process that does not
+        // acknowledge its own waits for itself, and for nobody else.
+        let _under_way = seat.unacknowledged().acquire().await.map_err(io::Error::other)?;
+        send(stream, batch, byte).await?;
         if tokio::time::timeout(PATIENCE, stream.read_u8()).await?? != handoff::ACK {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer did not acknowledge its descriptors"));
         }

@@ -10,6 +10,7 @@ mod berth;
 mod dispose;
 mod held;
 mod locate;
+mod lookout;
 
 use std::{
     fmt, mem,
@@ -26,7 +27,8 @@ use weightsd_segment::mounts::Mounts;
 use self::berth::{Job, Lane, Overdue};
 pub use self::{
     dispose::{dispose, settled, settled_on},
-    held::HeldFile,
+    held::{HeldFile, TooManyOpen, hold_at_most},
+    lookout::{FileFate, FileNews, FileState},
 };
 
 /// Lanes that are kept when nothing runs in them.
@@ -83,13 +85,15 @@ pub enum Kind {
     Load,
     /// Hashing, syncing, deleting.
     Long,
+    /// What downloads do on the disk that they come to. They do not wait for the hashing of other models.
+    Fetch,
 }
 
 impl Kind {
     /// Berths of one lane.
     const fn berths(self) -> usize {
         match self {
-            Self::Look | Self::Load => 4,
+            Self::Look | Self::Load | Self::Fetch => 4,
             Self::Long => 2,
         }
     }
@@ -100,6 +104,7 @@ impl Kind {
             Self::Look => 32,
             Self::Load => 8,
             Self::Long => 6,
+            Self::Fetch => 16,
         }
     }
 
@@ -108,7 +113,7 @@ impl Kind {
         match self {
             Self::Look | Self::Load => Duration::from_secs(1),
             // A sync of gigabytes on a slow disk says nothing while it works.
-            Self::Long => Duration::from_secs(10),
+            Self::Long | Self::Fetch => Duration::from_secs(10),
         }
     }
 }
@@ -172,7 +177,7 @@ impl Explain for LaneError {
 /// The lanes of a daemon.
 pub struct Lanes {
     lanes: DashMap<(Disks, Kind), Arc<Lane>>,
-    berths: [Arc<tokio::sync::Semaphore>; 3],
+    berths: [Arc<tokio::sync::Semaphore>; 4],
     running: Mutex<Vec<Arc<Job>>>,
     mounts: Mutex<(Arc<Mounts>, Option<Instant>)>,
     stopping: CancellationToken,
@@ -188,7 +193,7 @@ impl Lanes {
     /// Lanes whose callers are let go when `stopping` is cancelled, whatever their work waits for.
     #[must_use]
     pub fn new(stopping: CancellationToken) -> Self {
-        let berths = [Kind::Look, Kind::Load, Kind::Long];
+        let berths = [Kind::Look, Kind::Load, Kind::Long, Kind::Fetch];
         Self {
             lanes: DashMap::new(),
             berths: berths.map(|kind| Arc::new(tokio::sync::Semaphore::new(kind.berths_in_all()))),
@@ -203,6 +208,7 @@ impl Lanes {
     ///
     /// # Errors
     /// When it takes longer than it may, panics, and when the daemon stops.
+    #[expect(clippy::disallowed_methods, reason = "this is where work that may block gets its thread")]
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         task: Task<'_>,

@@ -19,6 +19,7 @@ use weightsd_core::{
 use super::{LoadError, Prepared};
 use crate::{
     checkpoint::{Checkpoint, CheckpointError, SourceFile},
+    lanes::MayBlock,
     snapshot::{ComponentFiles, Document, Snapshot},
 };
 
@@ -61,6 +62,7 @@ pub(super) fn plan(
     sources: &Sources<SourceFile>,
     prepared: &Prepared,
     assembled: &Assembled,
+    may: &MayBlock<'_>,
 ) -> Result<AdapterPlan, LoadError> {
     let (family, component, files) = (prepared.recipe.family, prepared.component(), &adapter.it.files);
     let name = files.model.to_string();
@@ -86,7 +88,7 @@ pub(super) fn plan(
     };
     let mut plan = adapter::plan(&input, component, targets, &weights(assembled))?;
     for twin in &plan.twins {
-        if !is_one(twin, sources)? {
+        if !is_one(twin, sources, may)? {
             return Err(refused(twin.differs()).into());
         }
     }
@@ -129,7 +131,7 @@ fn alphas(opened: &Checkpoint, sources: &Sources<SourceFile>) -> Result<BTreeMap
 }
 
 /// Whether the two statements of a change have the same bytes.
-fn is_one(twin: &Twin, sources: &Sources<SourceFile>) -> Result<bool, LoadError> {
+fn is_one(twin: &Twin, sources: &Sources<SourceFile>, may: &MayBlock<'_>) -> Result<bool, LoadError> {
     for (first, second) in &twin.pairs {
         if first.bytes() != second.bytes() {
             return Ok(false);
@@ -142,6 +144,7 @@ fn is_one(twin: &Twin, sources: &Sources<SourceFile>) -> Result<bool, LoadError>
                 return Ok(false);
             }
             begin += length;
+            may.alive();
         }
     }
     Ok(true)

@@ -48,6 +48,7 @@ pub(super) fn lend(prepared: &Prepared, plan: Plan, image: Option<(Image, Durati
         unmet,
         timings,
         encoded_pages: OnceLock::new(),
+        weight: OnceLock::new(),
     }
 }
 

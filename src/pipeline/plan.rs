@@ -155,12 +155,13 @@ pub(super) fn plan(
     mut assembled: Assembled,
     placed: Vec<Placed>,
     alignment: Alignment,
+    may: &MayBlock<'_>,
 ) -> Result<Plan, LoadError> {
     let Opened { checkpoints, sources, took, since } = opened;
     let mut deltas: BTreeMap<String, Vec<Delta>> = BTreeMap::new();
     let mut adapted = Vec::new();
     for adapter in &checkpoints.adapters {
-        let planned = adapters::plan(adapter, &sources, prepared, &assembled)?;
+        let planned = adapters::plan(adapter, &sources, prepared, &assembled, may)?;
         merge(&mut deltas, planned.deltas, &adapter.it.files.model.to_string())?;
         adapted.push(Adapted { scale: adapter.scale.get(), report: planned.report });
     }

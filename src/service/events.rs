@@ -1,11 +1,17 @@
 //! `WatchEvents`: a position in the ring that follows it.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use weightsd_core::explain::{Explanation, Reason};
 use weightsd_proto::v1::{self, WatchEventsRequest, WatchEventsResponse};
 
-use super::Context;
+use super::{Context, Failure};
 use crate::{
     events::{Event, EventKind},
     handle::Daemon,
@@ -17,7 +23,57 @@ pub(super) type EventStream = ReceiverStream<Result<WatchEventsResponse, Status>
 /// Events that wait for a slow client; the ring keeps the others.
 const QUEUE: usize = 1;
 
-pub(super) fn watch(context: &Context, request: &WatchEventsRequest) -> EventStream {
+/// Streams of events that the daemon has open at once.
+const WATCHERS_MAX: usize = 512;
+/// Streams of events that one process has open at once. Each takes buffers of the transport, read or not.
+const WATCHERS_OF_ONE_MAX: usize = 64;
+
+/// Streams of events that are open, by process.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers(Mutex<BTreeMap<u32, usize>>);
+
+/// One of them.
+struct Watching {
+    watchers: Arc<Watchers>,
+    pid: u32,
+}
+
+impl Watchers {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<u32, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(self: &Arc<Self>, pid: u32) -> Result<Watching, Failure> {
+        let mut table = self.table();
+        let (own, all) = (table.get(&pid).copied().unwrap_or_default(), table.values().sum::<usize>());
+        let problem = match () {
+            () if own >= WATCHERS_OF_ONE_MAX => format!("process {pid} has {own} of them open"),
+            () if all >= WATCHERS_MAX => format!("{all} of them are open"),
+            () => {
+                *table.entry(pid).or_default() += 1;
+                return Ok(Watching { watchers: Arc::clone(self), pid });
+            }
+        };
+        let hint = "end one that is not needed; `weightsd events` without `--follow` ends by itself";
+        let message = format!("no further stream of events is opened: {problem}");
+        Err(Failure::new(message, Explanation::new(Reason::Busy, "", hint)))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut table = self.watchers.table();
+        if let Some(count) = table.get_mut(&self.pid) {
+            *count -= 1;
+            if *count == 0 {
+                table.remove(&self.pid);
+            }
+        }
+    }
+}
+
+pub(super) fn watch(context: &Context, pid: u32, request: &WatchEventsRequest) -> Result<EventStream, Failure> {
+    let watching = context.watchers.admit(pid)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (daemon, position) = (context.daemon.clone(), request.from_sequence);
     let until = if request.past_only { Until::Now } else { Until::Stopped };
@@ -26,8 +82,9 @@ pub(super) fn watch(context: &Context, request: &WatchEventsRequest) -> EventStr
             () = follow(&daemon, position, until, &sender) => {}
             () = sender.closed() => {}
         }
+        drop(watching);
     });
-    ReceiverStream::new(receiver)
+    Ok(ReceiverStream::new(receiver))
 }
 
 /// How long events are followed.

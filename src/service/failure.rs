@@ -149,6 +149,7 @@ fn on_the_wire(reason: Reason) -> (Code, ErrorReason) {
         Reason::NotAllowed => (Code::PermissionDenied, ErrorReason::NotAllowed),
         Reason::Io => (Code::Unavailable, ErrorReason::Io),
         Reason::FileChanged => (Code::Aborted, ErrorReason::FileChanged),
+        Reason::Busy => (Code::ResourceExhausted, ErrorReason::Busy),
         Reason::Deadline => (Code::DeadlineExceeded, ErrorReason::Deadline),
         Reason::Abandoned => (Code::Aborted, ErrorReason::Internal),
         Reason::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),

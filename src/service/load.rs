@@ -10,6 +10,7 @@ use prost::{Message as _, bytes::Bytes};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use weightsd_core::handoff::Given;
 use weightsd_proto::{
     prepared::LoadComponentResponse,
     v1::{self, LoadComponentRequest, load_component_response::Event},
@@ -20,7 +21,7 @@ use super::{
     request::{self, Hold, LoadRequest},
 };
 use crate::{
-    cache::{Acquired, Cache, ChangeKind, Holder, Lease},
+    cache::{Acquired, Cache, Change, ChangeKind, Holder, Lease},
     component::Component,
     metrics::Road,
     snapshot::Attestations,
@@ -53,7 +54,8 @@ pub(super) fn load_component(
 async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender) {
     let (metrics, asked_at) = (cache.daemon().metrics(), Instant::now());
     let keep_alive = cache.config().keep_alive.get().grant(asked.keep_alive);
-    let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive };
+    let given = asked.given;
+    let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive, given };
     let acquired = tokio::select! {
         acquired = cache.acquire(asked.request, holder, |step, sharers| {
             let _ = sender.try_send(Ok(Event::Progress(messages::progress(step, sharers)).into()));
@@ -64,9 +66,9 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
         Ok(acquired) => {
             metrics.loaded(if acquired.warm { Road::Warm } else { Road::Cold }, asked_at.elapsed());
             let attestations = &cache.config().attestations;
-            let sent = send_component(&sender, &acquired, attestations, asked.hold, keep_alive).await;
+            let sent = send_component(&sender, &acquired, attestations, (asked.hold, given), keep_alive).await;
             if sent.is_ok() && asked.hold == Hold::Stream {
-                hold(cache, &acquired.lease, &sender).await;
+                hold(cache, &acquired.lease, given, &sender).await;
             }
         }
         Err(error) => {
@@ -76,20 +78,26 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
 }
 
 /// Waits until the client hangs up, passing on what a holder should know.
-async fn hold(cache: &Arc<Cache>, lease: &Lease, sender: &Sender) {
+async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, sender: &Sender) {
     let tell_change = async {
         let mut changes = lease.entry().changes();
-        let change = changes.wait_for(Option::is_some).await.ok().and_then(|change| change.clone());
-        if let Some(change) = change {
-            let kind = match change.kind {
-                ChangeKind::Changed => v1::NoticeKind::FileChanged,
-                ChangeKind::Corrupt => v1::NoticeKind::Corrupt,
-            };
-            let notice = v1::Notice { kind: kind.into(), message: change.message };
-            let _ = sender.send(Ok(Event::Notice(notice).into())).await;
+        loop {
+            let change = changes.borrow_and_update().clone();
+            if let Some(Change { kind, message }) = change {
+                let kind = match kind {
+                    ChangeKind::Changed if lease.component().is_safe_with(given) => v1::NoticeKind::FileGone,
+                    ChangeKind::Changed => v1::NoticeKind::FileChanged,
+                    ChangeKind::Corrupt => v1::NoticeKind::Corrupt,
+                    ChangeKind::Gone => v1::NoticeKind::FileGone,
+                };
+                let notice = v1::Notice { kind: kind.into(), message };
+                let _ = sender.send(Ok(Event::Notice(notice).into())).await;
+            }
+            if changes.changed().await.is_err() {
+                // Nobody is left who could tell more.
+                std::future::pending::<()>().await;
+            }
         }
-        // A changed component never becomes a good one again, so nothing more is to be told.
-        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = sender.closed() => {}
@@ -106,7 +114,7 @@ async fn send_component(
     sender: &Sender,
     acquired: &Acquired,
     attestations: &Attestations,
-    hold: Hold,
+    (hold, given): (Hold, Given),
     keep_alive: std::time::Duration,
 ) -> Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Status>>> {
     let lease = &acquired.lease;
@@ -131,7 +139,7 @@ async fn send_component(
         layout: messages::layout(component.layout).into(),
         model: Some(messages::model(&acquired.model)),
         config_json: component.config_json.clone(),
-        segments: component.segments.iter().map(messages::segment).collect(),
+        segments: component.segments.iter().map(|segment| messages::segment(segment, given)).collect(),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
         audit: Some(messages::component_audit(component)),

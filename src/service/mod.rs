@@ -14,11 +14,7 @@ mod request;
 mod status;
 mod work;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicUsize},
-    time::SystemTime,
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use tonic::{Request, Response, Status, transport::server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -32,9 +28,10 @@ use weightsd_proto::{
 };
 
 pub use self::cannot_start::refuse_all;
+pub(crate) use self::events::Watchers;
 use self::failure::Failure;
 pub use self::probe::Probe;
-use crate::{cache::Cache, handle::Daemon, messages};
+use crate::{cache::Cache, connections::Connections, handle::Daemon, messages};
 
 /// Largest request that is read, in bytes: a request is a few strings.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -53,9 +50,9 @@ pub struct Context {
     /// When the daemon started.
     pub started: SystemTime,
     /// Connections open.
-    pub connections: Arc<AtomicUsize>,
-    /// Most connections at once.
-    pub connections_max: usize,
+    pub(crate) connections: Arc<Connections>,
+    /// Streams of events that are open.
+    pub(crate) watchers: Arc<Watchers>,
     /// What only the system knows.
     pub probe: Arc<Probe>,
 }
@@ -174,6 +171,6 @@ impl WeightsService for Context {
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let call = call::begin("WatchEvents", &request, None, None);
-        call.answer(self.daemon.metrics(), async { Ok(events::watch(self, request.get_ref())) }).await
+        call.answer(self.daemon.metrics(), async { events::watch(self, call::pid(&request), request.get_ref()) }).await
     }
 }

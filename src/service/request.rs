@@ -5,6 +5,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 use weightsd_core::{
     catalogue::AuditPolicy,
     derive::{Float, Form, LayerFilter, Merged, Packing},
+    handoff::Given,
     ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
     quantisation::Scheme,
@@ -45,6 +46,7 @@ pub(super) struct LoadRequest {
     pub(super) hold: Hold,
     pub(super) keep_alive: Option<Duration>,
     pub(super) client_name: String,
+    pub(super) given: Given,
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
@@ -83,10 +85,9 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::Verification::Unspecified | v1::Verification::Afterwards => Verification::Afterwards,
         v1::Verification::Before => Verification::Before,
     };
-    let hold = match v1::Hold::try_from(request.hold).map_err(|_| unknown("hold"))? {
-        v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
-        v1::Hold::None => Hold::None,
-    };
+    let hold = hold(request.hold)?;
+    // A client that opens paths, or has others open them, finds the originals there.
+    let takes_clones = request.takes_clones && hold == Hold::Stream && form == Form::Segments;
     let keep_alive = request.keep_alive.map(keep_alive).transpose()?;
     let shown = |character: &char| !character.is_control();
     let client_name: String = request.client_name.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
@@ -107,6 +108,14 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         hold,
         keep_alive,
         client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
+        given: if takes_clones { Given::Clones } else { Given::Originals },
+    })
+}
+
+fn hold(asked: i32) -> Result<Hold, Failure> {
+    Ok(match v1::Hold::try_from(asked).map_err(|_| unknown("hold"))? {
+        v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
+        v1::Hold::None => Hold::None,
     })
 }
 

@@ -1,12 +1,13 @@
 //! `ListComponents`, `GetComponent` and `GetStatus`: what is loaded, who holds it, and how the daemon fares.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use weightsd_core::{
     explain::{Explanation, Reason},
+    handoff::Given,
     header::HEADER_BYTES_MAX,
     identity::ComponentId,
 };
@@ -27,6 +28,8 @@ use crate::{
 
 /// How long measuring one component may take.
 const MEASURING_MAX: Duration = Duration::from_secs(5);
+/// Loads, and downloads, that the status lists.
+const LISTED_MAX: usize = 64;
 /// Digits of an id that name it.
 const ID_DIGITS_MIN: usize = 8;
 /// Digits that an id has.
@@ -73,7 +76,7 @@ async fn residency(context: &Context, entries: &[Arc<Entry>]) -> Vec<u64> {
 fn resident_bytes(component: &Component, may: &MayBlock<'_>) -> u64 {
     let measure = |segment: &Segment| {
         may.alive();
-        segment.file().resident_bytes().ok()
+        segment.given(Given::Clones).resident_bytes().ok()
     };
     component.segments.iter().filter_map(measure).sum()
 }
@@ -143,7 +146,7 @@ pub(super) fn describe(entry: &Entry, resident: u64) -> LoadedComponent {
         holders: holders.collect(),
         loaded: Some(entry.loaded.into()),
         expires: usage.holders.is_empty().then(|| wall_clock(usage.warm_until).into()),
-        segments: component.segments.iter().map(messages::segment).collect(),
+        segments: component.segments.iter().map(|segment| messages::segment(segment, Given::Originals)).collect(),
         requests: usage.requests,
         image: messages::image(component),
     }
@@ -162,7 +165,7 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
     let hub = config.places.sources.of_ids();
     cache.recount_images();
     let seen = context.probe.look(&context.daemon, hub).await;
-    let entries = cache.entries();
+    let (components, leases, tensor_bytes) = cache.totals();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let load = |flight: crate::cache::FlightReport| RunningLoad {
         progress: Some(messages::progress(&flight.step, flight.sharers)),
@@ -178,22 +181,22 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
         pid: std::process::id(),
         socket: messages::path(&context.socket),
         started: Some(context.started.into()),
-        components: count(entries.len()),
-        leases: count(entries.iter().map(|entry| entry.usage().holders.len()).sum()),
-        tensor_bytes: entries.iter().map(|entry| entry.component.tensor_bytes()).sum(),
+        components: count(components),
+        leases: count(leases),
+        tensor_bytes,
         memory_bytes: seen.memory_bytes,
-        loads: cache.flights().into_iter().map(load).collect(),
-        downloads: cache.tools().fetcher.reports().into_iter().map(download).collect(),
+        loads: cache.flights(LISTED_MAX).into_iter().map(load).collect(),
+        downloads: cache.tools().fetcher.reports(LISTED_MAX).into_iter().map(download).collect(),
         hub_endpoint: hub.map(|hub| hub.address()).unwrap_or_default(),
         offline: config.places.sources.is_offline(),
         protocol: weightsd_proto::PROTOCOL,
         has_hub_token: seen.has_token,
         log_lines_lost: context.daemon.losses().lines(),
-        connections: count(context.connections.load(Ordering::Relaxed)),
+        connections: count(context.connections.len()),
         limits: Some(Limits {
             keep_alive_default: messages::duration(keep_alive.default),
             keep_alive_max: messages::duration(keep_alive.max),
-            connections: count(context.connections_max),
+            connections: count(context.connections.limit()),
             header_bytes: HEADER_BYTES_MAX,
             load_deadline: messages::duration(config.load_deadline),
             free_space_floor: config.free_space_floor.get(),

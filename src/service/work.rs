@@ -1,12 +1,6 @@
 //! `Pull` and `Verify`: long work that leases nothing. It reports its progress, and ends with a report.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +15,8 @@ use super::{Context, Failure, messages, request};
 use crate::{
     cache::{AcquireError, Cache},
     lanes::MayBlock,
-    pipeline::{self, LoadError, Tools, Trip, look},
-    progress::{Step, Watcher},
+    pipeline::{self, LoadError, Tools, look},
+    progress::Step,
     resolve::{Address, RepoAddress, ResolvedModel, Selector, WithoutVariant},
     snapshot::{Extent, FetchReport, Finding, HashCandidate, OwnFiles, Scope, Verdict, Want},
 };
@@ -141,12 +135,12 @@ async fn pull_and_verify(
         };
         let candidates = report.files.iter().map(candidate).collect();
         let check = (Scope::Unattested, OwnFiles::SetAside);
-        let found = find(cache, &trip, (&Arc::new(model.clone()), candidates), check, &progress).await?;
-        match found.outcome {
+        let found = cache.hash(&trip, (&Arc::new(model.clone()), candidates), check, &*progress).await?;
+        match found.fault.clone().map_or(Ok(()), Err) {
             Ok(()) => return Ok(pull_report(&model, &report, fetched, started)),
             // The files that were moved aside are fetched again, once. A second time means that the disk, or another
             // program, damages them as they come.
-            Err(error) if repaired => return Err(error.into()),
+            Err(error) if repaired => return Err(AcquireError::Load(error)),
             Err(_) => repaired = true,
         }
     }
@@ -185,7 +179,7 @@ async fn verify_all(
     };
     let (model, candidates) = cache.tools().stage(&trip, "finding the model", list).await??;
     let check = (Scope::All, OwnFiles::Leave);
-    let mut verdicts = find(cache, &trip, (&model, candidates), check, &progress).await?.verdicts;
+    let mut verdicts = cache.hash(&trip, (&model, candidates), check, &*progress).await?.verdicts.clone();
     let is_bad = |verdict: &Verdict| verdict.finding.is_other() || verdict.finding == Finding::Missing;
     verdicts.sort_by_key(|verdict| !is_bad(verdict));
     Ok(VerifyReport {
@@ -194,55 +188,6 @@ async fn verify_all(
         verdicts: verdicts.iter().take(VERDICTS_MAX).map(verdict).collect(),
         took: messages::duration(started.elapsed()),
     })
-}
-
-/// What hashing found, and what the cache made of it: an error when a file is not what it should be.
-struct Found {
-    verdicts: Vec<Verdict>,
-    outcome: Result<(), LoadError>,
-}
-
-async fn find(
-    cache: &Arc<Cache>,
-    trip: &Trip,
-    (model, candidates): (&Arc<ResolvedModel>, Vec<HashCandidate>),
-    check: (Scope, OwnFiles),
-    progress: &Progress,
-) -> Result<Found, AcquireError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let reporter = Reporter { progress: Arc::clone(progress), stop: Arc::clone(&stop) };
-    let (model, acting) = (Arc::clone(model), Arc::clone(cache));
-    // The thread learns of it when this future is dropped.
-    let _stops = StopsOnDrop(stop);
-    let work = move |tools: &Tools, may: &MayBlock<'_>| -> Result<_, LoadError> {
-        let verdicts = look::verify_files(&model, &candidates, check, &tools.attestations, &reporter, may)?;
-        let outcome = acting.found(&model, &verdicts, may);
-        Ok(Found { verdicts, outcome })
-    };
-    Ok(cache.tools().long(trip, "the verification", work).await??)
-}
-
-struct StopsOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopsOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-struct Reporter {
-    progress: Progress,
-    stop: Arc<AtomicBool>,
-}
-
-impl Watcher for Reporter {
-    fn step(&self, step: &Step) {
-        (self.progress)(step, 1);
-    }
-
-    fn is_abandoned(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
 }
 
 fn verdict(verdict: &Verdict) -> FileVerdict {

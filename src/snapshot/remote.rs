@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::future::try_join_all;
-use tokio::task::spawn_blocking;
 use weightsd_core::{
     explain::{Explain, Explanation},
     family::{CONFIG_BYTES_MAX, ComponentSite},
@@ -16,8 +15,9 @@ use weightsd_core::{
     weight_name::Format,
 };
 
-use super::{FetchError, Fetcher, Snapshot, SnapshotError, hash::BlobHasher};
+use super::{FetchError, Fetcher, Snapshot, SnapshotError, fetch::Place, hash::BlobHasher};
 use crate::{
+    lanes::{Kind, MayBlock},
     resolve::{Choice, Pin, RepoAddress},
     source::ByteRange,
 };
@@ -33,6 +33,7 @@ pub struct Remote {
     address: RepoAddress,
     pin: Pin,
     listing: Arc<Listing>,
+    place: Place,
 }
 
 /// A component that is not on this machine, or not as a whole.
@@ -105,18 +106,19 @@ impl Remote {
     ) -> Result<Self, FetchError> {
         let listing = fetcher.listing(address, &pin.commit).await?;
         let (address, pin) = (address.clone(), pin.clone());
-        let snapshot = |documents| list(&address, &pin, choice, &listing, documents);
+        let place = fetcher.place(&address, None).await?;
+        let snapshot = |documents| list((&address, &place), &pin, choice, &listing, documents);
         let missing = snapshot(BTreeMap::new()).await?.missing_documents;
         let fetch = async |name: &String| {
             let listed = listing.get(name).filter(|listed| listed.bytes <= CONFIG_BYTES_MAX);
             match listed {
-                Some(listed) => Ok(Some((name.clone(), small_file(&address, &pin, name, listed).await?))),
+                Some(listed) => Ok(Some((name.clone(), small_file((&address, &place), &pin, name, listed).await?))),
                 None => Ok::<_, FetchError>(None),
             }
         };
         let documents = try_join_all(missing.iter().map(fetch)).await?.into_iter().flatten().collect();
         let snapshot = Arc::new(snapshot(documents).await?);
-        Ok(Self { snapshot, address, pin, listing })
+        Ok(Self { snapshot, address, pin, listing, place })
     }
 
     /// The files of a component.
@@ -135,7 +137,7 @@ impl Remote {
                     let (found, max) = (listed.bytes, INDEX_BYTES_MAX);
                     return Err(SnapshotError::TooLarge { path: path.into(), found, max }.into());
                 }
-                let bytes = small_file(&self.address, &self.pin, &path, &listed).await?;
+                let bytes = small_file((&self.address, &self.place), &self.pin, &path, &listed).await?;
                 let index = Index::parse(&bytes, &site.folder);
                 let index = index.map_err(|source| SnapshotError::Index { path: path.into(), source })?;
                 chosen.settle(&index).map_err(SnapshotError::from)?;
@@ -143,7 +145,7 @@ impl Remote {
                     let Some(listed) = self.listing.get(rival).filter(|listed| listed.bytes <= INDEX_BYTES_MAX) else {
                         continue;
                     };
-                    let bytes = small_file(&self.address, &self.pin, rival, listed).await?;
+                    let bytes = small_file((&self.address, &self.place), &self.pin, rival, listed).await?;
                     let other = Index::parse(&bytes, &site.folder);
                     let other = other.map_err(|source| SnapshotError::Index { path: rival.into(), source })?;
                     chosen.agree(&index, rival, &other).map_err(SnapshotError::from)?;
@@ -183,9 +185,10 @@ impl Remote {
         }
         let length = listed.bytes;
         let json = bytes.get(8..8 + json_length).unwrap_or_default().to_vec();
-        let parsed =
-            spawn_blocking(move || crate::turn::in_turn(0, json_length as u64, || Header::parse(&json, length)));
-        parsed.await.map_err(|_| FetchError::Died)?.map_err(bad)
+        // No disk has part in this, but it takes a thread for a while.
+        let parse =
+            move |_: &MayBlock<'_>| Ok(crate::turn::in_turn(0, json_length as u64, || Header::parse(&json, length)));
+        self.place.run("reading a header", Kind::Load, parse).await?.map_err(bad)
     }
 
     /// Reads the header of a GGUF file, which shows its own length only at its end: each time twice as much.
@@ -230,7 +233,7 @@ impl Remote {
 }
 
 async fn list(
-    address: &RepoAddress,
+    (address, place): (&RepoAddress, &Place),
     pin: &Pin,
     choice: &Choice,
     listing: &Arc<Listing>,
@@ -238,14 +241,20 @@ async fn list(
 ) -> Result<Snapshot, FetchError> {
     let (model, store) = (address.at(pin), Arc::clone(&address.store));
     let (choice, listing) = (choice.clone(), Arc::clone(listing));
-    let list = move || Ok(Snapshot::remote(model, &choice, store, listing, documents)?);
-    spawn_blocking(list).await.unwrap_or(Err(FetchError::Died))
+    let list = move |_: &MayBlock<'_>| Ok(Snapshot::remote(model, &choice, store, listing, documents)?);
+    place.run("listing a model", Kind::Load, list).await
 }
 
 /// The content of a small file: the blob on this machine, or what the source sends, compared with its hash.
-async fn small_file(address: &RepoAddress, pin: &Pin, name: &str, listed: &Listed) -> Result<Vec<u8>, FetchError> {
+async fn small_file(
+    (address, place): (&RepoAddress, &Place),
+    pin: &Pin,
+    name: &str,
+    listed: &Listed,
+) -> Result<Vec<u8>, FetchError> {
     let path = address.store.blob(&listed.blob);
-    if let Ok(Ok(bytes)) = spawn_blocking(move || std::fs::read(path)).await
+    let read = move |_: &MayBlock<'_>| Ok(std::fs::read(path));
+    if let Ok(bytes) = place.run("reading a small file", Kind::Look, read).await?
         && bytes.len() as u64 == listed.bytes
     {
         return Ok(bytes);

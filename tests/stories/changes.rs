@@ -1,16 +1,15 @@
 //! Files and names change under the daemon, and one content goes by several names.
 
-#[cfg(target_os = "linux")]
-use std::path::PathBuf;
 use std::{
     fs,
-    path::Path,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use weightsd_client::{
     Component, Layout,
-    proto::{EventKind, NoticeKind},
+    proto::{EventKind, NoticeKind, load_component_response::Event},
 };
 use weightsd_fixtures::{CacheForm, Written, damage};
 
@@ -156,6 +155,152 @@ async fn a_truncated_file_is_refused_and_the_daemon_lives() {
     assert_eq!(notice.unwrap().kind(), NoticeKind::FileChanged);
     assert_eq!(client.status().await.unwrap().pid, daemon.pid());
     let _other = client.load(home.request(model.to_str().unwrap(), "transformer"), |_| ()).await.unwrap();
+}
+
+/// How soon holders are told of what happens to their files.
+const SOON: Duration = Duration::from_secs(2);
+
+/// What is done to a file, and what its holders are told.
+type Deed = (&'static str, fn(&Path), NoticeKind);
+
+const DEEDS: [Deed; 5] = [
+    ("cut", |path| damage::set_length(path, 4096).unwrap(), NoticeKind::FileChanged),
+    (
+        "written",
+        |path| damage::flip_byte(path, fs::metadata(path).unwrap().len() - 1).unwrap(),
+        NoticeKind::FileChanged,
+    ),
+    ("replaced", |path| fs::rename(beside(path, "new"), path).unwrap(), NoticeKind::FileGone),
+    ("deleted", |path| fs::remove_file(path).unwrap(), NoticeKind::FileGone),
+    ("moved", |path| fs::rename(path, beside(path, "elsewhere")).unwrap(), NoticeKind::FileGone),
+];
+
+/// A file beside `path`; the one called `new` is a copy of it.
+fn beside(path: &Path, name: &str) -> PathBuf {
+    let beside = path.with_file_name(name);
+    if name == "new" {
+        fs::copy(path, &beside).unwrap();
+    }
+    beside
+}
+
+/// The file that holds the autoencoder of a model of each kind, what it is asked for by, and the name of the component.
+fn models(home: &Home, number: usize) -> Vec<(PathBuf, String, &'static str)> {
+    let path = |name: &str| home.path().join(format!("{name}{number}"));
+    tiny(1).write_directory(path("folder")).unwrap();
+    let single = path("single").with_extension("safetensors");
+    tiny(2).write_directory(path("other")).unwrap();
+    fs::rename(path("other").join(VAE), &single).unwrap();
+    let hub = tiny(3).write_hub_cache(home.hub_cache(), &format!("org/repo{number}"), "main").unwrap();
+    let blob = fs::canonicalize(hub.snapshot_dir.join(VAE)).unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    vec![
+        (path("folder").join(VAE), text(&path("folder")), "vae"),
+        (single.clone(), text(&single), "model"),
+        (blob, hub.repo, "vae"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holders_are_told_what_becomes_of_their_files_without_anybody_asking() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    for (number, (what, act, kind)) in DEEDS.into_iter().enumerate() {
+        for (path, spec, name) in models(&home, number) {
+            let mut held = client.load(home.request(&spec, name).layout(Layout::Source), |_| ()).await.unwrap();
+            act(&path);
+            let told = tokio::time::timeout(SOON, held.next_notice()).await;
+            let told = told.unwrap_or_else(|_| panic!("{spec} was {what}, and nobody is told")).unwrap();
+            assert_eq!(told.kind(), kind, "{spec} was {what}: {told:?}");
+            if kind == NoticeKind::FileGone {
+                // What it holds is whole.
+                assert!(held.tensors().all(|tensor| !tensor.bytes().is_empty()));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_times_and_more_names_are_no_change() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    for (path, spec, name) in models(&home, 0) {
+        let request = || home.request(&spec, name).layout(Layout::Source);
+        let mut held = client.load(request(), |_| ()).await.unwrap();
+        let deeds: [&dyn Fn(); 4] = [
+            &|| fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap(),
+            &|| {
+                let now = SystemTime::now();
+                let times = fs::FileTimes::new().set_accessed(now).set_modified(now);
+                fs::File::open(&path).unwrap().set_times(times).unwrap();
+            },
+            &|| fs::hard_link(&path, path.with_extension("link")).unwrap(),
+            &|| fs::remove_file(path.with_extension("link")).unwrap(),
+        ];
+        for deed in deeds {
+            deed();
+            // A request for it has it looked at.
+            let _ = client.load(request(), |_| ()).await.unwrap();
+        }
+        assert!(events(&client, EventKind::FileChanged).await.is_empty(), "{spec}");
+        // The first that its holder hears of is the one that happened to its content.
+        fs::remove_file(&path).unwrap();
+        let told = tokio::time::timeout(SOON, held.next_notice()).await.unwrap().unwrap();
+        assert_eq!(told.kind(), NoticeKind::FileGone, "{spec}: {told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_gone_and_then_written_to_is_told_twice() {
+    let home = Home::new();
+    let model = home.path().join("model");
+    tiny(1).write_directory(&model).unwrap();
+    let daemon = home.daemon();
+    let client = daemon.client().await;
+    let request = home.request(model.to_str().unwrap(), "vae").layout(Layout::Source);
+    let mut held = client.load(request, |_| ()).await.unwrap();
+    let other = model.join("other");
+    fs::hard_link(model.join(VAE), &other).unwrap();
+    fs::remove_file(model.join(VAE)).unwrap();
+    for (act, kind) in [(None, NoticeKind::FileGone), (Some(4096), NoticeKind::FileChanged)] {
+        if let Some(length) = act {
+            damage::set_length(&other, length).unwrap();
+        }
+        let told = tokio::time::timeout(SOON, held.next_notice()).await.unwrap().unwrap();
+        assert_eq!(told.kind(), kind, "{told:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_tells_of_nothing_is_asked() {
+    use crate::fuse_disk::{Close, FuseDisk};
+
+    let home = Home::new();
+    let (origin, shown) = (home.path().join("origin"), home.path().join("disk"));
+    for name in ["cut", "deleted", "quiet"] {
+        tiny(1).write_directory(origin.join(name)).unwrap();
+    }
+    let Some(_disk) = FuseDisk::mount(&origin, &shown, Close::IsSilent) else { return };
+    let daemon = home.daemon();
+    let mut service = crate::raw::service(daemon.socket()).await;
+    let mut held = Vec::new();
+    for name in ["cut", "deleted", "quiet"] {
+        let request = home.request(shown.join(name).to_str().unwrap(), "vae").layout(Layout::Source);
+        held.push(crate::raw::load(&mut service, request.message().clone()).await.unwrap());
+    }
+    damage::set_length(&origin.join("cut").join(VAE), 4096).unwrap();
+    fs::remove_file(origin.join("deleted").join(VAE)).unwrap();
+    // A server that has deleted a file may have no bytes for its holders, either.
+    for held in &mut held[..2] {
+        let told = tokio::time::timeout(SOON, held.stream.message()).await.unwrap().unwrap().unwrap();
+        let Some(Event::Notice(notice)) = told.event else { panic!("{told:?}") };
+        assert_eq!(notice.kind(), NoticeKind::FileChanged, "{notice:?}");
+    }
+    let quiet = tokio::time::timeout(SOON, held[2].stream.message()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

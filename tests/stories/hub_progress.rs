@@ -88,7 +88,9 @@ async fn a_stop_of_the_daemon_waits_for_no_download() {
     let load = load(&client, &home, "model");
     let stop = async {
         until("a part came", async || hub.bytes_sent(Side::Cdn) >= 100_000).await;
-        tokio::task::spawn_blocking(|| daemon.terminate()).await.unwrap()
+        #[expect(clippy::disallowed_methods, reason = "a thread of a test")]
+        let ended = tokio::task::spawn_blocking(|| daemon.terminate());
+        ended.await.unwrap()
     };
     let (refused, status) = tokio::join!(load, stop);
     assert!(refused.is_err() && status.success(), "{status}: {}", home.log());

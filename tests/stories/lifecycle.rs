@@ -17,7 +17,7 @@ use weightsd_core::handoff::{MAGIC, Request, Status};
 
 use crate::{
     client_process::{ClientProcess, Job},
-    harness::{Daemon, Home, PROGRAM, connect, events, eventually, leases, until},
+    harness::{Daemon, Home, PROGRAM, connect, events, eventually, leases, not_run, until},
     raw,
 };
 
@@ -111,6 +111,19 @@ async fn nohup_is_obeyed() {
     assert_eq!(daemon.client().await.status().await.unwrap().pid, daemon.pid());
     assert!(daemon.terminate().success());
     assert!(!home.log().contains("SIGHUP"), "{}", home.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_that_were_blocked_at_the_start_end_it_all_the_same() {
+    const BLOCKED: &str = "--block-signal";
+    if !Command::new("env").args([BLOCKED, "true"]).status().is_ok_and(|status| status.success()) {
+        return not_run("this `env` blocks no signals");
+    }
+    let home = Home::new();
+    let mut command = home.around(Command::new("env"));
+    command.args([BLOCKED, PROGRAM, "serve"]);
+    let daemon = home.ready(home.start(command));
+    assert!(daemon.terminate().success(), "{}", home.log());
 }
 
 #[test]

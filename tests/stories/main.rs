@@ -13,6 +13,8 @@ mod caches;
 mod changes;
 mod checkpoints;
 mod client_process;
+#[cfg(target_os = "linux")]
+mod clones;
 mod crashes;
 mod crowd;
 mod derivations;
@@ -63,6 +65,8 @@ mod refusals;
 mod said;
 mod screens;
 mod settings;
+#[cfg(target_os = "linux")]
+mod shares;
 mod sharing;
 mod small_disk;
 mod strangers;

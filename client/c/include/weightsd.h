@@ -141,6 +141,9 @@ typedef enum {
     WEIGHTSD_NOTICE_KIND_FILE_CHANGED = 2,
     // A file under the component does not have its hash; its bytes cannot be trusted.
     WEIGHTSD_NOTICE_KIND_CORRUPT = 3,
+    // A file under the component was deleted, moved or replaced. What is mapped keeps its bytes; the next load finds what
+    // is there now. `FileChanged` may follow.
+    WEIGHTSD_NOTICE_KIND_FILE_GONE = 4,
 } weightsd_notice_kind;
 
 // What a failed audit does.

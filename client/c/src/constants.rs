@@ -149,6 +149,9 @@ pub enum weightsd_notice_kind {
     FileChanged = 2,
     /// A file under the component does not have its hash; its bytes cannot be trusted.
     Corrupt = 3,
+    /// A file under the component was deleted, moved or replaced. What is mapped keeps its bytes; the next load finds what
+    /// is there now. `FileChanged` may follow.
+    FileGone = 4,
 }
 
 /// Where a segment's bytes come from.
@@ -234,7 +237,10 @@ pub(crate) fn phase(number: i32) -> weightsd_phase {
 
 pub(crate) fn notice_kind(number: i32) -> weightsd_notice_kind {
     use weightsd_notice_kind as k;
-    [k::ShuttingDown, k::FileChanged, k::Corrupt].into_iter().find(|kind| *kind as i32 == number).unwrap_or(k::Other)
+    [k::ShuttingDown, k::FileChanged, k::Corrupt, k::FileGone]
+        .into_iter()
+        .find(|kind| *kind as i32 == number)
+        .unwrap_or(k::Other)
 }
 
 pub(crate) fn segment_kind(number: i32) -> weightsd_segment_kind {
@@ -282,6 +288,7 @@ mod tests {
             weightsd_notice_kind::ShuttingDown => NoticeKind::ShuttingDown,
             weightsd_notice_kind::FileChanged => NoticeKind::FileChanged,
             weightsd_notice_kind::Corrupt => NoticeKind::Corrupt,
+            weightsd_notice_kind::FileGone => NoticeKind::FileGone,
             weightsd_segment_kind::Checkpoint => SegmentKind::Checkpoint,
             weightsd_segment_kind::Derived => SegmentKind::Derived,
         }

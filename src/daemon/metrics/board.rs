@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -19,6 +19,7 @@ use weightsd_segment::MemoryUse;
 
 use crate::{
     cache::Cache,
+    connections::Connections,
     handle::Daemon,
     lanes::{Disks, Kind, MayBlock, Task},
 };
@@ -31,8 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub(in crate::daemon) struct Sources {
     pub(in crate::daemon) daemon: Daemon,
     pub(in crate::daemon) cache: Arc<Cache>,
-    pub(in crate::daemon) connections: Arc<AtomicUsize>,
-    pub(in crate::daemon) connections_max: usize,
+    pub(in crate::daemon) connections: Arc<Connections>,
     pub(in crate::daemon) started: SystemTime,
 }
 
@@ -81,16 +81,14 @@ impl Board {
     pub(super) async fn text(&self) -> Result<String, fmt::Error> {
         self.look().await;
         let Sources { cache, connections, .. } = &self.sources;
-        let entries = cache.entries();
-        let leases = entries.iter().map(|entry| entry.usage().holders.len() as u64).sum();
-        let bytes = entries.iter().map(|entry| entry.component.tensor_bytes()).sum();
+        let (components, leases, bytes) = cache.totals();
         let set = |gauge: &Gauge, value: u64| _ = gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&self.state.components, entries.len() as u64);
-        set(&self.state.leases, leases);
+        set(&self.state.components, components as u64);
+        set(&self.state.leases, leases as u64);
         set(&self.state.tensor_bytes, bytes);
-        set(&self.state.connections, connections.load(Ordering::Relaxed) as u64);
-        set(&self.state.loads_running, cache.flights().len() as u64);
-        set(&self.state.downloads_running, cache.tools().fetcher.reports().len() as u64);
+        set(&self.state.connections, connections.len() as u64);
+        set(&self.state.loads_running, cache.flights(usize::MAX).len() as u64);
+        set(&self.state.downloads_running, cache.tools().fetcher.reports(usize::MAX).len() as u64);
         set(&self.state.image_bytes, cache.config().images.bytes());
         set(&self.state.image_budget_bytes, cache.config().image_budget.get());
         self.state.resident_bytes.set(self.system.resident_bytes.load(Ordering::Relaxed));
@@ -130,7 +128,7 @@ impl State {
         gauge("image_bytes", "Bytes of derived images on the disk", &self.image_bytes);
         gauge("image_budget_bytes", "Bytes that derived images may take together", &self.image_budget_bytes);
         let connections_max: Gauge = Gauge::default();
-        connections_max.set(i64::try_from(sources.connections_max).unwrap_or(i64::MAX));
+        connections_max.set(i64::try_from(sources.connections.limit()).unwrap_or(i64::MAX));
         gauge("connections_max", "Connections that may be open at once", &connections_max);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);

@@ -199,6 +199,10 @@ settings! {
     keep_alive: Duration = Fixed(seconds(10 * 60));
     /// The longest keep-alive that a client is granted
     keep_alive_max: Duration = Fixed(seconds(24 * 3600));
+    /// Most components that are kept while nobody holds them; the least recently used go
+    idle_components: NonZeroUsize = Fixed(some(4096));
+    /// What the tables of components that nobody holds may take of the daemon's memory
+    idle_memory: ByteSize = Fixed(ByteSize::mb(256));
     /// How long one load may take, downloads and computing not counted
     load_deadline: Duration = Fixed(seconds(120));
     /// How long a shutdown may take

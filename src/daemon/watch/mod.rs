@@ -2,10 +2,13 @@
 
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
-use tokio::{net::UnixListener, task::spawn_blocking};
+use tokio::net::UnixListener;
 
 use super::listener::{BindError, BoundListener, Fate};
-use crate::handle::Daemon;
+use crate::{
+    handle::Daemon,
+    lanes::{Kind, MayBlock, Task},
+};
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -19,6 +22,8 @@ use other as platform;
 
 /// How often the folder is looked at where the system does not tell of changes.
 const LOOK: Duration = Duration::from_secs(10);
+/// Names the looks in the log.
+const SUBJECT: &str = "the socket";
 
 /// What the system tells of changes in one folder.
 trait Changes: Send + Sync + 'static {
@@ -47,18 +52,20 @@ async fn watch_by(
     let mut said = String::new();
     loop {
         let (looking, telling) = (Arc::clone(&bound), Arc::clone(&changes));
-        let look = spawn_blocking(move || {
+        let look = move |_: &MayBlock<'_>| {
             // Begins to watch before it looks: what changes afterwards is told. A folder that was made again is another one.
             let is_watched = telling.begin(looking.folder());
             let fate = looking.look();
             (is_watched || telling.begin(looking.folder()), fate)
-        });
-        let looked = tokio::select! {
-            looked = look => looked,
-            // A folder on a disk that does not answer holds up no end.
-            () = daemon.stopping().cancelled() => return,
         };
-        let Ok((is_watched, fate)) = looked else { return };
+        // A folder on a disk that does not answer holds up no end: lanes let go when the daemon stops.
+        let looked = async {
+            let lanes = daemon.lanes();
+            let disks = lanes.locate(SUBJECT, vec![bound.folder().to_owned()], None).await?;
+            let (operation, subject, kind, limit) = ("looking at the socket", SUBJECT, Kind::Look, None);
+            lanes.run(Task { operation, subject, disks: &disks, kind, limit }, look).await
+        };
+        let Ok((is_watched, fate)) = looked.await else { return };
         let news = match fate.and_then(|fate| follow(fate, &bound.path, &serve)) {
             Ok(news) => news,
             Err(error) => {

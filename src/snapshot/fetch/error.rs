@@ -13,6 +13,7 @@ use weightsd_core::{
 
 use crate::{
     disk,
+    lanes::LaneError,
     snapshot::SnapshotError,
     source::{self, SourceError, SourceProblem, Store},
 };
@@ -134,6 +135,9 @@ pub enum FetchError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The disk does not answer, or the daemon stops.
+    #[error(transparent)]
+    Disk(#[from] LaneError),
     /// Nobody waits any more.
     #[error("the download was given up, because nobody waits for it")]
     Abandoned,
@@ -178,6 +182,7 @@ impl Explain for FetchError {
             Self::Lock { path, setting, source } | Self::Io { path, setting, source } => {
                 disk::explain_write(path, source, &format!("name a cache of your own with {setting}"))
             }
+            Self::Disk(error) => error.explain(),
             Self::Abandoned => Explanation::new(Reason::Abandoned, "", "ask again"),
             Self::Died => Explanation::new(Reason::Internal, "", "report it with the daemon's log"),
         }

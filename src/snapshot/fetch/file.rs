@@ -4,7 +4,6 @@
 use std::{
     fs::{self, File},
     io,
-    ops::ControlFlow,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -12,15 +11,20 @@ use std::{
 
 use weightsd_core::{
     explain::sentence,
+    identity::FileKey,
     listing::{BlobName, Listed},
     spec::{Commit, RepoId},
 };
 use weightsd_segment::file_key_of;
 
-use super::{FetchError, blocking, partial::Partial};
+use super::{
+    FetchError, Place,
+    partial::{Partial, Unwritten},
+};
 use crate::{
     disk,
     flight::{Work, WorkContext},
+    lanes::{Kind, MayBlock},
     progress::{FileState, FileStep},
     snapshot::Attestations,
     source::{self, BlobLock, ByteRange, Content, Source, SourceError, SourceProblem, Store},
@@ -40,6 +44,42 @@ pub(super) struct FetchJob {
     pub(super) commit: Commit,
     pub(super) path: String,
     pub(super) listed: Listed,
+    pub(super) place: Place,
+}
+
+impl FetchJob {
+    /// Whether the blob is there with the length it must have; one of another length is moved aside.
+    fn is_there(&self, _: &MayBlock<'_>) -> Result<bool, FetchError> {
+        let blob = self.store.blob(&self.listed.blob);
+        match fs::metadata(&blob) {
+            Ok(metadata) if metadata.is_file() && metadata.len() == self.listed.bytes => Ok(true),
+            Ok(metadata) => {
+                let found = metadata.len();
+                let aside = self.store.quarantine(&self.listed.blob).map_err(self.io(&blob))?;
+                let (expected, aside) = (self.listed.bytes, aside.display().to_string());
+                tracing::warn!(path = self.path, found, expected, aside, "a blob of a wrong length is moved aside");
+                Ok(false)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.io(&blob)(error)),
+        }
+    }
+
+    /// The lock that all programs respect, unless another one has it.
+    fn try_lock(&self, _: &MayBlock<'_>) -> Result<Option<Arc<BlobLock>>, FetchError> {
+        let blob = self.store.blob(&self.listed.blob);
+        source::create_parent(&blob).map_err(self.io(&blob))?;
+        let refused = |source| FetchError::Lock {
+            path: self.store.lock_path(&self.listed.blob),
+            setting: self.store.setting(),
+            source: Arc::new(source),
+        };
+        Ok(self.store.try_lock(&self.listed.blob).map_err(refused)?.map(Arc::new))
+    }
+
+    pub(super) fn io(&self, path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
+        FetchError::io(&*self.store, path)
+    }
 }
 
 /// A file that came, or was there.
@@ -64,8 +104,7 @@ impl Work for FileWork {
     }
 }
 
-/// The worker on one job. It runs on the source's threads: the connection and the writing share one, since handing over
-/// each piece to another would cost more than the writing does.
+/// The worker on one job. It runs on the source's threads, which ask no disk.
 pub(super) struct Download {
     job: FetchJob,
     attestations: Arc<Attestations>,
@@ -91,25 +130,26 @@ impl Download {
 
     async fn steps(&mut self) -> Result<Arrived, FetchError> {
         let _place = self.job.source.download_place().await;
-        let blob = self.job.store.blob(&self.job.listed.blob);
-        if self.is_there(&blob)? {
+        let is_there = |job: &FetchJob, may: &MayBlock<'_>| job.is_there(may);
+        if self.on_disk("looking for a blob", is_there).await? {
             return Ok(Arrived { fetched: 0 });
         }
-        source::create_parent(&blob).map_err(self.io(&blob))?;
         let lock = self.lock().await?;
         // The program that had the lock may have left the file.
-        if self.is_there(&blob)? {
+        if self.on_disk("looking for a blob", is_there).await? {
             return Ok(Arrived { fetched: 0 });
         }
         let path = self.job.store.partial(&self.job.listed.blob);
         let mut corrupt = 0;
         let file = loop {
-            let (file, found) = self.fill(&path).await?;
+            let (file, found) = self.fill(&path, &lock).await?;
             let expected = &self.job.listed.blob;
             if found == expected.as_str() {
                 break file;
             }
-            fs::remove_file(&path).map_err(self.io(&path))?;
+            let bad = path.clone();
+            let delete = move |job: &FetchJob, _: &MayBlock<'_>| fs::remove_file(&bad).map_err(job.io(&bad));
+            self.on_disk("deleting a blob", delete).await?;
             let error = FetchError::Corrupt {
                 file: self.job.path.clone(),
                 kind: expected.kind(),
@@ -122,43 +162,38 @@ impl Download {
             corrupt += 1;
             tracing::warn!(error = sentence(&error), "it is fetched again");
         };
-        fs::rename(&path, &blob).map_err(self.io(&blob))?;
-        drop(lock);
-        self.attest(file).map_err(self.io(&blob))?;
+        let attestations = Arc::clone(&self.attestations);
+        let place = move |job: &FetchJob, _: &MayBlock<'_>| -> Result<_, FetchError> {
+            let blob = job.store.blob(&job.listed.blob);
+            fs::rename(&path, &blob).map_err(job.io(&blob))?;
+            drop(lock);
+            let key = file_key_of(&file).map_err(job.io(&blob))?;
+            attestations.attest(&job.listed.blob, &key);
+            Ok((file, key))
+        };
+        let (file, key) = self.on_disk("naming a blob", place).await?;
+        self.attest(file, key)?;
         Ok(Arrived { fetched: self.fetched })
     }
 
-    /// Whether the blob is there with the length it must have; one of another length is moved aside.
-    fn is_there(&self, blob: &Path) -> Result<bool, FetchError> {
-        match fs::metadata(blob) {
-            Ok(metadata) if metadata.is_file() && metadata.len() == self.job.listed.bytes => Ok(true),
-            Ok(metadata) => {
-                let found = metadata.len();
-                let aside = self.job.store.quarantine(&self.job.listed.blob).map_err(self.io(blob))?;
-                let (expected, aside) = (self.job.listed.bytes, aside.display().to_string());
-                tracing::warn!(path = self.job.path, found, expected, aside, "a blob of a wrong length is moved aside");
-                Ok(false)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(self.io(blob)(error)),
-        }
+    /// Asks the disk that the blob comes to.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&FetchJob, &MayBlock<'_>) -> Result<T, FetchError> + Send + 'static,
+    ) -> Result<T, FetchError> {
+        let job = self.job.clone();
+        self.job.place.run(operation, Kind::Fetch, move |may| work(&job, may)).await
     }
 
-    async fn lock(&self) -> Result<BlobLock, FetchError> {
-        let (store, blob) = (&self.job.store, &self.job.listed.blob);
+    async fn lock(&self) -> Result<Arc<BlobLock>, FetchError> {
         let mut has_waited = false;
         loop {
-            let lock = store.try_lock(blob);
-            let refused = |source| FetchError::Lock {
-                path: store.lock_path(blob),
-                setting: store.setting(),
-                source: Arc::new(source),
-            };
-            if let Some(lock) = lock.map_err(refused)? {
+            if let Some(lock) = self.on_disk("locking a blob", |job, may| job.try_lock(may)).await? {
                 return Ok(lock);
             }
             if !has_waited {
-                let lock = store.lock_path(blob);
+                let lock = self.job.store.lock_path(&self.job.listed.blob);
                 tracing::info!(file = self.job.path, lock = %lock.display(), "another program has the lock: `fuser` names it");
             }
             has_waited = true;
@@ -169,8 +204,8 @@ impl Download {
 
     /// Brings the file to its full length, over as many connections as that takes, and returns it with the hash of its
     /// content.
-    async fn fill(&mut self, path: &Path) -> Result<(File, String), FetchError> {
-        let mut partial = self.open(path).await?;
+    async fn fill(&mut self, path: &Path, lock: &Arc<BlobLock>) -> Result<(File, String), FetchError> {
+        let mut partial = self.open(path, lock).await?;
         let backoff = self.job.source.limits().backoff;
         let mut pauses = backoff.pauses();
         while partial.length() < self.job.listed.bytes {
@@ -184,31 +219,25 @@ impl Download {
             tracing::info!(file = self.job.path, at = partial.length(), error = %source, ?pause, "it goes on soon");
             if matches!(*source.problem, SourceProblem::NoSuchPart { .. }) {
                 // The whole file can still be had.
-                self.empty(&mut partial)?;
+                partial.empty().await.map_err(|error| self.not_written(error))?;
             }
             self.report(FileState::Retrying, &partial);
             tokio::time::sleep(pause).await;
         }
-        partial.finish().await
+        partial.finish().await.map_err(|error| self.not_written(error))
     }
 
     /// What an earlier attempt left, hashed.
-    async fn open(&self, path: &Path) -> Result<Partial, FetchError> {
-        let (path, refused) = (path.to_owned(), self.io(path));
-        let (listed, context) = (self.job.listed.clone(), Arc::clone(&self.context));
-        let found = blocking(move || {
-            let opened = Partial::open(&path, &listed, |bytes_done| {
+    async fn open(&self, path: &Path, lock: &Arc<BlobLock>) -> Result<Partial, FetchError> {
+        let (path, lock, context) = (path.to_owned(), Arc::clone(lock), Arc::clone(&self.context));
+        let open = move |job: &FetchJob, may: &MayBlock<'_>| {
+            let checked = |bytes_done| {
                 context.report(FileStep { state: FileState::Checking, bytes_done });
-                if context.is_abandoned() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            opened.map_err(refused)?.ok_or(FetchError::Abandoned)
-        });
-        found.await
-    }
-
-    /// Begins anew.
-    fn empty(&self, partial: &mut Partial) -> Result<(), FetchError> {
-        partial.empty().map_err(self.io(&self.job.store.partial(&self.job.listed.blob)))
+                if context.is_abandoned() { Err(FetchError::Abandoned) } else { Ok(()) }
+            };
+            Partial::open(&path, job, lock, checked, may)
+        };
+        self.on_disk("hashing what came before", open).await
     }
 
     /// One connection: writes what comes of it.
@@ -218,7 +247,10 @@ impl Download {
         let range = (from > 0).then(|| ByteRange { from, to: None, validator: self.validator.clone() });
         let file = |source| FetchError::File { file: path.clone(), source };
         let asked = self.job.source.file(repo, commit, path, range.as_ref()).await;
-        let mut answer = asked.map_err(|source| self.refused(source))?;
+        let mut answer = match asked {
+            Ok(answer) => answer,
+            Err(source) => return Err(self.refused(source).await),
+        };
         self.check(&answer)?;
         self.validator.clone_from(&answer.validator);
         if answer.offset != from {
@@ -227,7 +259,7 @@ impl Download {
                 return Err(file(answer.words.error(SourceProblem::Malformed { host: answer.host, problem })));
             }
             // The host does not send parts, so everything comes again.
-            self.empty(partial)?;
+            partial.empty().await.map_err(|error| self.not_written(error))?;
         }
         let stall = self.job.source.limits().stall;
         let expected = self.job.listed.bytes;
@@ -235,11 +267,10 @@ impl Download {
             self.fetched += chunk.len() as u64;
             let found = partial.length() + chunk.len() as u64;
             if found > expected {
-                self.empty(partial)?;
+                partial.empty().await.map_err(|error| self.not_written(error))?;
                 return Err(FetchError::WrongLength { file: path.clone(), expected, found });
             }
-            let left = expected - partial.length();
-            partial.write(chunk).await.map_err(|error| self.not_written(error, left))?;
+            partial.write(chunk).await.map_err(|error| self.not_written(error))?;
             self.report(FileState::Downloading, partial);
         }
         let found = partial.length();
@@ -250,12 +281,16 @@ impl Download {
         Ok(())
     }
 
-    fn refused(&self, source: SourceError) -> FetchError {
+    async fn refused(&self, source: SourceError) -> FetchError {
         let commit = self.job.commit.as_str();
         if matches!(&*source.problem, SourceProblem::NoFile { commit: Some(of), .. } if of == commit) {
             // As huggingface_hub does, so that neither asks again, and only at the source's own word: Python believes the
             // marker for ever. A marker that cannot be made costs a request.
-            let _ = self.job.store.mark_absent(&self.job.commit, &self.job.path);
+            let mark = |job: &FetchJob, _: &MayBlock<'_>| {
+                let _ = job.store.mark_absent(&job.commit, &job.path);
+                Ok(())
+            };
+            let _ = self.on_disk("marking what is absent", mark).await;
         }
         FetchError::File { file: self.job.path.clone(), source }
     }
@@ -281,30 +316,37 @@ impl Download {
         }
     }
 
-    fn not_written(&self, error: io::Error, needed: u64) -> FetchError {
+    fn not_written(&self, error: Unwritten) -> FetchError {
+        let (error, written) = match error {
+            Unwritten::Io(error, written) => (error, written),
+            Unwritten::Died => return FetchError::Died,
+        };
+        let needed = self.job.listed.bytes.saturating_sub(written);
         let path = self.job.store.partial(&self.job.listed.blob);
         if disk::is_full(&error) {
             let (path, setting) = (self.job.store.cache().to_owned(), self.job.store.setting());
             return FetchError::DiskFull { path, needed, setting, source: Arc::new(error) };
         }
-        self.io(&path)(error)
+        self.job.io(&path)(error)
     }
 
-    fn io(&self, path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
-        FetchError::io(&*self.job.store, path)
-    }
-
-    /// Attests the content, for good when it is on the disk; that takes a while, and nobody has to wait for it.
-    fn attest(&self, file: File) -> io::Result<()> {
-        let key = file_key_of(&file)?;
-        let blob = self.job.listed.blob.clone();
-        self.attestations.attest(&blob, &key);
-        let attestations = Arc::clone(&self.attestations);
-        tokio::task::spawn_blocking(move || match weightsd_segment::sync(&file) {
-            Ok(()) => drop(attestations.attest_for_good(&blob, &key)),
-            Err(error) => {
-                tracing::warn!(%blob, error = sentence(&error), "a downloaded file is not safely on the disk")
-            }
+    /// Attests the content for good when it is on the disk; that takes a while, and nobody has to wait for it.
+    #[expect(clippy::disallowed_methods, reason = "nobody waits for it, and it ends when its disk has done its part")]
+    fn attest(&self, file: File, key: FileKey) -> Result<(), FetchError> {
+        let (job, attestations) = (self.job.clone(), Arc::clone(&self.attestations));
+        self.job.source.runtime()?.spawn(async move {
+            let blob = job.listed.blob.clone();
+            let sync = move |_: &MayBlock<'_>| {
+                match weightsd_segment::sync(&file) {
+                    Ok(()) => drop(attestations.attest_for_good(&blob, &key)),
+                    Err(error) => {
+                        tracing::warn!(%blob, error = sentence(&error), "a downloaded file is not safely on the disk");
+                    }
+                }
+                Ok(())
+            };
+            // Without the attestation it is hashed again some day.
+            let _ = job.place.run("writing a blob to its disk", Kind::Fetch, sync).await;
         });
         Ok(())
     }

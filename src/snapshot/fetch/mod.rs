@@ -7,12 +7,12 @@
 mod error;
 mod file;
 mod partial;
+mod place;
 mod publish;
 mod space;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::task::spawn_blocking;
 use weightsd_core::{
     explain::sentence,
     family::{self, ComponentSite},
@@ -24,9 +24,11 @@ use weightsd_core::{
 
 pub use self::error::FetchError;
 use self::file::{Download, FetchJob, FileWork};
+pub(super) use self::place::Place;
 use super::{Attestations, Snapshot, SnapshotError, files};
 use crate::{
     flight::{Joined, SharedWork, Waiter, Work, WorkContext},
+    lanes::{Kind, Lanes, MayBlock},
     live::Live,
     pace::Pace,
     progress::{FileProgress, FileState, FileStep, Phase, Step},
@@ -43,6 +45,8 @@ const ATTEMPTS: usize = 3;
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Files that a report lists.
 const REPORTED_FILES_MAX: usize = 16;
+/// How long a disk may take to say what is listed on it, before the source is asked.
+const LISTING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is wanted of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -127,6 +131,7 @@ pub struct Fetcher {
     sets: Arc<SharedWork<SetWork>>,
     floor: Live<u64>,
     tell: OnDownload,
+    lanes: Arc<Lanes>,
 }
 
 impl fmt::Debug for Fetcher {
@@ -136,10 +141,15 @@ impl fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// Downloads leave `floor` bytes free. `tell` is told what begins and ends.
+    /// Downloads leave `floor` bytes free. `tell` is told what begins and ends. Disks are asked in `lanes`.
     #[must_use]
-    pub fn new(attestations: Arc<Attestations>, floor: Live<u64>, tell: OnDownload) -> Arc<Self> {
-        Arc::new(Self { attestations, files: Arc::default(), sets: Arc::default(), floor, tell })
+    pub fn new(attestations: Arc<Attestations>, floor: Live<u64>, tell: OnDownload, lanes: Arc<Lanes>) -> Arc<Self> {
+        Arc::new(Self { attestations, files: Arc::default(), sets: Arc::default(), floor, tell, lanes })
+    }
+
+    /// The disk of the store of `address`.
+    pub(super) async fn place(&self, address: &RepoAddress, limit: Option<Duration>) -> Result<Place, FetchError> {
+        Place::find(&self.lanes, address.store.folder(), &address.repo.to_string(), limit).await
     }
 
     /// Downloads what is missing of `want`, or joins a request that does.
@@ -168,10 +178,14 @@ impl Fetcher {
                 Joined::First(waiter, leader) => {
                     let context = leader.context();
                     let fetcher = Arc::clone(self);
-                    let set = Set { fetcher, address: address.clone(), pin: pin.clone(), key: key.clone() };
+                    let (address, pin, key) = (address.clone(), pin.clone(), key.clone());
                     address.source.runtime()?.spawn(leader.run(async move {
+                        let fetch = async {
+                            let place = fetcher.place(&address, None).await?;
+                            Set { fetcher, address, pin, key, place }.fetch(&context).await
+                        };
                         tokio::select! {
-                            result = set.fetch(&context) => result,
+                            result = fetch => result,
                             () = context.abandoned() => Err(FetchError::Abandoned),
                         }
                     }));
@@ -192,17 +206,21 @@ impl Fetcher {
     /// When the store has no listing and the source may not be asked, does not answer, or answers with one that cannot be
     /// used.
     pub async fn listing(&self, address: &RepoAddress, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
-        let store = Arc::clone(&address.store);
-        let asked = commit.clone();
-        match spawn_blocking(move || store.listing(&asked)).await {
+        let kept = async {
+            let limit = Some(LISTING_PATIENCE);
+            let place = self.place(address, limit).await?;
+            let (store, asked) = (Arc::clone(&address.store), commit.clone());
+            place.within(limit, "reading a listing", Kind::Look, move |_| Ok(store.listing(&asked))).await
+        };
+        match kept.await {
             Ok(Some(listing)) => Ok(Arc::new(listing)),
-            _ => address.source.listing(&address.repo, commit).await,
+            Ok(None) | Err(_) => address.source.listing(&address.repo, commit).await,
         }
     }
 
     /// Downloads that run.
     #[must_use]
-    pub fn reports(&self) -> FetchReports {
+    pub fn reports(&self, max: usize) -> FetchReports {
         let name = |key: &SetKey| {
             let what = match (key.want.extent, key.want.components.as_slice()) {
                 (Extent::Everything, _) => "everything".to_owned(),
@@ -212,7 +230,7 @@ impl Fetcher {
             };
             format!("{what} of {}@{}", key.repo, key.revision)
         };
-        self.sets.reports().into_iter().map(|(key, step, waiting)| (name(&key), step, waiting)).collect()
+        self.sets.reports(max).into_iter().map(|(key, step, waiting)| (name(&key), step, waiting)).collect()
     }
 }
 
@@ -222,6 +240,7 @@ struct Set {
     address: RepoAddress,
     pin: Pin,
     key: SetKey,
+    place: Place,
 }
 
 /// The files of a set: path, and what the listing says.
@@ -243,7 +262,13 @@ impl Set {
             Err(error) => {
                 if error.is_contradiction() {
                     self.address.source.forget_listing(&self.key.repo, &self.key.commit).await;
-                    self.address.store.drop_listing(&self.key.commit);
+                    let (store, commit) = (Arc::clone(&self.address.store), self.key.commit.clone());
+                    let drop_it = move |_: &MayBlock<'_>| {
+                        store.drop_listing(&commit);
+                        Ok(())
+                    };
+                    // A listing that stays is compared with what comes again.
+                    let _ = self.place.run("dropping a listing", Kind::Fetch, drop_it).await;
                 }
                 (self.fetcher.tell)(DownloadEvent::Failed(format!("{what}: {}", sentence(error))));
             }
@@ -294,7 +319,9 @@ impl Set {
         let model = self.address.at(&self.pin);
         let (store, choice) = (self.address.store.clone(), self.key.want.choice.clone());
         let listing = Arc::clone(listing);
-        blocking(move || Ok(Arc::new(Snapshot::remote(model, &choice, store, listing, BTreeMap::new())?))).await
+        let look =
+            move |_: &MayBlock<'_>| Ok(Arc::new(Snapshot::remote(model, &choice, store, listing, BTreeMap::new())?));
+        self.place.run("reading what came", Kind::Fetch, look).await
     }
 
     /// The wanted components' weights.
@@ -304,7 +331,7 @@ impl Set {
         work: impl Fn(&Snapshot, &ComponentSite, WeightFiles) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<Vec<T>, FetchError> {
         let (snapshot, wanted) = (Arc::clone(snapshot), self.key.want.components.clone());
-        blocking(move || {
+        let select = move |_: &MayBlock<'_>| {
             if wanted.is_empty() && snapshot.sites().is_empty() {
                 return Err(snapshot.nothing().into());
             }
@@ -318,8 +345,8 @@ impl Set {
                 work(&snapshot, site, snapshot.select(site)?)
             };
             Ok(names.iter().map(one).collect::<Result<Vec<_>, _>>()?)
-        })
-        .await
+        };
+        self.place.run("choosing weights", Kind::Fetch, select).await
     }
 
     async fn indexes(&self, snapshot: &Arc<Snapshot>, listing: &Listing) -> Result<Files, FetchError> {
@@ -358,7 +385,8 @@ impl Set {
     async fn download(&self, files: &Files, context: &WorkContext<SetWork>) -> Result<u64, FetchError> {
         let (store, commit) = (self.address.store.clone(), self.key.commit.clone());
         let (sizes, floor) = (files.clone(), self.fetcher.floor.get());
-        let missing = blocking(move || space::missing(&*store, &commit, &sizes, floor)).await?;
+        let look = move |_: &MayBlock<'_>| space::missing(&*store, &commit, &sizes, floor);
+        let missing = self.place.run("looking for room", Kind::Fetch, look).await?;
         if missing.is_empty() {
             return Ok(0);
         }
@@ -406,6 +434,7 @@ impl Set {
             commit: self.key.commit.clone(),
             path: path.to_owned(),
             listed: listed.clone(),
+            place: self.place.clone(),
         };
         let key = (Arc::clone(&job.store), listed.blob.clone());
         Ok(match fetcher.files.join(key, || None) {
@@ -423,7 +452,10 @@ impl Set {
     async fn publish(&self, listing: &Arc<Listing>, files: &Files) -> Result<(), FetchError> {
         let (key, listing, files) = (self.key.clone(), Arc::clone(listing), files.clone());
         let (store, attestations) = (Arc::clone(&self.address.store), Arc::clone(&self.fetcher.attestations));
-        blocking(move || publish::publish(&*store, &key.commit, &key.revision, &listing, &files, &attestations)).await
+        let publish = move |_: &MayBlock<'_>| {
+            publish::publish(&*store, &key.commit, &key.revision, &listing, &files, &attestations)
+        };
+        self.place.run("publishing what came", Kind::Fetch, publish).await
     }
 }
 
@@ -454,12 +486,6 @@ fn report(files: &[(String, u64, FileWatch)], pace: &mut Pace) -> Step {
     step
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
-) -> Result<T, FetchError> {
-    spawn_blocking(work).await.unwrap_or(Err(FetchError::Died))
-}
-
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path, sync::atomic::Ordering};
@@ -484,7 +510,8 @@ mod tests {
         fs::write(served.join("model.safetensors"), weights(10_000)).unwrap();
         let source = Arc::new(Directory::new(&served));
         let attestations = Arc::new(Attestations::new(None));
-        let fetcher = Fetcher::new(attestations, 0.into(), Box::new(|_| ()));
+        let lanes = Arc::new(Lanes::new(tokio_util::sync::CancellationToken::new()));
+        let fetcher = Fetcher::new(attestations, 0.into(), Box::new(|_| ()), lanes);
         let cache = folder.join("cache");
         fs::create_dir(&cache).unwrap();
         let address = crate::resolve::tests::address(&source, "main", &cache);

@@ -1,10 +1,10 @@
-//! A partial blob: each piece is written at once, and hashed on a thread of its own.
+//! A partial blob: a thread of its own writes and hashes each piece as it comes.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    ops::ControlFlow,
     path::Path,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -12,101 +12,154 @@ use tokio::{
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
 };
-use weightsd_core::listing::{HashKind, Listed};
+use weightsd_core::listing::HashKind;
 
-use super::FetchError;
-use crate::snapshot::hash::BlobHasher;
+use super::{FetchError, file::FetchJob};
+use crate::{lanes::MayBlock, snapshot::hash::BlobHasher, source::BlobLock};
 
 /// Bytes of an earlier attempt that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Pieces that wait to be hashed.
+/// Pieces that wait to be written.
 const QUEUE: usize = 16;
 
-/// A blob that is being downloaded: written and hashed as it comes.
+/// A blob that is being downloaded.
 pub(super) struct Partial {
-    file: File,
     length: u64,
+    orders: mpsc::Sender<Order>,
+    thread: JoinHandle<Result<Written, Unwritten>>,
+}
+
+/// What the thread is told to do.
+enum Order {
+    Add(Bytes),
+    Empty,
+}
+
+/// Why a partial blob cannot be written to.
+#[derive(Debug)]
+pub(super) enum Unwritten {
+    /// The system refuses. The number is that of the bytes written before.
+    Io(io::Error, u64),
+    /// The thread died.
+    Died,
+}
+
+/// The file and its hash so far.
+struct Written {
+    file: File,
+    hasher: BlobHasher,
     kind: HashKind,
     whole: u64,
-    hashing: Hashing,
+    length: u64,
+    /// Nobody else writes to the file before the last piece is written, also when the download was given up.
+    _lock: Arc<BlobLock>,
 }
 
-struct Hashing {
-    pieces: mpsc::Sender<Bytes>,
-    thread: JoinHandle<BlobHasher>,
-}
-
-impl Hashing {
-    fn start(mut hasher: BlobHasher) -> Self {
-        let (pieces, mut queue) = mpsc::channel::<Bytes>(QUEUE);
-        let thread = spawn_blocking(move || {
-            while let Some(piece) = queue.blocking_recv() {
-                hasher.update(&piece);
+impl Written {
+    fn obey(&mut self, order: &Order) -> io::Result<()> {
+        match order {
+            Order::Add(piece) => {
+                self.file.write_all(piece)?;
+                self.length += piece.len() as u64;
+                self.hasher.update(piece);
             }
-            hasher
+            Order::Empty => {
+                self.file.set_len(0)?;
+                self.file.seek(SeekFrom::Start(0))?;
+                self.length = 0;
+                self.hasher = BlobHasher::new(self.kind, self.whole);
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it waits for the network as well as for its disk, so no lane has room for it; a source has few downloads at once"
+    )]
+    fn begin(mut self) -> (mpsc::Sender<Order>, JoinHandle<Result<Self, Unwritten>>) {
+        let (orders, mut queue) = mpsc::channel(QUEUE);
+        let thread = spawn_blocking(move || {
+            while let Some(order) = queue.blocking_recv() {
+                self.obey(&order).map_err(|error| Unwritten::Io(error, self.length))?;
+            }
+            Ok(self)
         });
-        Self { pieces, thread }
+        (orders, thread)
     }
 }
 
 impl Partial {
     /// Opens the file at `path`, which may be absent, or hold the beginning of the content. That is hashed; `checked` is
-    /// told how far it is, and may break off: then there is none. Blocks.
+    /// told how far it is, and may refuse to go on.
     pub(super) fn open(
         path: &Path,
-        listed: &Listed,
-        mut checked: impl FnMut(u64) -> ControlFlow<()>,
-    ) -> io::Result<Option<Self>> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        job: &FetchJob,
+        lock: Arc<BlobLock>,
+        mut checked: impl FnMut(u64) -> Result<(), FetchError>,
+        may: &MayBlock<'_>,
+    ) -> Result<Self, FetchError> {
+        let at = || job.io(path);
+        let listed = &job.listed;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at())?;
         let (kind, whole) = (listed.blob.kind(), listed.bytes);
         let mut hasher = BlobHasher::new(kind, whole);
         let mut length = 0;
-        let there = file.metadata()?.len();
+        let there = file.metadata().map_err(at())?.len();
         if there > whole {
-            file.set_len(0)?;
+            file.set_len(0).map_err(at())?;
         } else if there > 0 {
             let mut buffer = vec![0; BUFFER_BYTES];
             while length < there {
-                let read = file.read(&mut buffer)?;
+                let read = file.read(&mut buffer).map_err(at())?;
                 if read == 0 {
                     break;
                 }
                 hasher.update(&buffer[..read]);
                 length += read as u64;
-                if checked(length).is_break() {
-                    return Ok(None);
-                }
+                may.alive();
+                checked(length)?;
             }
         }
-        Ok(Some(Self { file, length, kind, whole, hashing: Hashing::start(hasher) }))
+        let (orders, thread) = Written { file, hasher, kind, whole, length, _lock: lock }.begin();
+        Ok(Self { length, orders, thread })
     }
 
-    /// Bytes that are there.
+    /// Bytes that are there, or about to be.
     pub(super) fn length(&self) -> u64 {
         self.length
     }
 
-    /// Adds a piece. The writing is done here and now: it goes to memory.
-    pub(super) async fn write(&mut self, piece: Bytes) -> io::Result<()> {
-        self.file.write_all(&piece)?;
-        self.length += piece.len() as u64;
-        self.hashing.pieces.send(piece).await.map_err(|_| io::Error::other("the hashing died"))
-    }
-
-    /// Begins anew.
-    pub(super) fn empty(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.length = 0;
-        self.hashing = Hashing::start(BlobHasher::new(self.kind, self.whole));
+    /// Adds a piece.
+    pub(super) async fn write(&mut self, piece: Bytes) -> Result<(), Unwritten> {
+        let length = piece.len() as u64;
+        self.order(Order::Add(piece)).await?;
+        self.length += length;
         Ok(())
     }
 
+    /// Begins anew.
+    pub(super) async fn empty(&mut self) -> Result<(), Unwritten> {
+        self.order(Order::Empty).await?;
+        self.length = 0;
+        Ok(())
+    }
+
+    async fn order(&mut self, order: Order) -> Result<(), Unwritten> {
+        if self.orders.send(order).await.is_ok() {
+            return Ok(());
+        }
+        match (&mut self.thread).await {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(_)) | Err(_) => Err(Unwritten::Died),
+        }
+    }
+
     /// The file, and the hash of its content in hex.
-    pub(super) async fn finish(self) -> Result<(File, String), FetchError> {
-        let Hashing { pieces, thread } = self.hashing;
-        drop(pieces);
-        let hasher = thread.await.map_err(|_| FetchError::Died)?;
-        Ok((self.file, hasher.finish()))
+    pub(super) async fn finish(self) -> Result<(File, String), Unwritten> {
+        drop(self.orders);
+        let Written { file, hasher, .. } = self.thread.await.unwrap_or(Err(Unwritten::Died))?;
+        Ok((file, hasher.finish()))
     }
 }

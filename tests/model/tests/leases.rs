@@ -13,7 +13,7 @@ use shuttle::{
     check_dfs, check_pct, check_random,
     future::{block_on, spawn, yield_now},
 };
-use weightsd_core::{identity::ComponentId, policy::Wish};
+use weightsd_core::{handoff::Given, identity::ComponentId, policy::Wish};
 use weightsd_model::{
     leases::{Holder, Lease, LeaseEvent, LeaseTable, TO_FIRST_LEASE},
     sync::{now, pass_until, reset_clock},
@@ -43,7 +43,7 @@ fn id() -> ComponentId {
 }
 
 fn holder(keep_alive: Duration) -> Holder {
-    Holder { pid: 1, name: String::new(), since: SystemTime::UNIX_EPOCH, keep_alive }
+    Holder { pid: 1, name: String::new(), since: SystemTime::UNIX_EPOCH, keep_alive, given: Given::Originals }
 }
 
 impl Stage {
@@ -85,7 +85,7 @@ impl Stage {
 
     fn assert_counted(&self, lease: &Lease<Loaded>) {
         assert!(lease.entry().usage().holders.contains_key(&lease.number()), "a lease is lost");
-        let redeemed = self.table.redeem(lease.ticket()).expect("the ticket of a lease is good");
+        let (redeemed, _) = self.table.redeem(lease.ticket()).expect("the ticket of a lease is good");
         assert!(Arc::ptr_eq(&redeemed, lease.component()));
     }
 
@@ -93,6 +93,7 @@ impl Stage {
     fn assert_settled(&self, leases: usize) {
         assert_eq!(self.began.load(Ordering::SeqCst), leases);
         assert_eq!(self.ended.load(Ordering::SeqCst), leases, "a lease did not end");
+        assert_eq!(self.table.held(), 0, "a lease that ended counts");
         for entry in self.table.entries() {
             assert!(entry.usage().holders.is_empty(), "a holder is left over");
         }

@@ -515,7 +515,8 @@ class Segment(Message):
 
     #: Absolute path, for clients that cannot receive descriptors.
     path: str = ""
-    #: Identity of the descriptor's file, which is also what `path` named when the daemon opened it.
+    #: Identity of the descriptor's file, which is also what `path` named when the daemon opened it, unless the
+    #: request takes clones.
     identity: FileIdentity | None = None
     #: Where its bytes come from.
     kind: SegmentKind = SegmentKind.UNSPECIFIED
@@ -905,6 +906,10 @@ class NoticeKind(Choice):
     FILE_CHANGED = "FILE_CHANGED"
     #: A file under the component does not have its hash; its bytes cannot be trusted.
     CORRUPT = "CORRUPT"
+    #: A file under the component was deleted, moved or replaced. What is mapped keeps its bytes; the next load finds
+    #: what is there now. Holders of clones are told the same of a file that was written to. NOTICE_KIND_FILE_CHANGED
+    #: may follow.
+    FILE_GONE = "FILE_GONE"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ public struct Notice: Sendable, Equatable {
         case fileChanged
         /// A file under the component does not have its hash; its bytes cannot be trusted.
         case corrupt
+        /// A file under the component was deleted, moved or replaced. What is mapped keeps its bytes; the next load finds
+        /// what is there now. ``fileChanged`` may follow.
+        case fileGone
     }
 
     public let kind: Kind
