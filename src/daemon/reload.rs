@@ -41,7 +41,6 @@ impl Reloader {
     }
 
     /// Reads the file whenever `reload` is told, until the daemon stops.
-    #[expect(clippy::disallowed_methods, reason = "one thread at most reads settings, and no request waits for it")]
     pub(super) async fn run(mut self, daemon: Daemon, reload: Arc<Notify>) {
         loop {
             tokio::select! {

@@ -202,11 +202,11 @@ impl Remote {
             if wanted > bytes.len() as u64 {
                 bytes.extend(self.range(file, bytes.len() as u64, wanted).await?);
             }
-            let parsed = spawn_blocking(move || {
+            let parse = move |_: &MayBlock<'_>| {
                 let parsed = crate::turn::in_turn(0, bytes.len() as u64, || gguf::parse(&bytes, length));
-                (parsed, bytes)
-            });
-            let (parsed, read) = parsed.await.map_err(|_| FetchError::Died)?;
+                Ok((parsed, bytes))
+            };
+            let (parsed, read) = self.place.run("reading a header", Kind::Load, parse).await?;
             bytes = read;
             match parsed.map_err(bad)? {
                 Parsed::Header(header) => return Ok(header),

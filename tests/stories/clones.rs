@@ -14,7 +14,8 @@ use weightsd_fixtures::damage;
 use crate::{
     changes::is,
     client_process::{ClientProcess, Job},
-    harness::{Home, not_run, tiny},
+    harness::{Home, tiny},
+    not_run::not_run,
 };
 
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";

@@ -17,7 +17,8 @@ use weightsd_core::handoff::{MAGIC, Request, Status};
 
 use crate::{
     client_process::{ClientProcess, Job},
-    harness::{Daemon, Home, PROGRAM, connect, events, eventually, leases, not_run, until},
+    harness::{Daemon, Home, PROGRAM, connect, events, eventually, leases, until},
+    not_run::not_run,
     raw,
 };
 

@@ -19,7 +19,8 @@ use weightsd_core::handoff::{MAGIC, REPLY_LEN, Reply, Request, Status, Ticket};
 
 use crate::{
     client_process::{ClientProcess, Job},
-    harness::{Daemon, Home, PROGRAM, events, not_run, tiny, until},
+    harness::{Daemon, Home, PROGRAM, events, tiny, until},
+    not_run::not_run,
     raw,
 };
 
