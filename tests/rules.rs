@@ -233,10 +233,11 @@ fn files_have_500_lines_at_most_before_their_tests() {
 }
 
 /// Where files are asked for without a `MayBlock` at hand, and why that holds up no request.
-const ASKS_DISKS: [(&str, &str); 12] = [
+const ASKS_DISKS: [(&str, &str); 13] = [
     ("src/cli/", "a command has a process of its own"),
     ("src/daemon/listener.rs", "before anybody is served, and in the lane of the socket's folder"),
     ("src/daemon/log_file.rs", "the log has a thread of its own"),
+    ("src/daemon/process.rs", "whether there is a terminal; that is no disk"),
     ("src/daemon/settings/", "before anybody is served"),
     ("src/derive/", "parts of functions that have one, and a process of its own"),
     ("src/disk.rs", "asked by functions that have one"),

@@ -208,7 +208,7 @@ impl Component {
         Idle { components: 1, files, memory_bytes: self.memory_bytes() }
     }
 
-    /// About how many bytes of the daemon's memory describe it: measured with tables of 500 to 5,000 tensors.
+    /// An estimate, and a generous one, of the daemon's memory that describes it.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         const OF_ONE: u64 = 16 << 10;

@@ -5,6 +5,7 @@
 //! memory or meets a fault in one of its threads, and it keeps memory that it once had; the daemon must do neither.
 
 mod arithmetic;
+mod budget;
 mod decode;
 mod encoded;
 mod engine;

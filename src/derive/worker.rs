@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::FileExt as _,
     process::ExitCode,
     sync::{
-        Condvar, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -29,6 +29,7 @@ use weightsd_segment::{PinnedFile, advice};
 
 use super::{
     Installed, arithmetic,
+    budget::Budget,
     encoded::{self, Rows},
     order::{FailureKind, Order, OrderError, Task, WorkerReport},
 };
@@ -41,8 +42,6 @@ pub const TELLING: &str = "tell-engine";
 /// Input bytes of a piece, roughly: so large that starting one costs little, and so small that caches
 /// of processors help.
 const PIECE_BYTES: u64 = 16 << 20;
-/// Bytes that the pieces in progress may take together, by estimate. One piece may always run, however large it is.
-const BUDGET_BYTES: u64 = 384 << 20;
 /// Bytes of freed memory that MLX may keep for the next piece.
 const KEPT_BYTES: usize = 128 << 20;
 /// Bytes that are copied at once where nothing is computed.
@@ -475,38 +474,5 @@ impl arithmetic::Read for PieceReader<'_> {
             None => rows.clone(),
             Some(piece) => rows.start + piece.start..rows.start + piece.end,
         }
-    }
-}
-
-/// The memory of pieces in progress.
-#[derive(Debug, Default)]
-struct Budget {
-    taken: Mutex<u64>,
-    returned: Condvar,
-}
-
-/// A part of the budget. Dropping it gives it back.
-#[must_use]
-struct Share<'a> {
-    budget: &'a Budget,
-    bytes: u64,
-}
-
-impl Budget {
-    /// Blocks until `bytes` of the budget are free. A request above the whole budget waits until it is alone.
-    fn take(&self, bytes: u64) -> Share<'_> {
-        let bytes = bytes.min(BUDGET_BYTES);
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let exceeds_budget = |taken: &mut u64| *taken + bytes > BUDGET_BYTES;
-        let mut taken = self.returned.wait_while(taken, exceeds_budget).unwrap_or_else(PoisonError::into_inner);
-        *taken += bytes;
-        Share { budget: self, bytes }
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        *self.budget.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
-        self.budget.returned.notify_all();
     }
 }

@@ -49,6 +49,8 @@ struct State {
     /// The last identity that the file is known to have had with its first content.
     known: FileIdentity,
     is_written: bool,
+    /// Whether its name led elsewhere when that was looked at last.
+    is_gone: bool,
     /// How often there were news of attributes and names, and how many of these were looked into.
     told: u64,
     seen: u64,
@@ -95,9 +97,9 @@ impl FileState {
 
     /// `None` where its times changed and nobody said why.
     fn judge(&self, file: &PinnedFile) -> Option<FileFate> {
-        let (told, has_news, is_written) = {
+        let (told, has_news, is_written, was_gone) = {
             let state = self.state();
-            (state.told, state.told > state.seen, state.is_written)
+            (state.told, state.told > state.seen, state.is_written, state.is_gone)
         };
         // No lock is held across what follows: it asks the disk.
         let metadata = if is_written { None } else { file.file().metadata().ok() };
@@ -106,6 +108,7 @@ impl FileState {
         let name = match metadata.nlink() {
             0 => FileFate::Gone,
             _ if has_news || self.watched.is_none() => name_of(file.path(), now),
+            _ if was_gone => FileFate::Gone,
             _ => FileFate::Same,
         };
         let mut state = self.state();
@@ -120,6 +123,7 @@ impl FileState {
         }
         state.known = now;
         state.seen = state.seen.max(told);
+        state.is_gone = name == FileFate::Gone;
         Some(name)
     }
 }
@@ -165,7 +169,8 @@ impl Registry {
     fn watch(&self, file: &PinnedFile) -> Arc<FileState> {
         let known = *file.identity();
         let state = |watched| {
-            let state = Mutex::new(State { known, is_written: false, told: 0, seen: 0, is_fresh: false });
+            let state =
+                Mutex::new(State { known, is_written: false, is_gone: false, told: 0, seen: 0, is_fresh: false });
             Arc::new(FileState { watched, state })
         };
         // What happens to a remote file elsewhere is told by nobody.

@@ -113,7 +113,7 @@ async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
         for words in ["config.toml", "keep_alife"] {
             assert!(told.message().contains(words), "{told}");
         }
-        assert!(error.hint().unwrap().contains("weightsd serve --help"), "{error:?}");
+        assert!(error.hint().unwrap().contains("keep_alive"), "{error:?}");
         assert!(!error.retryable());
     }
     daemon.signal(Signal::TERM);

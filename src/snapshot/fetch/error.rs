@@ -207,8 +207,8 @@ impl FetchError {
     }
 
     /// The error of a file of this store.
-    pub(super) fn io(store: &dyn Store, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+    pub(super) fn io(store: &dyn Store, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let (path, setting) = (path.to_owned(), store.setting());
-        move |source| Self::Io { path, setting, source: Arc::new(source) }
+        move |source| Self::Io { path: path.clone(), setting, source: Arc::new(source) }
     }
 }

@@ -77,7 +77,7 @@ impl FetchJob {
         Ok(self.store.try_lock(&self.listed.blob).map_err(refused)?.map(Arc::new))
     }
 
-    pub(super) fn io(&self, path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
+    fn io(&self, path: &Path) -> impl Fn(io::Error) -> FetchError + use<> {
         FetchError::io(&*self.store, path)
     }
 }
@@ -235,7 +235,7 @@ impl Download {
                 context.report(FileStep { state: FileState::Checking, bytes_done });
                 if context.is_abandoned() { Err(FetchError::Abandoned) } else { Ok(()) }
             };
-            Partial::open(&path, job, lock, checked, may)
+            Partial::open(&path, &job.listed, lock, job.io(&path), checked, may)
         };
         self.on_disk("hashing what came before", open).await
     }

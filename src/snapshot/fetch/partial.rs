@@ -12,9 +12,9 @@ use tokio::{
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
 };
-use weightsd_core::listing::HashKind;
+use weightsd_core::listing::{HashKind, Listed};
 
-use super::{FetchError, file::FetchJob};
+use super::FetchError;
 use crate::{lanes::MayBlock, snapshot::hash::BlobHasher, source::BlobLock};
 
 /// Bytes of an earlier attempt that are read at once.
@@ -94,25 +94,24 @@ impl Partial {
     /// told how far it is, and may refuse to go on.
     pub(super) fn open(
         path: &Path,
-        job: &FetchJob,
+        listed: &Listed,
         lock: Arc<BlobLock>,
+        refused: impl Fn(io::Error) -> FetchError,
         mut checked: impl FnMut(u64) -> Result<(), FetchError>,
         may: &MayBlock<'_>,
     ) -> Result<Self, FetchError> {
-        let at = || job.io(path);
-        let listed = &job.listed;
         let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at())?;
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(&refused)?;
         let (kind, whole) = (listed.blob.kind(), listed.bytes);
         let mut hasher = BlobHasher::new(kind, whole);
         let mut length = 0;
-        let there = file.metadata().map_err(at())?.len();
+        let there = file.metadata().map_err(&refused)?.len();
         if there > whole {
-            file.set_len(0).map_err(at())?;
+            file.set_len(0).map_err(&refused)?;
         } else if there > 0 {
             let mut buffer = vec![0; BUFFER_BYTES];
             while length < there {
-                let read = file.read(&mut buffer).map_err(at())?;
+                let read = file.read(&mut buffer).map_err(&refused)?;
                 if read == 0 {
                     break;
                 }
