@@ -118,7 +118,7 @@ async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
     }
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(64), "{}", home.log());
-    assert!(home.log().contains("cannot start: the configuration file"), "{}", home.log());
+    assert!(home.log().contains("cannot start: line 1 of the configuration file"), "{}", home.log());
     assert!(home.socket().exists(), "the socket belongs to the service manager");
 }
 
