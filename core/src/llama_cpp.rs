@@ -1,7 +1,7 @@
 //! Language models as llama.cpp names and stores them in GGUF files: from its names to those of transformers, and from
 //! the file's metadata to a `config.json`.
 //!
-//! An architecture is a row of [`ARCHITECTURES`]. The tensors of one that is not there keep the file's names, and so do
+//! An architecture is a row of `ARCHITECTURES`. The tensors of one that is not there keep the file's names, and so do
 //! tensors that no name of the row is for: an audit lists them.
 
 use std::collections::BTreeMap;

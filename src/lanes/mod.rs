@@ -2,7 +2,7 @@
 //!
 //! The threads that answer requests make no call that a file system may keep waiting. Such work gets a [`MayBlock`], which
 //! is only made here, and runs in the lane of the disks that it touches. A disk that hangs fills its own lane and no other.
-//! A thread from which nothing was heard for [`Kind::patience`] counts as stuck and gives its berth back, so the lane goes
+//! A thread from which nothing was heard for its patience (`Kind`) counts as stuck and gives its berth back, so the lane goes
 //! on. When too many threads of a lane are stuck, no other one joins them: requests wait, without a thread, until the disk
 //! answers or their time is over, and then the error names the disk.
 

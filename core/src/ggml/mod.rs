@@ -1,5 +1,5 @@
 //! How ggml stores the elements of tensors: in blocks, each with its own scales. [`BlockType`] is the table of types,
-//! [`mod@decode`] turns blocks into floats, [`mod@affine`] turns some of them into the quantised layers of MLX.
+//! `decode` turns blocks into floats, `affine` turns some of them into the quantised layers of MLX.
 //!
 //! Numbers and sizes of the types are those of ggml's `ggml.h` and `ggml-common.h`.
 
@@ -186,7 +186,7 @@ impl BlockType {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 
-    /// Whether [`decode`] knows what its blocks mean. The types that it does not know need code books of ggml's own.
+    /// Whether [`decode()`] knows what its blocks mean. The types that it does not know need code books of ggml's own.
     #[must_use]
     pub fn is_decoded(self) -> bool {
         !matches!(

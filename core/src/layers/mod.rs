@@ -1,6 +1,6 @@
 //! The quantised layers of a component: what their tensors are, and from which of them numbers can be computed.
 //!
-//! Four witnesses are heard: the names and dtypes of tensors ([`recognise`]), the declaration, the catalogue's shapes,
+//! Four witnesses are heard: the names and dtypes of tensors (`recognise`), the declaration, the catalogue's shapes,
 //! and the packed shapes. A layer on which they agree, in a format of MLX, is [packed](Layers::packed); one in a format
 //! that weightsd makes plain, on which the marks of its file agree too, is [coded](Layers::coded). Of any other
 //! layer, and of tensors whose dtype nothing has arithmetic for, the bytes are lent as they are, and [`Layers::opaque`]
