@@ -3,9 +3,7 @@
 
 use std::{fs, path::Path};
 
-use weightsd_client::{
-    Client, ClientError, Component, ErrorReason, Layout, LoadRequest, proto::ResolveResponse, selector,
-};
+use weightsd_client::{Client, ClientError, Component, ErrorReason, Layout, proto::ResolveResponse, selector};
 use weightsd_fixtures::{Checkpoint, Contents, Dims, hub::Hub};
 
 use crate::{
@@ -108,7 +106,7 @@ async fn what_its_headers_tell_is_read_once() {
             fs::write(model.join(format!("model-{number:05}-of-{count:05}.safetensors")), file).unwrap();
         }
         let before = read_bytes(daemon.pid());
-        let request = LoadRequest::new(model.display().to_string(), "model").layout(Layout::Source);
+        let request = weightsd_client::LoadRequest::new(model.display().to_string(), "model").layout(Layout::Source);
         drop(client.load(request, |_| ()).await.unwrap());
         let read = read_bytes(daemon.pid()) - before;
         assert!(read >= bytes && read < bytes * 3 / 2, "{read} bytes were read of {bytes}");

@@ -9,7 +9,7 @@ use std::{
 
 use weightsd_client::{
     Component, Layout,
-    proto::{EventKind, NoticeKind, load_component_response::Event},
+    proto::{EventKind, NoticeKind},
 };
 use weightsd_fixtures::{CacheForm, Written, damage};
 
@@ -296,7 +296,9 @@ async fn a_disk_that_tells_of_nothing_is_asked() {
     // A server that has deleted a file may have no bytes for its holders, either.
     for held in &mut held[..2] {
         let told = tokio::time::timeout(SOON, held.stream.message()).await.unwrap().unwrap().unwrap();
-        let Some(Event::Notice(notice)) = told.event else { panic!("{told:?}") };
+        let Some(weightsd_client::proto::load_component_response::Event::Notice(notice)) = told.event else {
+            panic!("{told:?}")
+        };
         assert_eq!(notice.kind(), NoticeKind::FileChanged, "{notice:?}");
     }
     let quiet = tokio::time::timeout(SOON, held[2].stream.message()).await;
