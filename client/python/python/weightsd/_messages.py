@@ -168,6 +168,10 @@ class Status(Message):
     protocol: int = 0
     #: Whether the daemon finds a token for the hub now. It never sends the token.
     has_hub_token: bool = False
+    #: Lines of the daemon's log that were lost, because nobody read them or they could not be written.
+    log_lines_lost: int = 0
+    #: When the image was last used that would go first; unset when there is no image.
+    oldest_image_used: datetime | None = None
 
 
 class ModelKind(Choice):
@@ -177,7 +181,7 @@ class ModelKind(Choice):
     UNSPECIFIED = "UNSPECIFIED"
     #: A directory named by path.
     DIRECTORY = "DIRECTORY"
-    #: One `.safetensors` file named by path.
+    #: One `.safetensors` or `.gguf` file named by path.
     FILE = "FILE"
     #: A snapshot in a Hugging Face cache.
     HUB = "HUB"
@@ -336,7 +340,7 @@ class TensorMismatch(Message):
 class DtypeCount(Message):
     """How many tensors have one dtype."""
 
-    #: The safetensors name, such as `BF16`.
+    #: The safetensors name, such as `BF16`; of blocks in GGUF files the name of ggml, such as `Q4_K`.
     dtype: str = ""
     #: Number of tensors.
     tensors: int = 0
@@ -664,6 +668,8 @@ class EventKind(Choice):
     DERIVED = "DERIVED"
     #: A derived image was deleted.
     IMAGE_DELETED = "IMAGE_DELETED"
+    #: The daemon read its configuration anew, and took over what may change or left everything as it was.
+    SETTINGS_READ = "SETTINGS_READ"
 
 
 @dataclass(frozen=True)
