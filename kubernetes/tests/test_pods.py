@@ -82,7 +82,7 @@ def node(tmp_path):
 
 
 def daemon(node: Node, folder: str = "base") -> Pod:
-    """A daemon's pod of which the init containers have run."""
+    """A daemon's pod whose init containers have run."""
     objects = render(folder)
     if folder.endswith("dragonfly"):  # The site makes this one.
         authority = Path("/etc/ssl/certs/ca-certificates.crt").read_text()
