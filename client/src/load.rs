@@ -13,7 +13,7 @@ use crate::{
     deadline::Deadline,
     handoff::HandoffClient,
     incoming::{Incoming, Received},
-    table::{self, SegmentFile},
+    table::{self, SegmentFile, Table},
 };
 
 /// Loads a component and maps its files.
@@ -24,6 +24,7 @@ pub(crate) async fn load(
     mut on_progress: impl FnMut(&Progress),
 ) -> Result<Component, ClientError> {
     request.message.takes_clones = request.handoff == Handoff::Descriptors;
+    request.message.takes_sheet = request.handoff == Handoff::Descriptors;
     let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
     let mut incoming = Incoming::default();
@@ -38,10 +39,11 @@ pub(crate) async fn load(
     let component = incoming.component()?;
     let files = table::files(&component.segments)?;
     let ticket = ticket(component, request.handoff)?;
+    let with_sheet = if component.sheet_bytes > 0 { WithSheet::Yes } else { WithSheet::No };
     let receiving = format!("receiving the files of {}", component.name);
     let rest = read(&mut stream, &mut incoming, &operation, patience, Incoming::is_complete, &mut on_progress);
-    let mapped = Deadline::after(patience).bound(&receiving, map(handoff, ticket, &files));
-    let (mapped, ()) = tokio::try_join!(mapped, rest)?;
+    let mapped = Deadline::after(patience).bound(&receiving, map(handoff, ticket, &files, with_sheet));
+    let ((mapped, sheet), ()) = tokio::try_join!(mapped, rest)?;
     let (opened, views): (Vec<File>, Vec<View>) = mapped.into_iter().unzip();
     let kept = match request.files {
         Files::Closed => Vec::new(),
@@ -49,8 +51,12 @@ pub(crate) async fn load(
     };
 
     let Received { component, tensors, notices } = incoming.finish()?;
-    let tensors = Tensors::new(views, table::entries(tensors, &files)?)?;
-    Ok(Component::new(component, tensors, kept, notices, stream, service))
+    let lengths: Vec<u64> = views.iter().map(|view| view.len() as u64).collect();
+    let table = match sheet {
+        Some(sheet) => Table::of_sheet(sheet, (component.sheet_bytes, component.tensor_count), &lengths)?,
+        None => Table::of_pages(tensors, &lengths)?,
+    };
+    Ok(Component::new(component, Tensors::new(views, table), kept, notices, stream, service))
 }
 
 /// Reads until `enough` is true or the stream ends. Fails after a silence of `patience`.
@@ -76,14 +82,22 @@ async fn read(
 /// A file and its mapping.
 type Mapped = (File, View);
 
+/// Whether a sheet comes after the files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WithSheet {
+    Yes,
+    No,
+}
+
 async fn map(
     handoff: &HandoffClient,
     ticket: Option<Ticket>,
     files: &[SegmentFile],
-) -> Result<Vec<Mapped>, ClientError> {
+    with_sheet: WithSheet,
+) -> Result<(Vec<Mapped>, Option<View>), ClientError> {
     match ticket {
-        Some(ticket) => map_descriptors(handoff, ticket, files).await,
-        None => map_paths(files.to_vec()).await,
+        Some(ticket) => map_descriptors(handoff, ticket, files, with_sheet).await,
+        None => Ok((map_paths(files.to_vec()).await?, None)),
     }
 }
 
@@ -101,8 +115,12 @@ async fn map_descriptors(
     handoff: &HandoffClient,
     ticket: Ticket,
     files: &[SegmentFile],
-) -> Result<Vec<Mapped>, ClientError> {
-    let fds = handoff.fetch(ticket, files.len()).await?;
+    with_sheet: WithSheet,
+) -> Result<(Vec<Mapped>, Option<View>), ClientError> {
+    let sheets = usize::from(with_sheet == WithSheet::Yes);
+    let mut fds = handoff.fetch(ticket, files.len() + sheets).await?;
+    let sheet = fds.split_off(files.len()).pop().map(|sheet| View::map_sealed(&File::from(sheet)));
+    let sheet = sheet.transpose().map_err(|source| ClientError::Map { path: "the table of tensors".into(), source })?;
     let map = |(fd, file): (_, &SegmentFile)| {
         let opened = File::from(fd);
         match View::map(&opened, &file.identity) {
@@ -110,7 +128,7 @@ async fn map_descriptors(
             Err(source) => Err(ClientError::Map { path: file.path.clone(), source }),
         }
     };
-    fds.into_iter().zip(files).map(map).collect()
+    Ok((fds.into_iter().zip(files).map(map).collect::<Result<_, _>>()?, sheet))
 }
 
 /// Runs on a thread of its own, because opening a path may wait for a network file system.

@@ -38,6 +38,7 @@ pub mod quantisation;
 pub mod resemblance;
 pub mod rewrite;
 pub mod select;
+pub mod sheet;
 pub mod shown;
 pub mod source;
 pub mod spec;

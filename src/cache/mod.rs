@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{Notify, Semaphore};
 use weightsd_core::{
     derive::Alignment,
-    handoff::{Given, Ticket},
+    handoff::Ticket,
     policy::{self, Decision, Idle, IdleFacts, KeepAliveLimits, Wish},
 };
 
@@ -31,7 +31,7 @@ use self::{
 };
 pub use self::{
     flight::FlightReport,
-    leases::{Change, ChangeKind, Holder, Usage},
+    leases::{Change, ChangeKind, Holder, Redeemed, Usage},
     verify::Hashed,
 };
 pub use crate::pipeline::AcquireError;
@@ -181,9 +181,9 @@ impl Cache {
         trip.run(self.daemon().lanes(), FINDING, Kind::Look, look).await
     }
 
-    /// The component that a ticket stands for, and which of its files are given.
+    /// What a ticket stands for, while its lease lasts.
     #[must_use]
-    pub fn redeem(&self, ticket: Ticket) -> Option<(Arc<Component>, Given)> {
+    pub fn redeem(&self, ticket: Ticket) -> Option<Redeemed<Component>> {
         self.leases.redeem(ticket)
     }
 

@@ -123,6 +123,7 @@ impl Wanted {
             since: SystemTime::now(),
             keep_alive: cache.config().keep_alive.get().default,
             given: Given::Originals,
+            takes_sheet: false,
         };
         match cache.acquire(request(&self.what), holder, |_, _| {}).await {
             Ok(Acquired { lease, .. }) => {

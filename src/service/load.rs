@@ -19,10 +19,11 @@ use weightsd_proto::{
 use super::{
     Context, Failure, messages,
     request::{self, Hold, LoadRequest},
+    sheet,
 };
 use crate::{
     cache::{Acquired, Cache, Change, ChangeKind, Holder, Lease},
-    component::Component,
+    component::{Component, SealedSheet},
     metrics::Road,
     snapshot::Attestations,
 };
@@ -54,8 +55,8 @@ pub(super) fn load_component(
 async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender) {
     let (metrics, asked_at) = (cache.daemon().metrics(), Instant::now());
     let keep_alive = cache.config().keep_alive.get().grant(asked.keep_alive);
-    let given = asked.given;
-    let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive, given };
+    let (given, takes_sheet) = (asked.given, asked.takes_sheet);
+    let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive, given, takes_sheet };
     let acquired = tokio::select! {
         acquired = cache.acquire(asked.request, holder, |step, sharers| {
             let _ = sender.try_send(Ok(Event::Progress(messages::progress(step, sharers)).into()));
@@ -65,8 +66,12 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
     match acquired {
         Ok(acquired) => {
             metrics.loaded(if acquired.warm { Road::Warm } else { Road::Cold }, asked_at.elapsed());
-            let attestations = &cache.config().attestations;
-            let sent = send_component(&sender, &acquired, attestations, (asked.hold, given), keep_alive).await;
+            let sheet = match takes_sheet {
+                true => sheet::of(acquired.lease.component(), cache.daemon()).await,
+                false => None,
+            };
+            let component = component(&acquired, &cache.config().attestations, (asked.hold, given), keep_alive, sheet);
+            let sent = send(&sender, component, sheet.is_none().then(|| acquired.lease.component())).await;
             if sent.is_ok() && asked.hold == Hold::Stream {
                 hold(cache, &acquired.lease, given, &sender).await;
             }
@@ -110,13 +115,28 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, sender: &Sender) 
     }
 }
 
-async fn send_component(
+/// Sends a component, and in pages the tensors of the one that has no sheet.
+async fn send(
     sender: &Sender,
+    message: v1::Component,
+    without_sheet: Option<&Arc<Component>>,
+) -> Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Status>>> {
+    sender.send(Ok(Event::Component(message).into())).await?;
+    for page in
+        without_sheet.iter().flat_map(|component| component.encoded_pages.get_or_init(|| encode_pages(component)))
+    {
+        sender.send(Ok(LoadComponentResponse::Encoded(page.clone()))).await?;
+    }
+    Ok(())
+}
+
+fn component(
     acquired: &Acquired,
     attestations: &Attestations,
     (hold, given): (Hold, Given),
     keep_alive: std::time::Duration,
-) -> Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Status>>> {
+    sheet: Option<&SealedSheet>,
+) -> v1::Component {
     let lease = &acquired.lease;
     let component = lease.component();
     let (id, ticket) = match hold {
@@ -132,7 +152,7 @@ async fn send_component(
             derive: messages::duration(component.timings.derive),
         },
     };
-    let message = v1::Component {
+    v1::Component {
         id: component.id.to_string(),
         name: component.name.clone(),
         family: component.family.to_owned(),
@@ -152,12 +172,8 @@ async fn send_component(
         assumptions: component.assumptions.clone(),
         image: messages::image(component),
         adapters: component.adapters.iter().map(messages::adapted).collect(),
-    };
-    sender.send(Ok(Event::Component(message).into())).await?;
-    for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {
-        sender.send(Ok(LoadComponentResponse::Encoded(page.clone()))).await?;
+        sheet_bytes: sheet.map_or(0, |sheet| sheet.bytes),
     }
-    Ok(())
 }
 
 /// The component's tensor table as messages, encoded.

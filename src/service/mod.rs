@@ -11,6 +11,7 @@ mod inspect;
 mod load;
 mod probe;
 mod request;
+mod sheet;
 mod status;
 mod work;
 

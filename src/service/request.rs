@@ -47,6 +47,7 @@ pub(super) struct LoadRequest {
     pub(super) keep_alive: Option<Duration>,
     pub(super) client_name: String,
     pub(super) given: Given,
+    pub(super) takes_sheet: bool,
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
@@ -109,6 +110,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         keep_alive,
         client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
         given: if takes_clones { Given::Clones } else { Given::Originals },
+        takes_sheet: request.takes_sheet && hold == Hold::Stream,
     })
 }
 

@@ -43,7 +43,7 @@ fn id() -> ComponentId {
 }
 
 fn holder(keep_alive: Duration) -> Holder {
-    Holder { pid: 1, name: String::new(), since: SystemTime::UNIX_EPOCH, keep_alive, given: Given::Originals }
+    Holder { pid: 1, name: String::new(), since: SystemTime::UNIX_EPOCH, keep_alive, given: Given::Originals, takes_sheet: false }
 }
 
 impl Stage {
