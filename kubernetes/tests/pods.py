@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,8 +68,9 @@ class Node:
     def path(self, on_node: str) -> Path:
         return self.folder / "node" / on_node.lstrip("/")
 
-    def pod(self, spec: dict, objects: dict) -> "Pod":
-        return Pod(self, spec, objects)
+    def pod(self, template: dict, objects: dict, claims: Iterable[str] = ()) -> "Pod":
+        """A pod of a template, with the volumes that it claims."""
+        return Pod(self, template["spec"], objects, claims)
 
     def end(self) -> None:
         for process in self.processes:
@@ -80,12 +82,17 @@ class Node:
 class Pod:
     """A pod that was put on the node: its volumes are there, nothing runs."""
 
-    def __init__(self, node: Node, spec: dict, objects: dict) -> None:
+    def __init__(self, node: Node, spec: dict, objects: dict, claims: Iterable[str]) -> None:
         self.node, self.spec = node, spec
         node.made += 1
         self.folder = node.folder / f"pod-{node.made}"
         self.folder.mkdir(parents=True)
         self.volumes = {volume["name"]: self.volume(volume, objects) for volume in spec.get("volumes", [])}
+        for claim in claims:  # A disk's folder is root's, and the group's of the pod.
+            self.volumes[claim] = self.folder / claim
+            self.volumes[claim].mkdir()
+            os.chown(self.volumes[claim], 0, spec["securityContext"]["fsGroup"])
+            self.volumes[claim].chmod(0o2775)
 
     def volume(self, volume: dict, objects: dict) -> Path:
         if "hostPath" in volume:
@@ -140,7 +147,7 @@ class Pod:
             ],
             "user": user,
             "group": group,
-            "groups": security.get("supplementalGroups", []),
+            "groups": [security[name] for name in ["fsGroup"] if name in security],
             "capabilities": capabilities.get("add", []),
             "no_new_privileges": not security.get("allowPrivilegeEscalation", True),
             "environment": {"PATH": "/usr/local/bin:/usr/bin:/bin", **image.environment, **self.environment(container)},

@@ -8,11 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pods import REPOSITORY, Image, Node, Pod, built, render, stop
+from pods import PATIENCE, REPOSITORY, Image, Node, Pod, built, render, stop
 
 SCHEMAS = os.environ["KUBE_SCHEMAS"]
 ROOT = Path(os.environ["KUBE_ROOT"])  # Of container/assemble.
 BUSYBOX = Path(os.environ["KUBE_BUSYBOX"])  # The folder of a static busybox.
+MAKE_CHECKPOINT = os.environ["KUBE_MAKE_CHECKPOINT"]
 DAEMONS = ["base", "overlays/mirror", "overlays/dragonfly"]
 IMAGE = built(ROOT, REPOSITORY / "container/Containerfile")
 OURS = "registry.example/weightsd:"
@@ -30,7 +31,7 @@ def rendered(folder: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("folder", DAEMONS)
+@pytest.mark.parametrize("folder", [*DAEMONS, "example"])
 def test_the_manifests_are_kubernetes(folder):
     judged = conforms(rendered(folder))
     assert judged.returncode == 0, judged.stdout
@@ -87,7 +88,7 @@ def daemon(node: Node, folder: str = "base") -> Pod:
     if folder.endswith("dragonfly"):  # The site makes this one.
         authority = Path("/etc/ssl/certs/ca-certificates.crt").read_text()
         objects["ConfigMap", "dragonfly-ca"] = {"data": {"ca.crt": authority}}
-    pod = node.pod(objects["DaemonSet", "weightsd"]["spec"]["template"]["spec"], objects)
+    pod = node.pod(objects["DaemonSet", "weightsd"]["spec"]["template"], objects)
     pod.run("folders")
     return pod
 
@@ -122,29 +123,45 @@ def test_folders_that_hold_something_keep_it(node):
     assert kept.stat().st_uid == 1234
 
 
-def test_a_program_of_another_pod_reads_the_weights(node):
-    """In a container of its own, with process ids of its own, that has the socket's folder and nothing else."""
+def with_a_model(node: Node) -> None:
+    """Puts a small model into the cache of the node's daemon."""
     hub = node.path("/var/lib/weightsd/hub")
-    pod = daemon(node)
-    make = [os.environ["KUBE_MAKE_CHECKPOINT"], "--size", "tiny", "--layout", "hub-cache", hub]
+    make = [MAKE_CHECKPOINT, "--size", "tiny", "--layout", "hub-cache", hub]
     subprocess.run(make, check=True, capture_output=True)
     for path in [hub, *hub.rglob("*")]:
         os.chown(path, 65532, 65532, follow_symlinks=False)
+
+
+def test_a_client_waits_for_its_node_and_reads_the_weights(node):
+    """The whole of it: a pod that came before the daemon, a daemon with a model in its cache, and a program
+    that holds weights through the socket alone."""
+    pod = daemon(node)
+    with_a_model(node)
+    objects = render("example")
+    client = node.pod(objects["Pod", "client"], objects)
+    waiting = client.start("wait")
     process = pod.start("weightsd")
-    pod.until("weightsd", "readinessProbe")
-    container = {
-        "name": "program",
-        "image": OURS,
-        "args": ["load", "Tongyi-MAI/Z-Image-Turbo", "vae", "--hold"],
-        "env": [{"name": "WEIGHTSD_SOCKET", "value": "/run/weightsd/weightsd.sock"}],
-        "securityContext": {"capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True},
-        "volumeMounts": [{"name": "socket", "mountPath": "/run/weightsd", "readOnly": True}],
-    }
-    volume = {"name": "socket", "hostPath": {"path": "/run/weightsd", "type": "Directory"}}
-    holder = node.pod({"containers": [container], "volumes": [volume]}, {}).start("program")
+    said, _ = waiting.communicate(timeout=PATIENCE)
+    assert waiting.returncode == 0, said
+
+    hold = ["weightsd", "load", "Tongyi-MAI/Z-Image-Turbo", "vae", "--hold"]
+    holder = client.start("program", hold, IMAGE)
     assert "tensors" in holder.stdout.readline()
     ls = json.loads(pod.run("weightsd", ["/usr/local/bin/weightsd", "ls", "--json"]))
-    [holding] = [loaded["holders"] for loaded in ls["components"]]
-    assert holding[0]["pid"] > 1, "the daemon sees the process ids of the node"
+    holders = [holding for loaded in ls["components"] for holding in loaded.get("holders", [])]
+    assert [holding["pid"] > 1 for holding in holders] == [True], "the daemon sees the process ids of the node"
     holder.kill()
+    assert stop(process)[0] == 0
+
+
+def test_a_pod_of_another_user_is_refused(node):
+    pod = daemon(node)
+    process = pod.start("weightsd")
+    pod.until("weightsd", "readinessProbe")
+    objects = render("example")
+    objects["Pod", "client"]["spec"]["securityContext"]["runAsUser"] = 10001
+    client = node.pod(objects["Pod", "client"], objects)
+    asking = client.start("program", ["weightsd", "status"], IMAGE)
+    said, _ = asking.communicate(timeout=PATIENCE)
+    assert asking.returncode != 0, said
     assert stop(process)[0] == 0

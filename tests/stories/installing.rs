@@ -82,3 +82,34 @@ fn systemd_understands_the_units() {
     let words = String::from_utf8_lossy(&judged.stderr);
     assert!(judged.status.success() && !words.contains("weightsd"), "{words}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn systemd_understands_the_units_of_the_whole_machine_and_their_sandbox() {
+    use std::process::Command;
+
+    const JUDGE: &str = "systemd-analyze";
+    // Of a hundred; without any sandbox it is above ninety.
+    const EXPOSURE_MAX: &str = "--threshold=25";
+    let home = Home::new();
+    let judge = |arguments: &[&str], units: &[PathBuf]| {
+        let mut command = home.around(Command::new(JUDGE));
+        command.env("XDG_RUNTIME_DIR", home.path()).args(arguments).args(units).output()
+    };
+    if judge(&["--version"], &[]).is_err() {
+        return crate::not_run::not_run(&format!("there is no {JUDGE}"));
+    }
+    let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("systemd/system");
+    let units = ["weightsd.socket", "weightsd.service"].map(|name| {
+        let text = fs::read_to_string(shipped.join(name)).unwrap();
+        let unit = home.path().join(name);
+        fs::write(&unit, text.replace("/usr/local/bin/weightsd", PROGRAM)).unwrap();
+        unit
+    });
+    assert!(fs::read_to_string(&units[1]).unwrap().contains(&format!("ExecStart={PROGRAM} serve --activated\n")));
+    let verified = judge(&["verify"], &units).unwrap();
+    let words = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && !words.contains("weightsd"), "{words}");
+    let weighed = judge(&["security", "--offline=true", EXPOSURE_MAX], &units[1..]).unwrap();
+    assert!(weighed.status.success(), "{}", String::from_utf8_lossy(&weighed.stdout));
+}
