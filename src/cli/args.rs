@@ -57,6 +57,8 @@ pub(super) enum Task {
     Pull(Pull),
     /// Compare the files of a model with their hashes (needs no network)
     Verify(Verify),
+    /// Wait until this machine has components of a model
+    Wait(Wait),
     /// Show every setting, its value, and where the value comes from (needs no daemon)
     Config(Box<Stating>),
     /// Check what the daemon needs on this machine, and say what to do (needs no daemon)
@@ -335,6 +337,26 @@ pub(super) struct Verify {
     pub(super) model: Model,
     /// Components [default: every file of the model that is here]
     pub(super) components: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What is missing is downloaded, and the components stay warm as after `weightsd load`. While the daemon is not up yet, or the \
+hub is away, it goes on waiting; with --offline also while nobody has brought the files.
+
+Examples:
+  weightsd wait Tongyi-MAI/Z-Image-Turbo transformer vae
+  weightsd wait org/language-model model --timeout 30m
+  weightsd wait org/language-model model --offline")]
+pub(super) struct Wait {
+    #[command(flatten)]
+    pub(super) model: Model,
+    /// The components, such as transformer, text_encoder or vae
+    #[arg(required = true)]
+    pub(super) components: Vec<String>,
+    /// Give up after this time [default: never]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -22,6 +22,7 @@ mod serve;
 mod shell;
 mod status;
 mod top;
+mod wait;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -111,6 +112,7 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         Task::Verify(command) => {
             process::runtime()?.block_on(async { pull::verify(&connect().await?, command, format).await })
         }
+        Task::Wait(command) => process::runtime()?.block_on(wait::run(options(socket), command, format)),
         Task::Doctor(command) => doctor::run(command, socket, format),
         Task::Config(command) => config::run(&command, socket, format),
         Task::Status => process::runtime()?.block_on(async { status::status(&connect().await?, format).await }),

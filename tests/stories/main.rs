@@ -78,4 +78,5 @@ mod true_size;
 mod verifying;
 #[cfg(target_os = "linux")] // It needs loop devices.
 mod volumes;
+mod waits;
 mod without_mlx;
