@@ -159,10 +159,8 @@ fn reform(description: &mut Description, table: &Table) {
     }
     let head = if published.contains(HEAD) { Head::ForText } else { Head::None };
     let found = catalogue(LanguageConfig(written), architecture, head, &|part, layer| form_of(part, layer, table));
-    // It was made of the same config before.
-    if let Ok(found) = found {
-        description.catalogue = Some(found);
-    }
+    description.catalogue =
+        Some(found.expect("every form of a part has the sizes of the first, which was made before"));
 }
 
 /// The head of a language model.
