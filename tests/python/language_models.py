@@ -98,6 +98,7 @@ USUAL = {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_scaling": No
 OTHERWISE = {
     "deepseek_v2": {"rope_scaling": {"factor": 1.0, "mscale_all_dim": 0.0, "type": "yarn"}},
     "exaone4": {"sliding_window_pattern": "LLG"},
+    "qwen2_moe": {"decoder_sparse_step": 1},  # All of its blocks have experts.
     "olmo3": {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
 }
 

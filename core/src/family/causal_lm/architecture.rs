@@ -8,9 +8,10 @@ use self::rows::{
     BIASED_EXPERTS, BIASED_NORM, BIASED_ROUTER, COHERE_HEAD_NORMS, CORRECTION, EMBEDDING, ERNIE_BIASES, EXPERTS,
     FOUR_NORMS, FUSED_GATED, FUSED_PROJECTIONS, GATED, GATED_BIASES_IF, GLM4_NORMS, HEAD, HEAD_NORMS, HEAD_NORMS_IF,
     HUNYUAN_HEAD_NORMS, INPUT_BIASES, INPUT_BIASES_IF, INPUT_BIASES_UNLESS, INPUT_NORMS, LATENT_ATTENTION, LATENT_KEYS,
-    MIXTRAL_EXPERTS, NORM, ONE_NORM, OUTPUT_BIAS_IF, OUTPUT_BIAS_UNLESS, OUTPUT_NORMS, PHI_BLOCK, PHI_END, PHI_HEAD,
-    PROJECTIONS, QKV_BIASES, ROUTER, SEED_OUTPUT_BIAS, SHARED_EXPERT, SHARED_EXPERTS, SINKS, STABLELM_NORMS,
-    STARCODER_BLOCK, TWO_BIASED_NORMS, TWO_NORMS, UNGATED, USE_QKV_BIASES, WHOLE_NORMS, WIDE_EXPERTS,
+    MIXTRAL_EXPERTS, NORM, ONE_NORM, OUTPUT_BIAS_IF, OUTPUT_BIAS_UNLESS, OUTPUT_NORMS, PHI_BLOCK, PHI_END,
+    PHI_HEAD_BIAS, PROJECTIONS, QKV_BIASES, ROUTER, SEED_OUTPUT_BIAS, SHARED_BIASES_IF, SHARED_EXPERT, SHARED_EXPERTS,
+    SINKS, SQUARE_PROJECTIONS, STABLELM_NORMS, STARCODER_BLOCK, TWO_BIASED_NORMS, TWO_NORMS, UNGATED, USE_QKV_BIASES,
+    WHOLE_NORMS, WIDE_EXPERTS,
 };
 
 /// Tensors.
@@ -31,8 +32,8 @@ pub(super) struct Architecture {
     pub(super) sparse: SparseBlocks,
     /// What is behind the blocks.
     pub(super) end: Rows,
-    /// The head for text.
-    pub(super) head: Rows,
+    /// What the head for text has beside its matrix, also where that is the embedding.
+    pub(super) head_bias: Rows,
     /// Whether the head is the embedding where the config does not say.
     pub(super) is_tied: bool,
     /// Width of a head where the config does not say; `None` divides the width by the heads.
@@ -189,7 +190,7 @@ const fn named(
         block,
         sparse: SparseBlocks::None,
         end: NORM,
-        head: HEAD,
+        head_bias: &[],
         is_tied: false,
         head_width: None,
         unknown: &[],
@@ -267,7 +268,7 @@ pub(super) static ALL: &[Architecture] = &[
         "helium",
         "HeliumForCausalLM",
         "HeliumModel",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, GATED, GATED_BIASES_IF, TWO_NORMS])],
+        &[all(&[SQUARE_PROJECTIONS, INPUT_BIASES_IF, GATED, GATED_BIASES_IF, TWO_NORMS])],
     )
     .head_width(128),
     named(
@@ -349,7 +350,7 @@ pub(super) static ALL: &[Architecture] = &[
     .end(BIASED_NORM)
     .head_width(128),
     Architecture {
-        head: PHI_HEAD,
+        head_bias: PHI_HEAD_BIAS,
         unknown: &["qk_layernorm"],
         ..named("phi", "PhiForCausalLM", "PhiModel", &[all(&[PHI_BLOCK, INPUT_BIASES])]).end(PHI_END)
     },
@@ -403,7 +404,7 @@ pub(super) static ALL: &[Architecture] = &[
         "deepseek_v2",
         "DeepseekV2ForCausalLM",
         "DeepseekV2Model",
-        &[LATENT, dense(&[GATED]), experts(&[ROUTER, SHARED_EXPERTS], EXPERTS)],
+        &[LATENT, dense(&[GATED, GATED_BIASES_IF]), experts(&[ROUTER, SHARED_EXPERTS, SHARED_BIASES_IF], EXPERTS)],
     )
     .sparse(DENSE_FIRST),
     named(
@@ -441,3 +442,6 @@ const OLMO2: &[Part] = &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, WHO
 
 /// What is before the blocks of all of them.
 pub(super) const START: Rows = EMBEDDING;
+
+/// The matrix of the head for text, where it is not the embedding.
+pub(super) const HEAD_MATRIX: Rows = HEAD;

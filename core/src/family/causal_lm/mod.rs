@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use self::{
-    architecture::{Architecture, Form, Part, Row, Rows, START},
+    architecture::{Architecture, Form, HEAD_MATRIX, Part, Row, Rows, START},
     config::LanguageConfig,
 };
 use super::{
@@ -150,14 +150,16 @@ impl Family for CausalLm {
 
 /// Gives a description the catalogue of the forms in which its tensors are saved.
 fn reform(description: &mut Description, table: &Table) {
-    let Some(published) = &description.catalogue else { return };
+    if description.catalogue.is_none() {
+        return;
+    }
     let Some((written, architecture)) = description.config.as_object().zip(architecture_of(&description.config)) else {
         return;
     };
     if architecture.block.iter().all(|part| part.forms.is_empty()) {
         return;
     }
-    let head = if published.contains(HEAD) { Head::ForText } else { Head::None };
+    let head = Head::of(written, architecture).unwrap_or(Head::ForText);
     let found = catalogue(LanguageConfig(written), architecture, head, &|part, layer| form_of(part, layer, table));
     description.catalogue =
         Some(found.expect("every form of a part has the sizes of the first, which was made before"));
@@ -281,7 +283,10 @@ fn catalogue(
     let is_tied = config.switch("tie_word_embeddings", architecture.is_tied)?;
     let has_head = !is_tied && head == Head::ForText;
     if has_head {
-        add("", architecture.head)?;
+        add("", HEAD_MATRIX)?;
+    }
+    if head == Head::ForText {
+        add("", architecture.head_bias)?;
     }
     Ok(tensors.finish().tolerating(if has_head { &WITH_HEAD } else { &WITHOUT_HEAD }))
 }

@@ -45,6 +45,13 @@ pub(super) const PROJECTIONS: Rows = &[
     row("self_attn.v_proj.weight", &[Keys, Hidden]),
     row("self_attn.o_proj.weight", &[Hidden, Queries]),
 ];
+/// With an output as wide as the model, whatever its heads are.
+pub(super) const SQUARE_PROJECTIONS: Rows = &[
+    row("self_attn.q_proj.weight", &[Queries, Hidden]),
+    row("self_attn.k_proj.weight", &[Keys, Hidden]),
+    row("self_attn.v_proj.weight", &[Keys, Hidden]),
+    row("self_attn.o_proj.weight", &[Hidden, Hidden]),
+];
 pub(super) const INPUT_BIASES: Rows = &[
     row("self_attn.q_proj.bias", &[Queries]),
     row("self_attn.k_proj.bias", &[Keys]),
@@ -211,7 +218,7 @@ pub(super) const PHI_BLOCK: Rows = &[
 ];
 pub(super) const PHI_END: Rows =
     &[row("model.final_layernorm.weight", &[Hidden]), row("model.final_layernorm.bias", &[Hidden])];
-pub(super) const PHI_HEAD: Rows = &[row("lm_head.weight", &[Vocabulary, Hidden]), row("lm_head.bias", &[Vocabulary])];
+pub(super) const PHI_HEAD_BIAS: Rows = &[row("lm_head.bias", &[Vocabulary])];
 
 /// What chooses among experts.
 pub(super) const ROUTER: Rows = &[row("mlp.gate.weight", &[Experts, Hidden])];
@@ -232,7 +239,15 @@ pub(super) const SHARED_EXPERTS: Rows = &[
     if_set("n_shared_experts", "mlp.shared_experts.down_proj.weight", &[Hidden, SharedExpertsInner]),
 ];
 
-/// Experts: as published, one by one; as transformers 5 has them in memory; as mlx-lm stacks them.
+const SHARED_BIAS: When = When::Both(&When::Has("n_shared_experts"), &When::Is(MLP_BIAS, false));
+pub(super) const SHARED_BIASES_IF: Rows = &[
+    Row { name: "mlp.shared_experts.gate_proj.bias", shape: &[SharedExpertsInner], when: SHARED_BIAS },
+    Row { name: "mlp.shared_experts.up_proj.bias", shape: &[SharedExpertsInner], when: SHARED_BIAS },
+    Row { name: "mlp.shared_experts.down_proj.bias", shape: &[Hidden], when: SHARED_BIAS },
+];
+
+/// Experts: as published, one by one; as transformers 5 has them in memory; as mlx-lm stacks
+/// them, under two names.
 pub(super) const EXPERTS: &[Form] = &[
     Form {
         sign: "mlp.experts.0.",
@@ -255,6 +270,14 @@ pub(super) const EXPERTS: &[Form] = &[
             row("mlp.switch_mlp.gate_proj.weight", &[Experts, ExpertInner, Hidden]),
             row("mlp.switch_mlp.up_proj.weight", &[Experts, ExpertInner, Hidden]),
             row("mlp.switch_mlp.down_proj.weight", &[Experts, Hidden, ExpertInner]),
+        ],
+    },
+    Form {
+        sign: "mlp.experts.gate_proj.",
+        rows: &[
+            row("mlp.experts.gate_proj.weight", &[Experts, ExpertInner, Hidden]),
+            row("mlp.experts.up_proj.weight", &[Experts, ExpertInner, Hidden]),
+            row("mlp.experts.down_proj.weight", &[Experts, Hidden, ExpertInner]),
         ],
     },
 ];
