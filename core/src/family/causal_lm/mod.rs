@@ -411,6 +411,90 @@ mod tests {
     }
 
     #[test]
+    fn models_with_experts_have_their_published_parameters() {
+        let latent = json!({"first_k_dense_replace": 1, "q_lora_rank": null, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 128, "v_head_dim": 128});
+        let cases: [(&str, Value, usize, u64); 6] = [
+            // Mixtral 8x7B.
+            (
+                "mixtral",
+                json!({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 32000,
+                    "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8}),
+                995,
+                46_702_792_704,
+            ),
+            // Qwen1.5 MoE A2.7B.
+            (
+                "qwen2_moe",
+                json!({"hidden_size": 2048, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+                    "num_hidden_layers": 24, "vocab_size": 151936, "num_attention_heads": 16, "num_key_value_heads": 16,
+                    "num_experts": 60}),
+                4659,
+                14_315_784_192,
+            ),
+            // Qwen3 30B A3B.
+            (
+                "qwen3_moe",
+                json!({"hidden_size": 2048, "moe_intermediate_size": 768, "num_hidden_layers": 48, "vocab_size": 151936,
+                    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128}),
+                18867,
+                30_532_122_624,
+            ),
+            // GPT-OSS 20B.
+            (
+                "gpt_oss",
+                json!({"hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24, "vocab_size": 201088,
+                    "num_attention_heads": 64, "num_key_value_heads": 8, "num_local_experts": 32}),
+                411,
+                20_914_757_184,
+            ),
+            // DeepSeek V2 Lite.
+            (
+                "deepseek_v2",
+                json!({"hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+                    "num_hidden_layers": 27, "vocab_size": 102400, "num_attention_heads": 16, "n_routed_experts": 64,
+                    "n_shared_experts": 2}),
+                5291,
+                15_706_484_224,
+            ),
+            // DeepSeek V3, without the block that predicts a second word.
+            (
+                "deepseek_v3",
+                json!({"hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048,
+                    "num_hidden_layers": 61, "vocab_size": 129280, "num_attention_heads": 128, "n_routed_experts": 256,
+                    "n_shared_experts": 1, "first_k_dense_replace": 3, "q_lora_rank": 1536}),
+                45395,
+                671_026_419_200,
+            ),
+        ];
+        for (model_type, rest, tensors, parameters) in cases {
+            let mut all = latent.clone();
+            all.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            let found = describe(&config(model_type, &all)).unwrap();
+            assert_eq!((found.tensors().len(), found.parameters()), (tensors, parameters), "{model_type}");
+        }
+        let two = json!({"num_experts": 4, "num_local_experts": 5, "moe_intermediate_size": 8});
+        let said = describe(&config("qwen3_moe", &two)).unwrap_err().to_string();
+        assert!(said.contains("`num_experts` is 4, and `num_local_experts` is 5"), "{said}");
+        let many = json!({"num_experts": 4096, "num_hidden_layers": 1024, "moe_intermediate_size": 8});
+        assert!(describe(&config("qwen3_moe", &many)).unwrap_err().to_string().contains("experts of all layers"));
+    }
+
+    /// As DeepSeek's and Microsoft's repositories do it, whose code became transformers'.
+    #[test]
+    fn code_of_the_same_name_is_believed_as_far_as_tensors_agree() {
+        let named =
+            |class: &str| config("phi3", &json!({"auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": class}}));
+        assert!(describe(&named("modeling_phi3.Phi3ForCausalLM")).is_ok());
+        assert!(unchecked(&named("modeling_phi3.Phi4ForCausalLM")).contains("auto_map"));
+        let facts = facts(&named("modeling_phi3.Phi3ForCausalLM"));
+        let mut description = CausalLm.describe(&CausalLm.components(&facts).remove(0), &facts).unwrap();
+        let header = Header { data_start: 8, file_length: 8, tensors: Vec::new(), metadata: BTreeMap::new() };
+        CausalLm.refine("model", &mut description, &Table::of_file(header));
+        assert!(description.catalogue.is_none() && description.unchecked.unwrap().contains("auto_map"));
+    }
+
+    #[test]
     fn tied_embeddings_need_no_head_and_tolerate_one() {
         let tied = describe(&config("llama", &json!({"tie_word_embeddings": true}))).unwrap();
         assert!(!tied.contains("lm_head.weight") && tied.tolerates("lm_head.weight"));
