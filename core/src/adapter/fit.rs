@@ -79,7 +79,7 @@ impl Tensors<'_> {
         fitting.next().ok_or_else(|| self.misfit(change, frame))
     }
 
-    /// A factor, of which the last matrix, or the core, has the dimensions of a kernel.
+    /// A factor; its last matrix, or its core, has the dimensions of a kernel.
     fn factor(self, keys: &FactorKeys, kernel: &[u64]) -> Result<Factor, AdapterError> {
         Ok(match keys {
             FactorKeys::Whole(key) => Factor::Whole(self.matrix(key, kernel)?),

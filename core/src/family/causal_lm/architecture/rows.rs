@@ -1,4 +1,4 @@
-//! The tensors of which architectures are made, in groups.
+//! The tensors that make an architecture, in groups.
 
 use super::{
     Form, Row, Rows,
