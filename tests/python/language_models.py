@@ -119,6 +119,8 @@ def of_mlx_lm(folder: Path, model_type: str, bits: int | None = None) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(settings, default=str))
     tensors: Tensors = {name: numpy(values) for name, values in tree_flatten(model.parameters())}
+    if settings["tie_word_embeddings"]:  # One class makes a head all the same, and gives it up when weights are loaded.
+        tensors = {name: values for name, values in tensors.items() if not name.startswith("lm_head.")}
     save(tensors, folder / "model.safetensors")
     return folder.resolve()
 

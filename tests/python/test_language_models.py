@@ -28,7 +28,7 @@ def audited(daemon, folder):
 
 def check_whole(report, folder, tolerated: int = 0) -> None:
     told = (report.unchecked, report.missing, report.wrong_shape, report.wrong_dtype, report.extra)
-    assert told == ("", 0, 0, 0, 0), f"{told}: {report.missing_sample} {report.wrong_shape_sample} {report.extra_sample}"
+    assert told == (0, 0, 0, 0, 0), f"{told}: {report.missing_sample} {report.wrong_shape_sample} {report.extra_sample}"
     assert report.clean and report.expected + tolerated == len(names(folder))
 
 
