@@ -155,7 +155,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     let mut tensors: Vec<Placed<At>> = Vec::new();
     let mut jobs: Vec<Planned> = Vec::new();
     for unit in units {
-        let added = deltas.remove(&unit.weight()).unwrap_or_default();
+        let added = in_order_of(&unit, deltas.remove(&unit.weight()).unwrap_or_default());
         match job(&unit, (conversion, layers), &chosen, added, coded)? {
             Some(job) => jobs.push(job),
             None => {
@@ -182,6 +182,14 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         return Err(CannotConvert::NameCollision { name: shown(&pair[0].name) });
     }
     Ok(Converted { tensors, derivation, unmet, remarks })
+}
+
+/// What adapters do to a unit, told in which order its dimensions lie.
+fn in_order_of(unit: &Unit<'_>, mut deltas: Vec<Delta>) -> Vec<Delta> {
+    if let Unit::Plain(placed) = unit {
+        deltas.iter_mut().for_each(|delta| delta.order = placed.stored_order());
+    }
+    deltas
 }
 
 /// Whether a unit is quantised in a way that can be made plain.
@@ -489,7 +497,16 @@ mod tests {
     fn delta() -> Delta {
         let slice = Slice { source: SourceId(3), range: 0..4, dtype: Dtype::F32, shape: vec![1, 1] };
         let product = Product::Full(Matrix { slice, transposed: false });
-        Delta { product, scale: 1.0, alpha: 1.0, divisor: 1.0, rows: 0..1, effect: Effect::Adds }
+        Delta {
+            product,
+            scale: 1.0,
+            alpha: 1.0,
+            divisor: 1.0,
+            rows: 0..1,
+            effect: Effect::Adds,
+            magnitude: None,
+            order: None,
+        }
     }
 
     fn run(tensors: Vec<Placed>, conversion: &Conversion, deltas: &[&str]) -> Result<Converted, CannotConvert> {
