@@ -145,12 +145,21 @@ def test_a_language_model_in_a_gguf_takes_adapters_under_the_names_of_transforme
 
 
 def test_a_gguf_becomes_a_folder_that_transformers_opens_with_an_adapter_in_it(daemon, tmp_path):
-    """`weightsd path`, opened by transformers; the adapter is in the weights."""
+    """`weightsd path`, opened by transformers, with the configs of the model that it was made of; the adapter is in the
+    weights."""
     from language_models import torch
-    from test_gguf import language_model, to_llama_cpp
-    from transformers import AutoModelForCausalLM
+    from test_gguf import SIZES, language_model, to_llama_cpp
+    from transformers import AutoModelForCausalLM, Qwen3Config
 
-    stored: dict[str, np.ndarray | Blocks] = dict(to_llama_cpp("qwen3", language_model("qwen3")))
+    tensors = language_model("qwen3")
+    sizes = {
+        "hidden_size": SIZES["hidden"], "intermediate_size": SIZES["inner"], "num_attention_heads": SIZES["heads"],
+        "num_key_value_heads": SIZES["keys"], "head_dim": SIZES["head"], "vocab_size": SIZES["words"],
+        "num_hidden_layers": SIZES["layers"], "tie_word_embeddings": True, "architectures": ["Qwen3ForCausalLM"],
+    }  # fmt: skip
+    Qwen3Config(**sizes).save_pretrained(str(tmp_path / "base"))
+    save(tensors, tmp_path / "base/model.safetensors")
+    stored: dict[str, np.ndarray | Blocks] = dict(to_llama_cpp("qwen3", tensors))
     for at, name in enumerate(list(stored)):
         if stored[name].ndim == 2:
             stored[name] = Blocks.sane(Type.Q4_0 if at % 2 else Type.Q8_0, at, *stored[name].shape)
@@ -161,7 +170,8 @@ def test_a_gguf_becomes_a_folder_that_transformers_opens_with_an_adapter_in_it(d
     expected = lent(daemon.load(str(path), "model", dequantise=True, dtype=WISHES[F32]))
     changed_weight = numpy(array(expected[f"{layer}.weight"]) + array(up) @ array(down))
     for wishes, meant in ([], expected), (["--adapter", tmp_path / "style.safetensors"], expected | {f"{layer}.weight": changed_weight}):
-        command = [PROGRAM, "--socket", daemon.socket, "path", path, "--dtype", "f32", "--root", tmp_path / "root", *wishes]
+        command = [PROGRAM, "--socket", daemon.socket, "path", path, "--base", tmp_path / "base", "--dtype", "f32"]
+        command += ["--root", tmp_path / "root", *wishes]
         environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}
         made = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment)
         assert made.returncode == 0, made.stderr
