@@ -12,6 +12,7 @@ use crate::{
     connect::Service,
     deadline::Deadline,
     handoff::HandoffClient,
+    holding::{Holding, Lease},
     incoming::{Incoming, Received},
     table::{self, SegmentFile},
 };
@@ -27,6 +28,7 @@ pub(crate) async fn load(
     let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
     let mut incoming = Incoming::default();
+    let again = request.message.clone();
     let call = async {
         let call = service.load_component(request.message).await;
         Ok(call.map_err(|status| ClientError::from_status(&operation, status))?.into_inner())
@@ -50,7 +52,9 @@ pub(crate) async fn load(
 
     let Received { component, tensors, notices } = incoming.finish()?;
     let tensors = Tensors::new(views, table::entries(tensors, &files)?)?;
-    Ok(Component::new(component, tensors, kept, notices, stream, service))
+    let lease = Lease { stream, notices, service };
+    let holding = Holding::begin(lease, &component, again, patience);
+    Ok(Component::new(component, tensors, kept, holding))
 }
 
 /// Reads until `enough` is true or the stream ends. Fails after a silence of `patience`.

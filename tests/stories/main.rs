@@ -62,6 +62,8 @@ mod progress;
 mod quantising;
 mod raw;
 mod refusals;
+mod residency;
+mod restarts;
 mod said;
 mod screens;
 mod settings;
