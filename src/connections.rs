@@ -78,6 +78,11 @@ impl Connections {
         self.table().by_number.len()
     }
 
+    /// Connections since the start.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.table().next
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

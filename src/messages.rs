@@ -398,6 +398,7 @@ pub(crate) fn progress(step: &Step, sharers: usize) -> v1::Progress {
         Phase::Download => v1::Phase::Download,
         Phase::Verify => v1::Phase::Verify,
         Phase::Derive => v1::Phase::Derive,
+        Phase::Prefetch => v1::Phase::Prefetch,
     };
     let file = |file: &FileProgress| v1::FileProgress {
         path: file.path.clone(),

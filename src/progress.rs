@@ -18,6 +18,8 @@ pub enum Phase {
     Audit,
     /// Computing what is not there as it is wanted.
     Derive,
+    /// Bringing what is lent into memory.
+    Prefetch,
 }
 
 /// How far a load is.

@@ -38,11 +38,13 @@ mod element;
 mod error;
 mod folder_error;
 mod handoff;
+mod holding;
 mod incoming;
 mod layers;
 mod load;
 mod model_folder;
 mod request;
+mod successor;
 mod table;
 mod tensor;
 mod tensors;
@@ -58,6 +60,7 @@ pub use error::{ClientError, DaemonError};
 pub use folder_error::{FolderError, FolderFormat};
 pub use half;
 pub use handoff::HandoffFailure;
+pub use holding::{LeaseState, LeaseWatch};
 pub use layers::QuantisedLayer;
 pub use model_folder::{FolderRequest, ModelFolder};
 pub use request::{Files, Handoff, LoadRequest, beside, selector};
@@ -71,5 +74,5 @@ pub use weightsd_arrays::{ArrayError, mlx_rs, release_unused};
 pub use weightsd_proto::v1 as proto;
 pub use weightsd_proto::v1::{
     AuditPolicy, AuditReport, ErrorReason, FloatType, Hold, Layout, MergedLayers, Notice, Phase, Progress,
-    Quantisation, QuantisationMode, Verification,
+    Quantisation, QuantisationMode, Residency, Verification,
 };

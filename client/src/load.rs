@@ -12,6 +12,7 @@ use crate::{
     connect::Service,
     deadline::Deadline,
     handoff::HandoffClient,
+    holding::{Holding, Lease},
     incoming::{Incoming, Received},
     table::{self, SegmentFile, Table},
 };
@@ -28,6 +29,7 @@ pub(crate) async fn load(
     let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
     let mut incoming = Incoming::default();
+    let again = request.message.clone();
     let call = async {
         let call = service.load_component(request.message).await;
         Ok(call.map_err(|status| ClientError::from_status(&operation, status))?.into_inner())
@@ -56,7 +58,9 @@ pub(crate) async fn load(
         Some(sheet) => Table::of_sheet(sheet, (component.sheet_bytes, component.tensor_count), &lengths)?,
         None => Table::of_pages(tensors, &lengths)?,
     };
-    Ok(Component::new(component, Tensors::new(views, table), kept, notices, stream, service))
+    let lease = Lease { stream, notices, service };
+    let holding = Holding::begin(lease, &component, again, patience);
+    Ok(Component::new(component, Tensors::new(views, table), kept, holding))
 }
 
 /// Reads until `enough` is true or the stream ends. Fails after a silence of `patience`.

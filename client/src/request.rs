@@ -9,7 +9,7 @@ use std::{
 use weightsd_core::{hub_env, places};
 use weightsd_proto::v1::{
     Adapter, AuditPolicy, FloatType, Hold, Layout, LoadComponentRequest, MergedLayers, ModelSelector, Quantisation,
-    Verification,
+    Residency, Verification,
 };
 use weightsd_segment::environment;
 
@@ -170,6 +170,12 @@ impl LoadRequest {
     /// Names and memory order of the tensors.
     pub fn layout(mut self, layout: Layout) -> LoadRequest {
         self.message.layout = layout.into();
+        self
+    }
+
+    /// How the component's bytes come into memory. The default is that the daemon reads ahead while they are already mapped.
+    pub fn residency(mut self, residency: Residency) -> LoadRequest {
+        self.message.residency = residency.into();
         self
     }
 

@@ -185,7 +185,7 @@ impl Reply {
 }
 
 /// Which files of a component a holder is given.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Given {
     /// Those that the component was made from.
     #[default]

@@ -10,6 +10,7 @@ mod flight;
 pub mod leases;
 mod mend;
 mod recall;
+mod residency;
 mod room;
 mod verify;
 
@@ -27,11 +28,13 @@ use self::{
     flight::Load,
     leases::{LeaseEvent, LeaseTable},
     recall::Recalls,
+    residency::Residencies,
     verify::{HashWork, VerifyWork},
 };
 pub use self::{
     flight::FlightReport,
     leases::{Change, ChangeKind, Holder, Redeemed, Usage},
+    residency::{Bringing, Brought, Residency},
     verify::Hashed,
 };
 pub use crate::pipeline::AcquireError;
@@ -54,6 +57,9 @@ const ATTEMPTS: usize = 3;
 const FINDING: &str = "finding the model";
 /// Pause between two looks for idle components that are too many.
 const THIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether clients' loads have ended.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What the cache works with.
 #[derive(Debug, Clone)]
@@ -80,6 +86,8 @@ pub struct CacheConfig {
     pub alignment: Alignment,
     /// What components that nobody holds may take together.
     pub idle: Idle,
+    /// Bytes that may be locked in memory together.
+    pub pin_budget: u64,
 }
 
 /// A loaded component and its holders.
@@ -104,6 +112,7 @@ pub struct Cache {
     verifications: Arc<SharedWork<VerifyWork>>,
     hashings: Arc<SharedWork<HashWork>>,
     recalls: Recalls,
+    residencies: Residencies,
     /// One component at a time is hashed after it was lent.
     verifying: Semaphore,
     /// The images are counted once at a time.
@@ -150,6 +159,7 @@ impl Cache {
             verifications: Arc::default(),
             hashings: Arc::default(),
             recalls: Recalls::default(),
+            residencies: Residencies::default(),
             verifying: Semaphore::new(1),
             counting: Arc::new(Semaphore::new(1)),
         });
@@ -211,6 +221,23 @@ impl Cache {
     #[must_use]
     pub fn config(&self) -> &CacheConfig {
         &self.config
+    }
+
+    /// Waits until no load and no download is under way, so that background work begins behind those of clients.
+    pub async fn quiet(&self) {
+        while self.is_at_work() {
+            tokio::time::sleep(QUIET).await;
+        }
+    }
+
+    fn is_at_work(&self) -> bool {
+        !self.flights(1).is_empty() || !self.tools.fetcher.reports(1).is_empty()
+    }
+
+    /// Whether nothing is loaded and nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.leases.is_empty() && !self.is_at_work()
     }
 
     /// What the policy would do about `wish` now.

@@ -194,6 +194,19 @@ pub(super) struct Load {
     /// Hold the component until Ctrl-C, and show what the daemon says about it
     #[arg(long)]
     pub(super) hold: bool,
+    /// How its bytes come into memory while it is held
+    #[arg(long, value_enum, requires = "hold", default_value_t = Residency::Prefetch)]
+    pub(super) residency: Residency,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Residency {
+    /// The daemon reads ahead
+    Prefetch,
+    /// When somebody touches them
+    Lazy,
+    /// Locked in memory, within `pin_budget`
+    Pinned,
 }
 
 #[derive(Debug, clap::Args)]
@@ -476,6 +489,9 @@ pub(super) struct Install {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Leave the service manager alone, and say which commands it needs
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) no_load: bool,
     /// The service manager's system [default: this one]
     #[arg(long, value_enum)]
     pub(super) platform: Option<InstallPlatform>,

@@ -7,7 +7,7 @@ use weightsd_client::{
 };
 
 use super::{
-    args::{Beside, FloatType, Layout, Load, Model, Treatment},
+    args::{Beside, FloatType, Layout, Load, Model, Residency, Treatment},
     failure::{UsageError, unless_interrupted},
     output::{self, Format, bytes, print, short, time},
     progress::Bars,
@@ -28,6 +28,11 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
     };
     let request = request(command.model, command.beside, command.component);
     let mut request = treated(request, command.treatment)?.layout(layout).audit_policy(policy).hold(hold);
+    request = request.residency(match command.residency {
+        Residency::Prefetch => proto::Residency::Prefetch,
+        Residency::Lazy => proto::Residency::Lazy,
+        Residency::Pinned => proto::Residency::Pinned,
+    });
     if command.verify {
         request = request.verification(Verification::Before);
     }

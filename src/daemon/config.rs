@@ -48,6 +48,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Most connections at once.
     pub connections: usize,
+    /// How long a daemon that nobody needs stays where the service manager starts the next one; `None`: for ever.
+    pub idle_exit: Option<Duration>,
     /// How long a shutdown may take.
     pub grace: Duration,
     /// Where models are looked up, and the sources that they come from. No source was asked yet.
@@ -66,6 +68,10 @@ pub struct Config {
     pub align_images: bool,
     /// What components that nobody holds may take together.
     pub idle: Idle,
+    /// Whether what was loaded before is loaded again.
+    pub restore: bool,
+    /// Bytes that may be locked in memory together.
+    pub pin_budget: u64,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<MetricsPlace>,
     /// What may change while the daemon runs.
@@ -151,13 +157,16 @@ impl Layers {
             engine: said.own_cache.as_ref().map(|folder| folder.join("engine.json")),
             image_folder: said.image_folder.clone(),
             align_images: said.align_images(),
+            restore: said.restore(),
             connections: said.connections().get(),
+            idle_exit: said.idle_exit,
             grace: said.grace(),
             idle: Idle {
                 components: said.idle_components().get(),
                 files: usize::MAX, // Known when the limit of open files was raised.
                 memory_bytes: said.idle_memory().as_u64(),
             },
+            pin_budget: said.pin_budget().as_u64(),
             token: hub.token,
             metrics: said.metrics_listen.clone(),
             changing,
@@ -219,6 +228,7 @@ impl Config {
             image_budget: self.changing.image_budget,
             alignment: if self.align_images { Alignment::Mended } else { Alignment::AsStored },
             idle: Idle { files: files / 2, ..self.idle },
+            pin_budget: self.pin_budget,
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::net::UnixListener;
 use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use weightsd_core::explain::Explanation;
 
-use super::{Watch, accept, process};
+use super::{BoundListener, Watch, accept, process};
 use crate::service;
 
 /// How long clients are told. launchd starts a program at most every ten seconds, and systemd gives up on one that ends too
@@ -20,8 +20,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Waiting(StdListener);
 
 impl Waiting {
-    pub(super) fn new(listener: StdListener) -> Self {
-        Self(listener)
+    /// The clients that wait on a socket that was handed over. `None` for a socket that was made here: nobody can have
+    /// connected before it was.
+    #[must_use]
+    pub fn of(bound: &BoundListener) -> Option<Self> {
+        bound.handed_over().map(Self)
     }
 
     /// Tells everyone who waits, and everyone who connects within the next seconds, why the daemon cannot start. A signal

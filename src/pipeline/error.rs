@@ -12,6 +12,7 @@ use weightsd_core::{
     derive::{CannotConvert, Wish},
     explain::{Explain, Explanation, Reason},
     family::{self, ConfigError},
+    identity::ComponentId,
     place::PlanError,
     spec::SpecError,
 };
@@ -295,6 +296,14 @@ pub enum AcquireError {
         /// Which.
         operation: &'static str,
     },
+    /// The caller has a component, and what it asks for is another one by now.
+    #[error("what was loaded as {wanted} is {found} by now: its files, or what is computed from them, have changed")]
+    Another {
+        /// The id of the caller's component.
+        wanted: ComponentId,
+        /// What the request means now.
+        found: ComponentId,
+    },
     /// The daemon stops.
     #[error("weightsd is stopping")]
     Stopping,
@@ -307,6 +316,10 @@ impl Explain for AcquireError {
             Self::Disk(error) => error.explain(),
             Self::Died { operation } => {
                 Explanation::new(Reason::Internal, *operation, "report it with the daemon's log")
+            }
+            Self::Another { wanted, .. } => {
+                let hint = "load it again for what it is now; what is mapped keeps its bytes, unless somebody wrote to its files";
+                Explanation::new(Reason::FileChanged, wanted.to_string(), hint)
             }
             Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
         }

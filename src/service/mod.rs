@@ -11,6 +11,7 @@ mod inspect;
 mod load;
 mod probe;
 mod request;
+mod restore;
 mod sheet;
 mod status;
 mod work;
@@ -29,9 +30,12 @@ use weightsd_proto::{
 };
 
 pub use self::cannot_start::refuse_all;
-pub(crate) use self::events::Watchers;
 use self::failure::Failure;
 pub use self::probe::Probe;
+pub(crate) use self::{
+    events::Watchers,
+    restore::{Known, run as restore},
+};
 use crate::{cache::Cache, connections::Connections, handle::Daemon, messages};
 
 /// Largest request that is read, in bytes: a request is a few strings.
@@ -54,6 +58,8 @@ pub struct Context {
     pub(crate) connections: Arc<Connections>,
     /// Streams of events that are open.
     pub(crate) watchers: Arc<Watchers>,
+    /// By which requests components were loaded.
+    pub(crate) known: Arc<Known>,
     /// What only the system knows.
     pub probe: Arc<Probe>,
 }

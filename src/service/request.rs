@@ -6,6 +6,7 @@ use weightsd_core::{
     catalogue::AuditPolicy,
     derive::{Float, Form, LayerFilter, Merged, Packing},
     handoff::Given,
+    identity::ComponentId,
     ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
     quantisation::Scheme,
@@ -15,6 +16,7 @@ use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
 
 use super::{Failure, messages};
 use crate::{
+    cache::Residency,
     pipeline::{FloatWish, Request, Treatment, Verification},
     resolve::{Choice, Network, Selector},
 };
@@ -48,18 +50,13 @@ pub(super) struct LoadRequest {
     pub(super) client_name: String,
     pub(super) given: Given,
     pub(super) takes_sheet: bool,
+    pub(super) residency: Residency,
+    /// The component that the caller has and wants another lease on.
+    pub(super) again: Option<ComponentId>,
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
-    let layout = match v1::Layout::try_from(request.layout).map_err(|_| unknown("layout"))? {
-        v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
-        v1::Layout::Source => Layout::Source,
-        v1::Layout::Mflux => Layout::Mflux,
-    };
-    let policy = match v1::AuditPolicy::try_from(request.audit_policy).map_err(|_| unknown("audit_policy"))? {
-        v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
-        v1::AuditPolicy::ReportOnly => AuditPolicy::ReportOnly,
-    };
+    let (layout, policy) = (layout(request.layout)?, policy(request.audit_policy)?);
     let float = match v1::FloatType::try_from(request.dtype).map_err(|_| unknown("dtype"))? {
         v1::FloatType::Unspecified => FloatWish::Usual,
         v1::FloatType::AsStored => FloatWish::AsStored,
@@ -90,6 +87,8 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
     // A client that opens paths, or has others open them, finds the originals there.
     let takes_clones = request.takes_clones && hold == Hold::Stream && form == Form::Segments;
     let keep_alive = request.keep_alive.map(keep_alive).transpose()?;
+    let again = again(&request.lease_again)?;
+    let residency = residency(request.residency)?;
     let shown = |character: &char| !character.is_control();
     let client_name: String = request.client_name.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
     Ok(LoadRequest {
@@ -111,6 +110,39 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
         given: if takes_clones { Given::Clones } else { Given::Originals },
         takes_sheet: request.takes_sheet && hold == Hold::Stream,
+        residency,
+        again,
+    })
+}
+
+fn residency(asked: i32) -> Result<Residency, Failure> {
+    Ok(match v1::Residency::try_from(asked).map_err(|_| unknown("residency"))? {
+        v1::Residency::Unspecified | v1::Residency::Prefetch => Residency::Prefetch,
+        v1::Residency::Lazy => Residency::Lazy,
+        v1::Residency::Pinned => Residency::Pinned,
+    })
+}
+
+fn again(id: &str) -> Result<Option<ComponentId>, Failure> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    let hint = "give the id of the component that you have, all 64 digits of it, or leave it out";
+    id.parse().map(Some).map_err(|_| Failure::invalid("lease_again", "is no id of a component", hint))
+}
+
+fn layout(asked: i32) -> Result<Layout, Failure> {
+    Ok(match v1::Layout::try_from(asked).map_err(|_| unknown("layout"))? {
+        v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
+        v1::Layout::Source => Layout::Source,
+        v1::Layout::Mflux => Layout::Mflux,
+    })
+}
+
+fn policy(asked: i32) -> Result<AuditPolicy, Failure> {
+    Ok(match v1::AuditPolicy::try_from(asked).map_err(|_| unknown("audit_policy"))? {
+        v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
+        v1::AuditPolicy::ReportOnly => AuditPolicy::ReportOnly,
     })
 }
 

@@ -203,6 +203,7 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
             image_budget: config.image_budget.get(),
             image_bytes: config.images.bytes(),
         }),
+        pinned_bytes: context.cache.pinned_bytes(),
         oldest_image_used: config.images.oldest_used().map(Into::into),
         hub_cache: config.places.hub_cache.as_deref().map(messages::path).unwrap_or_default(),
     }

@@ -199,14 +199,20 @@ settings! {
     keep_alive: Duration = Fixed(seconds(10 * 60));
     /// The longest keep-alive that a client is granted
     keep_alive_max: Duration = Fixed(seconds(24 * 3600));
+    /// Load again after a restart what was loaded before, for as long as it would have stayed
+    restore: bool = Fixed(true);
     /// Most components that are kept while nobody holds them; the least recently used go
     idle_components: NonZeroUsize = Fixed(some(4096));
     /// What the tables of components that nobody holds may take of the daemon's memory
     idle_memory: ByteSize = Fixed(ByteSize::mb(256));
+    /// What components may take together that clients have locked in memory (`pinned`)
+    pin_budget: ByteSize = Fixed(ByteSize::b(0));
     /// How long one load may take, downloads and computing not counted
     load_deadline: Duration = Fixed(seconds(120));
     /// How long a shutdown may take
     grace: Duration = Fixed(seconds(5));
+    /// End when nobody is connected and nothing is loaded for this long, where launchd or systemd starts the daemon again
+    idle_exit: Duration = Found("never");
     /// Most connections at once
     connections: NonZeroUsize = Fixed(some(1024));
     /// Never ask the hub, nor any other source

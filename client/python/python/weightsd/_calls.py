@@ -63,6 +63,7 @@ def load(
     verify: bool = False,
     report_only: bool = False,
     keep_alive: float | None = None,
+    residency: str | None = None,
     progress: ProgressOption = True,
     socket: StrPath | None = None,
     timeout: float | None = None,
@@ -82,6 +83,8 @@ def load(
       that have none.
     - `verify` hashes files that were here before first. `report_only` lends in spite of a failed audit.
     - `keep_alive`: seconds for which the component stays warm after the last lease.
+    - `residency`: `prefetch` (the daemon reads ahead, the default), `lazy`, or `pinned` (locked in memory, where the daemon's
+      `pin_budget` allows it; a notice says why not).
     - `progress`: True shows a bar when it takes long; a function gets each `Progress`. An exception of it ends the load.
     - `timeout`: seconds for which the daemon may stay silent; 120 unless set.
     - `start` starts the installed daemon if none runs; so does `WEIGHTSD_START=1`.
@@ -108,6 +111,8 @@ def load(
         request["audit_policy"] = "AUDIT_POLICY_REPORT_ONLY"
     if keep_alive is not None:
         request["keep_alive"] = f"{keep_alive:.9f}s"
+    if residency is not None:
+        request["residency"] = choice("residency", residency, RESIDENCIES)
     return lease(request, f"{os.fspath(spec)} {component}", progress, socket, timeout, start)
 
 
@@ -305,6 +310,7 @@ DTYPES = {
     "f32": "FLOAT_TYPE_F32",
     "float32": "FLOAT_TYPE_F32",
 }
+RESIDENCIES = {"prefetch": "RESIDENCY_PREFETCH", "lazy": "RESIDENCY_LAZY", "pinned": "RESIDENCY_PINNED"}
 LAYOUTS = {"mlx": "LAYOUT_MLX", "source": "LAYOUT_SOURCE", "mflux": "LAYOUT_MFLUX"}
 _SCHEME = re.compile(r"(affine|mxfp4|mxfp8|nvfp4)(?::(\d+))?(?::(\d+))?")
 

@@ -25,6 +25,8 @@ class Phase(Choice):
     VERIFY = "VERIFY"
     #: Computing tensors that the checkpoint lacks in the wanted form.
     DERIVE = "DERIVE"
+    #: Bringing a component that is lent already into memory.
+    PREFETCH = "PREFETCH"
 
 
 class FileState(Choice):
@@ -172,6 +174,8 @@ class Status(Message):
     log_lines_lost: int = 0
     #: When the image was last used that would go first; unset when there is no image.
     oldest_image_used: datetime | None = None
+    #: Bytes that are locked in memory for holders who wished it.
+    pinned_bytes: int = 0
 
 
 class ModelKind(Choice):
@@ -670,6 +674,8 @@ class EventKind(Choice):
     IMAGE_DELETED = "IMAGE_DELETED"
     #: The daemon read its configuration anew, and took over what may change or left everything as it was.
     SETTINGS_READ = "SETTINGS_READ"
+    #: A holder came back that had its lease from an earlier daemon.
+    LEASED_AGAIN = "LEASED_AGAIN"
 
 
 @dataclass(frozen=True)
@@ -916,6 +922,14 @@ class NoticeKind(Choice):
     #: what is there now. Holders of clones are told the same of a file that was written to. NOTICE_KIND_FILE_CHANGED
     #: may follow.
     FILE_GONE = "FILE_GONE"
+    #: The holder has a lease again, on the same component, from the daemon that serves now. The client's library
+    #: says so; no daemon does.
+    LEASED_AGAIN = "LEASED_AGAIN"
+    #: The holder has no lease any more, and why. What is mapped stays readable, and nobody tells of changes to its
+    #: files. The client's library says so; no daemon does.
+    LEASE_LOST = "LEASE_LOST"
+    #: The component's bytes are not, or not all, locked in memory, and why.
+    NOT_PINNED = "NOT_PINNED"
 
 
 @dataclass(frozen=True)
