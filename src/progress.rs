@@ -18,6 +18,8 @@ pub enum Phase {
     Audit,
     /// Computing what is not there as it is wanted.
     Derive,
+    /// Copying onto a card.
+    Upload,
 }
 
 /// How far a load is.

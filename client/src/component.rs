@@ -123,15 +123,23 @@ impl Component {
     /// Waits for the next notice. `None` when no more will come: the daemon is gone, or the load had no hold. Dropping
     /// the future loses no notice.
     pub async fn next_notice(&mut self) -> Option<Notice> {
-        if let Some(notice) = self.notices.pop_front() {
-            return Some(notice);
-        }
-        loop {
-            match self.stream.message().await {
-                Ok(Some(LoadComponentResponse { event: Some(Event::Notice(notice)) })) => return Some(notice),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return None,
-            }
+        next_notice(&mut self.notices, &mut self.stream).await
+    }
+}
+
+/// The next of the notices that have come, or that come on the stream.
+pub(crate) async fn next_notice(
+    notices: &mut VecDeque<Notice>,
+    stream: &mut Streaming<LoadComponentResponse>,
+) -> Option<Notice> {
+    if let Some(notice) = notices.pop_front() {
+        return Some(notice);
+    }
+    loop {
+        match stream.message().await {
+            Ok(Some(LoadComponentResponse { event: Some(Event::Notice(notice)) })) => return Some(notice),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return None,
         }
     }
 }

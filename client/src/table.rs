@@ -42,6 +42,12 @@ pub enum ProtocolError {
     /// A segment without identity.
     #[error("segment {0} has no identity")]
     NoIdentity(usize),
+    /// A component in files, where the memory of a card was asked for, or the other way.
+    #[error("the component does not lie where it was asked for ({asked}); the daemon may be too old to know cards")]
+    OtherPlace {
+        /// The UUID that the request names; empty for files.
+        asked: String,
+    },
     /// Two tensors of one name.
     #[error("tensor {name:?} comes twice")]
     Duplicate {
@@ -180,6 +186,12 @@ pub(crate) fn entries(tensors: Vec<v1::Tensor>, files: &[SegmentFile]) -> Result
         }
     }
     Ok(entries)
+}
+
+/// The same of tensors in one allocation of that length.
+pub(crate) fn entries_in(tensors: Vec<v1::Tensor>, length: u64) -> Result<Vec<Entry>, ProtocolError> {
+    let identity = FileIdentity { device: 0, inode: 0, length, modified_ns: 0, changed_ns: 0 };
+    entries(tensors, &[SegmentFile { path: PathBuf::new(), identity }])
 }
 
 fn check(tensor: &v1::Tensor, files: &[SegmentFile]) -> Result<Dtype, TensorProblem> {

@@ -1,7 +1,7 @@
 //! Files as shared memory: a file's identity ([`FileIdentity`]), a file held open ([`PinnedFile`]), a mapped file
 //! ([`View`]), files passed to another process ([`descriptors`]), and the memory that this takes ([`MemoryUse`]).
 //!
-//! `unsafe` is allowed here, below `mlx-sys/`, at the border of `client/c` and in `client/python/src/dlpack.rs`, and nowhere
+//! `unsafe` is allowed here, in `gpu/`, below `mlx-sys/`, at the border of `client/c` and in `client/python/src/dlpack.rs`, and nowhere
 //! else; every block says why it is sound.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -25,6 +25,7 @@ mod reserve;
 mod residency;
 pub mod signals;
 mod sync;
+mod tether;
 mod view;
 mod volume;
 
@@ -35,5 +36,6 @@ pub use locality::{is_local, is_local_file};
 pub use pinned::{NotRegular, PinnedFile};
 pub use reserve::reserve;
 pub use sync::sync;
+pub use tether::Tether;
 pub use view::{MapError, View};
 pub use volume::{file_key, file_key_of};

@@ -7,10 +7,10 @@ use std::{
 };
 
 use prost::{Message as _, bytes::Bytes};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use weightsd_core::handoff::Given;
+use weightsd_core::handoff::{Given, Ticket};
 use weightsd_proto::{
     prepared::LoadComponentResponse,
     v1::{self, LoadComponentRequest, load_component_response::Event},
@@ -21,9 +21,11 @@ use super::{
     request::{self, Hold, LoadRequest},
 };
 use crate::{
-    cache::{Acquired, Cache, Change, ChangeKind, Holder, Lease},
+    cache::{Acquired, AcquiredOnCard, Cache, Change, ChangeKind, Holder},
     component::Component,
     metrics::Road,
+    progress::Step,
+    resolve::ResolvedModel,
     snapshot::Attestations,
 };
 
@@ -54,21 +56,28 @@ pub(super) fn load_component(
 async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender) {
     let (metrics, asked_at) = (cache.daemon().metrics(), Instant::now());
     let keep_alive = cache.config().keep_alive.get().grant(asked.keep_alive);
-    let given = asked.given;
-    let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive, given };
+    let LoadRequest { request, hold: holding, client_name: name, given, card, .. } = asked;
+    let holder = Holder { pid, name, since: SystemTime::now(), keep_alive, given };
+    let progress = |step: &Step, sharers| {
+        let _ = sender.try_send(Ok(Event::Progress(messages::progress(step, sharers)).into()));
+    };
+    let acquire = async {
+        match card {
+            Some(card) => cache.acquire_on_card(request, card, holder, &progress).await.map(Lent::OnCard),
+            None => cache.acquire(request, holder, progress).await.map(|acquired| Lent::Files(acquired, given)),
+        }
+    };
     let acquired = tokio::select! {
-        acquired = cache.acquire(asked.request, holder, |step, sharers| {
-            let _ = sender.try_send(Ok(Event::Progress(messages::progress(step, sharers)).into()));
-        }) => acquired,
+        acquired = acquire => acquired,
         () = sender.closed() => return,
     };
     match acquired {
-        Ok(acquired) => {
-            metrics.loaded(if acquired.warm { Road::Warm } else { Road::Cold }, asked_at.elapsed());
+        Ok(lent) => {
+            metrics.loaded(if lent.is_warm() { Road::Warm } else { Road::Cold }, asked_at.elapsed());
             let attestations = &cache.config().attestations;
-            let sent = send_component(&sender, &acquired, attestations, (asked.hold, given), keep_alive).await;
-            if sent.is_ok() && asked.hold == Hold::Stream {
-                hold(cache, &acquired.lease, given, &sender).await;
+            let sent = send_component(&sender, &lent, attestations, holding, keep_alive).await;
+            if sent.is_ok() && holding == Hold::Stream {
+                hold(cache, lent.changes(), lent.is_safe(), &sender).await;
             }
         }
         Err(error) => {
@@ -77,15 +86,121 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
     }
 }
 
+/// What a request gets, and the right to it.
+enum Lent {
+    Files(Acquired, Given),
+    OnCard(AcquiredOnCard),
+}
+
+impl Lent {
+    fn is_warm(&self) -> bool {
+        match self {
+            Self::Files(acquired, _) => acquired.warm,
+            Self::OnCard(acquired) => acquired.warm,
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<Option<Change>> {
+        match self {
+            Self::Files(acquired, _) => acquired.lease.entry().changes(),
+            Self::OnCard(acquired) => acquired.lease.entry().changes(),
+        }
+    }
+
+    /// Whether the holder's bytes stay when somebody writes to the files.
+    fn is_safe(&self) -> bool {
+        match self {
+            Self::Files(acquired, given) => acquired.lease.component().is_safe_with(*given),
+            Self::OnCard(_) => true,
+        }
+    }
+
+    fn component(&self) -> &Component {
+        match self {
+            Self::Files(acquired, _) => acquired.lease.component(),
+            Self::OnCard(acquired) => &acquired.lease.component().component,
+        }
+    }
+
+    fn segments(&self) -> Vec<v1::Segment> {
+        match self {
+            Self::Files(acquired, given) => {
+                let segments = &acquired.lease.component().segments;
+                segments.iter().map(|segment| messages::segment(segment, *given)).collect()
+            }
+            Self::OnCard(acquired) => vec![messages::card_segment(acquired.lease.component())],
+        }
+    }
+
+    /// The tensor table, encoded once for all holders.
+    fn pages(&self) -> &[Bytes] {
+        match self {
+            Self::Files(acquired, _) => {
+                let component = acquired.lease.component();
+                let encode = || encode_pages(component.tensors.iter().map(messages::tensor));
+                component.encoded_pages.get_or_init(encode)
+            }
+            Self::OnCard(acquired) => {
+                let on_card = acquired.lease.component();
+                let tensor = |(tensor, offset)| v1::Tensor { segment: 0, offset, ..messages::tensor(tensor) };
+                on_card.encoded_pages.get_or_init(|| encode_pages(on_card.tensors().map(tensor)))
+            }
+        }
+    }
+
+    /// Number and ticket of the lease.
+    fn lease(&self) -> (u64, Ticket) {
+        match self {
+            Self::Files(acquired, _) => (acquired.lease.number(), acquired.lease.ticket()),
+            Self::OnCard(acquired) => (acquired.lease.number(), acquired.lease.ticket()),
+        }
+    }
+
+    fn leases(&self) -> usize {
+        match self {
+            Self::Files(acquired, _) => acquired.leases,
+            Self::OnCard(acquired) => acquired.leases,
+        }
+    }
+
+    fn model(&self) -> &ResolvedModel {
+        match self {
+            Self::Files(acquired, _) => &acquired.model,
+            Self::OnCard(acquired) => &acquired.model,
+        }
+    }
+
+    fn timings(&self) -> v1::Timings {
+        let resolve = match self {
+            Self::Files(acquired, _) => acquired.resolve,
+            Self::OnCard(acquired) => acquired.resolve,
+        };
+        if self.is_warm() {
+            return v1::Timings { resolve: messages::duration(resolve), ..v1::Timings::default() };
+        }
+        let timings = self.component().timings;
+        let upload = match self {
+            Self::Files(..) => None,
+            Self::OnCard(acquired) => messages::duration(acquired.lease.component().took),
+        };
+        v1::Timings {
+            resolve: messages::duration(timings.resolve),
+            open: messages::duration(timings.open),
+            audit: messages::duration(timings.audit),
+            derive: messages::duration(timings.derive),
+            upload,
+        }
+    }
+}
+
 /// Waits until the client hangs up, passing on what a holder should know.
-async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, sender: &Sender) {
+async fn hold(cache: &Arc<Cache>, mut changes: watch::Receiver<Option<Change>>, is_safe: bool, sender: &Sender) {
     let tell_change = async {
-        let mut changes = lease.entry().changes();
         loop {
             let change = changes.borrow_and_update().clone();
             if let Some(Change { kind, message }) = change {
                 let kind = match kind {
-                    ChangeKind::Changed if lease.component().is_safe_with(given) => v1::NoticeKind::FileGone,
+                    ChangeKind::Changed if is_safe => v1::NoticeKind::FileGone,
                     ChangeKind::Changed => v1::NoticeKind::FileChanged,
                     ChangeKind::Corrupt => v1::NoticeKind::Corrupt,
                     ChangeKind::Gone => v1::NoticeKind::FileGone,
@@ -112,56 +227,46 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, sender: &Sender) 
 
 async fn send_component(
     sender: &Sender,
-    acquired: &Acquired,
+    lent: &Lent,
     attestations: &Attestations,
-    (hold, given): (Hold, Given),
+    hold: Hold,
     keep_alive: std::time::Duration,
 ) -> Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Status>>> {
-    let lease = &acquired.lease;
-    let component = lease.component();
-    let (id, ticket) = match hold {
-        Hold::Stream => (lease.number(), lease.ticket().0.to_vec()),
-        Hold::None => (0, Vec::new()),
-    };
-    let timings = match acquired.warm {
-        true => v1::Timings { resolve: messages::duration(acquired.resolve), ..v1::Timings::default() },
-        false => v1::Timings {
-            resolve: messages::duration(component.timings.resolve),
-            open: messages::duration(component.timings.open),
-            audit: messages::duration(component.timings.audit),
-            derive: messages::duration(component.timings.derive),
-        },
+    let component = lent.component();
+    let (id, ticket) = match (hold, lent.lease()) {
+        (Hold::Stream, (number, ticket)) => (number, ticket.0.to_vec()),
+        (Hold::None, _) => (0, Vec::new()),
     };
     let message = v1::Component {
         id: component.id.to_string(),
         name: component.name.clone(),
         family: component.family.to_owned(),
         layout: messages::layout(component.layout).into(),
-        model: Some(messages::model(&acquired.model)),
+        model: Some(messages::model(lent.model())),
         config_json: component.config_json.clone(),
-        segments: component.segments.iter().map(|segment| messages::segment(segment, given)).collect(),
+        segments: lent.segments(),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
         audit: Some(messages::component_audit(component)),
         lease: Some(v1::Lease { id, ticket, keep_alive: messages::duration(keep_alive) }),
         computed_bytes: component.computed_bytes(),
-        warm: acquired.warm,
-        leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
-        timings: Some(timings),
+        warm: lent.is_warm(),
+        leases: u32::try_from(lent.leases()).unwrap_or(u32::MAX),
+        timings: Some(lent.timings()),
         attestation: Some(messages::attestation(component, attestations)),
         assumptions: component.assumptions.clone(),
         image: messages::image(component),
         adapters: component.adapters.iter().map(messages::adapted).collect(),
     };
     sender.send(Ok(Event::Component(message).into())).await?;
-    for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {
+    for page in lent.pages() {
         sender.send(Ok(LoadComponentResponse::Encoded(page.clone()))).await?;
     }
     Ok(())
 }
 
-/// The component's tensor table as messages, encoded.
-fn encode_pages(component: &Component) -> Vec<Bytes> {
+/// A tensor table as messages, encoded.
+fn encode_pages(tensors: impl Iterator<Item = v1::Tensor>) -> Vec<Bytes> {
     let mut pages = Vec::new();
     let mut page = v1::TensorPage::default();
     let mut bytes = 0;
@@ -169,7 +274,7 @@ fn encode_pages(component: &Component) -> Vec<Bytes> {
         let event = Some(Event::Page(std::mem::take(page)));
         pages.push(v1::LoadComponentResponse { event }.encode_to_vec().into());
     };
-    for tensor in component.tensors.iter().map(messages::tensor) {
+    for tensor in tensors {
         bytes += tensor.encoded_len() + FRAMING;
         page.tensors.push(tensor);
         if bytes >= PAGE_BYTES {

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::{
+    card::CardId,
     catalogue::AuditPolicy,
     derive::{Float, Form, LayerFilter, Merged, Packing},
     handoff::Given,
@@ -47,6 +48,8 @@ pub(super) struct LoadRequest {
     pub(super) keep_alive: Option<Duration>,
     pub(super) client_name: String,
     pub(super) given: Given,
+    /// The card in whose memory the component is wanted.
+    pub(super) card: Option<CardId>,
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
@@ -86,6 +89,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::Verification::Before => Verification::Before,
     };
     let hold = hold(request.hold)?;
+    let card = card(&request.device, form)?;
     // A client that opens paths, or has others open them, finds the originals there.
     let takes_clones = request.takes_clones && hold == Hold::Stream && form == Form::Segments;
     let keep_alive = request.keep_alive.map(keep_alive).transpose()?;
@@ -109,6 +113,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         keep_alive,
         client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
         given: if takes_clones { Given::Clones } else { Given::Originals },
+        card,
     })
 }
 
@@ -117,6 +122,19 @@ fn hold(asked: i32) -> Result<Hold, Failure> {
         v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
         v1::Hold::None => Hold::None,
     })
+}
+
+fn card(device: &str, form: Form) -> Result<Option<CardId>, Failure> {
+    if device.is_empty() {
+        return Ok(None);
+    }
+    let hint = "`nvidia-smi -L` lists the UUIDs; clients find that of `cuda` and `cuda:1` by themselves";
+    let card = device.parse().map_err(|error| Failure::invalid("device", &format!("cannot be used: {error}"), hint))?;
+    if form == Form::Files {
+        let hint = "leave out the device: programs that open files copy them onto a card by themselves";
+        return Err(Failure::invalid("device", "does not go together with FORM_FILES", hint));
+    }
+    Ok(Some(card))
 }
 
 fn form(asked: i32) -> Result<Form, Failure> {

@@ -78,4 +78,8 @@ mod true_size;
 mod verifying;
 #[cfg(target_os = "linux")] // It needs loop devices.
 mod volumes;
+#[cfg(target_os = "linux")] // The stand-in of the driver finds its files in Linux's way.
+mod vram;
+#[cfg(target_os = "linux")]
+mod vram_reader;
 mod without_mlx;
