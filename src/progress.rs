@@ -20,6 +20,8 @@ pub enum Phase {
     Derive,
     /// Bringing what is lent into memory.
     Prefetch,
+    /// Copying onto a card.
+    Upload,
 }
 
 /// How far a load is.

@@ -23,7 +23,7 @@ use weightsd_proto::{
 };
 
 use crate::{
-    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError,
+    CardComponent, ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError,
     connect::{self, Service},
     deadline::Deadline,
     handoff::HandoffClient,
@@ -93,6 +93,20 @@ impl Client {
                 loaded => return loaded,
             }
         }
+    }
+
+    /// Loads a component into the memory of the card that the request names, or joins a load that is under way, and takes
+    /// the descriptor of that memory. With feature `cuda` it can be mapped from there.
+    ///
+    /// # Errors
+    /// When the request names no card, and when the daemon refuses the request, does not answer in time or contradicts
+    /// itself.
+    pub async fn load_on_card(
+        &self,
+        request: LoadRequest,
+        on_progress: impl FnMut(&Progress),
+    ) -> Result<CardComponent, ClientError> {
+        load::load_on_card(self.service(), &self.handoff, request, on_progress).await
     }
 
     /// The daemon's state.

@@ -1,6 +1,6 @@
 //! A load, from the request to mapped tensors.
 
-use std::{fs::File, path::PathBuf, time::Duration};
+use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
 
 use tonic::Streaming;
 use weightsd_core::handoff::Ticket;
@@ -8,12 +8,13 @@ use weightsd_proto::v1::{self, LoadComponentResponse, Progress};
 use weightsd_segment::View;
 
 use crate::{
-    ClientError, Component, Files, Handoff, LoadRequest, ProtocolError, Tensors,
+    CardComponent, ClientError, Component, Files, Handoff, HandoffFailure, LoadRequest, ProtocolError, Tensors,
     connect::Service,
     deadline::Deadline,
     handoff::HandoffClient,
     holding::{Holding, Lease},
     incoming::{Incoming, Received},
+    on_card::{CardMemory, Descriptors},
     table::{self, SegmentFile, Table},
 };
 
@@ -24,17 +25,18 @@ pub(crate) async fn load(
     mut request: LoadRequest,
     mut on_progress: impl FnMut(&Progress),
 ) -> Result<Component, ClientError> {
+    if !request.message.device.is_empty() {
+        return Err(ClientError::Device(
+            "the request names a card, and files are wanted: `load_on_card` loads onto cards",
+        ));
+    }
     request.message.takes_clones = request.handoff == Handoff::Descriptors;
     request.message.takes_sheet = request.handoff == Handoff::Descriptors;
     let patience = request.deadline;
     let operation = format!("loading {}", request.message.component);
     let mut incoming = Incoming::default();
     let again = request.message.clone();
-    let call = async {
-        let call = service.load_component(request.message).await;
-        Ok(call.map_err(|status| ClientError::from_status(&operation, status))?.into_inner())
-    };
-    let mut stream = Deadline::after(patience).bound(&operation, call).await?;
+    let mut stream = begin(&mut service, request.message, &operation, patience).await?;
     read(&mut stream, &mut incoming, &operation, patience, Incoming::has_component, &mut on_progress).await?;
 
     // Receive the files while the table arrives: they come on connections of their own.
@@ -61,6 +63,61 @@ pub(crate) async fn load(
     let lease = Lease { stream, notices, service };
     let holding = Holding::begin(lease, &component, again, patience);
     Ok(Component::new(component, Tensors::new(views, table), kept, holding))
+}
+
+/// Loads a component into the memory of a card, and takes its descriptor.
+pub(crate) async fn load_on_card(
+    mut service: Service,
+    handoff: &HandoffClient,
+    request: LoadRequest,
+    mut on_progress: impl FnMut(&Progress),
+) -> Result<CardComponent, ClientError> {
+    let asked = request.message.device.clone();
+    if asked.is_empty() {
+        return Err(ClientError::Device("the request names no card: `device` takes its UUID"));
+    }
+    let patience = request.deadline;
+    let operation = format!("loading {} onto {asked}", request.message.component);
+    let mut incoming = Incoming::default();
+    let mut stream = begin(&mut service, request.message, &operation, patience).await?;
+    read(&mut stream, &mut incoming, &operation, patience, Incoming::is_complete, &mut on_progress).await?;
+    let Received { component, tensors, notices } = incoming.finish()?;
+    let other_place = || ProtocolError::OtherPlace { asked: asked.clone() };
+    let memory = match &component.segments[..] {
+        [v1::Segment { card: Some(memory), .. }] => memory,
+        _ => return Err(other_place().into()),
+    };
+    let (card, bytes) = (memory.device.parse().map_err(|_| other_place())?, memory.bytes);
+    let receiving = format!("receiving the memory of {}", component.name);
+    let descriptors = match ticket(&component, Handoff::Descriptors)? {
+        Some(ticket) => Some(Deadline::after(patience).bound(&receiving, receive(handoff, ticket)).await?),
+        None => None,
+    };
+    let memory = CardMemory { card, bytes, descriptors: descriptors.map(Arc::new) };
+    let table = Table::of_pages(tensors, &[bytes])?;
+    Ok(CardComponent::new(component, memory, table, notices, (stream, service)))
+}
+
+/// The descriptors of the memory of a card.
+async fn receive(handoff: &HandoffClient, ticket: Ticket) -> Result<Descriptors, ClientError> {
+    const DESCRIPTORS: usize = 2;
+    let found = handoff.fetch(ticket, DESCRIPTORS).await?;
+    let [memory, tether] = <[_; DESCRIPTORS]>::try_from(found)
+        .map_err(|found| HandoffFailure::Count { expected: DESCRIPTORS, found: found.len() })?;
+    Ok(Descriptors { memory, _tether: tether })
+}
+
+async fn begin(
+    service: &mut Service,
+    message: v1::LoadComponentRequest,
+    operation: &str,
+    patience: Duration,
+) -> Result<Streaming<LoadComponentResponse>, ClientError> {
+    let call = async {
+        let call = service.load_component(message).await;
+        Ok(call.map_err(|status| ClientError::from_status(operation, status))?.into_inner())
+    };
+    Deadline::after(patience).bound(operation, call).await
 }
 
 /// Reads until `enough` is true or the stream ends. Fails after a silence of `patience`.

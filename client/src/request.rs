@@ -185,6 +185,12 @@ impl LoadRequest {
         self
     }
 
+    /// The card in whose memory the component is lent, by its UUID: for [`Client::load_on_card`](crate::Client::load_on_card).
+    pub fn device(mut self, uuid: impl Into<String>) -> LoadRequest {
+        self.message.device = uuid.into();
+        self
+    }
+
     /// Whether the component is leased. With [`Hold::None`] there is no ticket for descriptors, so the client opens the
     /// files by path.
     pub fn hold(mut self, hold: Hold) -> LoadRequest {

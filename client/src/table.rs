@@ -46,6 +46,12 @@ pub enum ProtocolError {
     /// A segment without identity.
     #[error("segment {0} has no identity")]
     NoIdentity(usize),
+    /// A component in files, where the memory of a card was asked for, or the other way.
+    #[error("the component does not lie where it was asked for ({asked}); the daemon may be too old to know cards")]
+    OtherPlace {
+        /// The UUID that the request names; empty for files.
+        asked: String,
+    },
     /// Two tensors of one name.
     #[error("tensor {name:?} comes twice")]
     Duplicate {
@@ -237,6 +243,11 @@ impl Table {
     /// The row of a tensor.
     pub(crate) fn row(&self, number: usize) -> Row<'_> {
         self.sheet().row(number).expect("each row was read when the table was made, and nobody can change it")
+    }
+
+    /// All rows, in the order of their names.
+    pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
+        (0..self.len()).map(|number| self.row(number))
     }
 
     /// The number of the tensor of that name.

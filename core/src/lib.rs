@@ -7,6 +7,7 @@ pub mod assemble;
 pub mod audit;
 pub mod axes;
 pub mod budget;
+pub mod card;
 pub mod catalogue;
 pub mod derive;
 pub mod explain;

@@ -1,7 +1,7 @@
 //! Files as shared memory: a file's identity ([`FileIdentity`]), a file held open ([`PinnedFile`]), a mapped file
 //! ([`View`]), files passed to another process ([`descriptors`]), and the memory that this takes ([`MemoryUse`]).
 //!
-//! `unsafe` is allowed here, below `mlx-sys/`, at the border of `client/c` and in `client/python/src/dlpack.rs`, and nowhere
+//! `unsafe` is allowed here, in `gpu/`, below `mlx-sys/`, at the border of `client/c` and in `client/python/src/dlpack.rs`, and nowhere
 //! else; every block says why it is sound.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -28,6 +28,7 @@ mod residency;
 mod sealed;
 pub mod signals;
 mod sync;
+mod tether;
 mod view;
 mod volume;
 
@@ -39,5 +40,6 @@ pub use pinned::{NotRegular, PinnedFile};
 pub use reserve::reserve;
 pub use sealed::sealed;
 pub use sync::sync;
+pub use tether::Tether;
 pub use view::{MapError, View};
 pub use volume::{file_key, file_key_of};

@@ -49,7 +49,7 @@ pub struct Holder {
 
 /// What a ticket stands for, while its lease lasts.
 #[derive(Debug)]
-pub struct Redeemed<C> {
+pub struct Ticketed<C> {
     /// The component.
     pub component: Arc<C>,
     /// Which of its files are given.
@@ -58,7 +58,7 @@ pub struct Redeemed<C> {
     pub takes_sheet: bool,
 }
 
-impl<C> Clone for Redeemed<C> {
+impl<C> Clone for Ticketed<C> {
     fn clone(&self) -> Self {
         Self { component: Arc::clone(&self.component), ..*self }
     }
@@ -166,7 +166,7 @@ pub type Listener<C> = Box<dyn Fn(LeaseEvent, &Entry<C>, &Holder) + Send + Sync>
 /// Loaded components and the leases on them.
 pub struct LeaseTable<C> {
     entries: DashMap<ComponentId, Arc<Entry<C>>>,
-    tickets: DashMap<Ticket, Redeemed<C>>,
+    tickets: DashMap<Ticket, Ticketed<C>>,
     leases: AtomicU64,
     /// Leases that have not ended.
     held: AtomicU64,
@@ -229,7 +229,7 @@ impl<C> LeaseTable<C> {
 
     fn announced(&self, lease: Lease<C>, holder: &Holder) -> Lease<C> {
         let component = Arc::clone(&lease.entry.component);
-        let redeemed = Redeemed { component, given: holder.given, takes_sheet: holder.takes_sheet };
+        let redeemed = Ticketed { component, given: holder.given, takes_sheet: holder.takes_sheet };
         self.tickets.insert(lease.ticket, redeemed);
         (self.listener)(LeaseEvent::Began, &lease.entry, holder);
         lease
@@ -237,7 +237,7 @@ impl<C> LeaseTable<C> {
 
     /// What a ticket stands for, while its lease lasts.
     #[must_use]
-    pub fn redeem(&self, ticket: Ticket) -> Option<Redeemed<C>> {
+    pub fn redeem(&self, ticket: Ticket) -> Option<Ticketed<C>> {
         self.tickets.get(&ticket).map(|given| given.clone())
     }
 

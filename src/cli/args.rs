@@ -8,7 +8,7 @@ use weightsd_client::Quantisation;
 use weightsd_core::quantisation::Mode;
 
 use super::serve::{Doctor, Serve, Stating};
-use crate::{derive, messages};
+use crate::{derive, messages, vram};
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
@@ -100,6 +100,8 @@ Examples:
     DemoClient(DemoClient),
     #[command(hide = true, name = derive::worker::COMMAND, alias = derive::worker::TELLING)]
     DeriveWorker,
+    #[command(hide = true, name = vram::loader::COMMAND)]
+    VramLoader,
     /// Let launchd (macOS) or systemd (Linux) start the daemon on the first connection
     #[command(after_help = "\
 Examples:
@@ -197,6 +199,9 @@ pub(super) struct Load {
     /// How its bytes come into memory while it is held
     #[arg(long, value_enum, requires = "hold", default_value_t = Residency::Prefetch)]
     pub(super) residency: Residency,
+    /// Put it into the memory of an NVIDIA card, once for all processes: `cuda`, `cuda:1`, or the card's UUID
+    #[arg(long, value_name = "CARD")]
+    pub(super) device: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -32,7 +32,7 @@ use weightsd_core::explain::Tier;
 
 use self::args::{Args, Command, Task};
 pub use self::{failure::explain, serve::Serve};
-use crate::{daemon::process, derive};
+use crate::{daemon::process, derive, vram};
 
 /// A parsed command line.
 #[derive(Debug)]
@@ -139,6 +139,7 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         Task::Demo(command) => demo::run(&command, &process::runtime()?),
         Task::DemoClient(command) => demo::client::run(command, options(socket), &process::runtime()?),
         Task::DeriveWorker => Ok(derive::worker::main()),
+        Task::VramLoader => Ok(vram::loader::main()),
         Task::Install(command) => install::install(&command),
         Task::Uninstall(command) => install::uninstall(&command),
         Task::Completions { shell } => {

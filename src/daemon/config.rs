@@ -89,6 +89,8 @@ pub struct Changing {
     pub keep_alive: Live<KeepAliveLimits>,
     /// Bytes that images may take together.
     pub image_budget: Live<u64>,
+    /// Bytes that components may take together in the memory of one card.
+    pub vram_budget: Live<u64>,
     /// Bytes that downloads and images leave free on the disk.
     pub free_space_floor: Live<u64>,
     /// Whether components whose files were here before are hashed after they are lent.
@@ -105,6 +107,7 @@ impl Changing {
         Self {
             keep_alive: keep_alive.into(),
             image_budget: said.image_budget().as_u64().into(),
+            vram_budget: said.vram_budget.map_or(u64::MAX, |budget| budget.as_u64()).into(),
             free_space_floor: said.free_space().as_u64().into(),
             verify_afterwards: said.verify().into(),
             allowed: allowed.into(),
@@ -116,6 +119,7 @@ impl Changing {
     pub(super) fn become_like(&self, other: &Self) {
         self.keep_alive.set(other.keep_alive.get());
         self.image_budget.set(other.image_budget.get());
+        self.vram_budget.set(other.vram_budget.get());
         self.free_space_floor.set(other.free_space_floor.get());
         self.verify_afterwards.set(other.verify_afterwards.get());
         self.allowed.set(other.allowed.get());
@@ -226,6 +230,7 @@ impl Config {
             images: Arc::new(Images::new(self.image_folder)),
             engines: Arc::new(Engines::new(self.engine)),
             image_budget: self.changing.image_budget,
+            vram_budget: self.changing.vram_budget,
             alignment: if self.align_images { Alignment::Mended } else { Alignment::AsStored },
             idle: Idle { files: files / 2, ..self.idle },
             pin_budget: self.pin_budget,

@@ -14,12 +14,7 @@ use tokio::{
 use weightsd_core::handoff::{self, HandoffError, REQUEST_LEN, Reply, Request, Status};
 use weightsd_segment::descriptors;
 
-use crate::{
-    cache::{Cache, Redeemed},
-    component::Component,
-    connections::Seat,
-    handle::Daemon,
-};
+use crate::{cache::Cache, connections::Seat, handle::Daemon};
 
 /// How long a peer may take for the rest of a request it began, and for each acknowledgement. Between requests a
 /// connection may be silent for as long as it likes.
@@ -50,7 +45,7 @@ pub(crate) async fn serve(mut stream: UnixStream, daemon: &Daemon, cache: &Cache
             None => return Ok(()),
         };
         match cache.redeem(request.ticket) {
-            Some(redeemed) => grant(&mut stream, &files(&redeemed), seat).await?,
+            Some(redeemed) => grant(&mut stream, &redeemed.descriptors(), seat).await?,
             None => reply(&mut stream, Status::UnknownTicket, 0).await?,
         }
     }
@@ -94,18 +89,11 @@ async fn reply(stream: &mut UnixStream, status: Status, count: u16) -> io::Resul
     stream.write_all(&Reply { status, count }.encode()).await
 }
 
-/// The files that a ticket stands for: those of the segments, and the sheet.
-fn files(redeemed: &Redeemed<Component>) -> Vec<BorrowedFd<'_>> {
-    let segments = redeemed.component.given(redeemed.given).into_iter().map(|file| file.as_fd());
-    let sheet = redeemed.component.sheet.get().filter(|_| redeemed.takes_sheet);
-    segments.chain(sheet.into_iter().flatten().map(|sheet| sheet.file.as_fd())).collect()
-}
-
 /// Sends descriptors, in batches that the peer acknowledges.
-async fn grant(stream: &mut UnixStream, files: &[BorrowedFd<'_>], seat: &Seat) -> io::Result<()> {
-    let count = u16::try_from(files.len()).map_err(io::Error::other)?;
+async fn grant(stream: &mut UnixStream, descriptors: &[BorrowedFd<'_>], seat: &Seat) -> io::Result<()> {
+    let count = u16::try_from(descriptors.len()).map_err(io::Error::other)?;
     reply(stream, Status::Granted, count).await?;
-    let mut rest = files;
+    let mut rest = descriptors;
     for size in handoff::batches(count) {
         let (batch, after) = rest.split_at(size);
         let byte = u8::try_from(size).map_err(io::Error::other)?;

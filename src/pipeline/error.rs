@@ -9,6 +9,7 @@ use weightsd_core::{
     adapter::{AdapterConfigError, AdapterRefused},
     assemble::AssembleError,
     audit::AuditReport,
+    card::CardId,
     derive::{CannotConvert, Wish},
     explain::{Explain, Explanation, Reason},
     family::{self, ConfigError},
@@ -25,6 +26,7 @@ use crate::{
     resolve::ResolveError,
     snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
     source::SourceError,
+    vram::VramFailed,
 };
 
 /// Why a load failed: one variant a stage.
@@ -138,6 +140,17 @@ pub enum LoadError {
         #[source]
         source: CannotConvert,
     },
+    /// It is not in the memory of the card.
+    #[error("`{component}` is not on the card {card}")]
+    Card {
+        /// The component.
+        component: String,
+        /// The card.
+        card: CardId,
+        /// Why not.
+        #[source]
+        source: Box<VramFailed>,
+    },
     /// The worker did not make the image.
     #[error("`{component}` was not computed")]
     ComputeFailed {
@@ -199,6 +212,7 @@ impl Explain for LoadError {
                 Explanation::new(Reason::InvalidAdapter, component, hint)
             }
             Self::Derive { component, source } => Explanation { resource: component.clone(), ..source.explain() },
+            Self::Card { card, source, .. } => Explanation { resource: card.to_string(), ..source.explain() },
             Self::ComputeFailed { component, source } => {
                 Explanation { resource: component.clone(), ..source.explain() }
             }
@@ -219,6 +233,12 @@ impl LoadError {
     /// The failure of an image of `component`.
     pub(super) fn computing(component: &str, failed: ComputeFailed) -> Self {
         Self::ComputeFailed { component: component.to_owned(), source: Box::new(failed) }
+    }
+
+    /// `component` is not in the memory of `card`.
+    #[must_use]
+    pub fn card(component: &str, card: CardId, failed: VramFailed) -> Self {
+        Self::Card { component: component.to_owned(), card, source: Box::new(failed) }
     }
 
     /// Whether the dtype that a request names is one that some tensors cannot have.
@@ -356,7 +376,13 @@ impl AcquireError {
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         let Self::Load(error) = self else { return false };
-        matches!(**error, LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned))
+        match &**error {
+            LoadError::Card { source, .. } => matches!(**source, VramFailed::Abandoned),
+            error => matches!(
+                error,
+                LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned)
+            ),
+        }
     }
 }
 

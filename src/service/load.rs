@@ -7,10 +7,10 @@ use std::{
 };
 
 use prost::{Message as _, bytes::Bytes};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use weightsd_core::handoff::Given;
+use weightsd_core::handoff::{Given, Ticket};
 use weightsd_proto::{
     prepared::LoadComponentResponse,
     v1::{self, LoadComponentRequest, load_component_response::Event},
@@ -22,11 +22,12 @@ use super::{
     sheet,
 };
 use crate::{
-    cache::{Acquired, Bringing, Brought, Cache, Change, ChangeKind, Holder, Lease, Residency},
+    cache::{Acquired, AcquiredOnCard, Bringing, Brought, Cache, Change, ChangeKind, Holder, Residency},
     component::Component,
     events::EventKind,
     metrics::Road,
     progress::{Phase, Step},
+    resolve::ResolvedModel,
     snapshot::Attestations,
 };
 
@@ -60,24 +61,33 @@ pub(super) fn load_component(
 async fn serve(cache: &Arc<Cache>, (asked, remember): (LoadRequest, impl FnOnce(&Acquired)), pid: u32, sender: Sender) {
     let (metrics, asked_at) = (cache.daemon().metrics(), Instant::now());
     let keep_alive = cache.config().keep_alive.get().grant(asked.keep_alive);
-    let (given, takes_sheet) = (asked.given, asked.takes_sheet);
-    let holder = Holder { pid, name: asked.client_name, since: SystemTime::now(), keep_alive, given, takes_sheet };
+    let LoadRequest { request, client_name: name, given, takes_sheet, residency, again, card, .. } = asked;
+    let holder = Holder { pid, name, since: SystemTime::now(), keep_alive, given, takes_sheet };
+    let progress = |step: &Step, sharers| {
+        let _ = sender.try_send(Ok(Event::Progress(messages::progress(step, sharers)).into()));
+    };
+    let acquire = async {
+        match card {
+            Some(card) => cache.acquire_on_card(request, card, holder, &progress).await.map(Lent::OnCard),
+            None => {
+                let acquired = cache.acquire_this(again, request, holder, progress).await;
+                acquired.inspect(remember).map(|acquired| Lent::Files(acquired, given))
+            }
+        }
+    };
     let acquired = tokio::select! {
-        acquired = cache.acquire_this(asked.again, asked.request, holder, |step, sharers| {
-            let _ = sender.try_send(Ok(Event::Progress(messages::progress(step, sharers)).into()));
-        }) => acquired,
+        acquired = acquire => acquired,
         () = sender.closed() => return,
     };
     match acquired {
-        Ok(acquired) => {
-            metrics.loaded(if acquired.warm { Road::Warm } else { Road::Cold }, asked_at.elapsed());
-            remember(&acquired);
-            let sent = match asked.again {
-                None => send(cache, &acquired, &sender, (asked.hold, given, takes_sheet), keep_alive).await,
-                Some(_) => lease_again(cache, &acquired, &sender, (given, keep_alive)).await,
+        Ok(lent) => {
+            metrics.loaded(if lent.is_warm() { Road::Warm } else { Road::Cold }, asked_at.elapsed());
+            let sent = match again {
+                None => send(cache, &lent, &sender, (asked.hold, takes_sheet), keep_alive).await,
+                Some(_) => lease_again(cache, &lent, &sender, keep_alive).await,
             };
             if sent.is_ok() && asked.hold == Hold::Stream {
-                hold(cache, &acquired.lease, (given, asked.residency), &sender).await;
+                hold(cache, &lent, residency, &sender).await;
             }
         }
         Err(error) => {
@@ -86,12 +96,122 @@ async fn serve(cache: &Arc<Cache>, (asked, remember): (LoadRequest, impl FnOnce(
     }
 }
 
+/// What a request gets, and the right to it.
+enum Lent {
+    Files(Acquired, Given),
+    OnCard(AcquiredOnCard),
+}
+
+impl Lent {
+    fn is_warm(&self) -> bool {
+        match self {
+            Self::Files(acquired, _) => acquired.warm,
+            Self::OnCard(acquired) => acquired.warm,
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<Option<Change>> {
+        match self {
+            Self::Files(acquired, _) => acquired.lease.entry().changes(),
+            Self::OnCard(acquired) => acquired.lease.entry().changes(),
+        }
+    }
+
+    /// Whether the holder's bytes stay when somebody writes to the files.
+    fn is_safe(&self) -> bool {
+        match self {
+            Self::Files(acquired, given) => acquired.lease.component().is_safe_with(*given),
+            Self::OnCard(_) => true,
+        }
+    }
+
+    fn component(&self) -> &Component {
+        match self {
+            Self::Files(acquired, _) => acquired.lease.component(),
+            Self::OnCard(acquired) => &acquired.lease.component().component,
+        }
+    }
+
+    fn segments(&self) -> Vec<v1::Segment> {
+        match self {
+            Self::Files(acquired, given) => {
+                let segments = &acquired.lease.component().segments;
+                segments.iter().map(|segment| messages::segment(segment, *given)).collect()
+            }
+            Self::OnCard(acquired) => vec![messages::card_segment(acquired.lease.component())],
+        }
+    }
+
+    /// The tensor table, encoded once for all holders.
+    fn pages(&self) -> &[Bytes] {
+        match self {
+            Self::Files(acquired, _) => {
+                let component = acquired.lease.component();
+                let encode = || encode_pages(component.tensors.iter().map(messages::tensor));
+                component.encoded_pages.get_or_init(encode)
+            }
+            Self::OnCard(acquired) => {
+                let on_card = acquired.lease.component();
+                let tensor = |(tensor, offset)| v1::Tensor { segment: 0, offset, ..messages::tensor(tensor) };
+                on_card.encoded_pages.get_or_init(|| encode_pages(on_card.tensors().map(tensor)))
+            }
+        }
+    }
+
+    /// Number and ticket of the lease.
+    fn lease(&self) -> (u64, Ticket) {
+        match self {
+            Self::Files(acquired, _) => (acquired.lease.number(), acquired.lease.ticket()),
+            Self::OnCard(acquired) => (acquired.lease.number(), acquired.lease.ticket()),
+        }
+    }
+
+    fn leases(&self) -> usize {
+        match self {
+            Self::Files(acquired, _) => acquired.leases,
+            Self::OnCard(acquired) => acquired.leases,
+        }
+    }
+
+    fn model(&self) -> &ResolvedModel {
+        match self {
+            Self::Files(acquired, _) => &acquired.model,
+            Self::OnCard(acquired) => &acquired.model,
+        }
+    }
+
+    fn timings(&self) -> v1::Timings {
+        let resolve = match self {
+            Self::Files(acquired, _) => acquired.resolve,
+            Self::OnCard(acquired) => acquired.resolve,
+        };
+        if self.is_warm() {
+            return v1::Timings { resolve: messages::duration(resolve), ..v1::Timings::default() };
+        }
+        let timings = self.component().timings;
+        let upload = match self {
+            Self::Files(..) => None,
+            Self::OnCard(acquired) => messages::duration(acquired.lease.component().took),
+        };
+        v1::Timings {
+            resolve: messages::duration(timings.resolve),
+            open: messages::duration(timings.open),
+            audit: messages::duration(timings.audit),
+            derive: messages::duration(timings.derive),
+            upload,
+        }
+    }
+}
+
 /// Waits until the client hangs up, passing on what a holder should know.
-async fn hold(cache: &Arc<Cache>, lease: &Lease, (given, residency): (Given, Residency), sender: &Sender) {
-    let bringing = cache.bring(lease.component(), given, residency);
+async fn hold(cache: &Arc<Cache>, lent: &Lent, residency: Residency, sender: &Sender) {
+    let bringing = match lent {
+        Lent::Files(acquired, given) => cache.bring(acquired.lease.component(), *given, residency),
+        Lent::OnCard(_) => None,
+    };
     tokio::select! {
         () = sender.closed() => {}
-        () = tell_changes(lease, given, sender) => {}
+        () = tell_changes(lent, sender) => {}
         () = tell_residency(bringing.as_deref(), residency, sender) => {}
         () = cache.daemon().stopping().cancelled() => {
             let message = "weightsd is stopping; what is mapped stays readable".to_owned();
@@ -102,13 +222,13 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, (given, residency): (Given, Res
 }
 
 /// Tells what becomes of the component's files, for ever.
-async fn tell_changes(lease: &Lease, given: Given, sender: &Sender) {
-    let mut changes = lease.entry().changes();
+async fn tell_changes(lent: &Lent, sender: &Sender) {
+    let mut changes = lent.changes();
     loop {
         let change = changes.borrow_and_update().clone();
         if let Some(Change { kind, message }) = change {
             let kind = match kind {
-                ChangeKind::Changed if lease.component().is_safe_with(given) => v1::NoticeKind::FileGone,
+                ChangeKind::Changed if lent.is_safe() => v1::NoticeKind::FileGone,
                 ChangeKind::Changed => v1::NoticeKind::FileChanged,
                 ChangeKind::Corrupt => v1::NoticeKind::Corrupt,
                 ChangeKind::Gone => v1::NoticeKind::FileGone,
@@ -159,27 +279,25 @@ type Sent = Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Stat
 /// Sends a component, and its tensors in pages unless its sheet is handed over.
 async fn send(
     cache: &Arc<Cache>,
-    acquired: &Acquired,
+    lent: &Lent,
     sender: &Sender,
-    (hold, given, takes_sheet): (Hold, Given, bool),
+    (hold, takes_sheet): (Hold, bool),
     keep_alive: Duration,
 ) -> Sent {
-    let lease = &acquired.lease;
-    let component = lease.component();
-    let sheet = match takes_sheet {
-        true => sheet::of(component, cache.daemon()).await,
-        false => None,
+    let sheet = match lent {
+        Lent::Files(acquired, _) if takes_sheet => sheet::of(acquired.lease.component(), cache.daemon()).await,
+        Lent::Files(..) | Lent::OnCard(_) => None,
     };
-    let (id, ticket) = match hold {
-        Hold::Stream => (lease.number(), lease.ticket().0.to_vec()),
-        Hold::None => (0, Vec::new()),
+    let (id, ticket) = match (hold, lent.lease()) {
+        (Hold::Stream, (number, ticket)) => (number, ticket.0.to_vec()),
+        (Hold::None, _) => (0, Vec::new()),
     };
-    let lent = v1::Lease { id, ticket, keep_alive: messages::duration(keep_alive) };
-    let mut described = described(acquired, &cache.config().attestations, given, lent);
+    let lease = v1::Lease { id, ticket, keep_alive: messages::duration(keep_alive) };
+    let mut described = described(lent, &cache.config().attestations, lease);
     described.sheet_bytes = sheet.map_or(0, |sheet| sheet.bytes);
     sender.send(Ok(Event::Component(described).into())).await?;
     if sheet.is_none() {
-        for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {
+        for page in lent.pages() {
             sender.send(Ok(LoadComponentResponse::Encoded(page.clone()))).await?;
         }
     }
@@ -187,51 +305,36 @@ async fn send(
 }
 
 /// Answers a holder whose lease ended with an earlier daemon. It has files and tensors.
-async fn lease_again(
-    cache: &Cache,
-    acquired: &Acquired,
-    sender: &Sender,
-    (given, keep_alive): (Given, Duration),
-) -> Sent {
-    let (lease, daemon) = (&acquired.lease, cache.daemon());
-    let component = lease.component();
+async fn lease_again(cache: &Cache, lent: &Lent, sender: &Sender, keep_alive: Duration) -> Sent {
+    let (component, (number, _), daemon) = (lent.component(), lent.lease(), cache.daemon());
     let message =
         format!("a holder of {} of {} is back: its lease was an earlier daemon's", component.name, component.model);
-    tracing::info!(id = %component.id, lease = lease.number(), "{message}");
+    tracing::info!(id = %component.id, lease = number, "{message}");
     daemon.events().push(EventKind::LeasedAgain, Some(component.id), message);
-    let lent = v1::Lease { id: lease.number(), ticket: Vec::new(), keep_alive: messages::duration(keep_alive) };
-    let described = described(acquired, &cache.config().attestations, given, lent);
+    let lease = v1::Lease { id: number, ticket: Vec::new(), keep_alive: messages::duration(keep_alive) };
+    let described = described(lent, &cache.config().attestations, lease);
     sender.send(Ok(Event::Component(described).into())).await
 }
 
 /// The component as a holder sees it, without its tensors.
-fn described(acquired: &Acquired, attestations: &Attestations, given: Given, lent: v1::Lease) -> v1::Component {
-    let component = acquired.lease.component();
-    let timings = match acquired.warm {
-        true => v1::Timings { resolve: messages::duration(acquired.resolve), ..v1::Timings::default() },
-        false => v1::Timings {
-            resolve: messages::duration(component.timings.resolve),
-            open: messages::duration(component.timings.open),
-            audit: messages::duration(component.timings.audit),
-            derive: messages::duration(component.timings.derive),
-        },
-    };
+fn described(lent: &Lent, attestations: &Attestations, lease: v1::Lease) -> v1::Component {
+    let component = lent.component();
     v1::Component {
         id: component.id.to_string(),
         name: component.name.clone(),
         family: component.family.to_owned(),
         layout: messages::layout(component.layout).into(),
-        model: Some(messages::model(&acquired.model)),
+        model: Some(messages::model(lent.model())),
         config_json: component.config_json.clone(),
-        segments: component.segments.iter().map(|segment| messages::segment(segment, given)).collect(),
+        segments: lent.segments(),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
         audit: Some(messages::component_audit(component)),
-        lease: Some(lent),
+        lease: Some(lease),
         computed_bytes: component.computed_bytes(),
-        warm: acquired.warm,
-        leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
-        timings: Some(timings),
+        warm: lent.is_warm(),
+        leases: u32::try_from(lent.leases()).unwrap_or(u32::MAX),
+        timings: Some(lent.timings()),
         attestation: Some(messages::attestation(component, attestations)),
         assumptions: component.assumptions.clone(),
         image: messages::image(component),
@@ -240,8 +343,8 @@ fn described(acquired: &Acquired, attestations: &Attestations, given: Given, len
     }
 }
 
-/// The component's tensor table as messages, encoded.
-fn encode_pages(component: &Component) -> Vec<Bytes> {
+/// A tensor table as messages, encoded.
+fn encode_pages(tensors: impl Iterator<Item = v1::Tensor>) -> Vec<Bytes> {
     let mut pages = Vec::new();
     let mut page = v1::TensorPage::default();
     let mut bytes = 0;
@@ -249,7 +352,7 @@ fn encode_pages(component: &Component) -> Vec<Bytes> {
         let event = Some(Event::Page(std::mem::take(page)));
         pages.push(v1::LoadComponentResponse { event }.encode_to_vec().into());
     };
-    for tensor in component.tensors.iter().map(messages::tensor) {
+    for tensor in tensors {
         bytes += tensor.encoded_len() + FRAMING;
         page.tensors.push(tensor);
         if bytes >= PAGE_BYTES {

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::{
+    card::CardId,
     catalogue::AuditPolicy,
     derive::{Float, Form, LayerFilter, Merged, Packing},
     handoff::Given,
@@ -53,6 +54,8 @@ pub(super) struct LoadRequest {
     pub(super) residency: Residency,
     /// The component that the caller has and wants another lease on.
     pub(super) again: Option<ComponentId>,
+    /// The card in whose memory the component is wanted.
+    pub(super) card: Option<CardId>,
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
@@ -84,6 +87,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::Verification::Before => Verification::Before,
     };
     let hold = hold(request.hold)?;
+    let card = card(&request.device, form)?;
     // A client that opens paths, or has others open them, finds the originals there.
     let takes_clones = request.takes_clones && hold == Hold::Stream && form == Form::Segments;
     let keep_alive = request.keep_alive.map(keep_alive).transpose()?;
@@ -112,6 +116,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         takes_sheet: request.takes_sheet && hold == Hold::Stream,
         residency,
         again,
+        card,
     })
 }
 
@@ -151,6 +156,19 @@ fn hold(asked: i32) -> Result<Hold, Failure> {
         v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
         v1::Hold::None => Hold::None,
     })
+}
+
+fn card(device: &str, form: Form) -> Result<Option<CardId>, Failure> {
+    if device.is_empty() {
+        return Ok(None);
+    }
+    let hint = "`nvidia-smi -L` lists the UUIDs; clients find that of `cuda` and `cuda:1` by themselves";
+    let card = device.parse().map_err(|error| Failure::invalid("device", &format!("cannot be used: {error}"), hint))?;
+    if form == Form::Files {
+        let hint = "leave out the device: programs that open files copy them onto a card by themselves";
+        return Err(Failure::invalid("device", "does not go together with FORM_FILES", hint));
+    }
+    Ok(Some(card))
 }
 
 fn form(asked: i32) -> Result<Form, Failure> {

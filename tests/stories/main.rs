@@ -85,4 +85,8 @@ mod verifying;
 #[cfg(target_os = "linux")] // It needs loop devices.
 mod volumes;
 mod waits;
+#[cfg(target_os = "linux")] // The stand-in of the driver finds its files in Linux's way.
+mod vram;
+#[cfg(target_os = "linux")]
+mod vram_reader;
 mod without_mlx;

@@ -24,8 +24,8 @@ pub struct Row {
 
 impl Settings {
     /// The settings that may change while the daemon runs.
-    pub const LIVE: [&str; 7] =
-        ["image_budget", "keep_alive", "keep_alive_max", "free_space", "verify", "allow", "preload"];
+    pub const LIVE: [&str; 8] =
+        ["image_budget", "vram_budget", "keep_alive", "keep_alive_max", "free_space", "verify", "allow", "preload"];
 }
 
 /// The value of a setting, as it may be written.
@@ -193,6 +193,8 @@ settings! {
     image_folder: PathBuf = Found("images in own_cache");
     /// What derived images may take together; the least recently used go
     image_budget: ByteSize = Fixed(ByteSize::gb(100));
+    /// What components may take together in the memory of one card; the least recently used go
+    vram_budget: ByteSize = Found("all that the card has");
     /// Copy tensors that begin at no multiple of their element's size into an image in layout MLX, once for all clients
     align_images: bool = Fixed(true);
     /// How long components stay warm when the client does not say

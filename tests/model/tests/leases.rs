@@ -85,7 +85,7 @@ impl Stage {
 
     fn assert_counted(&self, lease: &Lease<Loaded>) {
         assert!(lease.entry().usage().holders.contains_key(&lease.number()), "a lease is lost");
-        let (redeemed, _) = self.table.redeem(lease.ticket()).expect("the ticket of a lease is good");
+        let redeemed = self.table.redeem(lease.ticket()).expect("the ticket of a lease is good");
         assert!(Arc::ptr_eq(&redeemed, lease.component()));
     }
 

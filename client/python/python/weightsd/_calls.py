@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _native
+from ._card import CardComponent
 from ._component import Component
 from ._message import M, read
 from ._messages import (
@@ -133,7 +134,22 @@ def lease(
                 text, socket=path, deadline=timeout, progress=watch.callback, cancel=CANCEL.get()
             )
 
-        return Component(with_daemon(socket, start, ask))
+        return Component(with_daemon(socket, start, ask), lambda uuid: on_card(request, uuid, what, socket, timeout))
+
+
+def on_card(
+    request: dict[str, Any], uuid: str, what: str, socket: StrPath | None, timeout: float | None
+) -> CardComponent:
+    """Sends a load request for the memory of a card, and waits for the component."""
+    text = json.dumps({**request, "device": uuid})
+    with Watch(f"{what} onto {uuid}", True) as watch:
+
+        def ask(path: str) -> _native.CardLease:
+            return session().load_on_card(
+                text, socket=path, deadline=timeout, progress=watch.callback, cancel=CANCEL.get()
+            )
+
+        return CardComponent(with_daemon(socket, None, ask))
 
 
 def resolve(
