@@ -25,6 +25,8 @@ mod deriving_room;
 mod doctor;
 mod engines;
 mod explaining;
+#[cfg(target_os = "linux")] // It counts in /proc, and puts a library before the system's.
+mod faults;
 #[cfg(target_os = "linux")]
 mod fuse_disk;
 mod harness;
@@ -71,6 +73,8 @@ mod settings;
 mod shares;
 mod sharing;
 mod small_disk;
+#[cfg(target_os = "linux")] // It counts in /proc.
+mod soak;
 mod strangers;
 #[cfg(target_os = "linux")] // It puts a library before the system's, which macOS does not let it do.
 mod syncing;
