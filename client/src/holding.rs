@@ -222,10 +222,8 @@ fn passes(error: &ClientError) -> bool {
     match error {
         ClientError::Connect(ConnectError::WrongOwner { .. } | ConnectError::PathTooLong(_)) => false,
         ClientError::Connect(_) => true,
-        // What is not here now is not fetched for a lease on what is mapped already, and what is another component stays one.
-        ClientError::Daemon(error) => {
-            error.retryable() && !matches!(error.reason(), Some(ErrorReason::Offline | ErrorReason::FileChanged))
-        }
+        // What is not here now is not fetched for a lease on what is mapped already.
+        ClientError::Daemon(error) => error.retryable() && error.reason() != Some(ErrorReason::Offline),
         error => error.retryable(),
     }
 }

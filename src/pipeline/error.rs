@@ -339,7 +339,7 @@ impl Explain for AcquireError {
             }
             Self::Another { wanted, .. } => {
                 let hint = "load it again for what it is now; what is mapped keeps its bytes, unless somebody wrote to its files";
-                Explanation::new(Reason::FileChanged, wanted.to_string(), hint)
+                Explanation::new(Reason::NotLoaded, wanted.to_string(), hint)
             }
             Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
         }

@@ -20,7 +20,7 @@ const CLIENTS: &str = "WEIGHTSD_SOAK_CLIENTS";
 const SHORT: Duration = Duration::from_secs(10);
 const PROCESSES: usize = 4;
 const CLIENTS_MAX: usize = 1000;
-const MARK: &str = "soak:";
+const MARK: &str = "this was done: ";
 
 /// Numbers that look random and are the same in each run.
 struct Dice(u64);
