@@ -3,10 +3,12 @@
 Numbers are whole and small, so that sums and squares are exact in F32 in every order of summing; then each of them rounds
 once where weightsd rounds once, and all bits have to agree. What is compared by bounds says why."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import torch
 from derive_inputs import save
@@ -128,10 +130,6 @@ def lycoris(
 
 def mlx_lm(folder: Path, weights: Tensors, layers: list[str], seed: int = 90) -> Judged:
     """mlx-lm's DoRA, saved as its trainer does it and merged by its own `fuse`."""
-    import json
-
-    import mlx.nn as nn
-
     tensors, out = {}, {}
     for number, layer in enumerate(layers):
         weight = weights[f"{layer}.weight"]

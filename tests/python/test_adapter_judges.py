@@ -11,6 +11,7 @@ from derive_judge import to_ohwi
 from layouts import read_component
 from lent import check, lent
 from mflux import saved, write
+from safetensors.numpy import load_file
 from weights.v1 import component_pb2, model_pb2
 
 SOURCE, F32 = component_pb2.LAYOUT_SOURCE, component_pb2.FLOAT_TYPE_F32
@@ -174,8 +175,6 @@ def test_a_row_without_direction_stays_as_it_is(daemon, exact, tmp_path):
     save(weights, changed / "transformer/diffusion_pytorch_model.safetensors")
     judged = lycoris(tmp_path / "dora", weights, LINEARS[:1], "locon", weight_decompose=True)
     file = judged.folder / "style.safetensors"
-    from safetensors.numpy import load_file
-
     adapter = load_file(file)
     up = next(name for name in adapter if name.endswith("lora_up.weight"))
     adapter[up][3] = 0

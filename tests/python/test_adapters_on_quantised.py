@@ -16,11 +16,13 @@ from derive_inputs import normal, save, small
 from derive_judge import BF16, F16, F32, WISHES, Scheme, cast, changed, packed, quantise
 from gguf import GGMLQuantizationType as Type
 from ggufs import Blocks, write
+from language_models import AutoModelForCausalLM, torch
 from layouts import Tensors, transformer_to_original
 from lent import array, check, lent, numpy
 from safetensors.numpy import load_file
 from test_coded import rowwise, zimage
-from test_gguf import interleaved, metadata
+from test_gguf import SIZES, interleaved, language_model, metadata, to_llama_cpp
+from transformers import Qwen3Config
 from weights.v1 import component_pb2, model_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
@@ -123,8 +125,6 @@ def test_layers_that_stay_quantised_are_quantised_anew(daemon, base, transformer
 
 def test_a_language_model_in_a_gguf_takes_adapters_under_the_names_of_transformers(daemon, tmp_path):
     """Rows of llama's queries are put in order before they are changed."""
-    from test_gguf import language_model, to_llama_cpp
-
     tensors = language_model("llama")
     stored: dict[str, np.ndarray | Blocks] = dict(to_llama_cpp("llama", tensors))
     for at, name in enumerate(list(stored)):
@@ -147,10 +147,6 @@ def test_a_language_model_in_a_gguf_takes_adapters_under_the_names_of_transforme
 def test_a_gguf_becomes_a_folder_that_transformers_opens_with_an_adapter_in_it(daemon, tmp_path):
     """`weightsd path`, opened by transformers, with the configs of the model that it was made of; the adapter is in the
     weights."""
-    from language_models import torch
-    from test_gguf import SIZES, language_model, to_llama_cpp
-    from transformers import AutoModelForCausalLM, Qwen3Config
-
     tensors = language_model("qwen3")
     sizes = {
         "hidden_size": SIZES["hidden"], "intermediate_size": SIZES["inner"], "num_attention_heads": SIZES["heads"],
@@ -169,7 +165,8 @@ def test_a_gguf_becomes_a_folder_that_transformers_opens_with_an_adapter_in_it(d
     save({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, tmp_path / "style.safetensors")
     expected = lent(daemon.load(str(path), "model", dequantise=True, dtype=WISHES[F32]))
     changed_weight = numpy(array(expected[f"{layer}.weight"]) + array(up) @ array(down))
-    for wishes, meant in ([], expected), (["--adapter", tmp_path / "style.safetensors"], expected | {f"{layer}.weight": changed_weight}):
+    added = expected | {f"{layer}.weight": changed_weight}
+    for wishes, meant in ([], expected), (["--adapter", tmp_path / "style.safetensors"], added):
         command = [PROGRAM, "--socket", daemon.socket, "path", path, "--base", tmp_path / "base", "--dtype", "f32"]
         command += ["--root", tmp_path / "root", *wishes]
         environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from derive_inputs import save
 from language_models import ARCHITECTURES, SPARSE, listed, of_mlx_lm, saved, variants
 from layouts import read_component
 from lent import check, lent
@@ -70,8 +71,6 @@ def test_experts_are_lent_as_they_are_saved(daemon, tmp_path, model_type):
 
 @pytest.mark.parametrize("model_type", SPARSE)
 def test_an_expert_that_is_missing_or_of_another_size_is_named(daemon, tmp_path, model_type):
-    from derive_inputs import save
-
     folder = saved(tmp_path / "model", model_type, "usual")
     whole = read_component(folder)
     (gone, *_, odd) = [name for name in whole if "experts" in name]

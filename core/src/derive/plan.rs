@@ -143,6 +143,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         Packing::Quantised(scheme, filter) => {
             let chosen = choose(&units, *scheme, filter, quantises)?;
             remarks.extend(guess(rule, filter, &chosen, &units));
+            remarks.extend(stacks(&units));
             chosen
         }
         Packing::AsStored | Packing::Plain => BTreeSet::new(),
@@ -273,6 +274,20 @@ fn guess(rule: Rule, filter: &LayerFilter, chosen: &BTreeSet<String>, units: &[U
         "no family knows the layers of this model: {} of {matrices} matrices were taken for linear layers and embeddings and \
          quantised, as mlx-lm does with layers whose rows are whole groups; name layers to choose otherwise",
         chosen.len()
+    ))
+}
+
+/// The remark on stacks of matrices, which are most of a model with experts, and which nobody quantises here.
+fn stacks(units: &[Unit<'_>]) -> Option<String> {
+    let mut stacks = units.iter().filter_map(|unit| match unit {
+        Unit::Plain(placed) if placed.shape.len() == 3 && FLOATS.contains(&placed.dtype) => Some(placed),
+        _ => None,
+    });
+    let first = stacks.next()?;
+    let count = 1 + stacks.count();
+    Some(format!(
+        "{count} tensors of three dimensions, such as `{}`, stay as they are: only matrices are quantised",
+        shown(&first.name)
     ))
 }
 
@@ -557,6 +572,20 @@ mod tests {
         let jobs = derived.derivation.unwrap().jobs;
         assert_eq!((jobs.len(), jobs[0].cast, jobs[0].quantise), (1, Some(Dtype::BF16), None));
         assert_eq!(run(tensors, &Conversion::default(), &[]).unwrap().derivation, None);
+    }
+
+    #[test]
+    fn stacks_of_matrices_that_stay_plain_are_told() {
+        let experts = placed("experts.gate_up_proj", Dtype::BF16, &[4, 64, 64]);
+        let packing = Packing::Quantised(scheme(Mode::Affine, 4, 64), LayerFilter::default());
+        let wish = Conversion { packing, ..bf16() };
+        let matrix = placed("a.weight", Dtype::BF16, &[4, 64]);
+        let said = run(vec![matrix.clone(), experts], &wish, &[]).unwrap().remarks;
+        assert!(
+            said[0].starts_with("1 tensors of three dimensions, such as `module.experts.gate_up_proj`"),
+            "{said:?}"
+        );
+        assert!(run(vec![matrix], &wish, &[]).unwrap().remarks.is_empty());
     }
 
     #[test]
