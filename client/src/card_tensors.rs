@@ -2,7 +2,7 @@
 
 use std::{os::fd::AsFd as _, sync::Arc};
 
-use weightsd_gpu::{Access, Card, GpuError, Mapping, Memory};
+use weightsd_gpu::{Access, Card, Context, GpuError, Mapping, Memory};
 
 use crate::{CardComponent, CardTensor, on_card::Descriptors, table::Table};
 
@@ -37,7 +37,7 @@ impl CardComponent {
     /// When this process does not see the card, its driver refuses, or the load had no hold.
     pub fn map(&self) -> Result<CardTensors, GpuError> {
         let descriptors = self.memory.descriptors.as_ref().ok_or(GpuError::NotHeld)?;
-        let context = weightsd_gpu::find(self.memory.card)?.context()?;
+        let context = Context::of(weightsd_gpu::find(self.memory.card)?)?;
         let memory = Memory::import(&context, descriptors.memory.as_fd(), self.memory.bytes)?;
         let mapping = memory.map(Access::Read)?;
         let (table, _descriptors) = (Arc::clone(&self.table), Arc::clone(descriptors));

@@ -1,11 +1,11 @@
 //! The cards of this process, and how people name them.
 
-use std::{ffi::c_int, sync::Arc};
+use std::ffi::c_int;
 
 use weightsd_core::card::CardId;
 
 use crate::{
-    Context, GpuError,
+    GpuError,
     sys::{self, AllocationProperties, Calls, check},
 };
 
@@ -90,15 +90,6 @@ impl Card {
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
-    }
-
-    /// The card's primary context, which all libraries of a process share. The first one costs a process 0.1 s and half a
-    /// gigabyte of VRAM.
-    ///
-    /// # Errors
-    /// When the driver refuses.
-    pub fn context(&self) -> Result<Arc<Context>, GpuError> {
-        Context::retain(*self).map(Arc::new)
     }
 
     /// Its memory is given in multiples of this, in bytes.

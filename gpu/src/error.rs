@@ -3,7 +3,8 @@
 use thiserror::Error;
 use weightsd_core::card::CardId;
 
-use crate::sys;
+/// The driver's number for a card that has too little memory left.
+pub(crate) const OUT_OF_MEMORY: u32 = 2;
 
 /// A card cannot be used as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -64,7 +65,7 @@ impl GpuError {
     /// Whether the card has too little memory left.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Call { code: sys::OUT_OF_MEMORY, .. })
+        matches!(self, Self::Full { .. } | Self::Call { code: OUT_OF_MEMORY, .. })
     }
 
     /// Whether this machine has no card that was meant: no driver, a driver that does not start, or another card.

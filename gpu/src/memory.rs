@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     Context, GpuError,
+    error::OUT_OF_MEMORY,
     sys::{self, AccessDescriptor, AllocationProperties, Handle, Location, Pointer, check},
 };
 
@@ -42,7 +43,7 @@ impl Memory {
         let properties = AllocationProperties::on(context.device());
         // SAFETY: reads the structure and writes one number.
         let code = unsafe { (calls.create)(&raw mut handle, size, &raw const properties, 0) };
-        if code == sys::OUT_OF_MEMORY {
+        if code == OUT_OF_MEMORY {
             let (free, total) = context.memory()?;
             return Err(full(free, total));
         }

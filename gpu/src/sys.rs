@@ -24,7 +24,6 @@ pub(crate) type ContextPtr = *mut c_void;
 pub(crate) type StreamPtr = *mut c_void;
 
 pub(crate) const SUCCESS: Code = 0;
-pub(crate) const OUT_OF_MEMORY: Code = 2;
 pub(crate) const ALLOCATION_PINNED: c_int = 1;
 pub(crate) const HANDLE_POSIX_DESCRIPTOR: c_int = 1;
 pub(crate) const LOCATION_DEVICE: c_int = 1;
@@ -84,7 +83,7 @@ macro_rules! calls {
         impl Calls {
             fn open(path: &OsString) -> Result<Self, libloading::Error> {
                 // SAFETY: the initialisers of NVIDIA's driver, and of the stand-in of tests, may run in any process, at
-                // any time. Whoever sets the variable answers for another library.
+                // any time. A library that the variable names is the choice of the user who sets it.
                 let library = unsafe { Library::new(path) }?;
                 $(
                     // SAFETY: the library declares the symbol with these parameters; see `cuda.h`.

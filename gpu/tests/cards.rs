@@ -11,7 +11,7 @@ use std::{
 };
 
 use weightsd_core::card::CardId;
-use weightsd_gpu::{Access, Buffer, GpuError, LIBRARY, Mapping, Memory, Piece, Registered, Stream};
+use weightsd_gpu::{Access, Buffer, Context, GpuError, LIBRARY, Mapping, Memory, Piece, Registered, Stream};
 use weightsd_gpu_stand_in::{BYTES, CONTEXTS, FAULT, FOLDER, library, used, uuid};
 
 const GRANULE: u64 = 2 << 20;
@@ -32,7 +32,7 @@ fn inside(test: &str, driver: &Path) -> Option<std::path::PathBuf> {
 }
 
 fn filled(bytes: &[u8]) -> Mapping {
-    let context = weightsd_gpu::resolve("cuda").unwrap().context().unwrap();
+    let context = Context::of(weightsd_gpu::resolve("cuda").unwrap()).unwrap();
     let mapping = Memory::create(&context, GRANULE).unwrap().map(Access::ReadWrite).unwrap();
     let mut back = vec![0; bytes.len()];
     let read = Stream::new(&context).unwrap().put(&mapping, &[Piece { offset: 256, bytes }], &mut back).unwrap();
@@ -102,7 +102,7 @@ fn memory_is_shared_by_its_descriptor_and_outlives_its_maker() {
 #[test]
 fn a_full_card_says_what_it_has() {
     let Some(folder) = inside("a_full_card_says_what_it_has", &library()) else { return };
-    let context = weightsd_gpu::resolve("cuda:1").unwrap().context().unwrap();
+    let context = Context::of(weightsd_gpu::resolve("cuda:1").unwrap()).unwrap();
     let first = Memory::create(&context, GRANULE).unwrap();
     let error = Memory::create(&context, BYTES).unwrap_err();
     assert_eq!(error, GpuError::Full { needed: BYTES, free: BYTES - GRANULE, total: BYTES });
@@ -116,7 +116,7 @@ fn a_full_card_says_what_it_has() {
 #[test]
 fn mapped_files_are_registered_for_reading_only() {
     let Some(folder) = inside("mapped_files_are_registered_for_reading_only", &library()) else { return };
-    let context = weightsd_gpu::resolve("cuda").unwrap().context().unwrap();
+    let context = Context::of(weightsd_gpu::resolve("cuda").unwrap()).unwrap();
     let constant: &'static [u8] = b"in a page that nobody may write to";
     let registered = Registered::of(&context, constant).unwrap();
     assert!(Registered::of(&context, &constant[1..]).is_err(), "no byte twice");

@@ -36,6 +36,8 @@ use crate::{
     vram::{self, Ledger, OnCard, Order, VramFailed},
 };
 
+/// Cards that are remembered although nothing is on them.
+const SHELVES_MAX: usize = 64;
 /// How long the memory of a dropped component may take to be free again.
 const SETTLING: Duration = Duration::from_secs(1);
 /// How often is looked meanwhile.
@@ -135,6 +137,10 @@ impl Cards {
             let table = LeaseTable::new(Box::new(listener));
             Arc::new(Shelf { table, ledger: Arc::default(), turn: Mutex::default(), is_swept: AtomicBool::new(false) })
         };
+        if self.shelves.len() >= SHELVES_MAX {
+            // Requests can name cards that there are not.
+            self.shelves.retain(|_, shelf| Arc::strong_count(shelf) > 1 || shelf.ledger.taken() != (0, 0));
+        }
         Arc::clone(&self.shelves.entry(card).or_insert_with(new))
     }
 

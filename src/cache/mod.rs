@@ -182,7 +182,7 @@ impl Cache {
         let leases = LeaseTable::new(Box::new(on_lease(
             Arc::clone(daemon.events()),
             Some(Arc::clone(&crowded)),
-            Component::title,
+            |component: &Component| component.name.clone(),
         )));
         let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon)
             .with_alignment(config.alignment);

@@ -69,7 +69,6 @@ fn card(device: &str) -> anyhow::Result<CardId> {
 }
 
 /// A component, wherever it lies.
-#[expect(clippy::large_enum_variant, reason = "a command has one")]
 enum Loaded {
     InFiles(Component),
     OnCard(CardComponent),

@@ -44,12 +44,7 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
         let (taken, budget) = (bytes(limits.image_bytes), bytes(limits.image_budget));
         print(format_args!("computed: {taken} of {budget}{}", oldest.unwrap_or_default()))?;
     }
-    for card in &status.cards {
-        print(card_line(card))?;
-        for departed in &card.departed {
-            print(departed_line(departed))?;
-        }
-    }
+    print_cards(&status.cards)?;
     for download in &status.downloads {
         let progress = download.progress.clone().unwrap_or_default();
         print(format_args!(
@@ -77,6 +72,16 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
         print(format_args!("loading {} of {}: {state}", load.component, load.spec))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_cards(cards: &[CardStatus]) -> anyhow::Result<()> {
+    for card in cards {
+        print(card_line(card))?;
+        for departed in &card.departed {
+            print(departed_line(departed))?;
+        }
+    }
+    Ok(())
 }
 
 /// What is in the memory of a card.

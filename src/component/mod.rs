@@ -196,12 +196,6 @@ impl Drop for Weight {
 }
 
 impl Component {
-    /// Its name, as events give it.
-    #[must_use]
-    pub fn title(&self) -> String {
-        self.name.clone()
-    }
-
     /// Sum of the tensors' lengths in bytes.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {

@@ -93,8 +93,6 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
     let keep_alive = request.keep_alive.map(keep_alive).transpose()?;
     let again = again(&request.lease_again)?;
     let residency = residency(request.residency)?;
-    let shown = |character: &char| !character.is_control();
-    let client_name: String = request.client_name.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
     Ok(LoadRequest {
         request: Request {
             models: Ingredients {
@@ -111,7 +109,7 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         },
         hold,
         keep_alive,
-        client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
+        client_name: client_name(&request.client_name),
         given: if takes_clones { Given::Clones } else { Given::Originals },
         takes_sheet: request.takes_sheet && hold == Hold::Stream,
         residency,
@@ -156,6 +154,13 @@ fn hold(asked: i32) -> Result<Hold, Failure> {
         v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
         v1::Hold::None => Hold::None,
     })
+}
+
+/// What lists and logs show.
+fn client_name(said: &str) -> String {
+    let shown = |character: &char| !character.is_control();
+    let name: String = said.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
 fn card(device: &str, form: Form) -> Result<Option<CardId>, Failure> {

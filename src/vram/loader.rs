@@ -81,10 +81,11 @@ fn run(started: Instant) -> Result<Report, LoaderFailure> {
     end_with_the_daemon()?;
     let views = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let windows = windows(&order, &views)?;
-    let context = weightsd_gpu::find(order.card)?.context()?;
+    let context = Context::of(weightsd_gpu::find(order.card)?)?;
     let granularity = context.card().granularity()?;
     let has_context = started.elapsed();
-    let memory = Memory::create(&context, order.bytes.next_multiple_of(granularity))?;
+    let bytes = order.bytes.next_multiple_of(granularity);
+    let memory = Memory::create(&context, bytes)?;
     let mapping = memory.map(Access::ReadWrite)?;
     let work = Work::new(&views, &windows, &mapping);
     work.run(&context)?;
@@ -96,7 +97,7 @@ fn run(started: Instant) -> Result<Report, LoaderFailure> {
     let descriptor = mapping.memory().export()?;
     let sending = |error: io::Error| LoaderFailure::system("cannot hand the memory over", &error);
     descriptors::send(io::stdin().as_fd(), &[descriptor.as_fd()], 1).map_err(sending)?;
-    Ok(Report::Sealed { granularity, timings })
+    Ok(Report::Sealed { bytes, granularity, timings })
 }
 
 fn millis(time: Duration) -> u64 {

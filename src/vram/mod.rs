@@ -65,6 +65,8 @@ struct Held {
 pub struct Filled {
     /// Keeps it.
     pub memory: OwnedFd,
+    /// Its length in bytes.
+    pub bytes: u64,
     /// The card gives memory in multiples of this, in bytes.
     pub granularity: u64,
     /// How long it took.
@@ -78,11 +80,12 @@ impl OnCard {
     /// When the daemon may have no more files open. The memory is free again then.
     pub fn new(
         component: Arc<Component>,
-        (card, arrangement): (CardId, Arrangement),
+        (card, mut arrangement): (CardId, Arrangement),
         filled: Filled,
         ledger: &Arc<Ledger>,
     ) -> std::io::Result<Self> {
-        let Filled { memory, granularity, took } = filled;
+        let Filled { memory, bytes, granularity, took } = filled;
+        arrangement.bytes = bytes;
         let (tether, travels) = Tether::new()?;
         ledger.loaded(arrangement.bytes);
         Ok(Self {

@@ -93,6 +93,8 @@ pub(super) enum Report {
     },
     /// Everything is on the card, was compared, and the descriptor was sent.
     Sealed {
+        /// Bytes of the allocation: at least as many as were ordered.
+        bytes: u64,
         /// The card gives memory in multiples of this, in bytes.
         granularity: u64,
         /// Where the time went, for the log.

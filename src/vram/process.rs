@@ -73,12 +73,12 @@ pub async fn fill(order: &Order, daemon: &Daemon, mut progress: impl FnMut(u64))
         };
         match serde_json::from_str(&line) {
             Ok(Report::Done { bytes }) => progress(bytes),
-            Ok(Report::Sealed { granularity, timings }) => {
+            Ok(Report::Sealed { bytes, granularity, timings }) => {
                 let memory = receive(&socket).await?;
                 let took = begun.elapsed();
                 say(order, took, timings);
                 see_off(child, daemon);
-                return Ok(Filled { memory, granularity, took });
+                return Ok(Filled { memory, bytes, granularity, took });
             }
             Ok(Report::Failed { kind, message }) => return Err(VramFailed::Loader { kind, message }),
             Err(error) => return Err(VramFailed::Died { how: format!("it said {line:?}: {error}") }),

@@ -126,7 +126,7 @@ async fn vram_reader() {
             "read" => say(read(&tensors)),
             "write" => say(write(&tensors)),
             "release" => {
-                held = None;
+                drop(held.take());
                 say("released");
             }
             other => panic!("{other}"),

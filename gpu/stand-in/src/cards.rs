@@ -1,4 +1,4 @@
-//! The cards: folders of files, each of which is memory that somebody has.
+//! The cards: folders of files. A file is memory that somebody has.
 
 use std::{
     fs::{self, File},
