@@ -105,7 +105,8 @@ fn write(tensors: &CardTensors) -> String {
     written.map_or_else(|error| error.to_string(), |_| "written".to_owned())
 }
 
-#[tokio::test]
+// The connection goes on while the thread waits for a line.
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "not a test: the reader of the stories about cards"]
 async fn vram_reader() {
     let Ok(job) = env::var(JOB) else { return };
