@@ -46,7 +46,9 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
     let mut bars = Bars::new();
     let show = |progress: &proto::Progress| bars.show(progress);
     let loaded = match command.device {
-        Some(_) => unless_interrupted(client.load_on_card(request, show)).await.map(Loaded::OnCard),
+        Some(_) => unless_interrupted(client.load_on_card(request, show))
+            .await
+            .map(|component| Loaded::OnCard(Box::new(component))),
         None => unless_interrupted(client.load(request, show)).await.map(Loaded::InFiles),
     };
     bars.clear();
@@ -71,7 +73,7 @@ fn card(device: &str) -> anyhow::Result<CardId> {
 /// A component, wherever it lies.
 enum Loaded {
     InFiles(Component),
-    OnCard(CardComponent),
+    OnCard(Box<CardComponent>),
 }
 
 impl Loaded {

@@ -84,9 +84,9 @@ mod true_size;
 mod verifying;
 #[cfg(target_os = "linux")] // It needs loop devices.
 mod volumes;
-mod waits;
 #[cfg(target_os = "linux")] // The stand-in of the driver finds its files in Linux's way.
 mod vram;
 #[cfg(target_os = "linux")]
 mod vram_reader;
+mod waits;
 mod without_mlx;

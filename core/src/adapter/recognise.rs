@@ -204,7 +204,7 @@ pub fn recognise<'a>(
 /// What a key without a mark of adapters means.
 enum Unmarked {
     /// A whole tensor of a layer.
-    Change(LayerChange),
+    Change(Box<LayerChange>),
     /// A tensor that the layer does not have.
     Lacking,
     /// No layer of the component.
@@ -228,7 +228,7 @@ impl<'a> Sorting<'a, '_> {
                 out.other_component.push(key.to_owned());
             } else {
                 match self.unmarked(key) {
-                    Unmarked::Change(change) => self.unmarked.push((key.to_owned(), Some(change))),
+                    Unmarked::Change(change) => self.unmarked.push((key.to_owned(), Some(*change))),
                     Unmarked::Lacking => self.unmarked.push((key.to_owned(), None)),
                     Unmarked::NoLayer => out.unknown.push(key.to_owned()),
                 }
@@ -293,7 +293,7 @@ impl<'a> Sorting<'a, '_> {
         }
         let change = Change::Whole(key.to_owned());
         let base = base.to_owned();
-        Unmarked::Change(LayerChange { base, layers, side, change, magnitude: None, alphas: Vec::new() })
+        Unmarked::Change(Box::new(LayerChange { base, layers, side, change, magnitude: None, alphas: Vec::new() }))
     }
 }
 
@@ -338,8 +338,9 @@ impl Group<'_> {
     fn found(&self) -> (Vec<Complete>, Vec<String>) {
         let mut union = Kinds::new();
         let all = self.matrices.values().flatten();
-        let is_one = all.map(|(&kind, &key)| union.insert(kind, key)).fold(true, |is_one, old| is_one && old.is_none());
-        if is_one {
+        // Each is inserted, so that nothing ends the count early.
+        let twice = all.filter_map(|(&kind, &key)| union.insert(kind, key)).count();
+        if twice == 0 {
             let found = changes(&union);
             let spare = unused(&union, &found).map(|(_, key)| key.to_owned()).collect();
             return (found, spare);
