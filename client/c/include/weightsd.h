@@ -202,6 +202,8 @@ typedef enum {
     WEIGHTSD_LAYOUT_MLX = 1,
     // Names and shapes of the family's published checkpoints, in the order of the file.
     WEIGHTSD_LAYOUT_SOURCE = 2,
+    // Names of the modules of mflux; convolution kernels in OHWI order. Of families that say what mflux calls them.
+    WEIGHTSD_LAYOUT_MFLUX = 3,
 } weightsd_layout;
 
 // What is done with quantised layers after adapters were merged into them.

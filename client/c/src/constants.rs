@@ -13,6 +13,8 @@ pub enum weightsd_layout {
     Mlx = 1,
     /// Names and shapes of the family's published checkpoints, in the order of the file.
     Source = 2,
+    /// Names of the modules of mflux; convolution kernels in OHWI order. Of families that say what mflux calls them.
+    Mflux = 3,
 }
 
 /// The dtype of floats that are not part of a quantised layer.
@@ -278,6 +280,7 @@ mod tests {
     fn numbers_are_those_of_the_wire() {
         same! {
             weightsd_layout::Mlx => Layout::Mlx, weightsd_layout::Source => Layout::Source,
+            weightsd_layout::Mflux => Layout::Mflux,
             weightsd_float::AsStored => FloatType::AsStored, weightsd_float::Bf16 => FloatType::Bf16,
             weightsd_float::F16 => FloatType::F16, weightsd_float::F32 => FloatType::F32,
             weightsd_mode::Affine => QuantisationMode::Affine, weightsd_mode::Mxfp4 => QuantisationMode::Mxfp4,
