@@ -25,6 +25,8 @@ mod deriving_room;
 mod doctor;
 mod engines;
 mod explaining;
+#[cfg(target_os = "linux")] // It counts in /proc, and puts a library before the system's.
+mod faults;
 #[cfg(target_os = "linux")]
 mod fuse_disk;
 mod harness;
