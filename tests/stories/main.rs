@@ -73,6 +73,8 @@ mod settings;
 mod shares;
 mod sharing;
 mod small_disk;
+#[cfg(target_os = "linux")] // It counts in /proc.
+mod soak;
 mod strangers;
 #[cfg(target_os = "linux")] // It puts a library before the system's, which macOS does not let it do.
 mod syncing;
