@@ -26,8 +26,10 @@ pub struct CardComponent {
 pub(crate) struct CardMemory {
     pub(crate) card: CardId,
     /// Length in bytes.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "nothing here maps it"))]
     pub(crate) bytes: u64,
     /// `None` without a hold: there is no ticket to exchange for it.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "they are held, and nothing here maps them"))]
     pub(crate) descriptors: Option<Arc<Descriptors>>,
 }
 

@@ -126,13 +126,14 @@ pub struct NoVram {
 /// When there is no room even without all components that nobody holds. Then none should be dropped.
 pub fn make_room(loaded: &[CardFacts], departed: u64, needed: u64, budget: u64) -> Result<Vec<Decision>, NoVram> {
     let held: u64 = loaded.iter().filter(|facts| facts.idle_since.is_none()).map(|facts| facts.bytes).sum();
-    if held.saturating_add(departed).saturating_add(needed) > budget {
+    let fits = |taken: u64| taken.checked_add(needed).is_some_and(|sum| sum <= budget);
+    if !held.checked_add(departed).is_some_and(fits) {
         return Err(NoVram { needed, budget, held, departed });
     }
     let mut taken = loaded.iter().fold(departed, |sum, facts| sum.saturating_add(facts.bytes));
     let mut decisions = Vec::new();
     for facts in idle(loaded) {
-        if taken.saturating_add(needed) <= budget {
+        if fits(taken) {
             break;
         }
         taken -= facts.bytes;

@@ -86,7 +86,7 @@ impl Stage {
     fn assert_counted(&self, lease: &Lease<Loaded>) {
         assert!(lease.entry().usage().holders.contains_key(&lease.number()), "a lease is lost");
         let redeemed = self.table.redeem(lease.ticket()).expect("the ticket of a lease is good");
-        assert!(Arc::ptr_eq(&redeemed, lease.component()));
+        assert!(Arc::ptr_eq(&redeemed.component, lease.component()));
     }
 
     /// What holds when all leases are over.
