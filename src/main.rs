@@ -64,7 +64,7 @@ fn run(
         let reload = Arc::new(Notify::new());
         let hangup = Hangup::Reloads(Arc::clone(&reload));
         let told_to_stop = process::told_to_stop(watch.clone(), config.grace + WATCHDOG_SLACK, hangup)?;
-        let bound = inherited.map_or_else(|| BoundListener::bind(&config.socket), Ok)?;
+        let bound = inherited.map_or_else(|| BoundListener::bind_for(&config.socket, config.reach()), Ok)?;
         anyhow::Ok(daemon::run(bound, config, (Daemon::new(losses.clone()), watch), told_to_stop, reload).await?)
     });
     // Threads that are stuck in a dead file system are not waited for.

@@ -30,6 +30,8 @@ use crate::{
     events::EventKind,
     handle::Daemon,
     lanes::{Disks, Kind, Task},
+    mirror::{self, MirrorPlace},
+    resolve::Allowed,
     service,
 };
 
@@ -84,7 +86,7 @@ async fn serve(
     let bound = Arc::new(bound);
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
     let tasks = daemon.tasks();
-    let (grace, connections_max) = (config.grace, config.connections);
+    let (grace, connections_max, guests) = (config.grace, config.connections, Arc::new(config.guests.clone()));
     config.log();
     let beside = Beside::of(&config, reload);
     let cache = Cache::new(config.build(), daemon.clone());
@@ -100,6 +102,7 @@ async fn serve(
         connections: Arc::clone(&connections),
         probe: Arc::default(),
         watchers: Arc::default(),
+        guests: Arc::clone(&guests),
     };
     beside.start(&context);
     let (router, health) = service::router(context).await?;
@@ -108,7 +111,8 @@ async fn serve(
         let daemon = daemon.clone();
         move |listener| {
             let (of, cache, connections) = (daemon.clone(), Arc::clone(&cache), Arc::clone(&connections));
-            daemon.tasks().spawn("accept", accept::accept(listener, of, cache, connections, sender.clone()));
+            let door = (connections, Arc::clone(&guests));
+            daemon.tasks().spawn("accept", accept::accept(listener, of, cache, door, sender.clone()));
         }
     };
     serve(listener);
@@ -140,12 +144,14 @@ struct Beside {
     reloader: Reloader,
     reload: Arc<Notify>,
     metrics: Option<MetricsPlace>,
+    mirror: Option<(MirrorPlace, Allowed)>,
 }
 
 impl Beside {
     fn of(config: &Config, reload: Arc<Notify>) -> Self {
         let (changing, metrics) = (config.changing.clone(), config.metrics.clone());
-        Self { changing, reloader: Reloader::of(config), reload, metrics }
+        let mirror = config.mirror.map(|place| (place, config.mirror_allow.clone()));
+        Self { changing, reloader: Reloader::of(config), reload, metrics, mirror }
     }
 
     fn start(self, context: &service::Context) {
@@ -160,6 +166,9 @@ impl Beside {
                 started: context.started,
             };
             metrics::start(place, sources, daemon);
+        }
+        if let Some((place, open)) = self.mirror {
+            mirror::start(place, open, cache);
         }
     }
 }

@@ -17,12 +17,13 @@ use weightsd_proto::{
 };
 
 use super::{
-    Context, Failure, messages,
+    Context, Failure, guest, messages,
     request::{self, Hold, LoadRequest},
 };
 use crate::{
     cache::{Acquired, Cache, Change, ChangeKind, Holder, Lease},
     component::Component,
+    guests::Peer,
     metrics::Road,
     snapshot::Attestations,
 };
@@ -41,17 +42,17 @@ const FRAMING: usize = 4;
 
 pub(super) fn load_component(
     context: &Context,
-    pid: u32,
+    asker: (u32, Peer),
     request: LoadComponentRequest,
 ) -> Result<LoadStream, Failure> {
     let asked = request::load(request)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let cache = Arc::clone(&context.cache);
-    context.daemon.tasks().spawn("lease", async move { serve(&cache, asked, pid, sender).await });
+    context.daemon.tasks().spawn("lease", async move { serve(&cache, asked, asker, sender).await });
     Ok(ReceiverStream::new(receiver))
 }
 
-async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender) {
+async fn serve(cache: &Arc<Cache>, asked: LoadRequest, (pid, peer): (u32, Peer), sender: Sender) {
     let (metrics, asked_at) = (cache.daemon().metrics(), Instant::now());
     let keep_alive = cache.config().keep_alive.get().grant(asked.keep_alive);
     let given = asked.given;
@@ -66,19 +67,19 @@ async fn serve(cache: &Arc<Cache>, asked: LoadRequest, pid: u32, sender: Sender)
         Ok(acquired) => {
             metrics.loaded(if acquired.warm { Road::Warm } else { Road::Cold }, asked_at.elapsed());
             let attestations = &cache.config().attestations;
-            let sent = send_component(&sender, &acquired, attestations, (asked.hold, given), keep_alive).await;
+            let sent = send_component((&sender, peer), &acquired, attestations, (asked.hold, given), keep_alive).await;
             if sent.is_ok() && asked.hold == Hold::Stream {
-                hold(cache, &acquired.lease, given, &sender).await;
+                hold(cache, &acquired.lease, given, (&sender, peer)).await;
             }
         }
         Err(error) => {
-            let _ = sender.send(Err(Failure::from(&error).refuse(metrics))).await;
+            let _ = sender.send(Err(Failure::from(&error).to(peer).refuse(metrics))).await;
         }
     }
 }
 
 /// Waits until the client hangs up, passing on what a holder should know.
-async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, sender: &Sender) {
+async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, (sender, peer): (&Sender, Peer)) {
     let tell_change = async {
         let mut changes = lease.entry().changes();
         loop {
@@ -90,7 +91,7 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, sender: &Sender) 
                     ChangeKind::Corrupt => v1::NoticeKind::Corrupt,
                     ChangeKind::Gone => v1::NoticeKind::FileGone,
                 };
-                let notice = v1::Notice { kind: kind.into(), message };
+                let notice = guest::told(peer, v1::Notice { kind: kind.into(), message });
                 let _ = sender.send(Ok(Event::Notice(notice).into())).await;
             }
             if changes.changed().await.is_err() {
@@ -111,7 +112,7 @@ async fn hold(cache: &Arc<Cache>, lease: &Lease, given: Given, sender: &Sender) 
 }
 
 async fn send_component(
-    sender: &Sender,
+    (sender, peer): (&Sender, Peer),
     acquired: &Acquired,
     attestations: &Attestations,
     (hold, given): (Hold, Given),
@@ -132,27 +133,30 @@ async fn send_component(
             derive: messages::duration(component.timings.derive),
         },
     };
-    let message = v1::Component {
-        id: component.id.to_string(),
-        name: component.name.clone(),
-        family: component.family.to_owned(),
-        layout: messages::layout(component.layout).into(),
-        model: Some(messages::model(&acquired.model)),
-        config_json: component.config_json.clone(),
-        segments: component.segments.iter().map(|segment| messages::segment(segment, given)).collect(),
-        tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
-        tensor_bytes: component.tensor_bytes(),
-        audit: Some(messages::component_audit(component)),
-        lease: Some(v1::Lease { id, ticket, keep_alive: messages::duration(keep_alive) }),
-        computed_bytes: component.computed_bytes(),
-        warm: acquired.warm,
-        leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
-        timings: Some(timings),
-        attestation: Some(messages::attestation(component, attestations)),
-        assumptions: component.assumptions.clone(),
-        image: messages::image(component),
-        adapters: component.adapters.iter().map(messages::adapted).collect(),
-    };
+    let message = guest::told(
+        peer,
+        v1::Component {
+            id: component.id.to_string(),
+            name: component.name.clone(),
+            family: component.family.to_owned(),
+            layout: messages::layout(component.layout).into(),
+            model: Some(messages::model(&acquired.model)),
+            config_json: component.config_json.clone(),
+            segments: component.segments.iter().map(|segment| messages::segment(segment, given)).collect(),
+            tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
+            tensor_bytes: component.tensor_bytes(),
+            audit: Some(messages::component_audit(component)),
+            lease: Some(v1::Lease { id, ticket, keep_alive: messages::duration(keep_alive) }),
+            computed_bytes: component.computed_bytes(),
+            warm: acquired.warm,
+            leases: u32::try_from(acquired.leases).unwrap_or(u32::MAX),
+            timings: Some(timings),
+            attestation: Some(messages::attestation(component, attestations)),
+            assumptions: component.assumptions.clone(),
+            image: messages::image(component),
+            adapters: component.adapters.iter().map(messages::adapted).collect(),
+        },
+    );
     sender.send(Ok(Event::Component(message).into())).await?;
     for page in component.encoded_pages.get_or_init(|| encode_pages(component)) {
         sender.send(Ok(LoadComponentResponse::Encoded(page.clone()))).await?;

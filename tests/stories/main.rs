@@ -9,6 +9,7 @@
 mod activation;
 mod adapters;
 mod bare;
+mod buckets;
 mod caches;
 mod changes;
 mod checkpoints;
@@ -27,6 +28,8 @@ mod engines;
 mod explaining;
 #[cfg(target_os = "linux")]
 mod fuse_disk;
+#[cfg(target_os = "linux")] // Namespaces are Linux's.
+mod guests;
 mod harness;
 mod hostile;
 mod hub_away;
@@ -53,12 +56,14 @@ mod lifecycle;
 #[cfg(target_os = "linux")]
 mod log;
 mod metrics;
+mod mirror;
 mod names;
 mod not_run;
 #[cfg(target_os = "linux")]
 mod opens;
 mod processes;
 mod progress;
+mod proxies;
 mod quantising;
 mod raw;
 mod refusals;
