@@ -133,8 +133,8 @@ fn the_reference_page_lists_the_table() {
          like `20GB`; a list in the file is `[\"one\", \"two\"]`, and on the command line\nits flag is repeated. \
          `weightsd config` shows what counts here, and why.\n\nOn SIGHUP the daemon reads the file \
          anew. What counts \"at once\" changes then, and the log names it; of the others the log says\nthat they wait for a \
-         restart. A file that cannot be used changes nothing, and the log says why.\n\nWhat only one source of models needs is a section `[source.NAME]` of the file, which that source \
-         describes; the hub has none.\n\n| setting | value | default | counts | |\n|---|---|---|---|---|\n",
+         restart. A file that cannot be used changes nothing, and the log says why.\n\nWhat only one source of models needs is a section `[source.NAME]` of the file, as the \
+         README shows them.\n\n| setting | value | default | counts | |\n|---|---|---|---|---|\n",
     );
     for Row { name, placeholder, default, help } in Settings::table() {
         let counts = if Settings::LIVE.contains(&name) { "at once" } else { "at the start" };
