@@ -1,7 +1,7 @@
 //! Copies between this process's memory and a card's. The calls return when the copies are done, so what they read and write
 //! is borrowed for exactly that long.
 
-use std::{ffi::c_void, marker::PhantomData, ptr, sync::Arc};
+use std::{ffi::c_void, marker::PhantomData, mem::ManuallyDrop, ptr, sync::Arc};
 
 use crate::{
     Context, GpuError, Mapping,
@@ -29,6 +29,14 @@ impl<'a> Registered<'a> {
         let code = unsafe { (context.calls().register)(address, memory.len(), sys::REGISTER_READ_ONLY) };
         check(context.calls(), "cuMemHostRegister", code)?;
         Ok(Self { context: Arc::clone(context), address, memory: PhantomData })
+    }
+}
+
+impl Registered<'static> {
+    /// Leaves the memory registered until the process ends: undoing it takes longer than everything else about a copy (1.3 s of
+    /// 1.8 s for 12.3 GB of a tmpfs, on an H200).
+    pub fn keep(self) {
+        let _ = ManuallyDrop::new(self);
     }
 }
 

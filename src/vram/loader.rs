@@ -33,7 +33,9 @@ pub const COMMAND: &str = "vram-loader";
 /// enough that all threads have some.
 const WINDOW: u64 = 32 << 20;
 /// Threads at most. Each has a window in work and a buffer of that length.
-const THREADS_MAX: usize = 16;
+const THREADS_MAX: usize = 8;
+/// Bytes of files whose pages stay registered until the process ends. The system cannot use those pages for anything else.
+const KEPT_MAX: u64 = 16 << 30;
 /// The shortest time between two reports of progress.
 const PACE: Duration = Duration::from_millis(100);
 /// The longest order that is read, in bytes.
@@ -43,9 +45,8 @@ const ORDER_BYTES_MAX: u64 = 256 << 20;
 #[must_use]
 pub fn main() -> ExitCode {
     let started = Instant::now();
-    match run(started) {
-        Ok(sealed) => report(&sealed),
-        Err(LoaderFailure { kind, message }) => report(&Report::Failed { kind, message }),
+    if let Err(LoaderFailure { kind, message }) = run(started) {
+        report(&Report::Failed { kind, message });
     }
     ExitCode::SUCCESS
 }
@@ -76,18 +77,19 @@ impl LoaderFailure {
     }
 }
 
-fn run(started: Instant) -> Result<Report, LoaderFailure> {
+fn run(started: Instant) -> Result<(), LoaderFailure> {
     let order = read_order()?;
     end_with_the_daemon()?;
-    let views = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let windows = windows(&order, &views)?;
+    // Mapped until the process ends, as their pages stay registered.
+    let views: &'static [View] = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?.leak();
+    let windows = windows(&order, views)?;
     let context = Context::of(weightsd_gpu::find(order.card)?)?;
     let granularity = context.card().granularity()?;
     let has_context = started.elapsed();
     let bytes = order.bytes.next_multiple_of(granularity);
     let memory = Memory::create(&context, bytes)?;
     let mapping = memory.map(Access::ReadWrite)?;
-    let work = Work::new(&views, &windows, &mapping);
+    let work = Work::new(views, &windows, &mapping);
     work.run(&context)?;
     let timings = Timings {
         context: millis(has_context),
@@ -97,7 +99,9 @@ fn run(started: Instant) -> Result<Report, LoaderFailure> {
     let descriptor = mapping.memory().export()?;
     let sending = |error: io::Error| LoaderFailure::system("cannot hand the memory over", &error);
     descriptors::send(io::stdin().as_fd(), &[descriptor.as_fd()], 1).map_err(sending)?;
-    Ok(Report::Sealed { bytes, granularity, timings })
+    // Said before anything is cleaned up, which nobody has to wait for.
+    report(&Report::Sealed { bytes, granularity, timings });
+    Ok(())
 }
 
 fn millis(time: Duration) -> u64 {
@@ -180,19 +184,20 @@ fn windows(order: &Order, views: &[View]) -> Result<Vec<Window>, LoaderFailure> 
 
 /// What the threads share.
 struct Work<'a> {
-    views: &'a [View],
+    views: &'static [View],
     windows: &'a [Window],
     mapping: &'a Mapping,
     next: AtomicUsize,
     done: AtomicU64,
     unregistered: AtomicU64,
+    kept: AtomicU64,
     failed: AtomicBool,
     failure: Mutex<Option<LoaderFailure>>,
     reported: Mutex<Instant>,
 }
 
 impl<'a> Work<'a> {
-    fn new(views: &'a [View], windows: &'a [Window], mapping: &'a Mapping) -> Self {
+    fn new(views: &'static [View], windows: &'a [Window], mapping: &'a Mapping) -> Self {
         Self {
             views,
             windows,
@@ -200,6 +205,7 @@ impl<'a> Work<'a> {
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             unregistered: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             reported: Mutex::new(Instant::now()),
@@ -238,9 +244,17 @@ impl<'a> Work<'a> {
         let view = &self.views[window.file];
         let within = "`windows` has looked at every copy";
         let registered = Registered::of(self.mapping.context(), view.bytes(window.start, window.length).expect(within));
-        if registered.is_err() {
-            self.unregistered.fetch_add(1, Ordering::Relaxed);
-        }
+        let _undone = match registered {
+            Ok(registered) if self.kept.fetch_add(window.length, Ordering::Relaxed) < KEPT_MAX => {
+                registered.keep();
+                None
+            }
+            Ok(registered) => Some(registered),
+            Err(_) => {
+                self.unregistered.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        };
         let piece =
             |copy: &Copy| Piece { offset: copy.offset, bytes: view.bytes(copy.start, copy.length).expect(within) };
         let pieces: Vec<Piece<'_>> = window.copies.iter().map(piece).collect();
