@@ -311,12 +311,7 @@ async fn send(
 }
 
 /// Answers a holder whose lease ended with an earlier daemon. It has files and tensors.
-async fn lease_again(
-    cache: &Cache,
-    lent: &Lent,
-    (sender, peer): (&Sender, Peer),
-    keep_alive: Duration,
-) -> Sent {
+async fn lease_again(cache: &Cache, lent: &Lent, (sender, peer): (&Sender, Peer), keep_alive: Duration) -> Sent {
     let (component, (number, _), daemon) = (lent.component(), lent.lease(), cache.daemon());
     let message =
         format!("a holder of {} of {} is back: its lease was an earlier daemon's", component.name, component.model);

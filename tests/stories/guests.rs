@@ -3,6 +3,7 @@
 
 use std::{
     env, fs,
+    io::{Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -60,12 +61,19 @@ impl Scene {
 
     /// Runs the command line as that user, in a user, mount and process namespace of its own.
     fn say(&self, uid: u32, gid: u32, arguments: &[&str]) -> Said {
+        self.run(uid, gid, &self.program(), arguments)
+    }
+
+    /// The same with another program.
+    fn run(&self, uid: u32, gid: u32, program: &Path, arguments: &[&str]) -> Said {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups"]);
         command.args(["unshare", "--user", "--map-current-user", "--mount", "--pid", "--fork", "--kill-child"]);
-        command.arg(self.program()).args(arguments).current_dir("/").env_clear();
+        command.arg(program).args(arguments).current_dir("/").env_clear();
         command.env("PATH", env::var_os("PATH").unwrap_or_default()).env("HOME", "/nonexistent");
         command.env("WEIGHTSD_SOCKET", self.home.socket()).env("HF_HUB_OFFLINE", "1");
+        // In a user namespace that does not have the daemon's user, this is its number.
+        command.env("WEIGHTSD_DAEMON_UID", "65534");
         let Output { status, stdout, stderr } = command.output().unwrap();
         let text = [stdout, stderr].concat();
         Said { code: status.code(), text: String::from_utf8(text).unwrap() }
@@ -145,6 +153,42 @@ async fn what_is_granted_a_guest_may_do_and_strangers_learn_nothing() {
     assert!(stranger.code == Some(69) && !stranger.text.contains("version"), "{stranger:?}");
     let refused = events(&client, EventKind::Refused).await;
     assert!(refused.len() > before && refused.last().unwrap().message.contains("allow_gids"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_does_not_get_the_socket_of_the_daemon() {
+    const ASK: &str = "import os, socket\nstream = socket.socket(socket.AF_UNIX)\n\
+                       stream.connect(os.environ['WEIGHTSD_SOCKET'])\nstream.sendall(b'\\xd6\\x01')\n\
+                       print('got', stream.recv(1))";
+    let Some(scene) = Scene::new() else { return };
+    let daemon = scene.daemon(&["--allow-gids", &GID.to_string()]);
+    let said = scene.run(UID, GID, Path::new("python3"), &["-c", ASK]);
+    assert!(said.code == Some(0) && said.text.contains("got b''"), "{said:?}");
+    let mut ours = daemon.connect();
+    ours.write_all(&[0xd6, 1]).unwrap();
+    let mut given = [0];
+    ours.read_exact(&mut given).unwrap();
+    assert_eq!(given, [1], "the daemon's own user would get it");
+    drop(ours);
+    assert_eq!(scene.say(UID, GID, &["status"]).code, Some(0), "the daemon goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_lets_in_whom_its_own_settings_name() {
+    let Some(scene) = Scene::new() else { return };
+    let mut first = scene.daemon(&["--allow-gids", &GID.to_string()]);
+    assert_eq!(scene.say(UID, GID, &["status"]).code, Some(0));
+    let mode = || fs::metadata(scene.home.socket()).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o666);
+    let mut second = scene.daemon(&["--replace", "--allow-gids", &(GID + 1).to_string()]);
+    assert!(first.wait().success());
+    let refused = scene.say(UID, GID, &["status"]);
+    assert!(refused.code == Some(69) && !refused.text.contains("version"), "{refused:?}");
+    assert_eq!(scene.say(UID, GID + 1, &["status"]).code, Some(0));
+    fs::set_permissions(scene.home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let _third = scene.daemon(&["--replace"]);
+    assert!(second.wait().success());
+    assert_eq!(mode(), 0o600, "nobody else is let in any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ mod store;
 mod wire;
 
 use std::{
-    io,
+    io, net,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -37,8 +37,15 @@ pub const BUCKET: &str = "models";
 pub struct Bucket {
     shared: Arc<Mutex<Shared>>,
     wire: Wire,
-    // Dropping it ends the store.
-    _runtime: runtime::Runtime,
+    /// Is there until the store ends.
+    runtime: Option<runtime::Runtime>,
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        // Does not wait, so that tests may drop it in tasks.
+        self.runtime.take().map(runtime::Runtime::shutdown_background);
+    }
 }
 
 impl Bucket {
@@ -49,8 +56,13 @@ impl Bucket {
     pub fn start() -> io::Result<Self> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let shared = Arc::new(Mutex::new(Shared::default()));
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)))?;
+        let listener = net::TcpListener::bind(("127.0.0.1", 0))?;
         let wire = Wire::to(listener.local_addr()?)?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
         let service = {
             let mut builder = S3ServiceBuilder::new(store::Store(Arc::clone(&shared)));
             builder.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
@@ -63,7 +75,7 @@ impl Bucket {
                 tokio::spawn(async move { drop(serve.await) });
             }
         });
-        Ok(Self { shared, wire, _runtime: runtime })
+        Ok(Self { shared, wire, runtime: Some(runtime) })
     }
 
     /// The address by which clients reach it.
