@@ -414,7 +414,8 @@ def two_cards(daemon: Daemon, file: Path) -> None:
     must("a component on the second card takes nothing of the first", used(0) == 0, f"({used(0)}, {used(1)} MiB)")
     second = Child(daemon, "cuda:1")
     second.does(f"attach {file}")
-    must("a reader of the second has no context on the first", used(0) == 0, f"({used(0)}, {used(1)} MiB)")
+    # What the driver takes for having seen the card is a few MiB; a context is some hundreds.
+    must("a reader of the second has no context on the first", used(0) < 64, f"({used(0)}, {used(1)} MiB)")
     first = Child(daemon, "cuda:0")
     first.does(f"attach {file}")
     must("both read the same", first.does("sum") == second.does("sum"))

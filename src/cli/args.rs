@@ -2,11 +2,12 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use weightsd_client::Quantisation;
 use weightsd_core::quantisation::Mode;
 
+pub(super) use super::choices::{FloatType, FolderFormat, InstallPlatform, Layout, Residency};
 use super::serve::{Doctor, Serve, Stating};
 use crate::{derive, messages, vram};
 
@@ -204,16 +205,6 @@ pub(super) struct Load {
     pub(super) device: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Residency {
-    /// The daemon reads ahead
-    Prefetch,
-    /// When somebody touches them
-    Lazy,
-    /// Locked in memory, within `pin_budget`
-    Pinned,
-}
-
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The folder stays; what was computed for it is deleted when the budget of images is spent and nobody holds it. Hold it with \
@@ -245,18 +236,6 @@ pub(super) struct PathArgs {
     /// A command that runs while it is held
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum FolderFormat {
-    /// diffusers
-    Diffusers,
-    /// transformers and sentence-transformers
-    Transformers,
-    /// mlx-lm
-    Mlx,
-    /// mflux
-    Mflux,
 }
 
 /// What is computed, once for all requests that want the same.
@@ -305,28 +284,6 @@ fn quantisation(text: &str) -> Result<Quantisation, String> {
         return Err("expected MODE:BITS:GROUP".to_owned());
     }
     Ok(Quantisation { mode: messages::mode(mode).into(), bits, group_size, ..Quantisation::default() })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum FloatType {
-    /// Each tensor as it is in the checkpoint
-    AsStored,
-    /// bfloat16
-    Bf16,
-    /// IEEE half
-    F16,
-    /// IEEE single
-    F32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Layout {
-    /// Names of modules, and kernels in OHWI order
-    Mlx,
-    /// Names and order of the checkpoint
-    Source,
-    /// Names of mflux's modules, kernels in OHWI order
-    Mflux,
 }
 
 #[derive(Debug, clap::Args)]
@@ -500,14 +457,6 @@ pub(super) struct Install {
     /// The service manager's system [default: this one]
     #[arg(long, value_enum)]
     pub(super) platform: Option<InstallPlatform>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum InstallPlatform {
-    /// systemd
-    Linux,
-    /// launchd
-    Macos,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod args;
 mod audit;
+mod choices;
 mod config;
 mod demo;
 mod doctor;

@@ -27,6 +27,8 @@ class Phase(Choice):
     DERIVE = "DERIVE"
     #: Bringing a component that is lent already into memory.
     PREFETCH = "PREFETCH"
+    #: Copying tensors into the memory of a card.
+    UPLOAD = "UPLOAD"
 
 
 class FileState(Choice):
@@ -131,6 +133,36 @@ class RunningDownload(Message):
 
 
 @dataclass(frozen=True)
+class DepartedComponent(Message):
+    """A component that was dropped while processes had it mapped. Its memory is free when the last of them lets go, or
+    ends.
+    """
+
+    #: Id.
+    id: str = ""
+    #: Name.
+    name: str = ""
+    #: Bytes of its memory.
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class CardStatus(Message):
+    """The memory of a card, as far as weightsd uses it."""
+
+    #: The card's UUID.
+    device: str = ""
+    #: Bytes of components that are loaded or held.
+    loaded_bytes: int = 0
+    #: Bytes that components may take together (`vram_budget`); unset when only the card's memory bounds them.
+    budget: int = 0
+    #: Leases on components in it.
+    leases: int = 0
+    #: Components that were dropped, and whose memory processes keep because they have it mapped.
+    departed: tuple[DepartedComponent, ...] = ()
+
+
+@dataclass(frozen=True)
 class Status(Message):
     """The daemon's state."""
 
@@ -176,6 +208,8 @@ class Status(Message):
     oldest_image_used: datetime | None = None
     #: Bytes that are locked in memory for holders who wished it.
     pinned_bytes: int = 0
+    #: Cards that components are on, or were.
+    cards: tuple[CardStatus, ...] = ()
 
 
 class ModelKind(Choice):
@@ -515,11 +549,29 @@ class SegmentKind(Choice):
     CHECKPOINT = "CHECKPOINT"
     #: A derived image: a file that the daemon computed. Every tensor in it begins at a page.
     DERIVED = "DERIVED"
+    #: Memory of a card.
+    CARD = "CARD"
+
+
+@dataclass(frozen=True)
+class CardMemory(Message):
+    """One allocation in the memory of a card. The hand-off gives two descriptors for it: that of the memory, which
+    CUDA imports (CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR), and one that the holder keeps open for as long as it
+    has the memory mapped, by which the daemon knows. Map it for reading: CUDA does not keep an importer from
+    writing.
+    """
+
+    #: The card's UUID.
+    device: str = ""
+    #: Length in bytes.
+    bytes: int = 0
+    #: The card gives memory in multiples of this, in bytes.
+    granularity: int = 0
 
 
 @dataclass(frozen=True)
 class Segment(Message):
-    """A file that holds lent tensors. Map it whole, shared and read-only."""
+    """A file that holds lent tensors, or memory of a card. Map it whole, shared and read-only."""
 
     #: Absolute path, for clients that cannot receive descriptors.
     path: str = ""
@@ -528,6 +580,8 @@ class Segment(Message):
     identity: FileIdentity | None = None
     #: Where its bytes come from.
     kind: SegmentKind = SegmentKind.UNSPECIFIED
+    #: The memory of a card that it is; only when `kind` is CARD. It then has neither path nor identity.
+    card: CardMemory | None = None
 
 
 @dataclass(frozen=True)
@@ -587,6 +641,9 @@ class LoadedComponent(Message):
     requests: int = 0
     #: The image that holds the computed tensors; unset when everything is lent in place.
     image: DerivedImage | None = None
+    #: The memory of a card that it lies in; unset for a component in files. The same component may be listed once in
+    #: files, and once for each card.
+    card: CardMemory | None = None
 
 
 @dataclass(frozen=True)
@@ -625,6 +682,8 @@ class EvictOutcome(Message):
     reason: str = ""
     #: Bytes of its tensors.
     tensor_bytes: int = 0
+    #: The UUID of the card in whose memory it was, or is; empty for a component in files.
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -785,6 +844,8 @@ class Timings(Message):
     audit: timedelta | None = None
     #: Computing; zero when there was nothing to compute or the image existed.
     derive: timedelta | None = None
+    #: Copying into the memory of a card; zero when it was there.
+    upload: timedelta | None = None
 
 
 class VerificationState(Choice):
@@ -881,7 +942,7 @@ class ComponentInfo(Message):
     config_json: str = ""
     #: The files to map.
     segments: tuple[Segment, ...] = ()
-    #: Number of tensors in the pages that follow.
+    #: Number of tensors, in the pages that follow or in the sheet.
     tensor_count: int = 0
     #: Sum of the tensors' lengths in bytes.
     tensor_bytes: int = 0
@@ -905,6 +966,9 @@ class ComponentInfo(Message):
     image: DerivedImage | None = None
     #: What adapters changed, in the order in which they were asked for.
     adapters: tuple[AdapterReport, ...] = ()
+    #: Length of the sheet in bytes, a sealed file that is handed over after those of the segments and that
+    #: `core/src/sheet.rs` describes; no page follows then. 0 when the pages have the tensors.
+    sheet_bytes: int = 0
 
 
 class NoticeKind(Choice):
