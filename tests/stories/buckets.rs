@@ -358,7 +358,8 @@ async fn no_credential_is_shown() {
     let profile = home.path().join(".aws/credentials");
     fs::create_dir_all(profile.parent().unwrap()).unwrap();
     fs::write(&profile, format!("[mine]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n")).unwrap();
-    let table: [(&str, &[(&str, &str)], Option<ErrorReason>); 3] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<ErrorReason>);
+    let table: [Case<'_>; 3] = [
         ("", &wrong, Some(ErrorReason::TokenRefused)),
         ("", &[("AWS_PROFILE", "mine"), TRACE], None),
         ("anonymous = true", &[TRACE], Some(ErrorReason::TokenMissing)),

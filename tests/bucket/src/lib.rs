@@ -44,7 +44,9 @@ pub struct Bucket {
 impl Drop for Bucket {
     fn drop(&mut self) {
         // Does not wait, so that tests may drop it in tasks.
-        self.runtime.take().map(runtime::Runtime::shutdown_background);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
