@@ -67,8 +67,8 @@ fn run(
         let told_to_stop = process::told_to_stop(watch.clone(), config.grace + WATCHDOG_SLACK, hangup)?;
         let bound = match inherited {
             Some(inherited) => inherited,
-            None if replace => BoundListener::take(&config.socket).await?,
-            None => BoundListener::bind(&config.socket)?,
+            None if replace => BoundListener::take(&config.socket, config.reach()).await?,
+            None => BoundListener::bind_for(&config.socket, config.reach())?,
         };
         anyhow::Ok(daemon::run(bound, config, (Daemon::new(losses.clone()), watch), told_to_stop, reload).await?)
     });

@@ -16,7 +16,7 @@ use weightsd_proto::{
     PROTOCOL,
     v1::{
         AuditRequest, AuditResponse, EvictRequest, EvictResponse, ExplainRequest, ExplainResponse, GetComponentRequest,
-        GetComponentResponse, GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse,
+        GetComponentResponse, GetStatusRequest, GetStatusResponse, Hold, ListComponentsRequest, ListComponentsResponse,
         ModelSelector, Progress, PullReport, PullRequest, ResolveRequest, ResolveResponse, VerifyReport, VerifyRequest,
         WatchEventsRequest, WatchEventsResponse, pull_response, verify_response,
     },
@@ -44,6 +44,8 @@ pub struct Client {
     service: Service,
     handoff: Arc<HandoffClient>,
     deadline: Duration,
+    /// Whether the daemon is another user's: it tells no paths, and files come as descriptors alone.
+    is_guest: bool,
 }
 
 impl Client {
@@ -57,12 +59,13 @@ impl Client {
         let path: Arc<Path> = socket.as_path().into();
         let operation = format!("connecting to {}", socket.display());
         let work = async {
-            let service = Service::new(channel(path.clone(), deadline).await?).max_decoding_message_size(MAX_MESSAGE);
+            let (channel, is_guest) = channel(path.clone(), deadline).await?;
+            let service = Service::new(channel).max_decoding_message_size(MAX_MESSAGE);
             let answer = service.clone().get_status(GetStatusRequest {}).await;
             let GetStatusResponse { version, protocol, .. } =
                 answer.map_err(|status| ClientError::from_status(&operation, status))?.into_inner();
             match protocol {
-                PROTOCOL => Ok(Client { service, handoff: Arc::new(HandoffClient::new(path)), deadline }),
+                PROTOCOL => Ok(Client { service, handoff: Arc::new(HandoffClient::new(path)), deadline, is_guest }),
                 theirs => Err(ClientError::OtherProtocol { socket, version, theirs, ours: PROTOCOL }),
             }
         };
@@ -86,6 +89,7 @@ impl Client {
         request: LoadRequest,
         mut on_progress: impl FnMut(&Progress),
     ) -> Result<Component, ClientError> {
+        let request = if self.is_guest { request.hold(Hold::Stream) } else { request };
         let mut attempts = Attempts::default();
         loop {
             match load::load(self.service(), &self.handoff, request.clone(), &mut on_progress).await {
@@ -286,10 +290,13 @@ impl Events {
     }
 }
 
-async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, ClientError> {
+/// The channel, and whether the daemon is another user's.
+async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<(Channel, bool), ClientError> {
     // Connect here, where a failure still has its reason. The channel uses this connection first, and connects again by
     // itself when it must.
-    let first = Arc::new(Mutex::new(Some(connect::open(&socket).await?)));
+    let first = connect::open(&socket).await?;
+    let is_guest = first.peer_cred()?.uid() != rustix::process::geteuid().as_raw();
+    let first = Arc::new(Mutex::new(Some(first)));
     let path = socket.clone();
     let connector = service_fn(move |_: Uri| {
         let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -302,14 +309,15 @@ async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, Clien
         }
     });
     // Nothing looks the address up. Its host becomes the authority, where HTTP/2 allows no socket path.
-    Endpoint::from_static("http://localhost")
+    let channel = Endpoint::from_static("http://localhost")
         .connect_timeout(deadline)
         // A page of tensors should not have to wait for the window.
         .initial_stream_window_size(2 << 20)
         .initial_connection_window_size(8 << 20)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| ClientError::from_status("connecting", Status::from_error(error.into())))
+        .map_err(|error| ClientError::from_status("connecting", Status::from_error(error.into())))?;
+    Ok((channel, is_guest))
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ impl LoadRequest {
     }
 
     /// Whether the component is leased. With [`Hold::None`] there is no ticket for descriptors, so the client opens the
-    /// files by path.
+    /// files by path. From a daemon of another user, which tells no paths, there always is a lease.
     pub fn hold(mut self, hold: Hold) -> LoadRequest {
         self.message.hold = hold.into();
         self

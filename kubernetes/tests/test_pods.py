@@ -3,8 +3,11 @@ with kubeconform, kustomize, their schemas and the container's file system in pl
 
 import json
 import os
+import socket
 import stat
 import subprocess
+import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,10 @@ SCHEMAS = os.environ["KUBE_SCHEMAS"]
 ROOT = Path(os.environ["KUBE_ROOT"])  # Of container/assemble.
 BUSYBOX = Path(os.environ["KUBE_BUSYBOX"])  # The folder of a static busybox.
 MAKE_CHECKPOINT = os.environ["KUBE_MAKE_CHECKPOINT"]
-DAEMONS = ["base", "overlays/mirror", "overlays/dragonfly"]
+DAEMONS = ["base", "overlays/mirror", "overlays/mirrors", "overlays/dragonfly"]
 IMAGE = built(ROOT, REPOSITORY / "container/Containerfile")
 OURS = "registry.example/weightsd:"
+MODEL = "Tongyi-MAI/Z-Image-Turbo"
 
 
 def conforms(text: str) -> subprocess.CompletedProcess:
@@ -123,20 +127,19 @@ def test_folders_that_hold_something_keep_it(node):
     assert kept.stat().st_uid == 1234
 
 
-def with_a_model(node: Node) -> None:
-    """Puts a small model into the cache of the node's daemon."""
-    hub = node.path("/var/lib/weightsd/hub")
-    make = [MAKE_CHECKPOINT, "--size", "tiny", "--layout", "hub-cache", hub]
+def put_model(hub: Path) -> None:
+    """Puts a small model into a daemon's cache."""
+    make = [MAKE_CHECKPOINT, "--size", "tiny", "--layout", "hub-cache", "--repo", MODEL, hub]
     subprocess.run(make, check=True, capture_output=True)
     for path in [hub, *hub.rglob("*")]:
         os.chown(path, 65532, 65532, follow_symlinks=False)
 
 
 def test_a_client_waits_for_its_node_and_reads_the_weights(node):
-    """The whole of it: a pod that came before the daemon, a daemon with a model in its cache, and a program
+    """The whole of it: a pod of another user that came before the daemon, a daemon with a model in its cache, and a program
     that holds weights through the socket alone."""
     pod = daemon(node)
-    with_a_model(node)
+    put_model(node.path("/var/lib/weightsd/hub"))
     objects = render("example")
     client = node.pod(objects["Pod", "client"], objects)
     waiting = client.start("wait")
@@ -145,24 +148,63 @@ def test_a_client_waits_for_its_node_and_reads_the_weights(node):
     assert waiting.returncode == 0, said
 
     # As stored: an image would need the room that the manifest's `free_space` leaves, which this machine may not have.
-    hold = ["weightsd", "load", "Tongyi-MAI/Z-Image-Turbo", "vae", "--layout", "source", "--hold"]
+    hold = ["weightsd", "load", MODEL, "vae", "--layout", "source", "--hold"]
     holder = client.start("program", hold, IMAGE)
     assert "tensors" in holder.stdout.readline()
     ls = json.loads(pod.run("weightsd", ["/usr/local/bin/weightsd", "ls", "--json"]))
     holders = [holding for loaded in ls["components"] for holding in loaded.get("holders", [])]
     assert [holding["pid"] > 1 for holding in holders] == [True], "the daemon sees the process ids of the node"
+    evicting = client.start("program", ["weightsd", "evict"], IMAGE)
+    refused, _ = evicting.communicate(timeout=PATIENCE)
+    assert evicting.returncode != 0, refused
     holder.kill()
     assert stop(process)[0] == 0
 
 
-def test_a_pod_of_another_user_is_refused(node):
+def test_a_pod_of_another_group_is_refused(node):
     pod = daemon(node)
     process = pod.start("weightsd")
     pod.until("weightsd", "readinessProbe")
     objects = render("example")
-    objects["Pod", "client"]["spec"]["securityContext"]["runAsUser"] = 10001
+    objects["Pod", "client"]["spec"]["securityContext"]["runAsGroup"] = 10001
     client = node.pod(objects["Pod", "client"], objects)
     asking = client.start("program", ["weightsd", "status"], IMAGE)
     said, _ = asking.communicate(timeout=PATIENCE)
-    assert asking.returncode != 0, said
+    assert asking.returncode == 69 and "version" not in said, said
     assert stop(process)[0] == 0
+
+
+def test_a_mirror_serves_what_it_has_over_the_hubs_interface(node):
+    objects = render("overlays/mirrors")
+    [port] = objects["Service", "weightsd-mirror"]["spec"]["ports"]
+    nodes = tomllib.loads(config(objects, objects["DaemonSet", "weightsd"])["config.toml"])
+    assert nodes["hub_endpoint"] == f"http://weightsd-mirror.weightsd.svc:{port['port']}"
+    mirrors = objects["StatefulSet", "weightsd-mirror"]
+    settings = config(objects, mirrors)
+    assert tomllib.loads(settings["config.toml"])["mirror_listen"] == f"0.0.0.0:{port['port']}"
+    # The hub is away, so nobody can be asked who may have the model.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % free.getsockname()[1]
+    changes = [("0.0.0.0:8014", address), ('# mirror_allow = ["your-org/*"]', f'mirror_allow = ["{MODEL}"]')]
+    for before, after in changes:
+        assert before in settings["config.toml"]
+        settings["config.toml"] = settings["config.toml"].replace(before, after)
+
+    claims = [claim["metadata"]["name"] for claim in mirrors["spec"]["volumeClaimTemplates"]]
+    pod = node.pod(mirrors["spec"]["template"], objects, claims)
+    put_model(pod.volumes["cache"] / "hub")
+    process = pod.start("weightsd")
+    pod.until("weightsd", "startupProbe")
+    with urllib.request.urlopen(f"http://{address}/api/models/{MODEL}/revision/main", timeout=PATIENCE) as answer:
+        commit = json.load(answer)["sha"]
+    with urllib.request.urlopen(f"http://{address}/{MODEL}/resolve/{commit}/model_index.json", timeout=PATIENCE) as answer:
+        assert json.load(answer)["_class_name"]
+    assert stop(process)[0] == 0
+
+
+def config(objects: dict, owner: dict) -> dict:
+    """The ConfigMap that the pods of `owner` mount as their settings."""
+    volumes = owner["spec"]["template"]["spec"]["volumes"]
+    name = next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "config")
+    return objects["ConfigMap", name]["data"]

@@ -20,6 +20,7 @@ use crate::{
     connections::{Connections, Seat},
     damper::Damper,
     events::EventKind,
+    guests::{Guests, Peer},
     handle::Daemon,
     handoff,
 };
@@ -42,6 +43,8 @@ pub(super) struct Sorting {
     pub(super) daemon: Daemon,
     pub(super) cache: Arc<Cache>,
     pub(super) connections: Arc<Connections>,
+    /// Who is let in beside the daemon's user.
+    pub(super) guests: Arc<Guests>,
     /// The socket, which the next daemon may ask for.
     pub(super) bound: Arc<BoundListener>,
     /// Takes those that speak HTTP/2.
@@ -52,10 +55,9 @@ pub(super) struct Sorting {
 
 /// Accepts connections until the daemon stops, or another one serves on the socket.
 pub(super) async fn accept(listener: UnixListener, sorting: Sorting) {
-    let uid = rustix::process::geteuid().as_raw();
     let (failures, refusals) = (Damper::new(), Damper::new());
     let telling = Arc::new(Semaphore::new(TOLD_MAX));
-    let Sorting { daemon, connections, closing, .. } = &sorting;
+    let Sorting { daemon, connections, guests, closing, .. } = &sorting;
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -70,9 +72,9 @@ pub(super) async fn accept(listener: UnixListener, sorting: Sorting) {
             },
             () = closing.cancelled() => return,
         };
-        let stranger = check_peer(&stream, uid);
-        let is_ours = stranger.is_ok();
-        let seat = match stranger.and_then(|()| connections.admit(pid(&stream))) {
+        let peer = check_peer(&stream, guests);
+        let is_ours = peer.is_ok();
+        let seat = match peer.and_then(|peer| connections.admit(pid(&stream), peer)) {
             Ok(seat) => seat,
             Err(reason) => {
                 if let Some(untold) = refusals.tells() {
@@ -100,13 +102,17 @@ pub(super) async fn accept(listener: UnixListener, sorting: Sorting) {
     }
 }
 
-/// Nothing is read from, or said to, a peer of another user.
-pub(super) fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == uid => Ok(()),
-        Ok(peer) => Err(format!("a process of uid {} connected, and this daemon serves uid {uid} only", peer.uid())),
-        Err(error) => Err(format!("the user of a connection is unknown: {error}")),
-    }
+/// Nothing is read from, or said to, a peer of a user whom the settings do not let in.
+pub(super) fn check_peer(stream: &UnixStream, guests: &Guests) -> Result<Peer, String> {
+    let own = rustix::process::geteuid().as_raw();
+    let peer = stream.peer_cred().map_err(|error| format!("the user of a connection is unknown: {error}"))?;
+    let (uid, gid) = (peer.uid(), peer.gid());
+    guests.peer(own, uid, gid).ok_or_else(|| match guests.are_there() {
+        false => format!("a process of uid {uid} connected, and this daemon serves uid {own} only"),
+        true => {
+            format!("a process of uid {uid} and gid {gid} connected, which neither `allow_uids` nor `allow_gids` names")
+        }
+    })
 }
 
 async fn sort(stream: UnixStream, seat: Seat, with: &Sorting) -> io::Result<()> {

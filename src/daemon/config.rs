@@ -12,14 +12,17 @@ use weightsd_core::{
 use weightsd_segment::environment::{not_utf8, variable};
 
 use super::{
+    listener::Reach,
     metrics::MetricsPlace,
     settings::{Layers, Origin, Preload, Settings, SettingsError, Shown, Stated},
 };
 use crate::{
     cache::CacheConfig,
     derive::{Engines, Images},
+    guests::Guests,
     lanes::hold_at_most,
     live::Live,
+    mirror::MirrorPlace,
     resolve::{Allowed, Places},
     snapshot::Attestations,
     sources,
@@ -72,8 +75,14 @@ pub struct Config {
     pub restore: bool,
     /// Bytes that may be locked in memory together.
     pub pin_budget: u64,
+    /// Other users whom the daemon serves.
+    pub guests: Guests,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<MetricsPlace>,
+    /// Where the mirror is served; `None`: nowhere.
+    pub mirror: Option<MirrorPlace>,
+    /// Repositories that the mirror gives to everybody.
+    pub mirror_allow: Allowed,
     /// What may change while the daemon runs.
     pub changing: Changing,
     /// Every setting with the value in force and its origin.
@@ -173,6 +182,13 @@ impl Layers {
             pin_budget: said.pin_budget().as_u64(),
             token: hub.token,
             metrics: said.metrics_listen.clone(),
+            mirror: said.mirror_listen,
+            mirror_allow: said.mirror_allow.clone().into(),
+            guests: Guests {
+                uids: said.allow_uids.iter().map(|id| id.0).collect(),
+                gids: said.allow_gids.iter().map(|id| id.0).collect(),
+                rights: said.guests_may.clone(),
+            },
             changing,
             stated: stated(said.shown(), self.origins()),
             layers: self,
@@ -202,6 +218,12 @@ fn files_to_hold(connections: usize) -> usize {
 }
 
 impl Config {
+    /// Who can connect to the socket.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        if self.guests.are_there() { Reach::Everybody } else { Reach::Owner }
+    }
+
     /// Where the hub's token comes from.
     #[must_use]
     pub fn token(&self) -> &TokenSource {

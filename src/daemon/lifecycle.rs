@@ -34,6 +34,8 @@ use crate::{
     events::EventKind,
     handle::Daemon,
     lanes::{Disks, Kind, Task},
+    mirror::{self, MirrorPlace},
+    resolve::Allowed,
     service,
 };
 
@@ -94,7 +96,7 @@ async fn serve(
 ) -> Result<(), RunError> {
     let bound = Arc::new(bound);
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
-    let (grace, connections_max) = (config.grace, config.connections);
+    let (grace, connections_max, guests) = (config.grace, config.connections, Arc::new(config.guests.clone()));
     let idle_exit = bound.idle_exit(config.idle_exit);
     config.log();
     let beside = Beside::of(&config, reload);
@@ -112,12 +114,13 @@ async fn serve(
         probe: Arc::default(),
         watchers: Arc::default(),
         known: Arc::default(),
+        guests: Arc::clone(&guests),
     };
     beside.start(&context, bound.has_predecessor());
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let closing = daemon.stopping().child_token();
-    let sorting = Sorting { daemon: daemon.clone(), cache, connections, bound, grpc: sender, closing };
+    let sorting = Sorting { daemon: daemon.clone(), cache, connections, guests, bound, grpc: sender, closing };
     let serving = Serving { sorting: sorting.clone(), watch, grace, idle_exit };
     serving.listen(listener);
     let incoming = ReceiverStream::new(receiver).map(|(stream, seat)| Ok::<_, io::Error>(Grpc { stream, _seat: seat }));
@@ -195,12 +198,14 @@ struct Beside {
     reload: Arc<Notify>,
     metrics: Option<MetricsPlace>,
     restore: bool,
+    mirror: Option<(MirrorPlace, Allowed)>,
 }
 
 impl Beside {
     fn of(config: &Config, reload: Arc<Notify>) -> Self {
         let (changing, metrics) = (config.changing.clone(), config.metrics.clone());
-        Self { changing, reloader: Reloader::of(config), reload, metrics, restore: config.restore }
+        let mirror = config.mirror.map(|place| (place, config.mirror_allow.clone()));
+        Self { changing, reloader: Reloader::of(config), reload, metrics, restore: config.restore, mirror }
     }
 
     fn start(self, context: &service::Context, replaces: bool) {
@@ -221,6 +226,9 @@ impl Beside {
             // A daemon that is being replaced has the place until it ends.
             let patience = if replaces { METRICS_PATIENCE } else { Duration::ZERO };
             metrics::start(place, sources, daemon, patience);
+        }
+        if let Some((place, open)) = self.mirror {
+            mirror::start(place, open, cache);
         }
     }
 }

@@ -60,6 +60,32 @@ enum Origin {
 struct Own {
     lock: File,
     socket: SocketFile,
+    reach: Reach,
+}
+
+/// Who can connect to a socket. Whom it serves, the daemon decides for each connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The daemon's user.
+    Owner,
+    /// Every user of this machine.
+    Everybody,
+}
+
+impl Reach {
+    fn make_folder(self, folder: &Path) -> Result<(), FolderError> {
+        match self {
+            Self::Owner => private::make(folder, Others::Nobody, Links::Followed),
+            Self::Everybody => private::make_open(folder),
+        }
+    }
+
+    fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Everybody => 0o666,
+        }
+    }
 }
 
 /// What became of the socket's file.
@@ -211,34 +237,44 @@ impl BoundListener {
         }
     }
 
-    /// Makes a socket at `path`, mode 0600, in a directory of mode 0700 that is made if it is missing. A socket that a
-    /// dead daemon left is removed: one that refuses connections for as long as a living listener with a full queue might.
+    /// Makes a socket at `path` for the daemon's user alone, as [`Self::bind_for`] does.
     ///
     /// # Errors
-    /// When another daemon has it, when others can enter the directory, when something else is at `path`, when the path is
-    /// too long, and when the system refuses.
+    /// As there.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
+        Self::bind_for(path, Reach::Owner)
+    }
+
+    /// Makes a socket at `path`, mode 0600, in a directory of mode 0700 that is made if it is missing; for other users, mode
+    /// 0666 in a directory that they may enter. A socket that a dead daemon left is removed: one that refuses connections
+    /// for as long as a living listener with a full queue might.
+    ///
+    /// # Errors
+    /// When another daemon has it, when others can enter the directory, or write to it, when something else is at `path`,
+    /// when the path is too long, and when the system refuses.
+    pub fn bind_for(path: &Path, reach: Reach) -> Result<Self, BindError> {
         places::check_socket_path(path, Platform::current())?;
-        private::make(folder_of(path), Others::Nobody, Links::Followed)?;
+        reach.make_folder(folder_of(path))?;
         let lock = lock(path)?;
         remove_stale(path, Platform::current(), connect)?;
-        let (listener, socket) = make_socket(path)?;
-        Ok(Self::new(listener, path.to_owned(), Origin::Own(Mutex::new(Own { lock, socket }))))
+        let (listener, socket) = make_socket(path, reach)?;
+        Ok(Self::new(listener, path.to_owned(), Origin::Own(Mutex::new(Own { lock, socket, reach }))))
     }
 
     /// What `predecessor` gave: its listener at `path`, and the file that it has locked and this process has from now on.
     pub(super) fn taken(
-        path: &Path,
+        (path, reach): (&Path, Reach),
         [listener, lock]: [OwnedFd; 2],
         predecessor: UnixStream,
     ) -> Result<Self, BindError> {
         let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
         let (listener, mut lock) = (UnixListener::from(listener), File::from(lock));
+        reach.make_folder(folder_of(path))?;
         listener.set_nonblocking(true).map_err(at("take over"))?;
         let socket = SocketFile::at(path).map_err(at("look at"))?;
         let socket = socket.ok_or_else(|| BindError::NotASocket { path: path.to_owned() })?;
         sign(&mut lock).map_err(at("lock"))?;
-        let mut taken = Self::new(listener, path.to_owned(), Origin::Own(Mutex::new(Own { lock, socket })));
+        let mut taken = Self::new(listener, path.to_owned(), Origin::Own(Mutex::new(Own { lock, socket, reach })));
         *taken.predecessor.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(predecessor);
         Ok(taken)
     }
@@ -253,6 +289,13 @@ impl BoundListener {
     /// The daemon whose socket this was, the first time.
     pub(super) fn predecessor(&self) -> Option<UnixStream> {
         self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Lets those in, and only those, whom this daemon's settings let in, to a socket that was another daemon's.
+    pub(super) fn protect(&self) -> io::Result<()> {
+        let Origin::Own(own) = &self.origin else { return Ok(()) };
+        let reach = own.lock().unwrap_or_else(PoisonError::into_inner).reach;
+        fs::set_permissions(&self.path, Permissions::from_mode(reach.mode()))
     }
 
     /// Whether the socket was another daemon's, which still serves.
@@ -296,7 +339,7 @@ impl BoundListener {
         if let Some(found) = found {
             return Ok(if found == Some(own.socket) { Fate::There } else { Fate::Taken });
         }
-        private::make(self.folder(), Others::Nobody, Links::Followed)?;
+        own.reach.make_folder(self.folder())?;
         if !is_at(&own.lock, &lock_path(&self.path)) {
             match lock(&self.path) {
                 Ok(lock) => own.lock = lock,
@@ -304,7 +347,7 @@ impl BoundListener {
                 Err(error) => return Err(error),
             }
         }
-        let (listener, socket) = make_socket(&self.path)?;
+        let (listener, socket) = make_socket(&self.path, own.reach)?;
         own.socket = socket;
         Ok(Fate::MadeAgain(listener))
     }
@@ -346,14 +389,14 @@ impl Drop for BoundListener {
     }
 }
 
-/// A listening socket at `path`, of mode 0600, that does not block.
-fn make_socket(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+/// A listening socket at `path` that does not block.
+fn make_socket(path: &Path, reach: Reach) -> Result<(UnixListener, SocketFile), BindError> {
     let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
     let listener = UnixListener::bind(path).map_err(at("listen on"))?;
     let socket = SocketFile::at(path).map_err(at("look at"))?;
     let socket = socket.ok_or_else(|| BindError::NotASocket { path: path.to_owned() })?;
     // The directory keeps others out until this is done.
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(at("protect"))?;
+    fs::set_permissions(path, Permissions::from_mode(reach.mode())).map_err(at("protect"))?;
     listener.set_nonblocking(true).map_err(at("listen on"))?;
     Ok((listener, socket))
 }

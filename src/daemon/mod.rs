@@ -19,7 +19,7 @@ mod watchdog;
 pub use self::{
     config::Config,
     lifecycle::{RunError, run},
-    listener::{BindError, BoundListener},
+    listener::{BindError, BoundListener, Reach},
     metrics::MetricsPlace,
     settings::{Layers, Origin, Preload, Row, Settings, SettingsError, Shown, Stated},
     waiting::Waiting,

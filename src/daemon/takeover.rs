@@ -19,7 +19,7 @@ use tokio::{
 use weightsd_core::handoff::ACK;
 use weightsd_segment::descriptors;
 
-use super::{BindError, BoundListener};
+use super::{BindError, BoundListener, Reach};
 use crate::{
     cache::Cache,
     lanes::{Disks, Kind, Task},
@@ -95,13 +95,13 @@ impl BoundListener {
     /// [`Self::serves`] is called.
     ///
     /// # Errors
-    /// Those of [`Self::bind`], and when the other daemon keeps its socket.
-    pub async fn take(path: &Path) -> Result<Self, BindError> {
+    /// Those of [`Self::bind_for`], and when the other daemon keeps its socket.
+    pub async fn take(path: &Path, reach: Reach) -> Result<Self, BindError> {
         let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
         let mut stream = match UnixStream::connect(path).await {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                return Self::bind(path);
+                return Self::bind_for(path, reach);
             }
             Err(source) => return Err(at("connect to")(source)),
         };
@@ -120,7 +120,7 @@ impl BoundListener {
             Ok(Err(_)) | Err(_) => return Err(BindError::NotReplaceable { path: path.to_owned() }),
         };
         match (answer, <[_; 2]>::try_from(files)) {
-            (GIVEN, Ok(files)) => Self::taken(path, files, stream),
+            (GIVEN, Ok(files)) => Self::taken((path, reach), files, stream),
             _ => Err(BindError::Managed { path: path.to_owned() }),
         }
     }
@@ -128,6 +128,9 @@ impl BoundListener {
     /// Tells the daemon whose socket this was that it is served on, if there is one.
     pub(super) async fn serves(&self) {
         let Some(mut stream) = self.predecessor() else { return };
+        if let Err(error) = self.protect() {
+            tracing::warn!(path = %self.path.display(), %error, "the socket keeps the mode that the earlier daemon gave it");
+        }
         // One that is gone does not mind.
         let _ = timeout(PATIENCE, stream.write_all(&[ACK])).await;
     }

@@ -17,7 +17,7 @@ use weightsd_proto::{
 };
 
 use super::{
-    Context, Failure, messages,
+    Context, Failure, guest, messages,
     request::{self, Hold, LoadRequest},
     sheet,
 };
@@ -25,6 +25,7 @@ use crate::{
     cache::{Acquired, AcquiredOnCard, Bringing, Brought, Cache, Change, ChangeKind, Holder, Residency},
     component::Component,
     events::EventKind,
+    guests::Peer,
     metrics::Road,
     progress::{Phase, Step},
     resolve::ResolvedModel,
@@ -47,18 +48,23 @@ const FRAMING: usize = 4;
 
 pub(super) fn load_component(
     context: &Context,
-    pid: u32,
+    asker: (u32, Peer),
     request: LoadComponentRequest,
 ) -> Result<LoadStream, Failure> {
     let asked = request::load(request.clone())?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (cache, known) = (Arc::clone(&context.cache), Arc::clone(&context.known));
     let remember = move |acquired: &Acquired| known.remember(acquired.lease.component().id, request, &acquired.model);
-    context.daemon.tasks().spawn("lease", async move { serve(&cache, (asked, remember), pid, sender).await });
+    context.daemon.tasks().spawn("lease", async move { serve(&cache, (asked, remember), asker, sender).await });
     Ok(ReceiverStream::new(receiver))
 }
 
-async fn serve(cache: &Arc<Cache>, (asked, remember): (LoadRequest, impl FnOnce(&Acquired)), pid: u32, sender: Sender) {
+async fn serve(
+    cache: &Arc<Cache>,
+    (asked, remember): (LoadRequest, impl FnOnce(&Acquired)),
+    (pid, peer): (u32, Peer),
+    sender: Sender,
+) {
     let (metrics, asked_at) = (cache.daemon().metrics(), Instant::now());
     let keep_alive = cache.config().keep_alive.get().grant(asked.keep_alive);
     let LoadRequest { request, client_name: name, given, takes_sheet, residency, again, card, .. } = asked;
@@ -83,15 +89,15 @@ async fn serve(cache: &Arc<Cache>, (asked, remember): (LoadRequest, impl FnOnce(
         Ok(lent) => {
             metrics.loaded(if lent.is_warm() { Road::Warm } else { Road::Cold }, asked_at.elapsed());
             let sent = match again {
-                None => send(cache, &lent, &sender, (asked.hold, takes_sheet), keep_alive).await,
-                Some(_) => lease_again(cache, &lent, &sender, keep_alive).await,
+                None => send(cache, &lent, (&sender, peer), (asked.hold, takes_sheet), keep_alive).await,
+                Some(_) => lease_again(cache, &lent, (&sender, peer), keep_alive).await,
             };
             if sent.is_ok() && asked.hold == Hold::Stream {
-                hold(cache, &lent, residency, &sender).await;
+                hold(cache, &lent, residency, (&sender, peer)).await;
             }
         }
         Err(error) => {
-            let _ = sender.send(Err(Failure::from(&error).refuse(metrics))).await;
+            let _ = sender.send(Err(Failure::from(&error).to(peer).refuse(metrics))).await;
         }
     }
 }
@@ -204,14 +210,14 @@ impl Lent {
 }
 
 /// Waits until the client hangs up, passing on what a holder should know.
-async fn hold(cache: &Arc<Cache>, lent: &Lent, residency: Residency, sender: &Sender) {
+async fn hold(cache: &Arc<Cache>, lent: &Lent, residency: Residency, (sender, peer): (&Sender, Peer)) {
     let bringing = match lent {
         Lent::Files(acquired, given) => cache.bring(acquired.lease.component(), *given, residency),
         Lent::OnCard(_) => None,
     };
     tokio::select! {
         () = sender.closed() => {}
-        () = tell_changes(lent, sender) => {}
+        () = tell_changes(lent, (sender, peer)) => {}
         () = tell_residency(bringing.as_deref(), residency, sender) => {}
         () = cache.daemon().stopping().cancelled() => {
             let message = "weightsd is stopping; what is mapped stays readable".to_owned();
@@ -222,7 +228,7 @@ async fn hold(cache: &Arc<Cache>, lent: &Lent, residency: Residency, sender: &Se
 }
 
 /// Tells what becomes of the component's files, for ever.
-async fn tell_changes(lent: &Lent, sender: &Sender) {
+async fn tell_changes(lent: &Lent, (sender, peer): (&Sender, Peer)) {
     let mut changes = lent.changes();
     loop {
         let change = changes.borrow_and_update().clone();
@@ -233,7 +239,7 @@ async fn tell_changes(lent: &Lent, sender: &Sender) {
                 ChangeKind::Corrupt => v1::NoticeKind::Corrupt,
                 ChangeKind::Gone => v1::NoticeKind::FileGone,
             };
-            let notice = v1::Notice { kind: kind.into(), message };
+            let notice = guest::told(peer, v1::Notice { kind: kind.into(), message });
             let _ = sender.send(Ok(Event::Notice(notice).into())).await;
         }
         if changes.changed().await.is_err() {
@@ -280,7 +286,7 @@ type Sent = Result<(), mpsc::error::SendError<Result<LoadComponentResponse, Stat
 async fn send(
     cache: &Arc<Cache>,
     lent: &Lent,
-    sender: &Sender,
+    (sender, peer): (&Sender, Peer),
     (hold, takes_sheet): (Hold, bool),
     keep_alive: Duration,
 ) -> Sent {
@@ -295,7 +301,7 @@ async fn send(
     let lease = v1::Lease { id, ticket, keep_alive: messages::duration(keep_alive) };
     let mut described = described(lent, &cache.config().attestations, lease);
     described.sheet_bytes = sheet.map_or(0, |sheet| sheet.bytes);
-    sender.send(Ok(Event::Component(described).into())).await?;
+    sender.send(Ok(Event::Component(guest::told(peer, described)).into())).await?;
     if sheet.is_none() {
         for page in lent.pages() {
             sender.send(Ok(LoadComponentResponse::Encoded(page.clone()))).await?;
@@ -305,7 +311,7 @@ async fn send(
 }
 
 /// Answers a holder whose lease ended with an earlier daemon. It has files and tensors.
-async fn lease_again(cache: &Cache, lent: &Lent, sender: &Sender, keep_alive: Duration) -> Sent {
+async fn lease_again(cache: &Cache, lent: &Lent, (sender, peer): (&Sender, Peer), keep_alive: Duration) -> Sent {
     let (component, (number, _), daemon) = (lent.component(), lent.lease(), cache.daemon());
     let message =
         format!("a holder of {} of {} is back: its lease was an earlier daemon's", component.name, component.model);
@@ -313,7 +319,7 @@ async fn lease_again(cache: &Cache, lent: &Lent, sender: &Sender, keep_alive: Du
     daemon.events().push(EventKind::LeasedAgain, Some(component.id), message);
     let lease = v1::Lease { id: number, ticket: Vec::new(), keep_alive: messages::duration(keep_alive) };
     let described = described(lent, &cache.config().attestations, lease);
-    sender.send(Ok(Event::Component(described).into())).await
+    sender.send(Ok(Event::Component(guest::told(peer, described)).into())).await
 }
 
 /// The component as a holder sees it, without its tensors.

@@ -9,6 +9,7 @@
 mod activation;
 mod adapters;
 mod bare;
+mod buckets;
 mod caches;
 mod changes;
 mod checkpoints;
@@ -29,6 +30,8 @@ mod explaining;
 mod faults;
 #[cfg(target_os = "linux")]
 mod fuse_disk;
+#[cfg(target_os = "linux")] // Namespaces are Linux's.
+mod guests;
 mod harness;
 mod hostile;
 mod hub_away;
@@ -55,12 +58,14 @@ mod lifecycle;
 #[cfg(target_os = "linux")]
 mod log;
 mod metrics;
+mod mirror;
 mod names;
 mod not_run;
 #[cfg(target_os = "linux")]
 mod opens;
 mod processes;
 mod progress;
+mod proxies;
 mod quantising;
 mod raw;
 mod refusals;

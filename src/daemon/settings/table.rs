@@ -6,8 +6,8 @@ use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::kind::{self, Endpoint, Kind, Preload};
-use crate::{daemon::MetricsPlace, resolve::Rule, sources::Sections};
+use super::kind::{self, Endpoint, Kind, Preload, SystemId};
+use crate::{daemon::MetricsPlace, guests::Right, mirror::MirrorPlace, resolve::Rule, sources::Sections};
 
 /// A setting, as help and reference show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,9 +239,19 @@ settings! {
     verify: bool = Fixed(true);
     /// Serve metrics for Prometheus at /metrics on this port of this machine, or on this socket
     metrics_listen: MetricsPlace = Found("no metrics");
+    /// Serve the hub's read interface on this port of this machine, or at this address, to programs with HF_ENDPOINT
+    mirror_listen: MirrorPlace = Found("no mirror");
     lists {
         /// Lend these models only: `org/repo`, `org/*`, the address of another source, or a folder and all below it
         allow: Rule = "everything";
+        /// Serve these users of the machine, too, by their numbers: load, resolve, audit and status
+        allow_uids: SystemId = "nobody else";
+        /// Serve users whose processes run in these groups, by their numbers, in the same way
+        allow_gids: SystemId = "nobody else";
+        /// What other users may do beyond that: `pull`, `verify`, `evict`
+        guests_may: Right = "nothing more";
+        /// Repositories that the mirror gives to everybody who reaches it, without asking the hub for their rights
+        mirror_allow: Rule = "none";
         /// Load these components at the start, behind the requests of clients, and hold them
         preload: Preload = "nothing";
     }
