@@ -64,6 +64,7 @@ fn what_is_installed_is_taken_back() {
 }
 
 /// A `systemctl` of this test: it notes what it is told, and starts the daemon as `enable --now` and a connection would.
+#[cfg(target_os = "linux")]
 const SYSTEMCTL: &str = r#"#!/bin/sh
 echo "$*" >> "$HOME/told"
 case "$*" in

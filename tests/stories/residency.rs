@@ -3,11 +3,11 @@
 use std::{fs, time::Duration};
 
 use tokio::time::timeout;
-use weightsd_client::{Component, Layout, Phase, Residency, proto::NoticeKind};
+use weightsd_client::{Component, Layout, Phase, Residency};
 use weightsd_segment::{PinnedFile, advice};
 
 use crate::{
-    harness::{Home, PATIENCE, WITHOUT_VERIFYING, tiny, until},
+    harness::{Home, WITHOUT_VERIFYING, tiny, until},
     not_run::not_run,
 };
 
@@ -78,8 +78,8 @@ async fn what_is_pinned_is_locked_while_it_is_held_and_a_refusal_has_its_reason(
         let daemon = home.daemon_with(&["--pin-budget", budget]);
         let client = daemon.client().await;
         let mut held = client.load(request(), |_| ()).await.unwrap();
-        let notice = timeout(PATIENCE, held.next_notice()).await.unwrap().unwrap();
-        assert_eq!(notice.kind(), NoticeKind::NotPinned);
+        let notice = timeout(crate::harness::PATIENCE, held.next_notice()).await.unwrap().unwrap();
+        assert_eq!(notice.kind(), weightsd_client::proto::NoticeKind::NotPinned);
         until("it is read ahead all the same", async || is_read_ahead(&held)).await;
         assert_eq!(client.status().await.unwrap().pinned_bytes, 0);
         notice.message
