@@ -88,8 +88,10 @@ class CardTensor:
             raise no_view(self.name, self.dtype, "torch")
         if not self.nbytes:
             return torch.empty(shape, dtype=dtype, device=self.device)
+        from torch.utils.dlpack import from_dlpack
+
         # As bytes, because DLPack's consumers do not know all of the dtypes that torch has.
-        whole: TorchTensor = torch.from_dlpack(_Bytes(self))
+        whole: TorchTensor = from_dlpack(_Bytes(self))
         return whole.view(dtype).view(shape)
 
     def __dlpack_device__(self) -> tuple[int, int]:

@@ -117,6 +117,6 @@ def capsule(
     *,
     read_only: bool,
     versioned: bool,
-    device: tuple[int, int] = (1, 0),
+    device: tuple[int, int] = ...,
 ) -> Any: ...
 def card(device: str) -> str: ...
