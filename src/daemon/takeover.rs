@@ -92,7 +92,7 @@ async fn attestations(cache: &Cache, then: Attestations) -> io::Result<()> {
 
 impl BoundListener {
     /// The socket of the daemon that serves at `path`, or a new one where nobody serves. The other daemon ends when
-    /// [`Self::serves`] is called.
+    /// `Self::serves` is called.
     ///
     /// # Errors
     /// Those of [`Self::bind_for`], and when the other daemon keeps its socket.

@@ -8,7 +8,7 @@
 //! | `HEAD`, `GET /ORG/REPO/resolve/REV/PATH` | what a file is; its content, or a range of it |
 //!
 //! What is not on this machine is downloaded whole and verified before it is sent. Nobody gets what the hub would refuse
-//! ([`access`]).
+//! (`access`).
 
 mod access;
 mod answer;

@@ -1,7 +1,7 @@
 //! Object stores: `s3://bucket/folder`, `gs://`, `az://`, and folders of the web that WebDAV lists (`https://`). The crate
 //! object_store speaks their protocols; here are revisions, parts, names of contents, and what failures mean.
 //!
-//! A revision is `main`, or the commit that a folder has ([`shelf`]). Files lie in the own cache of this machine's user.
+//! A revision is `main`, or the commit that a folder has (`shelf`). Files lie in the own cache of this machine's user.
 
 mod connect;
 mod parts;
