@@ -75,7 +75,7 @@ impl View {
         View::of(file, found)
     }
 
-    /// Maps a file that [`sealed`](crate::sealed) made. Nobody can have changed it.
+    /// Maps a file that [`sealed`](crate::sealed()) made. Nobody can have changed it.
     ///
     /// # Errors
     /// When it cannot be mapped.
