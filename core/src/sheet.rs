@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A place in the text is `first byte | length`, one among the shapes `first word | rank`. Names are UTF-8; an empty source name
-//! is the name. A dtype is its place in [`DTYPES`]. Layers of one kind share a packing and a coding.
+//! is the name. A dtype is its place in `DTYPES`. Layers of one kind share a packing and a coding.
 
 use std::collections::HashMap;
 
