@@ -13,6 +13,8 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::guests::Peer;
+
 /// Hand-offs of one process that may wait for an acknowledgement at once. Descriptors that are under way count against a
 /// limit of the user's in the kernel, so one process must not have them all.
 const UNACKNOWLEDGED_MAX: usize = 2;
@@ -33,11 +35,14 @@ struct Table {
     next: u64,
     by_number: BTreeMap<u64, Connection>,
     by_process: HashMap<u32, Process>,
+    /// Connections of guests.
+    guests: usize,
 }
 
 #[derive(Debug)]
 struct Connection {
     pid: u32,
+    peer: Peer,
     /// Since when it waits for a hand-off; `None` while it does not.
     idle: Option<Instant>,
     gives_way: CancellationToken,
@@ -78,6 +83,11 @@ impl Connections {
         self.table().by_number.len()
     }
 
+    /// Connections since the start.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.table().next
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,8 +97,12 @@ impl Connections {
     ///
     /// # Errors
     /// When there is none, and none gives way: why, in words.
-    pub(crate) fn admit(self: &Arc<Self>, pid: u32) -> Result<Seat, String> {
+    pub(crate) fn admit(self: &Arc<Self>, pid: u32, peer: Peer) -> Result<Seat, String> {
         let mut table = self.table();
+        let of_guests = self.limit / 2;
+        if peer == Peer::Guest && table.guests >= of_guests {
+            return Err(format!("other users have {of_guests} connections open, which is the limit for all of them"));
+        }
         let share = self.share();
         if table.connections_of(pid) >= share && !table.lets_go(Some(pid)) {
             return Err(format!("process {pid} has {share} connections open, which is the limit for one process"));
@@ -98,7 +112,8 @@ impl Connections {
         }
         table.next += 1;
         let (number, gives_way) = (table.next, CancellationToken::new());
-        table.by_number.insert(number, Connection { pid, idle: None, gives_way: gives_way.clone() });
+        table.by_number.insert(number, Connection { pid, peer, idle: None, gives_way: gives_way.clone() });
+        table.guests += usize::from(peer == Peer::Guest);
         let process = table.by_process.entry(pid).or_insert_with(|| Process {
             connections: 0,
             unacknowledged: Arc::new(Semaphore::new(UNACKNOWLEDGED_MAX)),
@@ -132,6 +147,7 @@ impl Table {
 
     fn remove(&mut self, number: u64) -> Option<Connection> {
         let connection = self.by_number.remove(&number)?;
+        self.guests -= usize::from(connection.peer == Peer::Guest);
         if let Some(process) = self.by_process.get_mut(&connection.pid) {
             process.connections -= 1;
             if process.connections == 0 {
@@ -175,23 +191,23 @@ mod tests {
     #[test]
     fn idle_connections_give_way_and_busy_ones_do_not() {
         let connections = Connections::new(16, Arc::default());
-        let mut seats: Vec<_> = (0..12).map(|_| connections.admit(1).unwrap()).collect();
-        let refused = connections.admit(1).unwrap_err();
+        let mut seats: Vec<_> = (0..12).map(|_| connections.admit(1, Peer::Owner).unwrap()).collect();
+        let refused = connections.admit(1, Peer::Owner).unwrap_err();
         assert!(refused.contains("process 1 has 12 connections"), "{refused}");
-        let others: Vec<_> = (0..4).map(|_| connections.admit(2).unwrap()).collect();
-        let refused = connections.admit(3).unwrap_err();
+        let others: Vec<_> = (0..4).map(|_| connections.admit(2, Peer::Owner).unwrap()).collect();
+        let refused = connections.admit(3, Peer::Owner).unwrap_err();
         assert!(refused.contains("16 connections are open"), "{refused}");
         // One of the process that has most, the one that is idle for longest.
         for seat in [&others[0], &seats[5], &seats[3]] {
             seat.is_idle(true);
         }
-        let third = connections.admit(3).unwrap();
+        let third = connections.admit(3, Peer::Owner).unwrap();
         let gone: Vec<_> = seats.iter().chain(&others).map(|seat| seat.gives_way().is_cancelled()).collect();
         assert_eq!(gone.iter().position(|gone| *gone), Some(5));
         assert_eq!((gone.iter().filter(|gone| **gone).count(), connections.len()), (1, 16));
         // What has begun to work again stays.
         seats[3].is_idle(false);
-        let _fourth = connections.admit(4).unwrap();
+        let _fourth = connections.admit(4, Peer::Owner).unwrap();
         assert!(others[0].gives_way().is_cancelled() && !seats[3].gives_way().is_cancelled());
         drop((third, seats.pop()));
         assert_eq!(connections.len(), 14);
@@ -202,9 +218,20 @@ mod tests {
     #[test]
     fn a_small_limit_is_not_divided() {
         let connections = Connections::new(4, Arc::default());
-        let seats: Vec<_> = (0..4).map(|_| connections.admit(1).unwrap()).collect();
-        connections.admit(1).unwrap_err();
+        let seats: Vec<_> = (0..4).map(|_| connections.admit(1, Peer::Owner).unwrap()).collect();
+        connections.admit(1, Peer::Owner).unwrap_err();
         drop(seats);
         assert!(connections.table().by_process.is_empty());
+    }
+
+    #[test]
+    fn other_users_never_take_all_connections() {
+        let connections = Connections::new(16, Arc::default());
+        let mut guests: Vec<_> = (0..8).map(|pid| connections.admit(pid, Peer::Guest).unwrap()).collect();
+        let refused = connections.admit(9, Peer::Guest).unwrap_err();
+        assert!(refused.contains("other users have 8 connections"), "{refused}");
+        let _owner = connections.admit(10, Peer::Owner).unwrap();
+        drop(guests.pop());
+        connections.admit(9, Peer::Guest).unwrap();
     }
 }

@@ -29,6 +29,8 @@ pub enum EventKind {
     LoadFailed,
     /// A lease began.
     Leased,
+    /// A holder came back that had its lease from an earlier daemon.
+    LeasedAgain,
     /// A lease ended.
     Released,
     /// A component was dropped.
@@ -59,10 +61,11 @@ pub enum EventKind {
 
 impl EventKind {
     /// All kinds, in their order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Loaded,
         Self::LoadFailed,
         Self::Leased,
+        Self::LeasedAgain,
         Self::Released,
         Self::Evicted,
         Self::FileChanged,

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use weightsd::{
     cli::{self, Asked, Serve},
     daemon::{
-        self, BoundListener, Watch,
+        self, BoundListener, Waiting, Watch,
         process::{self, Hangup},
     },
     handle::Daemon,
@@ -36,7 +36,7 @@ fn serve(command: Serve, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     // Before there are threads: taking over a socket changes the environment. Before anything can fail: a client that
     // waits on the socket is told.
     let inherited = BoundListener::inherit(command.activated)?;
-    let waiting = inherited.as_ref().and_then(BoundListener::waiting);
+    let waiting = inherited.as_ref().and_then(Waiting::of);
     let ended = run(command, socket, inherited, log.losses());
     if let (Err(error), Some(waiting)) = (&ended, waiting) {
         let (message, explanation) = cli::explain(error);
@@ -53,6 +53,7 @@ fn run(
     inherited: Option<BoundListener>,
     losses: &Losses,
 ) -> anyhow::Result<ExitCode> {
+    let replace = command.replace;
     let config = command.layers(socket)?.complete()?;
     process::raise_file_limit();
     process::share_arenas();
@@ -64,7 +65,11 @@ fn run(
         let reload = Arc::new(Notify::new());
         let hangup = Hangup::Reloads(Arc::clone(&reload));
         let told_to_stop = process::told_to_stop(watch.clone(), config.grace + WATCHDOG_SLACK, hangup)?;
-        let bound = inherited.map_or_else(|| BoundListener::bind(&config.socket), Ok)?;
+        let bound = match inherited {
+            Some(inherited) => inherited,
+            None if replace => BoundListener::take(&config.socket, config.reach()).await?,
+            None => BoundListener::bind_for(&config.socket, config.reach())?,
+        };
         anyhow::Ok(daemon::run(bound, config, (Daemon::new(losses.clone()), watch), told_to_stop, reload).await?)
     });
     // Threads that are stuck in a dead file system are not waited for.

@@ -26,6 +26,7 @@ use crate::{
     progress::{FileProgress, FileState, Phase, Step},
     resolve::{ModelKind, ResolvedModel},
     snapshot::{Attestations, ShardFile},
+    vram::OnCard,
 };
 
 /// Names in each sample of an audit report.
@@ -173,7 +174,24 @@ pub(crate) fn segment(segment: &Segment, given: Given) -> v1::Segment {
         Segment::Image(_) => v1::SegmentKind::Derived,
     };
     let file = segment.given(given);
-    v1::Segment { path: path(file.path()), identity: Some(identity(&file.known_identity())), kind: kind.into() }
+    v1::Segment {
+        path: path(file.path()),
+        identity: Some(identity(&file.known_identity())),
+        kind: kind.into(),
+        card: None,
+    }
+}
+
+/// The memory of a card that a component lies in.
+pub(crate) fn card_memory(on_card: &OnCard) -> v1::CardMemory {
+    let (device, bytes) = (on_card.card.to_string(), on_card.bytes());
+    v1::CardMemory { device, bytes, granularity: on_card.granularity }
+}
+
+/// The same, as the one segment of the component.
+pub(crate) fn card_segment(on_card: &OnCard) -> v1::Segment {
+    let card = Some(card_memory(on_card));
+    v1::Segment { kind: v1::SegmentKind::Card.into(), card, ..v1::Segment::default() }
 }
 
 /// The image of a component that is loaded.
@@ -398,6 +416,8 @@ pub(crate) fn progress(step: &Step, sharers: usize) -> v1::Progress {
         Phase::Download => v1::Phase::Download,
         Phase::Verify => v1::Phase::Verify,
         Phase::Derive => v1::Phase::Derive,
+        Phase::Prefetch => v1::Phase::Prefetch,
+        Phase::Upload => v1::Phase::Upload,
     };
     let file = |file: &FileProgress| v1::FileProgress {
         path: file.path.clone(),

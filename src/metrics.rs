@@ -29,6 +29,11 @@ struct OfRefusal {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMirror {
+    answer: &'static str,
+}
+
 /// How a component came to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Road {
@@ -44,14 +49,24 @@ pub struct Metrics {
     calls: Family<OfCall, Histogram, fn() -> Histogram>,
     loads: Family<OfLoad, Histogram, fn() -> Histogram>,
     refusals: Family<OfRefusal, Counter>,
+    mirrored: Family<OfMirror, Counter>,
+    mirrored_bytes: Counter,
 }
+
+/// How the mirror answers.
+const MIRRORED: [&str; 5] = ["info", "tree", "head", "content", "refused"];
 
 impl Default for Metrics {
     fn default() -> Self {
+        let mirrored = Family::<OfMirror, Counter>::default();
+        // A series that begins at 0 shows its first step.
+        MIRRORED.iter().for_each(|answer| drop(mirrored.get_or_create(&OfMirror { answer })));
         Self {
             calls: Family::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
             loads: Family::new_with_constructor(|| Histogram::new(LOAD_SECONDS)),
             refusals: Family::default(),
+            mirrored,
+            mirrored_bytes: Counter::default(),
         }
     }
 }
@@ -76,6 +91,16 @@ impl Metrics {
         self.refusals.get_or_create(&OfRefusal { reason }).inc();
     }
 
+    /// The mirror answered a request in this way.
+    pub fn mirrored(&self, answer: &'static str) {
+        self.mirrored.get_or_create(&OfMirror { answer }).inc();
+    }
+
+    /// The mirror sent bytes of contents.
+    pub fn mirrored_bytes(&self, bytes: u64) {
+        self.mirrored_bytes.inc_by(bytes);
+    }
+
     /// Has `registry` show them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -84,6 +109,8 @@ impl Metrics {
             self.calls.clone(),
         );
         registry.register("load_seconds", "Time from a request to its component", self.loads.clone());
+        registry.register("mirror_requests", "Requests to the mirror, by answer", self.mirrored.clone());
+        registry.register("mirror_sent_bytes", "Bytes of contents that the mirror sent", self.mirrored_bytes.clone());
         registry.register("refusals", "Requests that were refused, by reason", self.refusals.clone());
     }
 }

@@ -105,6 +105,20 @@ pub(crate) fn make(path: &Path, others: Others, links: Links) -> Result<(), Fold
     }
 }
 
+/// Makes a folder that others may enter and not write to, with mode 0755, if it is missing, and judges it.
+///
+/// # Errors
+/// When it is refused, or cannot be made or looked at.
+pub(crate) fn make_open(path: &Path) -> Result<(), FolderError> {
+    if let Err(FolderError::Io { source, .. }) = judge(path, Others::Readers, Links::Followed)
+        && source.kind() == io::ErrorKind::NotFound
+    {
+        make(path, Others::Nobody, Links::Followed)?;
+        fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(FolderError::io("open to others", path))?;
+    }
+    judge(path, Others::Readers, Links::Followed)
+}
+
 /// Judges a folder that exists.
 ///
 /// # Errors

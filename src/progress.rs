@@ -18,6 +18,10 @@ pub enum Phase {
     Audit,
     /// Computing what is not there as it is wanted.
     Derive,
+    /// Bringing what is lent into memory.
+    Prefetch,
+    /// Copying onto a card.
+    Upload,
 }
 
 /// How far a load is.

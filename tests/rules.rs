@@ -20,7 +20,7 @@ const PHRASES: [&str; 7] =
     ["see the module", "of which", "whoever", "such a one", "has made", "so many bytes", "what there is"];
 
 /// The documents whose links and tests are followed.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -28,11 +28,13 @@ const DOCUMENTS: [&str; 12] = [
     "SECURITY.md",
     "docs/STYLE.md",
     "docs/GLOSSARY.md",
+    "docs/FLEET.md",
     "docs/MACOS.md",
     "tests/README.md",
     "bench/README.md",
     "client/c/README.md",
     "client/swift/README.md",
+    "container/README.md",
 ];
 
 fn root() -> &'static Path {

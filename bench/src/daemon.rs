@@ -1,6 +1,8 @@
 //! The daemon by itself: how soon it is ready, what it costs when nobody wants anything.
 
 use std::{
+    collections::HashMap,
+    ffi::OsString,
     fs,
     path::Path,
     process::{Command, Stdio},
@@ -48,7 +50,10 @@ pub(crate) fn run(program: &Path, count: usize) -> anyhow::Result<()> {
     println!("\nidle: resident {:.1} MB, private {:.1} MB", megabytes(memory.resident), megabytes(memory.private));
     let before = switches(server.pid())?;
     thread::sleep(IDLE);
-    println!("idle: {} context switches of all threads in {IDLE:?}", switches(server.pid())? - before);
+    let after = switches(server.pid())?;
+    // A thread that ended meanwhile took its count along.
+    let switched: u64 = after.iter().map(|(thread, count)| count - before.get(thread).unwrap_or(&0)).sum();
+    println!("idle: {switched} context switches of all threads in {IDLE:?}");
     Ok(())
 }
 
@@ -65,13 +70,17 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// Context switches of all threads of a process so far, from Linux's accounting.
-fn switches(pid: u32) -> anyhow::Result<u64> {
-    let mut sum = 0;
+/// Context switches so far of each thread of a process, from Linux's accounting.
+fn switches(pid: u32) -> anyhow::Result<HashMap<OsString, u64>> {
+    let mut threads = HashMap::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let status = fs::read_to_string(task?.path().join("status"))?;
+        let task = task?;
+        let status = fs::read_to_string(task.path().join("status"))?;
         let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
-        sum += counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>();
+        threads.insert(
+            task.file_name(),
+            counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum(),
+        );
     }
-    Ok(sum)
+    Ok(threads)
 }

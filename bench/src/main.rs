@@ -10,6 +10,7 @@ mod daemon;
 mod derive;
 mod download;
 mod inspect;
+mod prefetch;
 mod samples;
 mod server;
 
@@ -80,6 +81,18 @@ enum Bench {
         #[arg(long)]
         folder: Option<PathBuf>,
     },
+    /// A cold component: reading ahead while it is mapped, against O_DIRECT and against touching its pages
+    Prefetch {
+        /// Layers of the transformer: 30 are those of Z-Image-Turbo, 12.3 GB
+        #[arg(long, default_value_t = 30)]
+        layers: u64,
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Where the files are written [default: the system's folder for temporary files]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// Start, idle memory and idle wake-ups of the daemon
     Daemon {
         /// Starts
@@ -103,6 +116,7 @@ fn main() -> anyhow::Result<()> {
             let input = if warm { derive::Input::Warm } else { derive::Input::Cold };
             derive::run(&args.weightsd, &args.python, layers, input, folder.as_deref())
         }
+        Bench::Prefetch { layers, rounds, folder } => prefetch::run(&args.weightsd, layers, rounds, folder.as_deref()),
         Bench::Daemon { samples } => daemon::run(&args.weightsd, samples),
     }
 }

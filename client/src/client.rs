@@ -16,18 +16,19 @@ use weightsd_proto::{
     PROTOCOL,
     v1::{
         AuditRequest, AuditResponse, EvictRequest, EvictResponse, ExplainRequest, ExplainResponse, GetComponentRequest,
-        GetComponentResponse, GetStatusRequest, GetStatusResponse, ListComponentsRequest, ListComponentsResponse,
+        GetComponentResponse, GetStatusRequest, GetStatusResponse, Hold, ListComponentsRequest, ListComponentsResponse,
         ModelSelector, Progress, PullReport, PullRequest, ResolveRequest, ResolveResponse, VerifyReport, VerifyRequest,
         WatchEventsRequest, WatchEventsResponse, pull_response, verify_response,
     },
 };
 
 use crate::{
-    ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError,
+    CardComponent, ClientError, Component, ConnectError, ConnectOptions, LoadRequest, ProtocolError,
     connect::{self, Service},
     deadline::Deadline,
     handoff::HandoffClient,
     load,
+    successor::Attempts,
 };
 
 /// The most that one message may take. The daemon keeps its own below a mebibyte, except for lists of everything.
@@ -36,12 +37,15 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// How long work with progress may stay silent. The hub may be slow to give its first answer.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
-/// A connection to the daemon. Clones share it, and it reconnects after the daemon restarted.
+/// A connection to the daemon. Clones share it, and it reconnects after the daemon restarted. A call under which the daemon
+/// ended is made again to the one that serves then.
 #[derive(Debug, Clone)]
 pub struct Client {
     service: Service,
     handoff: Arc<HandoffClient>,
     deadline: Duration,
+    /// Whether the daemon is another user's: it tells no paths, and files come as descriptors alone.
+    is_guest: bool,
 }
 
 impl Client {
@@ -55,12 +59,13 @@ impl Client {
         let path: Arc<Path> = socket.as_path().into();
         let operation = format!("connecting to {}", socket.display());
         let work = async {
-            let service = Service::new(channel(path.clone(), deadline).await?).max_decoding_message_size(MAX_MESSAGE);
+            let (channel, is_guest) = channel(path.clone(), deadline).await?;
+            let service = Service::new(channel).max_decoding_message_size(MAX_MESSAGE);
             let answer = service.clone().get_status(GetStatusRequest {}).await;
             let GetStatusResponse { version, protocol, .. } =
                 answer.map_err(|status| ClientError::from_status(&operation, status))?.into_inner();
             match protocol {
-                PROTOCOL => Ok(Client { service, handoff: Arc::new(HandoffClient::new(path)), deadline }),
+                PROTOCOL => Ok(Client { service, handoff: Arc::new(HandoffClient::new(path)), deadline, is_guest }),
                 theirs => Err(ClientError::OtherProtocol { socket, version, theirs, ours: PROTOCOL }),
             }
         };
@@ -82,9 +87,30 @@ impl Client {
     pub async fn load(
         &self,
         request: LoadRequest,
-        on_progress: impl FnMut(&Progress),
+        mut on_progress: impl FnMut(&Progress),
     ) -> Result<Component, ClientError> {
-        load::load(self.service(), &self.handoff, request, on_progress).await
+        let request = if self.is_guest { request.hold(Hold::Stream) } else { request };
+        let mut attempts = Attempts::default();
+        loop {
+            match load::load(self.service(), &self.handoff, request.clone(), &mut on_progress).await {
+                Err(error) => attempts.again(error).await?,
+                loaded => return loaded,
+            }
+        }
+    }
+
+    /// Loads a component into the memory of the card that the request names, or joins a load that is under way, and takes
+    /// the descriptor of that memory. With feature `cuda` it can be mapped from there.
+    ///
+    /// # Errors
+    /// When the request names no card, and when the daemon refuses the request, does not answer in time or contradicts
+    /// itself.
+    pub async fn load_on_card(
+        &self,
+        request: LoadRequest,
+        on_progress: impl FnMut(&Progress),
+    ) -> Result<CardComponent, ClientError> {
+        load::load_on_card(self.service(), &self.handoff, request, on_progress).await
     }
 
     /// The daemon's state.
@@ -92,12 +118,22 @@ impl Client {
     /// # Errors
     /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn status(&self) -> Result<GetStatusResponse, ClientError> {
-        self.call("GetStatus", self.service().get_status(GetStatusRequest {})).await
+        self.call(
+            "GetStatus",
+            GetStatusRequest {},
+            |mut service, request| async move { service.get_status(request).await },
+        )
+        .await
     }
 
     /// The components in the cache; resident bytes are measured on request, which takes longer.
     pub async fn list(&self, request: ListComponentsRequest) -> Result<ListComponentsResponse, ClientError> {
-        self.call("ListComponents", self.service().list_components(request)).await
+        self.call(
+            "ListComponents",
+            request,
+            |mut service, request| async move { service.list_components(request).await },
+        )
+        .await
     }
 
     /// One component in the cache, by its id or the first digits of it.
@@ -105,7 +141,10 @@ impl Client {
     /// # Errors
     /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn get(&self, id: impl Into<String>) -> Result<GetComponentResponse, ClientError> {
-        self.call("GetComponent", self.service().get_component(GetComponentRequest { id: id.into() })).await
+        self.call("GetComponent", GetComponentRequest { id: id.into() }, |mut service, request| async move {
+            service.get_component(request).await
+        })
+        .await
     }
 
     /// Why a component is loaded or an image kept, how long it stays, and what would push it out.
@@ -113,12 +152,18 @@ impl Client {
     /// # Errors
     /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn explain(&self, id: impl Into<String>) -> Result<ExplainResponse, ClientError> {
-        self.call("Explain", self.service().explain(ExplainRequest { id: id.into() })).await
+        self.call("Explain", ExplainRequest { id: id.into() }, |mut service, request| async move {
+            service.explain(request).await
+        })
+        .await
     }
 
     /// What a spec means now; see [`selector`](crate::selector) for one that a user has typed.
     pub async fn resolve(&self, model: ModelSelector) -> Result<ResolveResponse, ClientError> {
-        self.call("Resolve", self.service().resolve(ResolveRequest { model: Some(model) })).await
+        self.call("Resolve", ResolveRequest { model: Some(model) }, |mut service, request| async move {
+            service.resolve(request).await
+        })
+        .await
     }
 
     /// Audits components against their family's catalogue; all of them when `components` is empty.
@@ -131,7 +176,7 @@ impl Client {
 
     /// Like `audit`, with a base, an overlay and full lists.
     pub async fn audit_with(&self, request: AuditRequest) -> Result<AuditResponse, ClientError> {
-        self.call("Audit", self.service().audit(request)).await
+        self.call("Audit", request, |mut service, request| async move { service.audit(request).await }).await
     }
 
     /// Downloads the files that a model's components need and verifies them. Calls `on_progress` for every step.
@@ -144,7 +189,8 @@ impl Client {
         mut on_progress: impl FnMut(&Progress),
     ) -> Result<PullReport, ClientError> {
         let patient = self.clone().with_deadline(self.deadline.max(SILENCE_MAX));
-        let mut stream = patient.call("Pull", self.service().pull(request)).await?;
+        let pull = |mut service: Service, request| async move { service.pull(request).await };
+        let mut stream = patient.call("Pull", request, pull).await?;
         while let Some(message) = self.next("Pull", &mut stream).await? {
             match message.event {
                 Some(pull_response::Event::Progress(progress)) => on_progress(&progress),
@@ -164,7 +210,8 @@ impl Client {
         request: VerifyRequest,
         mut on_progress: impl FnMut(&Progress),
     ) -> Result<VerifyReport, ClientError> {
-        let mut stream = self.call("Verify", self.service().verify(request)).await?;
+        let verify = |mut service: Service, request| async move { service.verify(request).await };
+        let mut stream = self.call("Verify", request, verify).await?;
         while let Some(message) = self.next("Verify", &mut stream).await? {
             match message.event {
                 Some(verify_response::Event::Progress(progress)) => on_progress(&progress),
@@ -185,12 +232,14 @@ impl Client {
     /// # Errors
     /// When the daemon refuses, does not answer in time, or is gone.
     pub async fn evict(&self, request: EvictRequest) -> Result<EvictResponse, ClientError> {
-        self.call("Evict", self.service().evict(request)).await
+        self.call("Evict", request, |mut service, request| async move { service.evict(request).await }).await
     }
 
     /// Past events, then new ones.
     pub async fn watch_events(&self, request: WatchEventsRequest) -> Result<Events, ClientError> {
-        let stream = self.call("WatchEvents", self.service().watch_events(request)).await?;
+        let stream = self
+            .call("WatchEvents", request, |mut service, request| async move { service.watch_events(request).await })
+            .await?;
         Ok(Events { stream, _service: self.service() })
     }
 
@@ -198,13 +247,28 @@ impl Client {
         self.service.clone()
     }
 
-    async fn call<T>(
+    /// Makes a call, and makes it again when the daemon ended under it and another one serves.
+    async fn call<Q: Clone, T, F>(
         &self,
         operation: &str,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, ClientError> {
-        let call = async { call.await.map_err(|status| ClientError::from_status(operation, status)) };
-        Ok(Deadline::after(self.deadline).bound(operation, call).await?.into_inner())
+        request: Q,
+        call: impl Fn(Service, Q) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let attempt = || {
+            let answer = call(self.service(), request.clone());
+            let answer = async { answer.await.map_err(|status| ClientError::from_status(operation, status)) };
+            Deadline::after(self.deadline).bound(operation, answer)
+        };
+        let mut attempts = Attempts::default();
+        loop {
+            match attempt().await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(error) => attempts.again(error).await?,
+            }
+        }
     }
 }
 
@@ -226,10 +290,13 @@ impl Events {
     }
 }
 
-async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, ClientError> {
+/// The channel, and whether the daemon is another user's.
+async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<(Channel, bool), ClientError> {
     // Connect here, where a failure still has its reason. The channel uses this connection first, and connects again by
     // itself when it must.
-    let first = Arc::new(Mutex::new(Some(connect::open(&socket).await?)));
+    let first = connect::open(&socket).await?;
+    let is_guest = first.peer_cred()?.uid() != rustix::process::geteuid().as_raw();
+    let first = Arc::new(Mutex::new(Some(first)));
     let path = socket.clone();
     let connector = service_fn(move |_: Uri| {
         let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -242,14 +309,15 @@ async fn channel(socket: Arc<Path>, deadline: Duration) -> Result<Channel, Clien
         }
     });
     // Nothing looks the address up. Its host becomes the authority, where HTTP/2 allows no socket path.
-    Endpoint::from_static("http://localhost")
+    let channel = Endpoint::from_static("http://localhost")
         .connect_timeout(deadline)
         // A page of tensors should not have to wait for the window.
         .initial_stream_window_size(2 << 20)
         .initial_connection_window_size(8 << 20)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| ClientError::from_status("connecting", Status::from_error(error.into())))
+        .map_err(|error| ClientError::from_status("connecting", Status::from_error(error.into())))?;
+    Ok((channel, is_guest))
 }
 
 #[cfg(test)]

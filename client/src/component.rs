@@ -1,40 +1,31 @@
-//! A loaded component: its tensors, the daemon's description of it, and the stream that is its lease.
+//! A loaded component: its tensors, the daemon's description of it, and its lease.
 
-use std::{collections::VecDeque, fmt, fs::File, mem, sync::Arc};
+use std::{fmt, fs::File, mem, sync::Arc};
 
-use tonic::Streaming;
-use weightsd_proto::v1::{
-    self, AuditReport, LoadComponentResponse, Notice, ResolvedModel, load_component_response::Event,
-};
+use weightsd_proto::v1::{self, AuditReport, Notice, Progress, ResolvedModel};
 
-use crate::{Tensor, Tensors, Tree, UnflattenError, connect::Service};
+use crate::{LeaseState, LeaseWatch, Tensor, Tensors, Tree, UnflattenError, holding::Holding};
 
 /// A component, mapped and leased. Dropping it ends the lease; [`Tensors`] taken from it stay readable.
+///
+/// When the daemon ends, the lease ends with it. A task then asks whichever daemon serves on the same socket for a lease on
+/// the same component, without mapping anything anew, until there is one or the component is another one by now;
+/// [`Component::next_notice`] tells of both. The task runs on the runtime that the component was loaded on.
 #[must_use = "dropping a component ends its lease"]
 pub struct Component {
     info: Arc<v1::Component>,
     tensors: Tensors,
     files: Vec<File>,
-    notices: VecDeque<Notice>,
-    stream: Streaming<LoadComponentResponse>,
-    /// Keeps the connection under `stream` open when the client is dropped first.
-    _service: Service,
+    holding: Holding,
 }
 
 impl Component {
-    pub(crate) fn new(
-        mut info: v1::Component,
-        tensors: Tensors,
-        files: Vec<File>,
-        notices: VecDeque<Notice>,
-        stream: Streaming<LoadComponentResponse>,
-        service: Service,
-    ) -> Component {
+    pub(crate) fn new(mut info: v1::Component, tensors: Tensors, files: Vec<File>, holding: Holding) -> Component {
         // The ticket was used, and callers may print `info`.
         if let Some(lease) = &mut info.lease {
             lease.ticket.clear();
         }
-        Component { info: Arc::new(info), tensors, files, notices, stream, _service: service }
+        Component { info: Arc::new(info), tensors, files, holding }
     }
 
     /// A hash of everything that determines the content, in 64 hex digits.
@@ -120,19 +111,26 @@ impl Component {
         self.tensors
     }
 
-    /// Waits for the next notice. `None` when no more will come: the daemon is gone, or the load had no hold. Dropping
-    /// the future loses no notice.
+    /// Waits for the next notice. `None` when no more will come: the lease is lost, or the load had no hold. While the
+    /// daemon is away none comes, and afterwards the news that there is a lease again. Dropping the future loses no notice.
     pub async fn next_notice(&mut self) -> Option<Notice> {
-        if let Some(notice) = self.notices.pop_front() {
-            return Some(notice);
-        }
-        loop {
-            match self.stream.message().await {
-                Ok(Some(LoadComponentResponse { event: Some(Event::Notice(notice)) })) => return Some(notice),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return None,
-            }
-        }
+        self.holding.next_notice().await
+    }
+
+    /// How far the daemon is with bringing the bytes into memory, which is worth waiting for or not; `None` while it has said
+    /// nothing, and when there was nothing to be done.
+    pub fn read_ahead(&self) -> Option<Progress> {
+        self.holding.progress()
+    }
+
+    /// How the lease stands now.
+    pub fn lease_state(&self) -> LeaseState {
+        self.holding.state()
+    }
+
+    /// How the lease stands, for those who look after the component has been given away.
+    pub fn lease_watch(&self) -> LeaseWatch {
+        self.holding.watch()
     }
 }
 

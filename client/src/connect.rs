@@ -1,4 +1,5 @@
-//! Finding the daemon's socket and connecting to it. Only a daemon of this user, or of root, is trusted.
+//! Finding the daemon's socket and connecting to it. Only a daemon of this user, of root, or of a user whom the environment
+//! names, is trusted.
 
 use std::{
     io::{self, ErrorKind},
@@ -16,6 +17,10 @@ use weightsd_segment::{
     descriptors, environment,
     file_limit::{self, Raised},
 };
+
+/// The variable that names, by its number, another user whose daemon may lend to this process. In a user namespace a user
+/// that it does not have is 65534.
+const DAEMON_UID: &str = "WEIGHTSD_DAEMON_UID";
 
 /// The daemon's service over a connection that is made when it is needed.
 pub(crate) type Service = WeightsServiceClient<Channel>;
@@ -62,9 +67,10 @@ pub enum ConnectError {
         .0.display()
     )]
     Denied(PathBuf),
-    /// The daemon runs as another user, who could lend anything.
+    /// The daemon runs as another user, who could lend anything, and whom `WEIGHTSD_DAEMON_UID` does not name.
     #[error(
-        "the daemon at {} runs as user {uid}, not as you; start your own with `weightsd serve`",
+        "the daemon at {} runs as user {uid}, not as you; start your own with `weightsd serve`, or set \
+         WEIGHTSD_DAEMON_UID={uid} if you trust that user, who can lend you anything",
         path.display()
     )]
     WrongOwner {
@@ -84,7 +90,7 @@ pub enum ConnectError {
     },
 }
 
-/// Connects, and makes sure that the daemon belongs to this user or to root.
+/// Connects, and makes sure that the daemon belongs to this user, to root, or to the user whom `WEIGHTSD_DAEMON_UID` names.
 pub(crate) async fn open(path: &Path) -> Result<UnixStream, ConnectError> {
     places::check_socket_path(path, Platform::current())?;
     let mut patience = Patience::new(Platform::current());
@@ -96,10 +102,16 @@ pub(crate) async fn open(path: &Path) -> Result<UnixStream, ConnectError> {
     };
     // A socket that the service manager opened shows the service manager's uid, which is ours or root's as well.
     let uid = stream.peer_cred().map_err(|error| explain(path, error))?.uid();
-    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+    if !trusts(uid, rustix::process::geteuid().as_raw(), environment::variable(DAEMON_UID).as_deref()) {
         return Err(ConnectError::WrongOwner { path: path.to_owned(), uid });
     }
     Ok(stream)
+}
+
+/// Whether a daemon of user `uid` may lend to one of user `own`, whose environment says `named`.
+fn trusts(uid: u32, own: u32, named: Option<&str>) -> bool {
+    let named = named.and_then(|named| named.parse().ok());
+    uid == 0 || uid == own || named == Some(uid)
 }
 
 /// Which failures to connect pass by themselves, or can be mended here.
@@ -219,6 +231,14 @@ mod tests {
         let mut patience = Patience::new(Platform::MacOs);
         assert!(!patience.allows(&ErrorKind::PermissionDenied.into()));
         assert!(!patience.allows(&ErrorKind::NotFound.into()));
+    }
+
+    #[test]
+    fn another_user_is_trusted_by_name_alone() {
+        let named = Some;
+        assert!(trusts(1000, 1000, None) && trusts(0, 1000, None) && trusts(7, 1000, named("7")));
+        assert!(!trusts(7, 1000, None) && !trusts(7, 1000, named("8")) && !trusts(7, 1000, named("root")));
+        assert!(trusts(1000, 1000, named("7")), "to name another one takes nothing away");
     }
 
     #[tokio::test]

@@ -69,6 +69,9 @@ pub enum ClientError {
         #[source]
         source: MapError,
     },
+    /// The request names no card, or names one where files are wanted.
+    #[error("{0}")]
+    Device(&'static str),
     /// The model cannot be a folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -115,6 +118,7 @@ impl ClientError {
                 Tier::Unavailable
             }
             ClientError::Protocol(_) => Tier::Bug,
+            ClientError::Device(_) => Tier::Request,
             ClientError::Folder(error) => error.tier(),
             ClientError::OtherProtocol { .. }
             | ClientError::Handoff(_)

@@ -32,13 +32,13 @@ impl Incoming {
             Some(Event::Progress(progress)) => return Ok(Some(progress)),
             Some(Event::Component(_)) if self.component.is_some() => return Err(ProtocolError::SecondComponent),
             Some(Event::Component(component)) => {
-                self.tensors.reserve((component.tensor_count as usize).min(TRUSTED_COUNT));
+                self.tensors.reserve(in_pages(&component).min(TRUSTED_COUNT));
                 self.component = Some(component);
             }
             Some(Event::Page(page)) => {
-                let expected = self.component.as_ref().ok_or(ProtocolError::EarlyPage)?.tensor_count;
-                let found = self.tensors.len() + page.tensors.len();
-                if found > expected as usize {
+                let component = self.component.as_ref().ok_or(ProtocolError::EarlyPage)?;
+                let (expected, found) = (component.tensor_count, self.tensors.len() + page.tensors.len());
+                if found > in_pages(component) {
                     return Err(ProtocolError::TensorCount { expected, found });
                 }
                 if self.tensors.is_empty() {
@@ -66,18 +66,23 @@ impl Incoming {
 
     /// Whether nothing is missing.
     pub(crate) fn is_complete(&self) -> bool {
-        self.component.as_ref().is_some_and(|component| self.tensors.len() == component.tensor_count as usize)
+        self.component.as_ref().is_some_and(|component| self.tensors.len() == in_pages(component))
     }
 
     /// The whole component, or an error that says what is missing.
     pub(crate) fn finish(self) -> Result<Received, ProtocolError> {
         let component = self.component.ok_or(ProtocolError::NoComponent)?;
         let (expected, found) = (component.tensor_count, self.tensors.len());
-        if found != expected as usize {
+        if found != in_pages(&component) {
             return Err(ProtocolError::TensorCount { expected, found });
         }
         Ok(Received { component, tensors: self.tensors, notices: self.notices })
     }
+}
+
+/// How many tensors come in pages.
+fn in_pages(component: &Component) -> usize {
+    if component.sheet_bytes > 0 { 0 } else { component.tensor_count as usize }
 }
 
 #[cfg(test)]
@@ -114,6 +119,10 @@ mod tests {
         let done = run(vec![progress, component(3), page(1), unknown, notice, page(0), page(2)]).unwrap();
         assert_eq!((done.tensors.len(), done.notices.len()), (3, 1));
         assert_eq!(run(vec![component(0)]).unwrap().tensors.len(), 0);
+        let in_a_sheet =
+            || message(Event::Component(Component { tensor_count: 3, sheet_bytes: 8, ..Component::default() }));
+        assert_eq!(run(vec![in_a_sheet()]).unwrap().tensors.len(), 0);
+        run(vec![in_a_sheet(), page(1)]).unwrap_err();
     }
 
     #[test]

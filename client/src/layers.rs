@@ -58,45 +58,37 @@ pub(crate) fn layers<'a>(tensors: impl Iterator<Item = Tensor<'a>>) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
-    use safetensors::Dtype;
-    use weightsd_proto::v1::TensorOperation;
+    use weightsd_proto::v1;
 
     use super::*;
-    use crate::table::Entry;
+    use crate::{Tensors, table::Table};
 
-    fn entry(name: &str, role: PackingRole) -> Entry {
+    fn part(name: &str, role: PackingRole) -> v1::Tensor {
         let packing = Packing { bits: 4, group_size: 64, role: role.into(), ..Packing::default() };
-        Entry {
-            name: name.into(),
-            source_name: String::new(),
-            dtype: Dtype::U8,
-            shape: vec![0],
-            segment: 0,
-            offset: 0,
-            length: 0,
-            operation: TensorOperation::Unspecified,
-            packing: Some(Box::new(packing)),
-            coding: None,
-        }
+        let (name, dtype, shape) = (name.into(), "U8".into(), vec![0]);
+        v1::Tensor { name, dtype, shape, packing: Some(packing), ..v1::Tensor::default() }
     }
 
-    fn of(entries: &[Entry]) -> Result<Vec<QuantisedLayer<'_>>, ProtocolError> {
-        layers(entries.iter().map(|entry| Tensor { entry, bytes: &[] }))
+    fn of(parts: &[v1::Tensor]) -> Tensors {
+        let file = weightsd_segment::sealed(b"x").unwrap();
+        let view = weightsd_segment::View::map_sealed(&file).unwrap();
+        Tensors::new(vec![view], Table::of_pages(parts.to_vec(), &[1]).unwrap())
     }
 
     #[test]
     fn parts_are_put_together_across_other_names() {
         use PackingRole::{Biases, Scales, Weight};
-        let plain = Entry { packing: None, ..entry("a.norm.weight", Weight) };
-        let entries = [
-            entry("a.biases", Biases),
+        let plain = v1::Tensor { packing: None, ..part("a.norm.weight", Weight) };
+        let parts = [
+            part("a.biases", Biases),
             plain,
-            entry("a.scales", Scales),
-            entry("a.sub.scales", Scales),
-            entry("a.sub.weight", Weight),
-            entry("a.weight", Weight),
+            part("a.scales", Scales),
+            part("a.sub.scales", Scales),
+            part("a.sub.weight", Weight),
+            part("a.weight", Weight),
         ];
-        let found = of(&entries).unwrap();
+        let tensors = of(&parts);
+        let found = tensors.quantised_layers().unwrap();
         assert_eq!(found.iter().map(|layer| layer.name).collect::<Vec<_>>(), ["a", "a.sub"]);
         assert_eq!((found[0].weight.name(), found[0].scales.name()), ("a.weight", "a.scales"));
         assert!(found[0].biases.is_some() && found[1].biases.is_none());
@@ -105,10 +97,13 @@ mod tests {
 
     #[test]
     fn a_layer_that_lacks_a_part_is_refused() {
-        for entries in [[entry("a.weight", PackingRole::Weight)], [entry("a.scales", PackingRole::Scales)]] {
-            assert_eq!(of(&entries).unwrap_err(), ProtocolError::TornLayer { name: "a".into() });
+        for parts in [[part("a.weight", PackingRole::Weight)], [part("a.scales", PackingRole::Scales)]] {
+            assert_eq!(of(&parts).quantised_layers().unwrap_err(), ProtocolError::TornLayer { name: "a".into() });
         }
-        let unknown = [entry("a.codebook", PackingRole::Unspecified)];
-        assert_eq!(of(&unknown).unwrap_err(), ProtocolError::UnknownPart { name: "a.codebook".into() });
+        let unknown = [part("a.codebook", PackingRole::Unspecified)];
+        assert_eq!(
+            of(&unknown).quantised_layers().unwrap_err(),
+            ProtocolError::UnknownPart { name: "a.codebook".into() }
+        );
     }
 }

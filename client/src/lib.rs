@@ -21,6 +21,9 @@
 //! writes to it in place, the bytes change. The daemon tells of both ([`Component::next_notice`]) within two seconds. A file
 //! that is deleted or replaced keeps its bytes for those who have it mapped. See [`weightsd_segment::View`].
 //!
+//! With feature `cuda`, `CardComponent::map` gives the addresses of tensors in the memory of a card, where all processes have
+//! them in common.
+//!
 //! With feature `mlx`, `Component::arrays` gives the tensors as arrays of mlx-rs over the same pages.
 
 #![forbid(unsafe_code)]
@@ -30,6 +33,8 @@ compile_error!("safetensors files are little endian, and this client lends their
 
 #[cfg(feature = "mlx")]
 mod arrays;
+#[cfg(feature = "cuda")]
+mod card_tensors;
 mod client;
 mod component;
 mod connect;
@@ -38,11 +43,14 @@ mod element;
 mod error;
 mod folder_error;
 mod handoff;
+mod holding;
 mod incoming;
 mod layers;
 mod load;
 mod model_folder;
+mod on_card;
 mod request;
+mod successor;
 mod table;
 mod tensor;
 mod tensors;
@@ -50,6 +58,8 @@ mod tree;
 
 #[cfg(feature = "mlx")]
 pub use arrays::{AdoptionReport, Arrays, ArraysError, Copied, CopyReason};
+#[cfg(feature = "cuda")]
+pub use card_tensors::{CardTensors, card};
 pub use client::{Client, Events};
 pub use component::Component;
 pub use connect::{ConnectError, ConnectOptions};
@@ -58,8 +68,10 @@ pub use error::{ClientError, DaemonError};
 pub use folder_error::{FolderError, FolderFormat};
 pub use half;
 pub use handoff::HandoffFailure;
+pub use holding::{LeaseState, LeaseWatch};
 pub use layers::QuantisedLayer;
 pub use model_folder::{FolderRequest, ModelFolder};
+pub use on_card::{CardComponent, CardTensor};
 pub use request::{Files, Handoff, LoadRequest, beside, selector};
 pub use safetensors::Dtype;
 pub use table::ProtocolError;
@@ -68,8 +80,10 @@ pub use tensors::Tensors;
 pub use tree::{Tree, UnflattenError};
 #[cfg(feature = "mlx")]
 pub use weightsd_arrays::{ArrayError, mlx_rs, release_unused};
+#[cfg(feature = "cuda")]
+pub use weightsd_gpu::{Card, GpuError};
 pub use weightsd_proto::v1 as proto;
 pub use weightsd_proto::v1::{
     AuditPolicy, AuditReport, ErrorReason, FloatType, Hold, Layout, MergedLayers, Notice, Phase, Progress,
-    Quantisation, QuantisationMode, Verification,
+    Quantisation, QuantisationMode, Residency, Verification,
 };

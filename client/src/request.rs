@@ -9,7 +9,7 @@ use std::{
 use weightsd_core::{hub_env, places};
 use weightsd_proto::v1::{
     Adapter, AuditPolicy, FloatType, Hold, Layout, LoadComponentRequest, MergedLayers, ModelSelector, Quantisation,
-    Verification,
+    Residency, Verification,
 };
 use weightsd_segment::environment;
 
@@ -173,14 +173,26 @@ impl LoadRequest {
         self
     }
 
+    /// How the component's bytes come into memory. The default is that the daemon reads ahead while they are already mapped.
+    pub fn residency(mut self, residency: Residency) -> LoadRequest {
+        self.message.residency = residency.into();
+        self
+    }
+
     /// What a failed audit does.
     pub fn audit_policy(mut self, policy: AuditPolicy) -> LoadRequest {
         self.message.audit_policy = policy.into();
         self
     }
 
+    /// The card in whose memory the component is lent, by its UUID: for [`Client::load_on_card`](crate::Client::load_on_card).
+    pub fn device(mut self, uuid: impl Into<String>) -> LoadRequest {
+        self.message.device = uuid.into();
+        self
+    }
+
     /// Whether the component is leased. With [`Hold::None`] there is no ticket for descriptors, so the client opens the
-    /// files by path.
+    /// files by path. From a daemon of another user, which tells no paths, there always is a lease.
     pub fn hold(mut self, hold: Hold) -> LoadRequest {
         self.message.hold = hold.into();
         self

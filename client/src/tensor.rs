@@ -4,9 +4,10 @@ use std::{any::type_name, fmt};
 
 use safetensors::Dtype;
 use thiserror::Error;
+use weightsd_core::sheet::Row;
 use weightsd_proto::v1::{Coding, Packing, TensorOperation};
 
-use crate::{Element, table::Entry};
+use crate::Element;
 
 /// A tensor cannot be seen as a slice of that type.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -42,58 +43,61 @@ pub enum ViewError {
 /// One tensor of a component, in the shared pages.
 #[derive(Clone, Copy)]
 pub struct Tensor<'a> {
-    pub(crate) entry: &'a Entry,
+    pub(crate) row: Row<'a>,
     pub(crate) bytes: &'a [u8],
+    pub(crate) packing: Option<&'a Packing>,
+    pub(crate) coding: Option<&'a Coding>,
 }
 
 impl<'a> Tensor<'a> {
     /// Name in the layout that was asked for.
     #[must_use]
     pub fn name(&self) -> &'a str {
-        &self.entry.name
+        self.row.name
     }
 
     /// Name in the checkpoint.
     #[must_use]
     pub fn source_name(&self) -> &'a str {
-        if self.entry.source_name.is_empty() { &self.entry.name } else { &self.entry.source_name }
+        if self.row.source_name.is_empty() { self.row.name } else { self.row.source_name }
     }
 
     /// Type of its elements.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
-        self.entry.dtype
+        self.row.dtype
     }
 
     /// Dimensions, row-major; empty for a scalar.
     #[must_use]
     pub fn shape(&self) -> &'a [u64] {
-        &self.entry.shape
+        self.row.shape
     }
 
     /// Index of its segment in the component, and the place of its first byte there.
     #[must_use]
     pub fn place(&self) -> (usize, u64) {
-        (self.entry.segment, self.entry.offset)
+        (self.row.segment as usize, self.row.offset)
     }
 
     /// How it follows from the tensor in the checkpoint.
     #[must_use]
     pub fn operation(&self) -> TensorOperation {
-        self.entry.operation
+        // One that a later daemon knows is none that this client could name.
+        TensorOperation::try_from(self.row.operation.cast_signed()).unwrap_or_default()
     }
 
     /// Its part in a quantised layer. `None` for the tensors of plain layers, and of layers in formats that MLX lacks.
     #[must_use]
     pub fn packing(&self) -> Option<&'a Packing> {
-        self.entry.packing.as_deref()
+        self.packing
     }
 
     /// The layer in a format that MLX lacks and that the daemon makes plain: of a tensor that is lent as it is stored the one
     /// that it is a part of, of a [computed](Self::operation) one that it was computed from.
     #[must_use]
     pub fn coding(&self) -> Option<&'a Coding> {
-        self.entry.coding.as_deref()
+        self.coding
     }
 
     /// Its bytes, little endian, row-major, without gaps.
@@ -106,7 +110,7 @@ impl<'a> Tensor<'a> {
     #[must_use]
     pub fn is_aligned(&self) -> bool {
         // Complex numbers are pairs of floats; the types below a byte have no alignment.
-        let alignment = if self.entry.dtype == Dtype::C64 { 4 } else { (self.entry.dtype.bitsize() / 8).max(1) };
+        let alignment = if self.row.dtype == Dtype::C64 { 4 } else { (self.row.dtype.bitsize() / 8).max(1) };
         self.bytes.is_empty() || self.bytes.as_ptr().addr().is_multiple_of(alignment)
     }
 
@@ -116,15 +120,15 @@ impl<'a> Tensor<'a> {
     /// When `T` cannot stand for the dtype, or the tensor's first byte is not aligned for `T`.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T], ViewError> {
         let element = type_name::<T>();
-        if !T::DTYPES.contains(&self.entry.dtype) {
-            return Err(ViewError::WrongDtype { name: self.entry.name.clone(), dtype: self.entry.dtype, element });
+        if !T::DTYPES.contains(&self.row.dtype) {
+            return Err(ViewError::WrongDtype { name: self.row.name.to_owned(), dtype: self.row.dtype, element });
         }
         if self.bytes.is_empty() {
             return Ok(&[]);
         }
         // The length is a multiple of the element's size, because it was checked against shape and dtype.
         bytemuck::try_cast_slice(self.bytes).map_err(|_| ViewError::Misaligned {
-            name: self.entry.name.clone(),
+            name: self.row.name.to_owned(),
             address: self.bytes.as_ptr().addr(),
             alignment: align_of::<T>(),
             element,
@@ -148,26 +152,26 @@ mod tests {
 
     use super::*;
 
-    fn entry(dtype: Dtype, elements: u64) -> Entry {
-        Entry {
-            name: "a".into(),
-            source_name: String::new(),
+    fn tensor(dtype: Dtype, bytes: &[u8]) -> Tensor<'_> {
+        let row = Row {
+            name: "a",
+            source_name: "",
             dtype,
-            shape: vec![elements],
+            shape: &[],
             segment: 0,
             offset: 0,
-            length: elements * dtype.bitsize() as u64 / 8,
-            operation: TensorOperation::Unspecified,
+            length: bytes.len() as u64,
+            operation: 0,
             packing: None,
             coding: None,
-        }
+        };
+        Tensor { row, bytes, packing: None, coding: None }
     }
 
     #[test]
     fn elements_are_read_in_place() {
         let values = [1.5_f32, -2.0];
-        let entry = entry(Dtype::F32, 2);
-        let tensor = Tensor { entry: &entry, bytes: bytemuck::cast_slice(&values) };
+        let tensor = tensor(Dtype::F32, bytemuck::cast_slice(&values));
         assert_eq!(tensor.as_slice::<f32>().unwrap(), values);
         assert!(tensor.is_aligned());
         assert_eq!((tensor.name(), tensor.source_name()), ("a", "a"));
@@ -175,8 +179,7 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_refused() {
-        let entry = entry(Dtype::BF16, 2);
-        let tensor = Tensor { entry: &entry, bytes: &[0; 4] };
+        let tensor = tensor(Dtype::BF16, &[0; 4]);
         let error = tensor.as_slice::<half::f16>().unwrap_err();
         assert!(error.to_string().contains("is BF16, which half"), "{error}");
     }
@@ -185,13 +188,12 @@ mod tests {
     fn a_misaligned_tensor_says_where_it_is() {
         let words = [0_u64; 2];
         let bytes: &[u8] = bytemuck::cast_slice(&words);
-        let entry = entry(Dtype::BF16, 2);
-        let tensor = Tensor { entry: &entry, bytes: &bytes[1..5] };
-        assert!(!tensor.is_aligned());
-        let error = tensor.as_slice::<bf16>().unwrap_err();
+        let askew = tensor(Dtype::BF16, &bytes[1..5]);
+        assert!(!askew.is_aligned());
+        let error = askew.as_slice::<bf16>().unwrap_err();
         let ViewError::Misaligned { address, alignment, .. } = error else { panic!("{error}") };
         assert_eq!((address, alignment), (bytes.as_ptr().addr() + 1, 2));
-        let aligned = Tensor { entry: &entry, bytes: &bytes[2..6] };
+        let aligned = tensor(Dtype::BF16, &bytes[2..6]);
         assert_eq!(aligned.as_slice::<bf16>().unwrap().len(), 2);
     }
 
@@ -199,16 +201,14 @@ mod tests {
     fn an_empty_tensor_is_aligned_wherever_it_is() {
         let words = [0_u64; 1];
         let bytes: &[u8] = bytemuck::cast_slice(&words);
-        let entry = entry(Dtype::F64, 0);
-        let tensor = Tensor { entry: &entry, bytes: &bytes[1..1] };
+        let tensor = tensor(Dtype::F64, &bytes[1..1]);
         assert!(tensor.is_aligned());
         assert_eq!(tensor.as_slice::<f64>(), Ok(&[][..]));
     }
 
     #[test]
     fn truth_values_are_bytes() {
-        let entry = entry(Dtype::BOOL, 3);
-        let tensor = Tensor { entry: &entry, bytes: &[0, 1, 7] };
+        let tensor = tensor(Dtype::BOOL, &[0, 1, 7]);
         assert_eq!(tensor.as_slice::<u8>(), Ok(&[0, 1, 7][..]));
     }
 }

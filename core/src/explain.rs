@@ -114,6 +114,10 @@ pub enum Reason {
     Corrupt,
     /// The disk has no room.
     NoSpace,
+    /// There is no such card, or no driver for it.
+    NoCard,
+    /// The memory of the card has no room.
+    NoVram,
     /// The file is gone.
     FileVanished,
     /// The system refuses access to the file, or it is of a kind that cannot be read.
@@ -159,6 +163,8 @@ pub enum Reason {
     HubInconsistent,
     /// The process that computes was ended from outside.
     ComputingDied,
+    /// A card, its driver, or the process that fills it failed.
+    CardFailed,
 
     /// The process that computes failed.
     ComputingFailed,
@@ -198,6 +204,8 @@ impl Reason {
             | Self::InUse
             | Self::Corrupt
             | Self::NoSpace
+            | Self::NoCard
+            | Self::NoVram
             | Self::FileVanished
             | Self::FileRefused
             | Self::OwnFiles
@@ -219,7 +227,8 @@ impl Reason {
             | Self::RateLimited
             | Self::HubMalformed
             | Self::HubInconsistent
-            | Self::ComputingDied => Tier::Unavailable,
+            | Self::ComputingDied
+            | Self::CardFailed => Tier::Unavailable,
             Self::ComputingFailed | Self::Internal => Tier::Bug,
         }
     }

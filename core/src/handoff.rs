@@ -11,7 +11,7 @@
 //! client -> daemon   ACK        1 byte
 //! ```
 //!
-//! Descriptors come in the order of the component's segments. Each batch is acknowledged because macOS loses
+//! Descriptors come in the order of the component's segments, and its sheet after them where one was announced. Each batch is acknowledged because macOS loses
 //! descriptors that the sender closes before the receiver has them; batches are small because a receiver with too
 //! small a buffer leaks the rest. After the last acknowledgement, or after a reply that grants nothing, the connection
 //! may carry another request. [`Status::BadVersion`] and [`Status::Malformed`] end it, since the daemon cannot tell
@@ -185,7 +185,7 @@ impl Reply {
 }
 
 /// Which files of a component a holder is given.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Given {
     /// Those that the component was made from.
     #[default]

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::shown::shown;
 
@@ -20,28 +21,42 @@ const SKIPPED_NAMED_MAX: usize = 20;
 const PATH_BYTES_MAX: usize = 1024;
 /// Longest listing that is read, in bytes.
 pub const LISTING_BYTES_MAX: u64 = 128_000_000;
+/// Most sizes of parts that are tried for one content: each costs another hash of all its bytes.
+pub const PART_SIZES_MAX: usize = 4;
 /// The only version of `trees/<commit>.json` so far.
 const FORMAT_VERSION: u32 = 1;
 
-/// The name of a blob: a hash of its content, in lower case.
+/// The name of a blob: a hash of its content, in lower case; where a source knows none, what it calls the content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobName(String);
 
 /// Which hash a blob's name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashKind {
-    /// SHA-256 of the content: files in Git LFS.
+    /// SHA-256 of the content, 64 hex digits: files in Git LFS.
     Sha256,
-    /// SHA-1 of `blob <length>\0` and the content, as git names it: all others.
+    /// SHA-1 of `blob <length>\0` and the content, as git names it, 40 hex digits: all others on a hub.
     GitSha1,
+    /// MD5 of the content, `md5-` and 32 hex digits: an object that was stored in one piece.
+    Md5,
+    /// MD5 over the MD5s of so many parts, `md5-`, 32 hex digits, `-` and their number: an object that was stored in parts.
+    Md5OfParts(u32),
+    /// No hash: `etag-` and 64 hex digits, which stand for what the source calls the content.
+    Unhashed,
 }
 
 impl BlobName {
-    /// Takes 64 or 40 hex digits of either case.
+    /// Takes a name in one of the forms of [`HashKind`], with hex digits of either case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let is_hash = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_hash.then(|| Self(text.to_ascii_lowercase()))
+        let text = text.to_ascii_lowercase();
+        kind(&text).is_some().then_some(Self(text))
+    }
+
+    /// The name of a content without a known hash, made from what its source calls it.
+    #[must_use]
+    pub fn unhashed(called: &str) -> Self {
+        Self(format!("etag-{}", hex::encode(Sha256::digest(called.as_bytes()))))
     }
 
     /// The digits.
@@ -53,7 +68,33 @@ impl BlobName {
     /// Which hash it is.
     #[must_use]
     pub fn kind(&self) -> HashKind {
-        if self.0.len() == 64 { HashKind::Sha256 } else { HashKind::GitSha1 }
+        kind(&self.0).expect("every name was parsed, or made in one of the forms")
+    }
+
+    /// Whether git or Git LFS names contents like this, as hubs do.
+    #[must_use]
+    pub fn is_of_a_hub(&self) -> bool {
+        matches!(self.kind(), HashKind::Sha256 | HashKind::GitSha1)
+    }
+}
+
+fn kind(text: &str) -> Option<HashKind> {
+    let is_hex = |text: &str, length: usize| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if let Some(rest) = text.strip_prefix("md5-") {
+        return match rest.split_once('-') {
+            None => is_hex(rest, 32).then_some(HashKind::Md5),
+            Some((digits, parts)) => {
+                let count = parts.parse().ok().filter(|count| *count > 0 && parts == u32::to_string(count))?;
+                is_hex(digits, 32).then_some(HashKind::Md5OfParts(count))
+            }
+        };
+    }
+    if let Some(rest) = text.strip_prefix("etag-") {
+        return is_hex(rest, 64).then_some(HashKind::Unhashed);
+    }
+    match text.len() {
+        64 => is_hex(text, 64).then_some(HashKind::Sha256),
+        _ => is_hex(text, 40).then_some(HashKind::GitSha1),
     }
 }
 
@@ -68,6 +109,9 @@ impl fmt::Display for HashKind {
         f.write_str(match self {
             Self::Sha256 => "sha-256",
             Self::GitSha1 => "git-sha1",
+            Self::Md5 => "md5",
+            Self::Md5OfParts(_) => "md5 of parts",
+            Self::Unhashed => "content",
         })
     }
 }
@@ -81,6 +125,14 @@ pub struct Listed {
     pub blob: BlobName,
     /// Git's name of the file that stands for it, when it lies in Git LFS.
     pointer: Option<BlobName>,
+}
+
+impl Listed {
+    /// Git's name of the file that stands for it, when it lies in Git LFS.
+    #[must_use]
+    pub fn pointer(&self) -> Option<&BlobName> {
+        self.pointer.as_ref()
+    }
 }
 
 /// All files of a commit, by path with `/` between parts.
@@ -182,7 +234,8 @@ impl Listing {
                 Some(lfs) => (Some(lfs.oid), lfs.size),
                 None => (None, entry.size),
             };
-            self.add(entry.path, size, &entry.oid, lfs.as_deref())?;
+            let listed = listed(&entry.path, size, &entry.oid, lfs.as_deref()).and_then(of_a_hub(&entry.path));
+            self.add(entry.path, listed)?;
         }
         Ok(())
     }
@@ -199,7 +252,8 @@ impl Listing {
         let mut listing = Self::default();
         for (path, file) in cached.files {
             let size = file.lfs_size.unwrap_or(file.size);
-            listing.add(path, size, &file.blob_id, file.lfs_sha256.as_deref())?;
+            let listed = listed(&path, size, &file.blob_id, file.lfs_sha256.as_deref());
+            listing.add(path, listed)?;
         }
         Ok(listing)
     }
@@ -221,8 +275,16 @@ impl Listing {
         serde_json::to_string(&cached).expect("strings and numbers are JSON")
     }
 
-    fn add(&mut self, path: String, bytes: u64, oid: &str, lfs: Option<&str>) -> Result<(), ListingError> {
-        let listed = match check_path(&path).and_then(|()| listed(&path, bytes, oid, lfs)) {
+    /// Adds a file that a source names by itself. One whose path cannot be used is skipped ([`Self::skipped`]).
+    ///
+    /// # Errors
+    /// When the path comes twice with different contents, or there are more than [`FILES_MAX`] files.
+    pub fn add_file(&mut self, path: &str, bytes: u64, blob: BlobName) -> Result<(), ListingError> {
+        self.add(path.to_owned(), Ok(Listed { bytes, blob, pointer: None }))
+    }
+
+    fn add(&mut self, path: String, listed: Result<Listed, ListingError>) -> Result<(), ListingError> {
+        let listed = match check_path(&path).and(listed) {
             Ok(listed) => listed,
             Err(error) => {
                 if self.skipped.len() < SKIPPED_NAMED_MAX && !self.skipped.contains(&error) {
@@ -280,8 +342,38 @@ fn listed(path: &str, bytes: u64, oid: &str, lfs: Option<&str>) -> Result<Listed
     })
 }
 
+/// Hubs name contents as git and Git LFS do; a weaker name would weaken the check of what comes.
+fn of_a_hub(path: &str) -> impl Fn(Listed) -> Result<Listed, ListingError> {
+    move |listed| match listed.blob.is_of_a_hub() {
+        true => Ok(listed),
+        false => Err(ListingError::Hash { path: shown(path), found: listed.blob.to_string() }),
+    }
+}
+
 fn malformed(error: serde_json::Error) -> ListingError {
     ListingError::Malformed { problem: shown(&error.to_string()) }
+}
+
+/// The sizes that the parts of an object may have had which was stored in `count` parts, in bytes: those that tools use, of
+/// those that fit its length. Where more than [`PART_SIZES_MAX`] fit, the usual ones count alone; none when even they do not
+/// tell.
+#[must_use]
+pub fn part_sizes(length: u64, count: u32) -> Vec<u64> {
+    const MIB: u64 = 1 << 20;
+    // Of the AWS tools, MinIO, rclone, s5cmd, and multiples that people set.
+    const USUAL: [u64; 10] = [8, 16, 5, 64, 50, 10, 32, 100, 128, 15];
+    let count = u64::from(count);
+    if count <= 1 {
+        return if count == 1 && length > 0 { vec![length] } else { Vec::new() };
+    }
+    let smallest = length.div_ceil(count).next_multiple_of(MIB);
+    let largest = length.saturating_sub(1) / (count - 1);
+    let fits = |size: u64| size >= smallest && size <= largest;
+    let few = largest.saturating_sub(smallest) / MIB < PART_SIZES_MAX as u64;
+    if few {
+        return (smallest..=largest).step_by(usize::try_from(MIB).unwrap_or(usize::MAX)).collect();
+    }
+    USUAL.into_iter().map(|size| size * MIB).filter(|size| fits(*size)).take(PART_SIZES_MAX).collect()
 }
 
 /// Checks that `path` stays below the folder that it is joined to, on every system.
@@ -336,6 +428,44 @@ mod tests {
         assert_eq!((config.bytes, config.blob.as_str(), config.blob.kind()), (6, SHA1, HashKind::GitSha1));
         assert_eq!(listing.len(), 2);
         assert_eq!(Listing::from_cached(listing.to_cached().as_bytes()), Ok(listing));
+    }
+
+    #[test]
+    fn names_of_objects_are_read_and_no_hub_may_use_them() {
+        let digits = "AB".repeat(16);
+        for (text, expected) in [
+            (format!("md5-{digits}"), Some(HashKind::Md5)),
+            (format!("md5-{digits}-3000"), Some(HashKind::Md5OfParts(3000))),
+            (format!("etag-{}", digits.repeat(2)), Some(HashKind::Unhashed)),
+            (format!("md5-{digits}-0"), None),
+            (format!("md5-{digits}-03"), None),
+            (format!("md5-{digits}-+3"), None),
+            (format!("md5-{}", &digits[1..]), None),
+            (format!("etag-{digits}"), None),
+            ("md5-../x".to_owned(), None),
+            (digits.clone(), None),
+        ] {
+            assert_eq!(BlobName::parse(&text).map(|name| name.kind()), expected, "{text}");
+            let hub = page(serde_json::json!([{"type": "file", "oid": text, "size": 1, "path": "a"}])).unwrap();
+            assert!(hub.is_empty() && matches!(hub.skipped(), [ListingError::Hash { .. }]), "{text}");
+        }
+        let mut listing = Listing::default();
+        listing.add_file("a/b", 3, BlobName::unhashed("\"x\"")).unwrap();
+        listing.add_file("../b", 3, BlobName::unhashed("\"x\"")).unwrap();
+        assert_eq!((listing.len(), listing.skipped().len()), (1, 1));
+        let again = Listing::from_cached(listing.to_cached().as_bytes()).unwrap();
+        assert_eq!(again.get("a/b"), listing.get("a/b"));
+    }
+
+    #[test]
+    fn the_size_of_parts_follows_from_length_and_number() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(part_sizes(24_000_000_000, 2862), [8 * MIB], "a large file has one");
+        assert_eq!(part_sizes(20 * MIB + 1, 3), [7 * MIB, 8 * MIB, 9 * MIB, 10 * MIB]);
+        assert_eq!(part_sizes(100 * MIB, 2), [64 * MIB, 50 * MIB], "the usual ones of many");
+        assert_eq!(part_sizes(77, 1), [77]);
+        assert!(part_sizes(77, 5).is_empty() && part_sizes(0, 1).is_empty() && part_sizes(900 * MIB, 2).is_empty());
+        assert!(part_sizes(u64::MAX, u32::MAX).len() <= PART_SIZES_MAX && part_sizes(9, 0).is_empty());
     }
 
     #[test]

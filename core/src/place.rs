@@ -132,6 +132,11 @@ pub struct Placed<A = Stored> {
 }
 
 impl<A> Placed<A> {
+    /// The order of its dimensions in its file, if it differs from the checkpoint's.
+    pub(crate) fn stored_order(&self) -> Option<Axes> {
+        ordered(self.origin.as_deref())
+    }
+
     /// The same tensor, whose bytes lie at `at`.
     #[must_use]
     pub fn moved<B>(self, at: impl FnOnce(A) -> B) -> Placed<B> {
@@ -234,7 +239,11 @@ fn module_order(expected: &Expected, found: &Sourced) -> Option<Axes> {
 
 /// The order of a tensor in its file, if it differs from the checkpoint's.
 fn stored_order(tensor: &Sourced) -> Option<Axes> {
-    match tensor.origin.as_ref()?.operation {
+    ordered(tensor.origin.as_deref())
+}
+
+fn ordered(origin: Option<&Origin>) -> Option<Axes> {
+    match origin?.operation {
         Operation::Ordered(axes) => Some(axes),
         _ => None,
     }

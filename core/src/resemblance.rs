@@ -89,7 +89,7 @@ fn adapter(table: &Table) -> Option<Resemblance> {
         !matches!(
             key.kind,
             Ok(Kind::Alpha | Kind::Difference | Kind::BiasDifference)
-                | Err(Unsupported::Method(_) | Unsupported::PairBias | Unsupported::Tucker)
+                | Err(Unsupported::Method(_) | Unsupported::PairBias | Unsupported::FirstCore)
         )
     };
     let is_most = 2 * marked().count() > table.tensors().len();

@@ -3,6 +3,19 @@
 
 use std::{fs::File, ops::Range};
 
+/// Has the system start reading these bytes into memory. Waits for the disk only when its queue is full.
+#[cfg(target_os = "linux")]
+pub fn will_need(file: &File, range: Range<u64>) {
+    let length = std::num::NonZero::new(range.end.saturating_sub(range.start));
+    let _ = rustix::fs::fadvise(file, range.start, length, rustix::fs::Advice::WillNeed);
+}
+
+/// Has the system start reading these bytes into memory.
+#[cfg(target_os = "macos")]
+pub fn will_need(file: &File, range: Range<u64>) {
+    let _ = rustix::fs::fcntl_rdadvise(file, range.start, range.end.saturating_sub(range.start));
+}
+
 /// Lets the system drop these bytes from memory, because nobody will read them soon. Mapped pages stay.
 #[cfg(target_os = "linux")]
 pub fn forget(file: &File, range: Range<u64>) {

@@ -3,6 +3,7 @@
 use std::{
     fs::{File, FileType, Metadata, OpenOptions},
     io,
+    ops::Range,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -14,7 +15,7 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use weightsd_core::identity::{FileKey, Volume};
 
-use crate::{FileIdentity, reflink, residency, volume::volume};
+use crate::{FileIdentity, advice, reflink, residency, volume::volume};
 
 /// A path that should be a regular file is something else. Travels inside an [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -25,6 +26,11 @@ pub struct NotRegular {
     /// What it is instead.
     pub kind: &'static str,
 }
+
+/// Bytes that are asked for at once: Linux reads no more on one request than its default readahead, on some disks.
+const STEP: u64 = 128 << 10;
+/// Bytes that are on their way from the disk while one waits for the first of them.
+const AHEAD: u64 = 16 << 20;
 
 /// The kind of a file whose content is still in a cloud.
 const PLACEHOLDER: &str = "placeholder of a file in a cloud (download it in Finder first)";
@@ -156,6 +162,35 @@ impl PinnedFile {
         self.file.read_exact_at(buffer, offset)
     }
 
+    /// Brings these bytes into memory, as fast as the disk gives them, and calls `alive` now and then. What is in memory
+    /// costs little.
+    ///
+    /// # Errors
+    /// When the file ends before, or the system cannot read it.
+    pub fn read_ahead(&self, range: Range<u64>, alive: impl Fn()) -> io::Result<()> {
+        let steps = |from: u64| (from..range.end).step_by(STEP as usize);
+        let ask = |at: u64| advice::will_need(&self.file, at..(at + STEP).min(range.end));
+        steps(range.start).take_while(|at| *at < range.start + AHEAD).for_each(ask);
+        for at in steps(range.start) {
+            if at + AHEAD < range.end {
+                ask(at + AHEAD);
+            }
+            // Two bytes of a step wait for the step, and copy nothing worth mentioning.
+            self.read_exact_at(&mut [0], at)?;
+            self.read_exact_at(&mut [0], (at + STEP).min(range.end) - 1)?;
+            alive();
+        }
+        Ok(())
+    }
+
+    /// Whether so much of the file was never written that reading it would bring zeros into memory, for the most part.
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        const BLOCK: u64 = 512;
+        // A file system that compresses may have a fraction of the bytes.
+        self.file.metadata().is_ok_and(|metadata| metadata.blocks() * BLOCK < metadata.len() / 16)
+    }
+
     /// How many bytes of the file are in memory now. Costs a walk over its page tables.
     ///
     /// Linux answers only the file's owner and users who may write to it. For others every page counts as resident.
@@ -258,6 +293,26 @@ mod tests {
         let error = pinned.read_exact_at(&mut buffer, 6).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         pinned.resident_bytes().unwrap();
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let length = 3 * AHEAD / 2 + 12_345;
+        fs::write(&path, vec![7; usize::try_from(length).unwrap()]).unwrap();
+        let pinned = PinnedFile::open(&path).unwrap();
+        pinned.file().sync_all().unwrap();
+        advice::forget(pinned.file(), 0..length);
+        let alive = std::cell::Cell::new(0);
+        pinned.read_ahead(0..length, || alive.set(alive.get() + 1)).unwrap();
+        assert_eq!((pinned.resident_bytes().unwrap(), alive.get()), (length, length.div_ceil(STEP)));
+        assert!(!pinned.is_sparse());
+        pinned.read_ahead(length..length, || panic!("there is nothing to read")).unwrap();
+        pinned.read_ahead(0..length + 1, || ()).unwrap_err();
+        let sparse = folder.path().join("sparse");
+        File::create(&sparse).unwrap().set_len(1 << 30).unwrap();
+        assert!(PinnedFile::open(&sparse).unwrap().is_sparse());
     }
 
     #[test]

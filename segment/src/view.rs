@@ -72,9 +72,21 @@ impl View {
         if found != *expected {
             return Err(MapError::Changed { expected: *expected, found });
         }
-        let length = usize::try_from(found.length).map_err(|_| MapError::TooLong(found.length))?;
+        View::of(file, found)
+    }
+
+    /// Maps a file that [`sealed`](crate::sealed()) made. Nobody can have changed it.
+    ///
+    /// # Errors
+    /// When it cannot be mapped.
+    pub fn map_sealed(file: &File) -> Result<View, MapError> {
+        View::of(file, FileIdentity::of_file(file).map_err(MapError::Identity)?)
+    }
+
+    fn of(file: &File, identity: FileIdentity) -> Result<View, MapError> {
+        let length = usize::try_from(identity.length).map_err(|_| MapError::TooLong(identity.length))?;
         let map = Mapping::of(file, length).map_err(MapError::Map)?;
-        Ok(View { map, identity: found })
+        Ok(View { map, identity })
     }
 
     /// Opens and maps the file at a path, if it is the expected one in the expected state. Never blocks on a FIFO. The file

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use weightsd_core::identity::ComponentId;
+
 use super::{ATTEMPTS, Acquired, Cache, Holder, Lease, verify::Check};
 use crate::{
     component::Component,
@@ -24,7 +26,22 @@ impl Cache {
         holder: Holder,
         progress: impl Fn(&crate::progress::Step, usize) + Send + Sync,
     ) -> Result<Acquired, AcquireError> {
-        let counter = Counter { cache: self, request: &request, holder, started: Instant::now(), progress: &progress };
+        self.acquire_this(None, request, holder, progress).await
+    }
+
+    /// The same for a caller that has the component `wanted`, if there is one, and has no use for another one.
+    ///
+    /// # Errors
+    /// Also when `request` means another component by now.
+    pub async fn acquire_this(
+        self: &Arc<Self>,
+        wanted: Option<ComponentId>,
+        request: Request,
+        holder: Holder,
+        progress: impl Fn(&crate::progress::Step, usize) + Send + Sync,
+    ) -> Result<Acquired, AcquireError> {
+        let (request, progress): (_, Progress<'_>) = (&request, &progress);
+        let counter = Counter { cache: self, request, wanted, holder, started: Instant::now(), progress };
         tokio::select! {
             result = counter.serve() => result.and_then(|acquired| met(counter.request, acquired)),
             () = self.daemon().stopping().cancelled() => Err(AcquireError::Stopping),
@@ -88,6 +105,8 @@ fn met(request: &Request, acquired: Acquired) -> Result<Acquired, AcquireError> 
 struct Counter<'a> {
     cache: &'a Arc<Cache>,
     request: &'a Request,
+    /// The only component that is of use; `None`: any.
+    wanted: Option<ComponentId>,
     holder: Holder,
     started: Instant,
     progress: Progress<'a>,
@@ -130,7 +149,11 @@ impl Counter<'_> {
         let recalled = trip.run(self.cache.daemon().lanes(), super::FINDING, Kind::Look, look).await?;
         let Some(recalled) = recalled else { return Ok(None) };
         let is_current = self.cache.are_current(&recalled.models, self.request.models.own.network).await;
-        let lease = if is_current { self.cache.leases.lease(recalled.id, &self.holder) } else { None };
+        let lease = if is_current && self.wanted.is_none_or(|wanted| wanted == recalled.id) {
+            self.cache.leases.lease(recalled.id, &self.holder)
+        } else {
+            None
+        };
         Ok(lease.map(|lease| self.acquired(lease, Arc::clone(&recalled.models[0]), true)))
     }
 
@@ -182,6 +205,9 @@ impl Desk for Counter<'_> {
         F: Future<Output = Result<Component, AcquireError>> + Send + 'static,
     {
         let (id, model) = (prepared.id, Arc::clone(prepared.model()));
+        if let Some(wanted) = self.wanted.filter(|wanted| *wanted != id) {
+            return Err(AcquireError::Another { wanted, found: id });
+        }
         let (prepared, kept) = self.cache.looked_up(prepared).await?;
         if kept
             && let Some(lease) = self.cache.leases.lease(id, &self.holder)

@@ -43,6 +43,25 @@ pub struct Holder {
     pub keep_alive: Duration,
     /// Which files it is given.
     pub given: Given,
+    /// Whether it is given the sheet after them.
+    pub takes_sheet: bool,
+}
+
+/// What a ticket stands for, while its lease lasts.
+#[derive(Debug)]
+pub struct Ticketed<C> {
+    /// The component.
+    pub component: Arc<C>,
+    /// Which of its files are given.
+    pub given: Given,
+    /// Whether its sheet is given after them.
+    pub takes_sheet: bool,
+}
+
+impl<C> Clone for Ticketed<C> {
+    fn clone(&self) -> Self {
+        Self { component: Arc::clone(&self.component), ..*self }
+    }
 }
 
 /// Why a component is lent no more.
@@ -147,7 +166,7 @@ pub type Listener<C> = Box<dyn Fn(LeaseEvent, &Entry<C>, &Holder) + Send + Sync>
 /// Loaded components and the leases on them.
 pub struct LeaseTable<C> {
     entries: DashMap<ComponentId, Arc<Entry<C>>>,
-    tickets: DashMap<Ticket, (Arc<C>, Given)>,
+    tickets: DashMap<Ticket, Ticketed<C>>,
     leases: AtomicU64,
     /// Leases that have not ended.
     held: AtomicU64,
@@ -209,14 +228,16 @@ impl<C> LeaseTable<C> {
     }
 
     fn announced(&self, lease: Lease<C>, holder: &Holder) -> Lease<C> {
-        self.tickets.insert(lease.ticket, (Arc::clone(&lease.entry.component), holder.given));
+        let component = Arc::clone(&lease.entry.component);
+        let redeemed = Ticketed { component, given: holder.given, takes_sheet: holder.takes_sheet };
+        self.tickets.insert(lease.ticket, redeemed);
         (self.listener)(LeaseEvent::Began, &lease.entry, holder);
         lease
     }
 
-    /// The component that a ticket stands for, while its lease lasts, and which of its files are given.
+    /// What a ticket stands for, while its lease lasts.
     #[must_use]
-    pub fn redeem(&self, ticket: Ticket) -> Option<(Arc<C>, Given)> {
+    pub fn redeem(&self, ticket: Ticket) -> Option<Ticketed<C>> {
         self.tickets.get(&ticket).map(|given| given.clone())
     }
 
@@ -417,6 +438,7 @@ mod tests {
             since: SystemTime::UNIX_EPOCH,
             keep_alive,
             given: Given::Originals,
+            takes_sheet: false,
         };
         let old = table.lease(entry.id(), &holder(Duration::ZERO)).unwrap();
         assert!(table.withdraw(&entry) && !table.withdraw(&entry));

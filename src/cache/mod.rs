@@ -5,33 +5,43 @@
 //! [`pipeline::load`](crate::pipeline::load) runs, once for all requests that ask meanwhile).
 
 mod acquire;
+mod cards;
 mod changes;
 mod flight;
 pub mod leases;
 mod mend;
 mod recall;
+mod residency;
 mod room;
 mod verify;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{Notify, Semaphore};
 use weightsd_core::{
     derive::Alignment,
-    handoff::{Given, Ticket},
+    handoff::Ticket,
     policy::{self, Decision, Idle, IdleFacts, KeepAliveLimits, Wish},
 };
 
 use self::{
+    cards::Cards,
     changes::{Asked, Departed},
     flight::Load,
     leases::{LeaseEvent, LeaseTable},
     recall::Recalls,
+    residency::Residencies,
     verify::{HashWork, VerifyWork},
 };
 pub use self::{
+    cards::{AcquiredOnCard, CardEntry, CardLease, CardReport},
     flight::FlightReport,
-    leases::{Change, ChangeKind, Holder, Usage},
+    leases::{Change, ChangeKind, Holder, Ticketed, Usage},
+    residency::{Bringing, Brought, Residency},
     verify::Hashed,
 };
 pub use crate::pipeline::AcquireError;
@@ -46,6 +56,7 @@ use crate::{
     pipeline::{Prepared, Tools, Verification},
     resolve::{Places, ResolvedModel},
     snapshot::{Attestations, DownloadEvent, Fetcher},
+    vram::OnCard,
 };
 
 /// How often a request starts over when everyone else abandoned the work that it joined.
@@ -54,6 +65,9 @@ const ATTEMPTS: usize = 3;
 const FINDING: &str = "finding the model";
 /// Pause between two looks for idle components that are too many.
 const THIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether clients' loads have ended.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What the cache works with.
 #[derive(Debug, Clone)]
@@ -76,10 +90,14 @@ pub struct CacheConfig {
     pub engines: Arc<Engines>,
     /// Bytes that images may take together.
     pub image_budget: Live<u64>,
+    /// Bytes that components may take together in the memory of one card.
+    pub vram_budget: Live<u64>,
     /// What becomes of misaligned tensors in layout MLX.
     pub alignment: Alignment,
     /// What components that nobody holds may take together.
     pub idle: Idle,
+    /// Bytes that may be locked in memory together.
+    pub pin_budget: u64,
 }
 
 /// A loaded component and its holders.
@@ -93,6 +111,7 @@ pub struct Cache {
     config: CacheConfig,
     tools: Arc<Tools>,
     leases: Arc<LeaseTable<Component>>,
+    cards: Cards,
     sums: Arc<Sums>,
     /// Withdrawn components whose files are gone, and are not written to as far as anybody knows.
     departed: Departed,
@@ -104,10 +123,35 @@ pub struct Cache {
     verifications: Arc<SharedWork<VerifyWork>>,
     hashings: Arc<SharedWork<HashWork>>,
     recalls: Recalls,
+    residencies: Residencies,
     /// One component at a time is hashed after it was lent.
     verifying: Semaphore,
     /// The images are counted once at a time.
     counting: Arc<Semaphore>,
+}
+
+/// What the holder of a ticket gets descriptors of.
+#[derive(Debug)]
+pub enum Redeemed {
+    /// A component's files, which of them, and whether its sheet comes after them.
+    Files(Ticketed<Component>),
+    /// Memory of a card.
+    OnCard(Arc<OnCard>),
+}
+
+impl Redeemed {
+    /// The descriptors, in the order in which they are handed over.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Files(Ticketed { component, given, takes_sheet }) => {
+                let segments = component.given(*given).into_iter().map(|file| file.as_fd());
+                let sheet = component.sheet.get().filter(|_| *takes_sheet);
+                segments.chain(sheet.into_iter().flatten().map(|sheet| sheet.file.as_fd())).collect()
+            }
+            Self::OnCard(component) => component.descriptors(),
+        }
+    }
 }
 
 /// A component and the right to hold it.
@@ -135,13 +179,18 @@ impl Cache {
             Fetcher::new(attestations(), config.free_space_floor.clone(), Box::new(tell), Arc::clone(daemon.lanes()));
         let maker = Maker::new(Arc::clone(&config.images), Arc::clone(&config.engines), daemon.clone());
         let crowded = Arc::new(Notify::new());
-        let leases = LeaseTable::new(Box::new(on_lease(Arc::clone(daemon.events()), Arc::clone(&crowded))));
+        let leases = LeaseTable::new(Box::new(on_lease(
+            Arc::clone(daemon.events()),
+            Some(Arc::clone(&crowded)),
+            |component: &Component| component.name.clone(),
+        )));
         let tools = Tools::new(config.places.clone(), fetcher, attestations(), maker, config.load_deadline, daemon)
             .with_alignment(config.alignment);
         let cache = Arc::new(Self {
             config,
             tools: Arc::new(tools),
             leases,
+            cards: Cards::default(),
             sums: Arc::default(),
             departed: Departed::default(),
             asked: Asked::default(),
@@ -150,6 +199,7 @@ impl Cache {
             verifications: Arc::default(),
             hashings: Arc::default(),
             recalls: Recalls::default(),
+            residencies: Residencies::default(),
             verifying: Semaphore::new(1),
             counting: Arc::new(Semaphore::new(1)),
         });
@@ -181,10 +231,11 @@ impl Cache {
         trip.run(self.daemon().lanes(), FINDING, Kind::Look, look).await
     }
 
-    /// The component that a ticket stands for, and which of its files are given.
+    /// What a ticket stands for, while its lease lasts.
     #[must_use]
-    pub fn redeem(&self, ticket: Ticket) -> Option<(Arc<Component>, Given)> {
-        self.leases.redeem(ticket)
+    pub fn redeem(&self, ticket: Ticket) -> Option<Redeemed> {
+        let files = self.leases.redeem(ticket).map(Redeemed::Files);
+        files.or_else(|| self.cards.redeem(ticket).map(Redeemed::OnCard))
     }
 
     /// All loaded components, sorted by model and name.
@@ -211,6 +262,23 @@ impl Cache {
     #[must_use]
     pub fn config(&self) -> &CacheConfig {
         &self.config
+    }
+
+    /// Waits until no load and no download is under way, so that background work begins behind those of clients.
+    pub async fn quiet(&self) {
+        while self.is_at_work() {
+            tokio::time::sleep(QUIET).await;
+        }
+    }
+
+    fn is_at_work(&self) -> bool {
+        !self.flights(1).is_empty() || !self.tools.fetcher.reports(1).is_empty()
+    }
+
+    /// Whether nothing is loaded and nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.leases.is_empty() && !self.is_at_work()
     }
 
     /// What the policy would do about `wish` now.
@@ -296,16 +364,20 @@ impl Cache {
 }
 
 /// Writes leases into the event log, and has the end of one looked at.
-fn on_lease(events: Arc<Events>, crowded: Arc<Notify>) -> impl Fn(LeaseEvent, &Entry, &Holder) + Send + Sync {
+fn on_lease<C>(
+    events: Arc<Events>,
+    crowded: Option<Arc<Notify>>,
+    title: fn(&C) -> String,
+) -> impl Fn(LeaseEvent, &leases::Entry<C>, &Holder) + Send + Sync {
     move |event, entry, holder| {
-        if event == LeaseEvent::Ended {
+        if let (LeaseEvent::Ended, Some(crowded)) = (event, &crowded) {
             crowded.notify_one();
         }
         let (kind, what) = match event {
             LeaseEvent::Began => (EventKind::Leased, "holds"),
             LeaseEvent::Ended => (EventKind::Released, "let go of"),
         };
-        let message = format!("{} ({}) {what} {}", holder.name, holder.pid, entry.component.name);
+        let message = format!("{} ({}) {what} {}", holder.name, holder.pid, title(&entry.component));
         events.push(kind, Some(entry.id()), message);
     }
 }

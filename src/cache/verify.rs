@@ -198,6 +198,8 @@ impl Cache {
             self.has_departed(&entry, Departs::Forgotten);
             entry.notify(Change { kind: ChangeKind::Corrupt, message: message.clone() });
         }
+        let has_it = |component: &Component| component.sources.iter().any(|source| is_it(source.open.file.identity()));
+        self.withdraw_from_cards(has_it, &message);
     }
 
     /// Hashes the files of a component in the background, if they never were.

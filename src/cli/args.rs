@@ -2,13 +2,14 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use weightsd_client::Quantisation;
 use weightsd_core::quantisation::Mode;
 
+pub(super) use super::choices::{FloatType, FolderFormat, InstallPlatform, Layout, Residency};
 use super::serve::{Doctor, Serve, Stating};
-use crate::{derive, messages};
+use crate::{derive, messages, vram};
 
 /// Lends model weights to every process of this machine: opened once, checked once, shared by all.
 #[derive(Debug, Parser)]
@@ -57,6 +58,8 @@ pub(super) enum Task {
     Pull(Pull),
     /// Compare the files of a model with their hashes (needs no network)
     Verify(Verify),
+    /// Wait until this machine has components of a model
+    Wait(Wait),
     /// Show every setting, its value, and where the value comes from (needs no daemon)
     Config(Box<Stating>),
     /// Check what the daemon needs on this machine, and say what to do (needs no daemon)
@@ -98,6 +101,8 @@ Examples:
     DemoClient(DemoClient),
     #[command(hide = true, name = derive::worker::COMMAND, alias = derive::worker::TELLING)]
     DeriveWorker,
+    #[command(hide = true, name = vram::loader::COMMAND)]
+    VramLoader,
     /// Let launchd (macOS) or systemd (Linux) start the daemon on the first connection
     #[command(after_help = "\
 Examples:
@@ -192,6 +197,12 @@ pub(super) struct Load {
     /// Hold the component until Ctrl-C, and show what the daemon says about it
     #[arg(long)]
     pub(super) hold: bool,
+    /// How its bytes come into memory while it is held
+    #[arg(long, value_enum, requires = "hold", default_value_t = Residency::Prefetch)]
+    pub(super) residency: Residency,
+    /// Put it into the memory of an NVIDIA card, once for all processes: `cuda`, `cuda:1`, or the card's UUID
+    #[arg(long, value_name = "CARD")]
+    pub(super) device: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -225,18 +236,6 @@ pub(super) struct PathArgs {
     /// A command that runs while it is held
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum FolderFormat {
-    /// diffusers
-    Diffusers,
-    /// transformers and sentence-transformers
-    Transformers,
-    /// mlx-lm
-    Mlx,
-    /// mflux
-    Mflux,
 }
 
 /// What is computed, once for all requests that want the same.
@@ -287,28 +286,6 @@ fn quantisation(text: &str) -> Result<Quantisation, String> {
     Ok(Quantisation { mode: messages::mode(mode).into(), bits, group_size, ..Quantisation::default() })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum FloatType {
-    /// Each tensor as it is in the checkpoint
-    AsStored,
-    /// bfloat16
-    Bf16,
-    /// IEEE half
-    F16,
-    /// IEEE single
-    F32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Layout {
-    /// Names of modules, and kernels in OHWI order
-    Mlx,
-    /// Names and order of the checkpoint
-    Source,
-    /// Names of mflux's modules, kernels in OHWI order
-    Mflux,
-}
-
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -335,6 +312,26 @@ pub(super) struct Verify {
     pub(super) model: Model,
     /// Components [default: every file of the model that is here]
     pub(super) components: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What is missing is downloaded, and the components stay warm as after `weightsd load`. While the daemon is not up yet, or the \
+hub is away, it goes on waiting; with --offline also while nobody has brought the files.
+
+Examples:
+  weightsd wait Tongyi-MAI/Z-Image-Turbo transformer vae
+  weightsd wait org/language-model model --timeout 30m
+  weightsd wait org/language-model model --offline")]
+pub(super) struct Wait {
+    #[command(flatten)]
+    pub(super) model: Model,
+    /// The components, such as transformer, text_encoder or vae
+    #[arg(required = true)]
+    pub(super) components: Vec<String>,
+    /// Give up after this time [default: never]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -454,17 +451,12 @@ pub(super) struct Install {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Leave the service manager alone, and say which commands it needs
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) no_load: bool,
     /// The service manager's system [default: this one]
     #[arg(long, value_enum)]
     pub(super) platform: Option<InstallPlatform>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum InstallPlatform {
-    /// systemd
-    Linux,
-    /// launchd
-    Macos,
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::{process::ExitCode, time::Duration};
 
 use weightsd_client::{
-    AuditPolicy, Client, Component, Hold, LoadRequest, MergedLayers, Quantisation, Verification, proto,
+    AuditPolicy, CardComponent, Client, Component, Hold, LoadRequest, MergedLayers, Quantisation, Verification, proto,
 };
+use weightsd_core::card::CardId;
 
 use super::{
-    args::{Beside, FloatType, Layout, Load, Model, Treatment},
+    args::{Beside, FloatType, Layout, Load, Model, Residency, Treatment},
     failure::{UsageError, unless_interrupted},
     output::{self, Format, bytes, print, short, time},
     progress::Bars,
@@ -28,24 +29,67 @@ pub(super) async fn run(client: &Client, command: Load, format: Format) -> anyho
     };
     let request = request(command.model, command.beside, command.component);
     let mut request = treated(request, command.treatment)?.layout(layout).audit_policy(policy).hold(hold);
+    request = request.residency(match command.residency {
+        Residency::Prefetch => proto::Residency::Prefetch,
+        Residency::Lazy => proto::Residency::Lazy,
+        Residency::Pinned => proto::Residency::Pinned,
+    });
     if command.verify {
         request = request.verification(Verification::Before);
     }
     if let Some(keep_alive) = command.keep_alive {
         request = request.keep_alive(keep_alive);
     }
+    if let Some(device) = &command.device {
+        request = request.device(card(device)?.to_string());
+    }
     let mut bars = Bars::new();
-    let loaded = unless_interrupted(client.load(request, |progress| bars.show(progress))).await;
+    let show = |progress: &proto::Progress| bars.show(progress);
+    let loaded = match command.device {
+        Some(_) => unless_interrupted(client.load_on_card(request, show))
+            .await
+            .map(|component| Loaded::OnCard(Box::new(component))),
+        None => unless_interrupted(client.load(request, show)).await.map(Loaded::InFiles),
+    };
     bars.clear();
     let mut component = loaded?;
     match format {
-        Format::Text => print_component(&component)?,
+        Format::Text => print_component(component.info())?,
         Format::Json => output::print_json("Component", component.info())?,
     }
     if command.hold {
         wait(&mut component, format).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The card that a person means. This process asks its driver only where no UUID says it.
+fn card(device: &str) -> anyhow::Result<CardId> {
+    let found = device.parse().or_else(|_| weightsd_gpu::resolve(device).map(|card| card.id()));
+    let hint = "give `cuda`, `cuda:1` or a UUID; `nvidia-smi -L` lists the cards of this machine";
+    found.map_err(|error| UsageError::new(format!("`--device {device}`: {error}"), hint).into())
+}
+
+/// A component, wherever it lies.
+enum Loaded {
+    InFiles(Component),
+    OnCard(Box<CardComponent>),
+}
+
+impl Loaded {
+    fn info(&self) -> &proto::Component {
+        match self {
+            Self::InFiles(component) => component.info(),
+            Self::OnCard(component) => component.info(),
+        }
+    }
+
+    async fn next_notice(&mut self) -> Option<proto::Notice> {
+        match self {
+            Self::InFiles(component) => component.next_notice().await,
+            Self::OnCard(component) => component.next_notice().await,
+        }
+    }
 }
 
 pub(super) fn request(model: Model, beside: Beside, component: String) -> LoadRequest {
@@ -103,34 +147,40 @@ pub(super) fn treated(mut request: LoadRequest, treatment: Treatment) -> anyhow:
     Ok(if merged_plain { request.merged_layers(MergedLayers::Plain) } else { request })
 }
 
-fn print_component(component: &Component) -> anyhow::Result<()> {
-    let info = component.info();
+fn print_component(info: &proto::Component) -> anyhow::Result<()> {
     let took = info
         .timings
         .iter()
-        .flat_map(|timings| [timings.resolve, timings.open, timings.audit, timings.derive])
+        .flat_map(|timings| [timings.resolve, timings.open, timings.audit, timings.derive, timings.upload])
         .flatten();
     let took: Duration = took.filter_map(|part| Duration::try_from(part).ok()).sum();
     let keep_alive = info.lease.as_ref().and_then(|lease| lease.keep_alive);
     let keep_alive = keep_alive.and_then(|keep_alive| Duration::try_from(keep_alive).ok()).unwrap_or_default();
+    let is_on_card = info.segments.iter().any(|segment| segment.card.is_some());
     let state = if info.warm { "was loaded" } else { "loaded" };
     print(format_args!(
         "{} {}: {} tensors, {}, {} {state} in {}",
-        short(component.id()),
-        component.name(),
+        short(&info.id),
+        info.name,
         info.tensor_count,
         bytes(info.tensor_bytes),
         match info.computed_bytes {
+            0 if is_on_card => "on a card,".to_owned(),
             0 => "no byte copied,".to_owned(),
             computed => format!("{} computed,", bytes(computed)),
         },
         time(took)
     ))?;
     for segment in &info.segments {
-        let length = segment.identity.as_ref().map_or(0, |identity| identity.length);
-        print(format_args!("  {} ({})", segment.path, bytes(length)))?;
+        match &segment.card {
+            Some(memory) => print(format_args!("  {} ({})", memory.device, bytes(memory.bytes)))?,
+            None => {
+                let length = segment.identity.as_ref().map_or(0, |identity| identity.length);
+                print(format_args!("  {} ({})", segment.path, bytes(length)))?;
+            }
+        }
     }
-    if let Some(report) = component.audit() {
+    if let Some(report) = &info.audit {
         print(format_args!("  audit: {}", super::audit::verdict(report)))?;
         for remark in &report.remarks {
             print(output::wrapped(&format!("note: {remark}"), 2))?;
@@ -179,7 +229,7 @@ fn strong(strength: &proto::AdapterStrength) -> String {
 }
 
 /// Holds the component until Ctrl-C or until the daemon ends the lease.
-async fn wait(component: &mut Component, format: Format) -> anyhow::Result<()> {
+async fn wait(component: &mut Loaded, format: Format) -> anyhow::Result<()> {
     if format == Format::Text {
         print("held; Ctrl-C lets go")?;
     }

@@ -3,6 +3,7 @@
 
 mod args;
 mod audit;
+mod choices;
 mod config;
 mod demo;
 mod doctor;
@@ -22,6 +23,7 @@ mod serve;
 mod shell;
 mod status;
 mod top;
+mod wait;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -31,7 +33,7 @@ use weightsd_core::explain::Tier;
 
 use self::args::{Args, Command, Task};
 pub use self::{failure::explain, serve::Serve};
-use crate::{daemon::process, derive};
+use crate::{daemon::process, derive, vram};
 
 /// A parsed command line.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         Task::Verify(command) => {
             process::runtime()?.block_on(async { pull::verify(&connect().await?, command, format).await })
         }
+        Task::Wait(command) => process::runtime()?.block_on(wait::run(options(socket), command, format)),
         Task::Doctor(command) => doctor::run(command, socket, format),
         Task::Config(command) => config::run(&command, socket, format),
         Task::Status => process::runtime()?.block_on(async { status::status(&connect().await?, format).await }),
@@ -137,6 +140,7 @@ pub fn run(errand: Errand) -> anyhow::Result<ExitCode> {
         Task::Demo(command) => demo::run(&command, &process::runtime()?),
         Task::DemoClient(command) => demo::client::run(command, options(socket), &process::runtime()?),
         Task::DeriveWorker => Ok(derive::worker::main()),
+        Task::VramLoader => Ok(vram::loader::main()),
         Task::Install(command) => install::install(&command),
         Task::Uninstall(command) => install::uninstall(&command),
         Task::Completions { shell } => {

@@ -98,6 +98,8 @@ pub(super) fn doing(progress: &Progress) -> String {
         Phase::Audit => "auditing".to_owned(),
         Phase::Derive if progress.bytes_total == 0 => "waiting to compute".to_owned(),
         Phase::Derive => format!("computing {}", progress.file),
+        Phase::Prefetch => "reading ahead".to_owned(),
+        Phase::Upload => "copying onto the card".to_owned(),
     };
     if progress.bytes_per_second > 0 {
         line.push_str(&format!(", {}/s", super::output::bytes(progress.bytes_per_second)));

@@ -21,13 +21,17 @@ Examples:
   weightsd serve
   weightsd serve --hub-cache /data/hub --keep-alive 1h
   weightsd serve --allow 'Tongyi-MAI/*' --preload Tongyi-MAI/Z-Image-Turbo#transformer
+  weightsd serve --replace
   weightsd serve --offline")]
 pub struct Serve {
     #[command(flatten)]
     pub(super) stating: Stating,
     /// Fail unless launchd or systemd hands over a socket
-    #[arg(long)]
+    #[arg(long, conflicts_with = "replace")]
     pub activated: bool,
+    /// Take over from the daemon that serves on the socket, if there is one; clients notice nothing
+    #[arg(long)]
+    pub replace: bool,
     /// Write the log to this file, and begin a new one when it is large [default: standard error]
     #[arg(long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use weightsd_client::{
     Client, Layout, Phase,
-    proto::{DerivedImage, ListComponentsRequest, LoadedComponent, ResolvedModel},
+    proto::{CardStatus, DepartedComponent, DerivedImage, ListComponentsRequest, LoadedComponent, ResolvedModel},
 };
 
 use super::{
@@ -44,6 +44,7 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
         let (taken, budget) = (bytes(limits.image_bytes), bytes(limits.image_budget));
         print(format_args!("computed: {taken} of {budget}{}", oldest.unwrap_or_default()))?;
     }
+    print_cards(&status.cards)?;
     for download in &status.downloads {
         let progress = download.progress.clone().unwrap_or_default();
         print(format_args!(
@@ -73,6 +74,28 @@ pub(super) async fn status(client: &Client, format: Format) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
+fn print_cards(cards: &[CardStatus]) -> anyhow::Result<()> {
+    for card in cards {
+        print(card_line(card))?;
+        for departed in &card.departed {
+            print(departed_line(departed))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is in the memory of a card.
+pub(super) fn card_line(card: &CardStatus) -> String {
+    let budget = card.budget.map(|budget| format!(" of {}", bytes(budget))).unwrap_or_default();
+    format!("card {}: {}{budget} lent or warm, {} leases", card.device, bytes(card.loaded_bytes), card.leases)
+}
+
+/// A component that was dropped, and whose memory processes keep.
+pub(super) fn departed_line(departed: &DepartedComponent) -> String {
+    let (id, size) = (short(&departed.id), bytes(departed.bytes));
+    format!("  {size} of {} ({id}), which was dropped, are kept by processes that have it mapped", departed.name)
+}
+
 pub(super) async fn list(client: &Client, command: &Ls, format: Format) -> anyhow::Result<ExitCode> {
     let list = client.list(ListComponentsRequest { residency: command.resident, images: command.images }).await?;
     match format {
@@ -87,7 +110,10 @@ pub(super) async fn list(client: &Client, command: &Ls, format: Format) -> anyho
             }
             print(table.trim_fmt())?;
             for component in &list.components {
-                if let Some(image) = &component.image {
+                if let Some(memory) = &component.card {
+                    let size = bytes(memory.bytes);
+                    print(format_args!("{}: {size} in the memory of card {}", short(&component.id), memory.device))?;
+                } else if let Some(image) = &component.image {
                     print(format_args!("{}: computed, {}", short(&component.id), made_from(image)))?;
                 }
             }
@@ -141,7 +167,11 @@ fn row(component: &LoadedComponent, resident: bool) -> [String; 8] {
         layout.to_owned(),
         component.tensor_count.to_string(),
         bytes(component.tensor_bytes),
-        if resident { bytes(component.resident_bytes) } else { "-".to_owned() },
+        match (&component.card, resident) {
+            (Some(_), _) => "on card".to_owned(),
+            (None, true) => bytes(component.resident_bytes),
+            (None, false) => "-".to_owned(),
+        },
         held,
     ]
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use prost::bytes::Bytes;
+use tokio::sync::OnceCell;
 use weightsd_core::adapter::AdapterReport;
 use weightsd_core::{
     audit::AuditReport,
@@ -25,7 +26,7 @@ use weightsd_core::{
 use crate::{
     checkpoint::{OpenShard, SourceFile},
     derive::Image,
-    lanes::{Disks, FileFate, FileState, HeldFile, MayBlock},
+    lanes::{Disks, FileFate, FileState, HeldFile, MayBlock, SealedFile},
     resolve::ResolvedModel,
     snapshot::{Attestations, HashCandidate},
 };
@@ -96,6 +97,15 @@ pub struct Lent {
     pub at: At,
 }
 
+/// The table of a component's tensors, as a file that nobody can change.
+#[derive(Debug)]
+pub struct SealedSheet {
+    /// The file.
+    pub file: SealedFile,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
 /// What an adapter added.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapted {
@@ -138,8 +148,10 @@ pub struct Component {
     pub unmet: Option<CannotConvert>,
     /// Where the time went.
     pub timings: Timings,
-    /// The tensor table as the service sends it: made at the first request, the same for all.
+    /// The tensor table as the service sends it: made at the first request that wants it so, the same for all.
     pub encoded_pages: OnceLock<Vec<Bytes>>,
+    /// The tensor table as it is handed over: made at the first request that takes it. `None` in it when it could not be.
+    pub sheet: OnceCell<Option<SealedSheet>>,
     /// Counts it among those that are loaded, once it is.
     pub weight: OnceLock<Weight>,
 }
@@ -204,8 +216,9 @@ impl Component {
     /// What it takes while it is idle.
     #[must_use]
     pub fn takes(&self) -> Idle {
-        let files = self.sources.iter().map(|source| 1 + usize::from(source.open.clone.is_some())).sum();
-        Idle { components: 1, files, memory_bytes: self.memory_bytes() }
+        let files: usize = self.sources.iter().map(|source| 1 + usize::from(source.open.clone.is_some())).sum();
+        // One more is its sheet.
+        Idle { components: 1, files: files + 1, memory_bytes: self.memory_bytes() }
     }
 
     /// An estimate, and a generous one, of the daemon's memory that describes it.

@@ -7,14 +7,20 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
 };
+use tokio_util::sync::CancellationToken;
 use weightsd_core::handoff::{MAGIC, Reply, Status};
 use weightsd_segment::descriptors;
 
+use super::{
+    BoundListener,
+    takeover::{self, TAKEOVER},
+};
 use crate::{
     cache::Cache,
     connections::{Connections, Seat},
     damper::Damper,
     events::EventKind,
+    guests::{Guests, Peer},
     handle::Daemon,
     handoff,
 };
@@ -31,17 +37,27 @@ const HEARD: Duration = Duration::from_secs(1);
 /// Connections that are told at once why they are refused. Beyond that they are closed without a word.
 const TOLD_MAX: usize = 32;
 
-/// Accepts connections until the daemon stops. Those that speak HTTP/2 go to `grpc`.
-pub(super) async fn accept(
-    listener: UnixListener,
-    daemon: Daemon,
-    cache: Arc<Cache>,
-    connections: Arc<Connections>,
-    grpc: mpsc::Sender<(UnixStream, Seat)>,
-) {
-    let uid = rustix::process::geteuid().as_raw();
+/// What connections are sorted with.
+#[derive(Clone)]
+pub(super) struct Sorting {
+    pub(super) daemon: Daemon,
+    pub(super) cache: Arc<Cache>,
+    pub(super) connections: Arc<Connections>,
+    /// Who is let in beside the daemon's user.
+    pub(super) guests: Arc<Guests>,
+    /// The socket, which the next daemon may ask for.
+    pub(super) bound: Arc<BoundListener>,
+    /// Takes those that speak HTTP/2.
+    pub(super) grpc: mpsc::Sender<(UnixStream, Seat)>,
+    /// Is cancelled when no connection is accepted any more.
+    pub(super) closing: CancellationToken,
+}
+
+/// Accepts connections until the daemon stops, or another one serves on the socket.
+pub(super) async fn accept(listener: UnixListener, sorting: Sorting) {
     let (failures, refusals) = (Damper::new(), Damper::new());
     let telling = Arc::new(Semaphore::new(TOLD_MAX));
+    let Sorting { daemon, connections, guests, closing, .. } = &sorting;
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -54,11 +70,11 @@ pub(super) async fn accept(
                     continue;
                 }
             },
-            () = daemon.stopping().cancelled() => return,
+            () = closing.cancelled() => return,
         };
-        let stranger = check_peer(&stream, uid);
-        let is_ours = stranger.is_ok();
-        let seat = match stranger.and_then(|()| connections.admit(pid(&stream))) {
+        let peer = check_peer(&stream, guests);
+        let is_ours = peer.is_ok();
+        let seat = match peer.and_then(|peer| connections.admit(pid(&stream), peer)) {
             Ok(seat) => seat,
             Err(reason) => {
                 if let Some(untold) = refusals.tells() {
@@ -77,30 +93,30 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let (of, cache, grpc) = (daemon.clone(), Arc::clone(&cache), grpc.clone());
+        let with = sorting.clone();
         daemon.tasks().spawn("connection", async move {
-            if let Err(error) = sort(stream, seat, (&of, &cache), grpc).await {
+            if let Err(error) = sort(stream, seat, &with).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
 }
 
-/// Nothing is read from, or said to, a peer of another user.
-pub(super) fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == uid => Ok(()),
-        Ok(peer) => Err(format!("a process of uid {} connected, and this daemon serves uid {uid} only", peer.uid())),
-        Err(error) => Err(format!("the user of a connection is unknown: {error}")),
-    }
+/// Nothing is read from, or said to, a peer of a user whom the settings do not let in.
+pub(super) fn check_peer(stream: &UnixStream, guests: &Guests) -> Result<Peer, String> {
+    let own = rustix::process::geteuid().as_raw();
+    let peer = stream.peer_cred().map_err(|error| format!("the user of a connection is unknown: {error}"))?;
+    let (uid, gid) = (peer.uid(), peer.gid());
+    guests.peer(own, uid, gid).ok_or_else(|| match guests.are_there() {
+        false => format!("a process of uid {uid} connected, and this daemon serves uid {own} only"),
+        true => {
+            format!("a process of uid {uid} and gid {gid} connected, which neither `allow_uids` nor `allow_gids` names")
+        }
+    })
 }
 
-async fn sort(
-    stream: UnixStream,
-    seat: Seat,
-    (daemon, cache): (&Daemon, &Cache),
-    grpc: mpsc::Sender<(UnixStream, Seat)>,
-) -> io::Result<()> {
+async fn sort(stream: UnixStream, seat: Seat, with: &Sorting) -> io::Result<()> {
+    let Sorting { daemon, cache, bound, grpc, .. } = with;
     let first = tokio::select! {
         first = tokio::time::timeout(FIRST_BYTE, first_byte(&stream)) => first??,
         () = daemon.stopping().cancelled() => return Ok(()),
@@ -112,8 +128,14 @@ async fn sort(
             Ok(())
         }
         Some(MAGIC) => handoff::serve(stream, daemon, cache, &seat).await,
+        Some(TAKEOVER) => tokio::select! {
+            given = takeover::give(stream, bound, cache) => given,
+            () = daemon.stopping().cancelled() => Ok(()),
+        },
         Some(other) => {
-            tracing::debug!("a connection begins with byte {other:#04x}, which is neither HTTP/2 nor a hand-off");
+            tracing::debug!(
+                "a connection begins with byte {other:#04x}, which is none of HTTP/2, a hand-off, a takeover"
+            );
             Ok(())
         }
         None => Ok(()),

@@ -12,14 +12,17 @@ use weightsd_core::{
 use weightsd_segment::environment::{not_utf8, variable};
 
 use super::{
+    listener::Reach,
     metrics::MetricsPlace,
     settings::{Layers, Origin, Preload, Settings, SettingsError, Shown, Stated},
 };
 use crate::{
     cache::CacheConfig,
     derive::{Engines, Images},
+    guests::Guests,
     lanes::hold_at_most,
     live::Live,
+    mirror::MirrorPlace,
     resolve::{Allowed, Places},
     snapshot::Attestations,
     sources,
@@ -48,6 +51,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Most connections at once.
     pub connections: usize,
+    /// How long a daemon that nobody needs stays where the service manager starts the next one; `None`: for ever.
+    pub idle_exit: Option<Duration>,
     /// How long a shutdown may take.
     pub grace: Duration,
     /// Where models are looked up, and the sources that they come from. No source was asked yet.
@@ -66,8 +71,18 @@ pub struct Config {
     pub align_images: bool,
     /// What components that nobody holds may take together.
     pub idle: Idle,
+    /// Whether what was loaded before is loaded again.
+    pub restore: bool,
+    /// Bytes that may be locked in memory together.
+    pub pin_budget: u64,
+    /// Other users whom the daemon serves.
+    pub guests: Guests,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<MetricsPlace>,
+    /// Where the mirror is served; `None`: nowhere.
+    pub mirror: Option<MirrorPlace>,
+    /// Repositories that the mirror gives to everybody.
+    pub mirror_allow: Allowed,
     /// What may change while the daemon runs.
     pub changing: Changing,
     /// Every setting with the value in force and its origin.
@@ -83,6 +98,8 @@ pub struct Changing {
     pub keep_alive: Live<KeepAliveLimits>,
     /// Bytes that images may take together.
     pub image_budget: Live<u64>,
+    /// Bytes that components may take together in the memory of one card.
+    pub vram_budget: Live<u64>,
     /// Bytes that downloads and images leave free on the disk.
     pub free_space_floor: Live<u64>,
     /// Whether components whose files were here before are hashed after they are lent.
@@ -99,6 +116,7 @@ impl Changing {
         Self {
             keep_alive: keep_alive.into(),
             image_budget: said.image_budget().as_u64().into(),
+            vram_budget: said.vram_budget.map_or(u64::MAX, |budget| budget.as_u64()).into(),
             free_space_floor: said.free_space().as_u64().into(),
             verify_afterwards: said.verify().into(),
             allowed: allowed.into(),
@@ -110,6 +128,7 @@ impl Changing {
     pub(super) fn become_like(&self, other: &Self) {
         self.keep_alive.set(other.keep_alive.get());
         self.image_budget.set(other.image_budget.get());
+        self.vram_budget.set(other.vram_budget.get());
         self.free_space_floor.set(other.free_space_floor.get());
         self.verify_afterwards.set(other.verify_afterwards.get());
         self.allowed.set(other.allowed.get());
@@ -151,15 +170,25 @@ impl Layers {
             engine: said.own_cache.as_ref().map(|folder| folder.join("engine.json")),
             image_folder: said.image_folder.clone(),
             align_images: said.align_images(),
+            restore: said.restore(),
             connections: said.connections().get(),
+            idle_exit: said.idle_exit,
             grace: said.grace(),
             idle: Idle {
                 components: said.idle_components().get(),
                 files: usize::MAX, // Known when the limit of open files was raised.
                 memory_bytes: said.idle_memory().as_u64(),
             },
+            pin_budget: said.pin_budget().as_u64(),
             token: hub.token,
             metrics: said.metrics_listen.clone(),
+            mirror: said.mirror_listen,
+            mirror_allow: said.mirror_allow.clone().into(),
+            guests: Guests {
+                uids: said.allow_uids.iter().map(|id| id.0).collect(),
+                gids: said.allow_gids.iter().map(|id| id.0).collect(),
+                rights: said.guests_may.clone(),
+            },
             changing,
             stated: stated(said.shown(), self.origins()),
             layers: self,
@@ -189,6 +218,12 @@ fn files_to_hold(connections: usize) -> usize {
 }
 
 impl Config {
+    /// Who can connect to the socket.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        if self.guests.are_there() { Reach::Everybody } else { Reach::Owner }
+    }
+
     /// Where the hub's token comes from.
     #[must_use]
     pub fn token(&self) -> &TokenSource {
@@ -217,8 +252,10 @@ impl Config {
             images: Arc::new(Images::new(self.image_folder)),
             engines: Arc::new(Engines::new(self.engine)),
             image_budget: self.changing.image_budget,
+            vram_budget: self.changing.vram_budget,
             alignment: if self.align_images { Alignment::Mended } else { Alignment::AsStored },
             idle: Idle { files: files / 2, ..self.idle },
+            pin_budget: self.pin_budget,
         }
     }
 }

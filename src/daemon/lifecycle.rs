@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt as _;
+use sd_notify::NotifyState;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -17,8 +19,10 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
 use super::{
-    BoundListener, Config, Watch, accept,
+    BoundListener, Config, Watch,
+    accept::{self, Sorting},
     config::Changing,
+    manager,
     metrics::{self, MetricsPlace},
     preload,
     reload::Reloader,
@@ -30,6 +34,8 @@ use crate::{
     events::EventKind,
     handle::Daemon,
     lanes::{Disks, Kind, Task},
+    mirror::{self, MirrorPlace},
+    resolve::Allowed,
     service,
 };
 
@@ -39,6 +45,12 @@ const BACKLOG: usize = 16;
 const FAREWELL: Duration = Duration::from_millis(250);
 /// How long after memory was freed it is given back.
 const FREED: Duration = Duration::from_secs(5);
+/// How long requests may take until their work is under way.
+const BEGUN: Duration = Duration::from_millis(100);
+/// How long the place for metrics may stay with a daemon that is being replaced.
+const METRICS_PATIENCE: Duration = Duration::from_secs(30);
+/// What the watchdog allows beyond two grace periods to a daemon that was replaced.
+const SLACK: Duration = Duration::from_secs(5);
 /// How long the start waits for the folder of derived images.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -69,29 +81,30 @@ pub async fn run(
     reload: Arc<Notify>,
 ) -> Result<(), RunError> {
     tokio::select! {
-        result = serve(bound, config, daemon, shutdown, reload) => result,
+        result = serve(bound, config, (daemon, watch.clone()), shutdown, reload) => result,
         never = watch.give_signs() => match never {},
+        never = manager::give_signs() => match never {},
     }
 }
 
 async fn serve(
     bound: BoundListener,
     config: Config,
-    daemon: Daemon,
+    (daemon, watch): (Daemon, Watch),
     shutdown: impl Future<Output = ()>,
     reload: Arc<Notify>,
 ) -> Result<(), RunError> {
     let bound = Arc::new(bound);
     let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(RunError::Socket)?;
-    let tasks = daemon.tasks();
-    let (grace, connections_max) = (config.grace, config.connections);
+    let (grace, connections_max, guests) = (config.grace, config.connections, Arc::new(config.guests.clone()));
+    let idle_exit = bound.idle_exit(config.idle_exit);
     config.log();
     let beside = Beside::of(&config, reload);
     let cache = Cache::new(config.build(), daemon.clone());
     sweep(&cache).await;
     let connections = Connections::new(connections_max, Arc::clone(daemon.freed()));
     let giving_back = daemon.clone();
-    tasks.spawn("trim", async move { give_memory_back(&giving_back).await });
+    daemon.tasks().spawn("trim", async move { give_memory_back(&giving_back).await });
     let context = service::Context {
         daemon: daemon.clone(),
         cache: Arc::clone(&cache),
@@ -100,38 +113,82 @@ async fn serve(
         connections: Arc::clone(&connections),
         probe: Arc::default(),
         watchers: Arc::default(),
+        known: Arc::default(),
+        guests: Arc::clone(&guests),
     };
-    beside.start(&context);
+    beside.start(&context, bound.has_predecessor());
     let (router, health) = service::router(context).await?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    let serve = {
-        let daemon = daemon.clone();
-        move |listener| {
-            let (of, cache, connections) = (daemon.clone(), Arc::clone(&cache), Arc::clone(&connections));
-            daemon.tasks().spawn("accept", accept::accept(listener, of, cache, connections, sender.clone()));
-        }
-    };
-    serve(listener);
-    tasks.spawn("watch", watch::watch(Arc::clone(&bound), daemon.clone(), serve));
+    let closing = daemon.stopping().child_token();
+    let sorting = Sorting { daemon: daemon.clone(), cache, connections, guests, bound, grpc: sender, closing };
+    let serving = Serving { sorting: sorting.clone(), watch, grace, idle_exit };
+    serving.listen(listener);
     let incoming = ReceiverStream::new(receiver).map(|(stream, seat)| Ok::<_, io::Error>(Grpc { stream, _seat: seat }));
-    let server = router.serve_with_incoming_shutdown(incoming, tasks.stopping().clone().cancelled_owned());
-    let mut server = std::pin::pin!(server);
+    let server = router.serve_with_incoming_shutdown(incoming, sorting.closing.cancelled_owned());
+    // It may end before the shutdown is over, and is looked at until then.
+    let mut server = std::pin::pin!(server.fuse());
 
-    tracing::info!(socket = %bound.path.display(), pid = std::process::id(), "ready");
-    tokio::select! {
-        () = shutdown => {}
-        result = &mut server => return result.map_err(RunError::Serve),
-    }
-    tracing::info!(?grace, "stopping");
-    daemon.events().push(EventKind::ShuttingDown, None, "the daemon was told to stop".to_owned());
+    let why = serving.until_the_end(shutdown, &mut server).await?;
+    tracing::info!(?grace, "stopping: {why}");
+    manager::tell(&NotifyState::Stopping);
+    daemon.events().push(EventKind::ShuttingDown, None, why.to_owned());
     service::not_serving(&health).await;
-    tasks.stop();
+    daemon.tasks().stop();
     match tokio::time::timeout(grace, drain(&daemon, &mut server)).await {
         Ok(result) => result.map_err(RunError::Serve)?,
-        Err(_) => tracing::warn!(tasks = tasks.len(), "the grace period passed; open connections are cut"),
+        Err(_) => tracing::warn!(tasks = daemon.tasks().len(), "the grace period passed; open connections are cut"),
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A daemon that serves, and what ends that.
+struct Serving {
+    sorting: Sorting,
+    watch: Watch,
+    grace: Duration,
+    /// How long a daemon that nobody needs stays.
+    idle_exit: Option<Duration>,
+}
+
+impl Serving {
+    /// Accepts connections, also on a socket that has to be made again.
+    fn listen(&self, listener: UnixListener) {
+        let (sorting, bound) = (self.sorting.clone(), Arc::clone(&self.sorting.bound));
+        let daemon = sorting.daemon.clone();
+        let serve = move |listener| {
+            sorting.daemon.tasks().spawn("accept", accept::accept(listener, sorting.clone()));
+        };
+        serve(listener);
+        daemon.tasks().spawn("watch", watch::watch(bound, daemon.clone(), serve));
+    }
+
+    /// Says that the daemon serves, and waits for a reason to end, which it returns.
+    async fn until_the_end(
+        &self,
+        shutdown: impl Future<Output = ()>,
+        server: &mut (impl Future<Output = Result<(), tonic::transport::Error>> + Unpin),
+    ) -> Result<&'static str, RunError> {
+        let Sorting { cache, connections, bound, closing, .. } = &self.sorting;
+        tracing::info!(socket = %bound.path.display(), pid = std::process::id(), "ready");
+        bound.serves().await;
+        manager::tell(&NotifyState::Ready);
+        tokio::select! {
+            () = shutdown => Ok("the daemon was told to stop"),
+            () = manager::until_idle(cache, connections, self.idle_exit) => {
+                // Who connects from now on waits for the next daemon.
+                closing.cancel();
+                Ok("nobody needs the daemon, and the service manager starts the next one")
+            }
+            () = bound.until_given_away() => {
+                closing.cancel();
+                self.watch.end_within(2 * self.grace + SLACK);
+                finish(cache, server, self.grace).await?;
+                Ok("another daemon has taken over")
+            }
+            result = &mut *server => result.map_err(RunError::Serve).map(|()| "the server ended"),
+        }
+    }
 }
 
 /// What runs beside the serving.
@@ -140,18 +197,25 @@ struct Beside {
     reloader: Reloader,
     reload: Arc<Notify>,
     metrics: Option<MetricsPlace>,
+    restore: bool,
+    mirror: Option<(MirrorPlace, Allowed)>,
 }
 
 impl Beside {
     fn of(config: &Config, reload: Arc<Notify>) -> Self {
         let (changing, metrics) = (config.changing.clone(), config.metrics.clone());
-        Self { changing, reloader: Reloader::of(config), reload, metrics }
+        let mirror = config.mirror.map(|place| (place, config.mirror_allow.clone()));
+        Self { changing, reloader: Reloader::of(config), reload, metrics, restore: config.restore, mirror }
     }
 
-    fn start(self, context: &service::Context) {
+    fn start(self, context: &service::Context, replaces: bool) {
         let (daemon, cache) = (&context.daemon, &context.cache);
         daemon.tasks().spawn("reload", self.reloader.run(daemon.clone(), self.reload));
         daemon.tasks().spawn("preload", preload::run(self.changing, Arc::clone(cache)));
+        if self.restore {
+            let (known, socket) = (Arc::clone(&context.known), context.socket.clone());
+            daemon.tasks().spawn("restore", service::restore(Arc::clone(cache), known, socket));
+        }
         if let Some(place) = &self.metrics {
             let sources = metrics::Sources {
                 daemon: daemon.clone(),
@@ -159,8 +223,30 @@ impl Beside {
                 connections: Arc::clone(&context.connections),
                 started: context.started,
             };
-            metrics::start(place, sources, daemon);
+            // A daemon that is being replaced has the place until it ends.
+            let patience = if replaces { METRICS_PATIENCE } else { Duration::ZERO };
+            metrics::start(place, sources, daemon, patience);
         }
+        if let Some((place, open)) = self.mirror {
+            mirror::start(place, open, cache);
+        }
+    }
+}
+
+/// Serves, for a while, what was asked for before another daemon took over. Who asks from now on asks that one.
+async fn finish(
+    cache: &Cache,
+    server: &mut (impl Future<Output = Result<(), tonic::transport::Error>> + Unpin),
+    patience: Duration,
+) -> Result<(), RunError> {
+    let quiet = async {
+        // Requests that have come, and whose work has not begun.
+        tokio::time::sleep(BEGUN).await;
+        cache.quiet().await;
+    };
+    tokio::select! {
+        result = server => result.map_err(RunError::Serve),
+        _ = tokio::time::timeout(patience, quiet) => Ok(()),
     }
 }
 

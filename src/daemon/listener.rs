@@ -3,9 +3,12 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::{self, ErrorKind, Read as _, Seek as _, Write as _},
-    os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
-        net::UnixListener,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -14,13 +17,14 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
     places::{self, Platform, SocketPathTooLong},
 };
 use weightsd_segment::activation;
 
-use super::Waiting;
 use crate::{
     disk,
     private::{self, FolderError, Links, Others},
@@ -37,6 +41,10 @@ pub struct BoundListener {
     /// Where it is.
     pub path: PathBuf,
     origin: Origin,
+    /// The daemon whose socket this was, until it is told that this one serves.
+    predecessor: Mutex<Option<UnixStream>>,
+    /// Is cancelled when the next daemon serves on the socket.
+    given_away: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -52,6 +60,32 @@ enum Origin {
 struct Own {
     lock: File,
     socket: SocketFile,
+    reach: Reach,
+}
+
+/// Who can connect to a socket. Whom it serves, the daemon decides for each connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The daemon's user.
+    Owner,
+    /// Every user of this machine.
+    Everybody,
+}
+
+impl Reach {
+    fn make_folder(self, folder: &Path) -> Result<(), FolderError> {
+        match self {
+            Self::Owner => private::make(folder, Others::Nobody, Links::Followed),
+            Self::Everybody => private::make_open(folder),
+        }
+    }
+
+    fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Everybody => 0o666,
+        }
+    }
 }
 
 /// What became of the socket's file.
@@ -109,6 +143,18 @@ pub enum BindError {
     /// `--activated`, and no socket was handed over.
     #[error("no socket was handed over by launchd or systemd")]
     NothingInherited,
+    /// The daemon that serves there gives its socket to nobody.
+    #[error("the daemon that serves on `{}` cannot be replaced while it runs", path.display())]
+    NotReplaceable {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket belongs to the service manager.
+    #[error("`{}` belongs to the service manager, which keeps it through a restart", path.display())]
+    Managed {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("cannot {action} `{}`", path.display())]
     Io {
@@ -141,6 +187,14 @@ impl Explain for BindError {
                 Reason::InvalidRequest,
                 "`--activated` is for units of launchd and systemd, as `weightsd install` writes them: leave it out",
             ),
+            Self::NotReplaceable { .. } => {
+                (Reason::InUse, "it is of an older version, or does not answer: stop it, then start this one")
+            }
+            Self::Managed { .. } => (
+                Reason::InUse,
+                "have the service manager restart the daemon, such as with `systemctl --user restart weightsd`: who connects \
+                 meanwhile waits, and nobody is refused",
+            ),
             Self::Io { path, source, .. } => return disk::explain(path, source),
         };
         Explanation::new(reason, "", hint)
@@ -159,32 +213,110 @@ impl BoundListener {
         };
         let address = listener.local_addr().map_err(io_error)?;
         let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
-        Ok(Some(Self { listener, path, origin: Origin::Inherited }))
+        Ok(Some(Self::new(listener, path, Origin::Inherited)))
     }
 
-    /// The clients that wait on a socket that was handed over, in case the daemon cannot start. `None` for a socket
-    /// that was made here: nobody can have connected before it was.
-    #[must_use]
-    pub fn waiting(&self) -> Option<Waiting> {
+    fn new(listener: UnixListener, path: PathBuf, origin: Origin) -> Self {
+        Self { listener, path, origin, predecessor: Mutex::default(), given_away: CancellationToken::new() }
+    }
+
+    /// The setting `idle_exit` where the socket is a service manager's, which starts the next daemon.
+    pub(super) fn idle_exit(&self, setting: Option<Duration>) -> Option<Duration> {
+        let is_ours = matches!(self.origin, Origin::Own(_));
+        if is_ours && setting.is_some() {
+            tracing::warn!("`idle_exit` does nothing: no service manager would start this daemon again");
+        }
+        setting.filter(|_| !is_ours)
+    }
+
+    /// The socket, if it was handed over.
+    pub(super) fn handed_over(&self) -> Option<UnixListener> {
         match self.origin {
-            Origin::Inherited => self.listener.try_clone().ok().map(Waiting::new),
+            Origin::Inherited => self.listener.try_clone().ok(),
             Origin::Own(_) => None,
         }
     }
 
-    /// Makes a socket at `path`, mode 0600, in a directory of mode 0700 that is made if it is missing. A socket that a
-    /// dead daemon left is removed: one that refuses connections for as long as a living listener with a full queue might.
+    /// Makes a socket at `path` for the daemon's user alone, as [`Self::bind_for`] does.
     ///
     /// # Errors
-    /// When another daemon has it, when others can enter the directory, when something else is at `path`, when the path is
-    /// too long, and when the system refuses.
+    /// As there.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
+        Self::bind_for(path, Reach::Owner)
+    }
+
+    /// Makes a socket at `path`, mode 0600, in a directory of mode 0700 that is made if it is missing; for other users, mode
+    /// 0666 in a directory that they may enter. A socket that a dead daemon left is removed: one that refuses connections
+    /// for as long as a living listener with a full queue might.
+    ///
+    /// # Errors
+    /// When another daemon has it, when others can enter the directory, or write to it, when something else is at `path`,
+    /// when the path is too long, and when the system refuses.
+    pub fn bind_for(path: &Path, reach: Reach) -> Result<Self, BindError> {
         places::check_socket_path(path, Platform::current())?;
-        private::make(folder_of(path), Others::Nobody, Links::Followed)?;
+        reach.make_folder(folder_of(path))?;
         let lock = lock(path)?;
         remove_stale(path, Platform::current(), connect)?;
-        let (listener, socket) = make_socket(path)?;
-        Ok(Self { listener, path: path.to_owned(), origin: Origin::Own(Mutex::new(Own { lock, socket })) })
+        let (listener, socket) = make_socket(path, reach)?;
+        Ok(Self::new(listener, path.to_owned(), Origin::Own(Mutex::new(Own { lock, socket, reach }))))
+    }
+
+    /// What `predecessor` gave: its listener at `path`, and the file that it has locked and this process has from now on.
+    pub(super) fn taken(
+        (path, reach): (&Path, Reach),
+        [listener, lock]: [OwnedFd; 2],
+        predecessor: UnixStream,
+    ) -> Result<Self, BindError> {
+        let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
+        let (listener, mut lock) = (UnixListener::from(listener), File::from(lock));
+        reach.make_folder(folder_of(path))?;
+        listener.set_nonblocking(true).map_err(at("take over"))?;
+        let socket = SocketFile::at(path).map_err(at("look at"))?;
+        let socket = socket.ok_or_else(|| BindError::NotASocket { path: path.to_owned() })?;
+        sign(&mut lock).map_err(at("lock"))?;
+        let mut taken = Self::new(listener, path.to_owned(), Origin::Own(Mutex::new(Own { lock, socket, reach })));
+        *taken.predecessor.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(predecessor);
+        Ok(taken)
+    }
+
+    /// The listener and the lock, for the next daemon; `None` when they are the service manager's.
+    pub(super) fn shared(&self) -> io::Result<Option<(UnixListener, File)>> {
+        let Origin::Own(own) = &self.origin else { return Ok(None) };
+        let lock = own.lock().unwrap_or_else(PoisonError::into_inner).lock.try_clone()?;
+        Ok(Some((self.listener.try_clone()?, lock)))
+    }
+
+    /// The daemon whose socket this was, the first time.
+    pub(super) fn predecessor(&self) -> Option<UnixStream> {
+        self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Lets those in, and only those, whom this daemon's settings let in, to a socket that was another daemon's.
+    pub(super) fn protect(&self) -> io::Result<()> {
+        let Origin::Own(own) = &self.origin else { return Ok(()) };
+        let reach = own.lock().unwrap_or_else(PoisonError::into_inner).reach;
+        fs::set_permissions(&self.path, Permissions::from_mode(reach.mode()))
+    }
+
+    /// Whether the socket was another daemon's, which still serves.
+    pub(super) fn has_predecessor(&self) -> bool {
+        self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The next daemon serves on the socket: it stays when this one ends.
+    pub(super) fn is_given_away(&self) {
+        self.given_away.cancel();
+    }
+
+    /// The next daemon did not serve; the lock says again whose the socket is.
+    pub(super) fn is_kept(&self) -> io::Result<()> {
+        let Origin::Own(own) = &self.origin else { return Ok(()) };
+        sign(&mut own.lock().unwrap_or_else(PoisonError::into_inner).lock)
+    }
+
+    /// Waits until the next daemon serves on the socket.
+    pub(super) async fn until_given_away(&self) {
+        self.given_away.cancelled().await;
     }
 }
 
@@ -207,7 +339,7 @@ impl BoundListener {
         if let Some(found) = found {
             return Ok(if found == Some(own.socket) { Fate::There } else { Fate::Taken });
         }
-        private::make(self.folder(), Others::Nobody, Links::Followed)?;
+        own.reach.make_folder(self.folder())?;
         if !is_at(&own.lock, &lock_path(&self.path)) {
             match lock(&self.path) {
                 Ok(lock) => own.lock = lock,
@@ -215,7 +347,7 @@ impl BoundListener {
                 Err(error) => return Err(error),
             }
         }
-        let (listener, socket) = make_socket(&self.path)?;
+        let (listener, socket) = make_socket(&self.path, own.reach)?;
         own.socket = socket;
         Ok(Fate::MadeAgain(listener))
     }
@@ -245,6 +377,9 @@ fn is_at(file: &File, path: &Path) -> bool {
 impl Drop for BoundListener {
     fn drop(&mut self) {
         let Origin::Own(own) = &mut self.origin else { return };
+        if self.given_away.is_cancelled() {
+            return;
+        }
         let socket = own.get_mut().unwrap_or_else(PoisonError::into_inner).socket;
         // Service managers and other programs replace a socket without asking for our lock. The lock file stays, because
         // removing a locked file would let two daemons lock two files of one name.
@@ -254,14 +389,14 @@ impl Drop for BoundListener {
     }
 }
 
-/// A listening socket at `path`, of mode 0600, that does not block.
-fn make_socket(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+/// A listening socket at `path` that does not block.
+fn make_socket(path: &Path, reach: Reach) -> Result<(UnixListener, SocketFile), BindError> {
     let at = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
     let listener = UnixListener::bind(path).map_err(at("listen on"))?;
     let socket = SocketFile::at(path).map_err(at("look at"))?;
     let socket = socket.ok_or_else(|| BindError::NotASocket { path: path.to_owned() })?;
     // The directory keeps others out until this is done.
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(at("protect"))?;
+    fs::set_permissions(path, Permissions::from_mode(reach.mode())).map_err(at("protect"))?;
     listener.set_nonblocking(true).map_err(at("listen on"))?;
     Ok((listener, socket))
 }
@@ -288,9 +423,15 @@ fn lock(socket: &Path) -> Result<File, BindError> {
         }
         Err(TryLockError::Error(source)) => return Err(at(source)),
     }
-    file.set_len(0).and_then(|()| file.rewind()).map_err(at)?;
-    writeln!(file, "{}", std::process::id()).map_err(at)?;
+    sign(&mut file).map_err(at)?;
     Ok(file)
+}
+
+/// Writes the process id into the lock.
+fn sign(lock: &mut File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
 }
 
 /// Removes a socket that nobody listens on. What else may be the matter is an error: a listener with a full queue, or one

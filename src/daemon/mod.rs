@@ -5,11 +5,13 @@ mod config;
 mod lifecycle;
 mod listener;
 mod log_file;
+mod manager;
 mod metrics;
 mod preload;
 pub mod process;
 mod reload;
 mod settings;
+mod takeover;
 mod waiting;
 mod watch;
 mod watchdog;
@@ -17,7 +19,7 @@ mod watchdog;
 pub use self::{
     config::Config,
     lifecycle::{RunError, run},
-    listener::{BindError, BoundListener},
+    listener::{BindError, BoundListener, Reach},
     metrics::MetricsPlace,
     settings::{Layers, Origin, Preload, Row, Settings, SettingsError, Shown, Stated},
     waiting::Waiting,

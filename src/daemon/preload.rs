@@ -25,8 +25,6 @@ use crate::{
 
 /// The name under which the daemon holds what it preloads.
 const HOLDER: &str = "preload";
-/// How often it is looked whether clients' loads have ended.
-const QUIET: Duration = Duration::from_millis(100);
 /// How often what failed is tried again where that may help, and what is held is compared with what is loaded.
 const AGAIN: Duration = Duration::from_secs(60);
 /// How often the daemon asks, as a client would, whether the model means something else by now.
@@ -77,7 +75,7 @@ pub(super) async fn run(changing: Changing, cache: Arc<Cache>) {
 async fn keep(all: &mut [Wanted], cache: &Arc<Cache>) {
     loop {
         for wanted in all.iter_mut().filter(|wanted| wanted.is_due) {
-            wait_for_clients(cache).await;
+            cache.quiet().await;
             wanted.load(cache).await;
         }
         tokio::select! {
@@ -87,13 +85,6 @@ async fn keep(all: &mut [Wanted], cache: &Arc<Cache>) {
         for wanted in all.iter_mut() {
             wanted.is_due = wanted.may_be_another(cache);
         }
-    }
-}
-
-/// Waits until no load and no download of a client is under way.
-async fn wait_for_clients(cache: &Cache) {
-    while !cache.flights(1).is_empty() || !cache.tools().fetcher.reports(1).is_empty() {
-        sleep(QUIET).await;
     }
 }
 
@@ -123,6 +114,7 @@ impl Wanted {
             since: SystemTime::now(),
             keep_alive: cache.config().keep_alive.get().default,
             given: Given::Originals,
+            takes_sheet: false,
         };
         match cache.acquire(request(&self.what), holder, |_, _| {}).await {
             Ok(Acquired { lease, .. }) => {

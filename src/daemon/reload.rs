@@ -3,11 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use sd_notify::NotifyState;
 use tokio::sync::Notify;
 use weightsd_core::explain::{Explain, sentence};
 
 use super::{
     config::{Changing, Config},
+    manager,
     settings::{Layers, Settings, SettingsError, Stated},
 };
 use crate::{
@@ -47,11 +49,13 @@ impl Reloader {
                 () = reload.notified() => {}
                 () = daemon.stopping().cancelled() => return,
             }
+            manager::tell(&NotifyState::Status("reading the configuration anew"));
             let message = match self.read(&daemon).await {
                 Ok(read) => self.take_over(read),
                 Err(LaneError::Stopping) => return,
                 Err(error) => unchanged(&error),
             };
+            manager::tell(&NotifyState::Status(&message));
             daemon.events().push(EventKind::SettingsRead, None, message);
         }
     }

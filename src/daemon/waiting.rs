@@ -6,8 +6,8 @@ use tokio::net::UnixListener;
 use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use weightsd_core::explain::Explanation;
 
-use super::{Watch, accept, process};
-use crate::service;
+use super::{BoundListener, Watch, accept, process};
+use crate::{guests::Guests, service};
 
 /// How long clients are told. launchd starts a program at most every ten seconds, and systemd gives up on one that ends too
 /// often: a process that ended at once would leave the next client without an answer.
@@ -20,8 +20,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Waiting(StdListener);
 
 impl Waiting {
-    pub(super) fn new(listener: StdListener) -> Self {
-        Self(listener)
+    /// The clients that wait on a socket that was handed over. `None` for a socket that was made here: nobody can have
+    /// connected before it was.
+    #[must_use]
+    pub fn of(bound: &BoundListener) -> Option<Self> {
+        bound.handed_over().map(Self)
     }
 
     /// Tells everyone who waits, and everyone who connects within the next seconds, why the daemon cannot start. A signal
@@ -36,9 +39,8 @@ impl Waiting {
             let stop = async {
                 tokio::select! { () = told_to_stop => {} () = tokio::time::sleep(TELLING) => {} }
             };
-            let uid = rustix::process::geteuid().as_raw();
-            let ours = move |stream: &io::Result<_>| {
-                !stream.as_ref().is_ok_and(|stream| accept::check_peer(stream, uid).is_err())
+            let ours = |stream: &io::Result<_>| {
+                !stream.as_ref().is_ok_and(|stream| accept::check_peer(stream, &Guests::default()).is_err())
             };
             let incoming = UnixListenerStream::new(UnixListener::from_std(self.0)?).filter(ours);
             let served = service::refuse_all(incoming, message, explanation, stop);

@@ -9,7 +9,8 @@ use weightsd_arrays::{
     quantise,
 };
 use weightsd_core::{
-    derive::{Delta, Effect, Factor, Input, Job, Matrix, Product, Slice},
+    axes::Axes,
+    derive::{Delta, Effect, Factor, Input, Job, Lines, Magnitude, Matrix, Product, Slice},
     ggml::Encoding,
     header::Dtype,
     quantisation::{Decoding, Scheme, SlotRole},
@@ -57,25 +58,10 @@ pub(super) fn outputs<R: Read>(job: &Job, read: &R) -> Result<Vec<Array>, R::Err
         }
     };
     let found = weight.dtype();
-    let mut weight = weight;
-    if !job.deltas.is_empty() {
-        let mut sum = cast(&weight, mlx_rs::Dtype::Float32)?;
-        for delta in &job.deltas {
-            let product = product(delta, read)?;
-            sum = match delta.effect {
-                Effect::Adds => mlx(sum.add(product))?,
-                Effect::Replaces => product,
-            };
-        }
-        weight = sum;
-    }
+    let mut weight = if job.deltas.is_empty() { weight } else { adapted(&weight, &job.deltas, read)? };
     let wanted = job.cast.map_or(Ok(found), |cast| dtype(cast).ok_or(ArrayError::Dtype(cast)))?;
     weight = cast(&weight, wanted)?;
-    if let Some(axes) = job.reorder {
-        let axes: Vec<i32> = axes.places().iter().map(|&place| i32::from(place)).collect();
-        weight = mlx(weight.transpose_axes(&axes))?;
-        weight = mlx(weight.contiguous())?;
-    }
+    weight = ordered(weight, job.reorder)?;
     let outputs = match &job.quantise {
         Some(scheme) => quantise(&weight, scheme)?,
         None => vec![weight],
@@ -202,6 +188,58 @@ fn dequantised<R: Read>(slots: &BTreeMap<SlotRole, Slice>, scheme: &Scheme, read
     Ok(mlx(stacked.reshape(&shape))?)
 }
 
+/// The weight after what adapters do to it, in F32.
+fn adapted<R: Read>(weight: &Array, deltas: &[Delta], read: &R) -> Result<Array, R::Error> {
+    let weight = cast(weight, mlx_rs::Dtype::Float32)?;
+    let order = deltas.iter().find_map(|delta| delta.order);
+    // What magnitudes are compared with: the weight before any adapter.
+    let mut base = ordered(weight, order.map(Axes::inverse))?;
+    let mut sum = base.clone();
+    for delta in deltas {
+        let product = mlx(product(delta, read)?.reshape(base.shape()))?;
+        sum = match (delta.effect, &delta.magnitude) {
+            (Effect::Replaces, _) => {
+                base = product.clone();
+                product
+            }
+            (Effect::Adds, None) => mlx(sum.add(product))?,
+            (Effect::Adds, Some(magnitude)) => {
+                let lengths = lengths(&mlx(base.add(&product))?, magnitude.of)?;
+                let wanted = lines(magnitude, &lengths, read)?;
+                let factor = mlx(wanted.divide(&lengths))?;
+                let has_none = mlx(mlx_rs::ops::eq(&lengths, Array::from_f32(0.0)))?;
+                let factor = mlx(mlx_rs::ops::select(&has_none, Array::from_f32(1.0), factor))?;
+                mlx(mlx(sum.add(product))?.multiply(factor))?
+            }
+        };
+    }
+    Ok(ordered(sum, order)?)
+}
+
+/// The norms of the rows or columns of a weight, in its dimensions.
+fn lengths(weight: &Array, of: Lines) -> Result<Array, ArrayError> {
+    let dimensions = 0..i32::try_from(weight.ndim()).unwrap_or(i32::MAX);
+    let line = if of == Lines::Rows { 0 } else { 1 };
+    let others: Vec<i32> = dimensions.filter(|&dimension| dimension != line).collect();
+    mlx(mlx(mlx(weight.square())?.sum_axes(&others, true))?.sqrt())
+}
+
+/// Magnitudes in F32, in the dimensions of `lengths`: those of this piece.
+fn lines<R: Read>(magnitude: &Magnitude, lengths: &Array, read: &R) -> Result<Array, R::Error> {
+    let mut all = cast(&read.whole(&magnitude.slice)?, mlx_rs::Dtype::Float32)?;
+    if magnitude.of == Lines::Rows {
+        let count = magnitude.slice.shape.first().copied().unwrap_or_default();
+        all = rows(all, &read.within(&(0..count)))?;
+    }
+    Ok(mlx(all.reshape(lengths.shape()))?)
+}
+
+fn ordered(array: Array, order: Option<Axes>) -> Result<Array, ArrayError> {
+    let Some(order) = order else { return Ok(array) };
+    let axes: Vec<i32> = order.places().iter().map(|&place| i32::from(place)).collect();
+    mlx(mlx(array.transpose_axes(&axes))?.contiguous())
+}
+
 /// The product of a delta in F32, scaled: the rows of this piece.
 fn product<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
     let wanted = read.within(&delta.rows);
@@ -212,9 +250,10 @@ fn product<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
             rows(mlx(mlx_rs::ops::kron(factor(first, read)?, factor(second, read)?))?, &wanted)?
         }
         Product::Hadamard { first, second } => {
-            let first = multiplied(&first.0, &first.1, read)?;
-            rows(mlx(first.multiply(multiplied(&second.0, &second.1, read)?))?, &wanted)?
+            let first = factor(first, read)?;
+            rows(mlx(first.multiply(factor(second, read)?))?, &wanted)?
         }
+        Product::Cored(whole) => rows(factor(whole, read)?, &wanted)?,
         Product::Full(whole) => rows(matrix(whole, read)?, &wanted)?,
     };
     Ok(mlx(product.multiply(Array::from_f32(strength(delta))))?)
@@ -238,7 +277,19 @@ fn factor<R: Read>(factor: &Factor, read: &R) -> Result<Array, R::Error> {
     match factor {
         Factor::Whole(whole) => matrix(whole, read),
         Factor::Product(first, second) => multiplied(first, second, read),
+        Factor::Cored { core, left, right } => cored(core, matrix(left, read)?, matrix(right, read)?, read),
     }
+}
+
+/// Tucker's decomposition as a matrix: first the rows, then the columns, for each element of the kernel.
+fn cored<R: Read>(core: &Slice, left: Array, right: Array, read: &R) -> Result<Array, R::Error> {
+    let core = cast(&read.whole(core)?, mlx_rs::Dtype::Float32)?;
+    let (outer, inner, kernel) = (core.dim(0), core.dim(1), core.dim(2));
+    let height = left.dim(0);
+    let tall = mlx(left.matmul(mlx(core.reshape(&[outer, inner * kernel]))?))?;
+    let tall = mlx(tall.reshape(&[height, inner, kernel]))?;
+    let whole = mlx(mlx(right.transpose())?.matmul(tall))?;
+    Ok(mlx(whole.reshape(&[height, -1]))?)
 }
 
 fn multiplied<R: Read>(first: &Matrix, second: &Matrix, read: &R) -> Result<Array, R::Error> {

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     handle::Daemon,
     lanes::{Disks, Kind, LaneError, MayBlock, Task},
+    program::this_program,
 };
 
 /// How long the worker may be silent: enough for the largest product on a slow machine, and for a slow disk.
@@ -173,12 +174,6 @@ impl From<WithoutEngine> for ComputeFailed {
             WithoutEngine::Refused(message) => Self::Failed { kind: FailureKind::NoMlx, message },
         }
     }
-}
-
-/// The program of this process, even when its file was replaced since it was started.
-fn this_program(_: &MayBlock<'_>) -> std::io::Result<PathBuf> {
-    let running = PathBuf::from("/proc/self/exe");
-    if running.exists() { Ok(running) } else { std::env::current_exe() }
 }
 
 /// Asks a worker which engine it computes with.

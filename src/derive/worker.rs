@@ -21,7 +21,7 @@ use std::{
 
 use weightsd_arrays::{ArrayError, bytes, filled, mlx_rs};
 use weightsd_core::{
-    derive::{Input, Job, Output, Product, Slice},
+    derive::{Delta, Input, Job, Lines, Output, Product, Slice},
     ggml::Encoding,
     header::Dtype,
 };
@@ -169,6 +169,12 @@ fn products_are_cut() -> bool {
     mlx_rs::Device::default().get_type().is_ok_and(|kind| matches!(kind, mlx_rs::DeviceType::Cpu))
 }
 
+/// Whether a delta computes each row of a weight from rows of the same number.
+fn keeps_rows(delta: &Delta) -> bool {
+    let is_by_columns = delta.magnitude.as_ref().is_some_and(|magnitude| magnitude.of == Lines::Columns);
+    matches!(delta.product, Product::LowRank { .. }) && !is_by_columns && delta.order.is_none()
+}
+
 /// The pieces of a job.
 fn pieces(job: &Job) -> Vec<Piece<'_>> {
     // MLX does not quantise matrices without rows, and there is nothing to write.
@@ -176,17 +182,17 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
         return Vec::new();
     }
     let input = job.input_bytes();
-    let is_cut = !job.deltas.is_empty()
-        && products_are_cut()
-        && job.deltas.iter().all(|delta| matches!(delta.product, Product::LowRank { .. }));
+    let is_cut = !job.deltas.is_empty() && products_are_cut() && job.deltas.iter().all(keeps_rows);
     let elements = job.input.elements();
     // Codes and blocks become floats: decoded elements are F32, beside what they are rounded to.
     let is_coded = matches!(job.input, Input::Coded { .. } | Input::Encoded { .. });
-    // With deltas there are the weight, the result, and the sum and the product in F32.
+    // With deltas there are the weight, the result, and the sum and the product in F32; with magnitudes also what their
+    // norms are of.
+    let is_rescaled = job.deltas.iter().any(|delta| delta.magnitude.is_some());
     let cost = match (job.deltas.is_empty(), is_coded) {
         (true, false) => 4 * input,
         (true, true) => input + 8 * elements,
-        (false, _) => input + 16 * elements,
+        (false, _) => input + if is_rescaled { 24 } else { 16 } * elements,
     };
     if (!job.deltas.is_empty() && !is_cut) || !job.keeps_rows() {
         return vec![Piece { job, rows: None, input, cost }];

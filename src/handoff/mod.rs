@@ -14,7 +14,7 @@ use tokio::{
 use weightsd_core::handoff::{self, HandoffError, REQUEST_LEN, Reply, Request, Status};
 use weightsd_segment::descriptors;
 
-use crate::{cache::Cache, connections::Seat, handle::Daemon, lanes::HeldFile};
+use crate::{cache::Cache, connections::Seat, handle::Daemon};
 
 /// How long a peer may take for the rest of a request it began, and for each acknowledgement. Between requests a
 /// connection may be silent for as long as it likes.
@@ -45,7 +45,7 @@ pub(crate) async fn serve(mut stream: UnixStream, daemon: &Daemon, cache: &Cache
             None => return Ok(()),
         };
         match cache.redeem(request.ticket) {
-            Some((component, given)) => grant(&mut stream, &component.given(given), seat).await?,
+            Some(redeemed) => grant(&mut stream, &redeemed.descriptors(), seat).await?,
             None => reply(&mut stream, Status::UnknownTicket, 0).await?,
         }
     }
@@ -89,12 +89,11 @@ async fn reply(stream: &mut UnixStream, status: Status, count: u16) -> io::Resul
     stream.write_all(&Reply { status, count }.encode()).await
 }
 
-/// Sends the descriptors of all segments, in batches that the peer acknowledges.
-async fn grant(stream: &mut UnixStream, files: &[&HeldFile], seat: &Seat) -> io::Result<()> {
-    let files: Vec<BorrowedFd<'_>> = files.iter().map(|file| file.as_fd()).collect();
-    let count = u16::try_from(files.len()).map_err(io::Error::other)?;
+/// Sends descriptors, in batches that the peer acknowledges.
+async fn grant(stream: &mut UnixStream, descriptors: &[BorrowedFd<'_>], seat: &Seat) -> io::Result<()> {
+    let count = u16::try_from(descriptors.len()).map_err(io::Error::other)?;
     reply(stream, Status::Granted, count).await?;
-    let mut rest = files.as_slice();
+    let mut rest = descriptors;
     for size in handoff::batches(count) {
         let (batch, after) = rest.split_at(size);
         let byte = u8::try_from(size).map_err(io::Error::other)?;

@@ -1,8 +1,10 @@
 //! Open files that anybody may drop.
 
 use std::{
+    fs::File,
     io,
     ops::Deref,
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{
         Arc,
@@ -10,7 +12,7 @@ use std::{
     },
 };
 
-use weightsd_segment::{FileIdentity, PinnedFile};
+use weightsd_segment::{FileIdentity, PinnedFile, sealed};
 
 use super::{
     MayBlock, dispose,
@@ -103,6 +105,39 @@ impl HeldFile {
     pub fn fate(&self, may: &MayBlock<'_>) -> FileFate {
         let (file, state) = self.inner();
         state.fate(file, may)
+    }
+}
+
+/// A file of this process's own that nobody can change, open and counted like those of others. Closing it waits for nothing.
+#[derive(Debug)]
+pub struct SealedFile(Option<File>);
+
+impl SealedFile {
+    /// A file with these bytes; see [`sealed`].
+    ///
+    /// # Errors
+    /// As [`sealed`], and when too many files are held open, with a [`TooManyOpen`] inside.
+    pub fn of(bytes: &[u8], _: &MayBlock<'_>) -> io::Result<Self> {
+        let before = OPEN.fetch_add(1, Ordering::Relaxed);
+        // Counted from here on, and taken back by the drop.
+        let mut held = Self(None);
+        if before >= OPEN_MAX.load(Ordering::Relaxed) {
+            return Err(io::Error::other(TooManyOpen(before)));
+        }
+        held.0 = Some(sealed(bytes)?);
+        Ok(held)
+    }
+}
+
+impl AsFd for SealedFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("one that was made has its file").as_fd()
+    }
+}
+
+impl Drop for SealedFile {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -27,7 +27,7 @@ use weightsd_segment::mounts::Mounts;
 use self::berth::{Job, Lane, Overdue};
 pub use self::{
     dispose::{dispose, settled, settled_on},
-    held::{HeldFile, TooManyOpen, hold_at_most},
+    held::{HeldFile, SealedFile, TooManyOpen, hold_at_most},
     lookout::{FileFate, FileNews, FileState},
 };
 

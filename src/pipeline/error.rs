@@ -9,9 +9,11 @@ use weightsd_core::{
     adapter::{AdapterConfigError, AdapterRefused},
     assemble::AssembleError,
     audit::AuditReport,
+    card::CardId,
     derive::{CannotConvert, Wish},
     explain::{Explain, Explanation, Reason},
     family::{self, ConfigError},
+    identity::ComponentId,
     place::PlanError,
     spec::SpecError,
 };
@@ -24,6 +26,7 @@ use crate::{
     resolve::ResolveError,
     snapshot::{FetchError, RemoteError, SnapshotError, VerifyError},
     source::SourceError,
+    vram::VramFailed,
 };
 
 /// Why a load failed: one variant a stage.
@@ -137,6 +140,17 @@ pub enum LoadError {
         #[source]
         source: CannotConvert,
     },
+    /// It is not in the memory of the card.
+    #[error("`{component}` is not on the card {card}")]
+    Card {
+        /// The component.
+        component: String,
+        /// The card.
+        card: CardId,
+        /// Why not.
+        #[source]
+        source: Box<VramFailed>,
+    },
     /// The worker did not make the image.
     #[error("`{component}` was not computed")]
     ComputeFailed {
@@ -198,6 +212,7 @@ impl Explain for LoadError {
                 Explanation::new(Reason::InvalidAdapter, component, hint)
             }
             Self::Derive { component, source } => Explanation { resource: component.clone(), ..source.explain() },
+            Self::Card { card, source, .. } => Explanation { resource: card.to_string(), ..source.explain() },
             Self::ComputeFailed { component, source } => {
                 Explanation { resource: component.clone(), ..source.explain() }
             }
@@ -218,6 +233,12 @@ impl LoadError {
     /// The failure of an image of `component`.
     pub(super) fn computing(component: &str, failed: ComputeFailed) -> Self {
         Self::ComputeFailed { component: component.to_owned(), source: Box::new(failed) }
+    }
+
+    /// `component` is not in the memory of `card`.
+    #[must_use]
+    pub fn card(component: &str, card: CardId, failed: VramFailed) -> Self {
+        Self::Card { component: component.to_owned(), card, source: Box::new(failed) }
     }
 
     /// Whether the dtype that a request names is one that some tensors cannot have.
@@ -295,6 +316,14 @@ pub enum AcquireError {
         /// Which.
         operation: &'static str,
     },
+    /// The caller has a component, and what it asks for is another one by now.
+    #[error("what was loaded as {wanted} is {found} by now: its files, or what is computed from them, have changed")]
+    Another {
+        /// The id of the caller's component.
+        wanted: ComponentId,
+        /// What the request means now.
+        found: ComponentId,
+    },
     /// The daemon stops.
     #[error("weightsd is stopping")]
     Stopping,
@@ -307,6 +336,10 @@ impl Explain for AcquireError {
             Self::Disk(error) => error.explain(),
             Self::Died { operation } => {
                 Explanation::new(Reason::Internal, *operation, "report it with the daemon's log")
+            }
+            Self::Another { wanted, .. } => {
+                let hint = "load it again for what it is now; what is mapped keeps its bytes, unless somebody wrote to its files";
+                Explanation::new(Reason::NotLoaded, wanted.to_string(), hint)
             }
             Self::Stopping => Explanation::new(Reason::ShuttingDown, "", "connect again once the daemon is back"),
         }
@@ -343,7 +376,13 @@ impl AcquireError {
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         let Self::Load(error) = self else { return false };
-        matches!(**error, LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned))
+        match &**error {
+            LoadError::Card { source, .. } => matches!(**source, VramFailed::Abandoned),
+            error => matches!(
+                error,
+                LoadError::Checkpoint(CheckpointError::Abandoned) | LoadError::Verify(VerifyError::Abandoned)
+            ),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::OnceCell;
 use weightsd_core::{
     place::{At, Placed},
     source::{SegmentId, SourceId, Sources},
@@ -48,6 +49,7 @@ pub(super) fn lend(prepared: &Prepared, plan: Plan, image: Option<(Image, Durati
         unmet,
         timings,
         encoded_pages: OnceLock::new(),
+        sheet: OnceCell::new(),
         weight: OnceLock::new(),
     }
 }

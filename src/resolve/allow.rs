@@ -62,6 +62,12 @@ impl From<Vec<Rule>> for Allowed {
 }
 
 impl Allowed {
+    /// Whether there is no rule.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Refuses what `selector` was found to name, unless it may be lent. `daemon_cache` is the daemon's own Hugging Face
     /// cache: another one must lie in an allowed folder, since the names of repositories mean anything in it.
     ///
@@ -82,9 +88,7 @@ impl Allowed {
         match named {
             Named::Path(path) if !self.has_path(path) => refuse(format!("`{}`", path.display())),
             Named::Path(_) => Ok(()),
-            Named::Repository(repo) if !self.repositories.iter().any(|glob| glob.is_match(repo)) => {
-                refuse(format!("`{repo}`"))
-            }
+            Named::Repository(repo) if !self.has_repository(repo) => refuse(format!("`{repo}`")),
             Named::Repository(repo) => match selector.hub_cache.as_deref() {
                 Some(cache) if Some(cache) != daemon_cache && !self.has_path(cache) => {
                     refuse(format!("`{repo}` in the cache `{}`", cache.display()))
@@ -92,6 +96,12 @@ impl Allowed {
                 _ => Ok(()),
             },
         }
+    }
+
+    /// Whether a rule names this repository.
+    #[must_use]
+    pub fn has_repository(&self, repo: &str) -> bool {
+        self.repositories.iter().any(|glob| glob.is_match(repo))
     }
 
     /// Whether `path` lies in an allowed folder, wherever links lead.

@@ -7,8 +7,8 @@ use tracing::{Instrument as _, Span};
 use weightsd_core::shown::shown_up_to;
 use weightsd_proto::v1::ModelSelector;
 
-use super::Failure;
-use crate::metrics::Metrics;
+use super::{Context, Failure, guest};
+use crate::{guests::Peer, metrics::Metrics};
 
 /// Bytes of a spec, and of names of components, that a log line shows.
 const SHOWN_BYTES_MAX: usize = 120;
@@ -24,19 +24,21 @@ pub(super) fn pid<T>(request: &Request<T>) -> u32 {
 pub(super) struct Call {
     name: &'static str,
     span: Span,
+    /// Who asks.
+    pub(super) peer: Peer,
 }
 
 /// A request about components of a model, or about the id of a loaded component.
 pub(super) fn begin<T>(
     name: &'static str,
-    request: &Request<T>,
+    (context, request): (&Context, &Request<T>),
     model: Option<&ModelSelector>,
     component: Option<&str>,
 ) -> Call {
     let cut = |text: &str| shown_up_to(text, SHOWN_BYTES_MAX);
     let spec = model.map(|model| cut(&model.spec));
     let span = tracing::info_span!("call", name, pid = pid(request), spec, component = component.map(cut));
-    Call { name, span }
+    Call { name, span, peer: guest::peer(context, request) }
 }
 
 impl Call {
@@ -47,7 +49,7 @@ impl Call {
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Response<T>, Status> {
         let begun = Instant::now();
-        let answer = async { work.await.map(Response::new).map_err(|failure| failure.refuse(metrics)) };
+        let answer = async { work.await.map(Response::new).map_err(|failure| failure.to(self.peer).refuse(metrics)) };
         let answer = answer.instrument(self.span).await;
         metrics.answered(self.name, begun.elapsed());
         answer

@@ -134,6 +134,7 @@ fn message(event: &Event) -> v1::Event {
         EventKind::Loaded => v1::EventKind::Loaded,
         EventKind::LoadFailed => v1::EventKind::LoadFailed,
         EventKind::Leased => v1::EventKind::Leased,
+        EventKind::LeasedAgain => v1::EventKind::LeasedAgain,
         EventKind::Released => v1::EventKind::Released,
         EventKind::Evicted => v1::EventKind::Evicted,
         EventKind::FileChanged => v1::EventKind::FileChanged,

@@ -3,8 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use weightsd_core::{
+    card::CardId,
     explain::{Explanation, Reason},
-    policy::{Fate, Wish},
+    identity::ComponentId,
+    policy::{Decision, Fate, Wish},
 };
 use weightsd_proto::v1::{DerivedImage, EvictOutcome, EvictRequest, EvictResponse};
 
@@ -13,33 +15,39 @@ use super::{
     messages::{self, Loaded},
     status,
 };
-use crate::{cache::Cache, lanes::MayBlock};
+use crate::{cache::Cache, component::Component, lanes::MayBlock};
 
 pub(super) async fn evict(context: &Context, request: &EvictRequest) -> Result<EvictResponse, Failure> {
     let cache = &context.cache;
-    let known: HashMap<_, _> = cache.entries().into_iter().map(|entry| (entry.component.id, entry)).collect();
+    let known = known(cache);
     let wish = match request.id.as_str() {
         "" => Wish::All,
-        id => Wish::One(status::find(cache, id)?.component.id),
+        id => Wish::One(status::find_id(cache, id)?),
     };
     if request.images && !request.id.is_empty() {
         let hint = "leave out the id to delete the images that no loaded component lies in";
         return Err(Failure::invalid("images", "goes without an id", hint));
     }
-    let decisions = if request.dry_run { cache.decide(wish) } else { cache.evict(wish) };
-    if let (Wish::One(id), Some(decision)) = (wish, decisions.first().filter(|decision| decision.fate == Fate::Kept)) {
+    let decide = || decided(cache.decide(wish), cache.decide_on_cards(wish));
+    // One that somebody holds, in files or on a card, stays whole.
+    let mut decisions = decide();
+    if !request.dry_run && (wish == Wish::All || held(&decisions).is_none()) {
+        decisions = decided(cache.evict(wish), cache.evict_from_cards(wish));
+    }
+    if let (Wish::One(id), Some(decision)) = (wish, held(&decisions)) {
         let message = format!("component {id} is not dropped: {}", decision.reason);
         let hint = "`weightsd ls` shows who holds it; it can be dropped when they have let go";
         return Err(Failure::new(message, Explanation::new(Reason::InUse, id.to_string(), hint)));
     }
-    let outcome = |decision: weightsd_core::policy::Decision| {
-        let component = known.get(&decision.id).map(|entry| &entry.component);
+    let outcome = |(card, decision): (Option<CardId>, Decision)| {
+        let component = known.get(&decision.id);
         EvictOutcome {
             id: decision.id.to_string(),
             name: component.map(|component| component.name.clone()).unwrap_or_default(),
             evicted: decision.fate == Fate::Dropped,
             reason: decision.reason,
             tensor_bytes: component.map(|component| component.tensor_bytes()).unwrap_or_default(),
+            device: card.map(|card| card.to_string()).unwrap_or_default(),
         }
     };
     let outcomes = decisions.into_iter().map(outcome).collect();
@@ -53,6 +61,24 @@ pub(super) async fn evict(context: &Context, request: &EvictRequest) -> Result<E
         Vec::new()
     };
     Ok(EvictResponse { outcomes, images })
+}
+
+/// The components that are loaded, in files or on cards.
+fn known(cache: &Cache) -> HashMap<ComponentId, Arc<Component>> {
+    let in_files = cache.entries().into_iter().map(|entry| Arc::clone(&entry.component));
+    let on_cards = cache.card_entries().into_iter().map(|entry| Arc::clone(&entry.component.component));
+    in_files.chain(on_cards).map(|component| (component.id, component)).collect()
+}
+
+/// Decisions about components in files, and about those on cards.
+fn decided(in_files: Vec<Decision>, on_cards: Vec<(CardId, Decision)>) -> Vec<(Option<CardId>, Decision)> {
+    let in_files = in_files.into_iter().map(|decision| (None, decision));
+    in_files.chain(on_cards.into_iter().map(|(card, decision)| (Some(card), decision))).collect()
+}
+
+/// The first that stays.
+fn held(decisions: &[(Option<CardId>, Decision)]) -> Option<&Decision> {
+    decisions.iter().map(|(_, decision)| decision).find(|decision| decision.fate == Fate::Kept)
 }
 
 /// Whether images are deleted.

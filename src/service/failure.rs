@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use weightsd_core::{
     audit::AuditReport,
     explain::{Explain, Explanation, Reason, Tier, sentence},
+    shown::without_paths,
 };
 use weightsd_proto::{
     rich_error,
@@ -16,6 +17,7 @@ use super::messages;
 use crate::{
     cache::AcquireError,
     damper::{Damper, and_untold},
+    guests::Peer,
     metrics::Metrics,
     pipeline::LoadError,
 };
@@ -42,6 +44,20 @@ impl Failure {
     fn explained(error: &impl Explain, audit: Option<&AuditReport>) -> Self {
         let audit = audit.map(|report| Box::new(report.clone()));
         Self { message: sentence(error), explanation: error.explain(), audit }
+    }
+
+    /// The failure as this peer is told it.
+    pub(super) fn to(self, peer: Peer) -> Self {
+        if peer == Peer::Owner {
+            return self;
+        }
+        let Self { message, explanation, audit } = self;
+        let explanation = Explanation {
+            resource: without_paths(&explanation.resource),
+            hint: without_paths(&explanation.hint).into(),
+            ..explanation
+        };
+        Self { message: without_paths(&message), explanation, audit }
     }
 
     /// The status, after the refusal was logged and counted. The current span says whose request it is.
@@ -137,6 +153,9 @@ fn on_the_wire(reason: Reason) -> (Code, ErrorReason) {
         Reason::InUse => (Code::FailedPrecondition, ErrorReason::InUse),
         Reason::Corrupt => (Code::DataLoss, ErrorReason::Corrupt),
         Reason::NoSpace => (Code::ResourceExhausted, ErrorReason::NoSpace),
+        Reason::NoCard => (Code::FailedPrecondition, ErrorReason::NoCard),
+        Reason::NoVram => (Code::ResourceExhausted, ErrorReason::NoVram),
+        Reason::CardFailed => (Code::Unavailable, ErrorReason::CardFailed),
         Reason::FileVanished => (Code::NotFound, ErrorReason::Io),
         Reason::FileRefused => (Code::FailedPrecondition, ErrorReason::Io),
         Reason::OwnFiles => (Code::Internal, ErrorReason::Io),

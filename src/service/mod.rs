@@ -7,10 +7,13 @@ mod events;
 mod evict;
 mod explain;
 mod failure;
+mod guest;
 mod inspect;
 mod load;
 mod probe;
 mod request;
+mod restore;
+mod sheet;
 mod status;
 mod work;
 
@@ -28,10 +31,19 @@ use weightsd_proto::{
 };
 
 pub use self::cannot_start::refuse_all;
-pub(crate) use self::events::Watchers;
 use self::failure::Failure;
 pub use self::probe::Probe;
-use crate::{cache::Cache, connections::Connections, handle::Daemon, messages};
+pub(crate) use self::{
+    events::Watchers,
+    restore::{Known, run as restore},
+};
+use crate::{
+    cache::Cache,
+    connections::Connections,
+    guests::{Guests, Right},
+    handle::Daemon,
+    messages,
+};
 
 /// Largest request that is read, in bytes: a request is a few strings.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -49,10 +61,14 @@ pub struct Context {
     pub socket: PathBuf,
     /// When the daemon started.
     pub started: SystemTime,
+    /// Whom the daemon serves beside its own user.
+    pub guests: Arc<Guests>,
     /// Connections open.
     pub(crate) connections: Arc<Connections>,
     /// Streams of events that are open.
     pub(crate) watchers: Arc<Watchers>,
+    /// By which requests components were loaded.
+    pub(crate) known: Arc<Known>,
     /// What only the system knows.
     pub probe: Arc<Probe>,
 }
@@ -105,72 +121,121 @@ impl WeightsService for Context {
         request: Request<LoadComponentRequest>,
     ) -> Result<Response<Self::LoadComponentStream>, Status> {
         let asked = request.get_ref();
-        let call = call::begin("LoadComponent", &request, asked.model.as_ref(), Some(&asked.component));
+        let call = call::begin("LoadComponent", (self, &request), asked.model.as_ref(), Some(&asked.component));
+        let peer = call.peer;
         call.answer(self.daemon.metrics(), async {
-            load::load_component(self, call::pid(&request), request.into_inner())
+            let (pid, asked) = (call::pid(&request), request.into_inner());
+            guest::reads_only(peer, &asked)?;
+            load::load_component(self, (pid, peer), guest::narrowed(self, peer, asked)?)
         })
         .await
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
-        let call = call::begin("Resolve", &request, request.get_ref().model.as_ref(), None);
-        call.answer(self.daemon.metrics(), inspect::resolve(self, request.into_inner())).await
+        let call = call::begin("Resolve", (self, &request), request.get_ref().model.as_ref(), None);
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            let asked = guest::narrowed(self, peer, request.into_inner())?;
+            Ok(guest::told(peer, inspect::resolve(self, asked).await?))
+        })
+        .await
     }
 
     async fn audit(&self, request: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
         let asked = request.get_ref();
-        let call = call::begin("Audit", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
-        call.answer(self.daemon.metrics(), inspect::audit(self, request.into_inner())).await
+        let call = call::begin("Audit", (self, &request), asked.model.as_ref(), Some(&asked.components.join(" ")));
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            let asked = guest::narrowed(self, peer, request.into_inner())?;
+            Ok(guest::told(peer, inspect::audit(self, asked).await?))
+        })
+        .await
     }
 
     async fn pull(&self, request: Request<PullRequest>) -> Result<Response<Self::PullStream>, Status> {
         let asked = request.get_ref();
-        let call = call::begin("Pull", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
-        call.answer(self.daemon.metrics(), async { work::pull(self, request.into_inner()) }).await
+        let call = call::begin("Pull", (self, &request), asked.model.as_ref(), Some(&asked.components.join(" ")));
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            guest::granted(self, peer, Right::Pull)?;
+            work::pull(self, peer, guest::narrowed(self, peer, request.into_inner())?)
+        })
+        .await
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
         let asked = request.get_ref();
-        let call = call::begin("Verify", &request, asked.model.as_ref(), Some(&asked.components.join(" ")));
-        call.answer(self.daemon.metrics(), async { work::verify(self, request.into_inner()) }).await
+        let call = call::begin("Verify", (self, &request), asked.model.as_ref(), Some(&asked.components.join(" ")));
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            guest::granted(self, peer, Right::Verify)?;
+            work::verify(self, peer, guest::narrowed(self, peer, request.into_inner())?)
+        })
+        .await
     }
 
     async fn list_components(
         &self,
         request: Request<ListComponentsRequest>,
     ) -> Result<Response<ListComponentsResponse>, Status> {
-        let call = call::begin("ListComponents", &request, None, None);
-        call.answer(self.daemon.metrics(), status::list_components(self, request.into_inner())).await
+        let call = call::begin("ListComponents", (self, &request), None, None);
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            guest::owner(peer)?;
+            status::list_components(self, request.into_inner()).await
+        })
+        .await
     }
 
     async fn get_component(
         &self,
         request: Request<GetComponentRequest>,
     ) -> Result<Response<GetComponentResponse>, Status> {
-        let call = call::begin("GetComponent", &request, None, Some(&request.get_ref().id));
-        call.answer(self.daemon.metrics(), status::get_component(self, request.into_inner())).await
+        let call = call::begin("GetComponent", (self, &request), None, Some(&request.get_ref().id));
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            guest::owner(peer)?;
+            status::get_component(self, request.into_inner()).await
+        })
+        .await
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
-        let call = call::begin("Explain", &request, None, Some(&request.get_ref().id));
-        call.answer(self.daemon.metrics(), explain::explain(self, &request.get_ref().id)).await
+        let call = call::begin("Explain", (self, &request), None, Some(&request.get_ref().id));
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            guest::owner(peer)?;
+            explain::explain(self, &request.get_ref().id).await
+        })
+        .await
     }
 
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        let call = call::begin("GetStatus", &request, None, None);
-        call.answer(self.daemon.metrics(), async { Ok(status::get_status(self).await) }).await
+        let call = call::begin("GetStatus", (self, &request), None, None);
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async { Ok(guest::told(peer, status::get_status(self).await)) }).await
     }
 
     async fn evict(&self, request: Request<EvictRequest>) -> Result<Response<EvictResponse>, Status> {
-        let call = call::begin("Evict", &request, None, Some(&request.get_ref().id));
-        call.answer(self.daemon.metrics(), evict::evict(self, request.get_ref())).await
+        let call = call::begin("Evict", (self, &request), None, Some(&request.get_ref().id));
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            guest::granted(self, peer, Right::Evict)?;
+            Ok(guest::told(peer, evict::evict(self, request.get_ref()).await?))
+        })
+        .await
     }
 
     async fn watch_events(
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let call = call::begin("WatchEvents", &request, None, None);
-        call.answer(self.daemon.metrics(), async { events::watch(self, call::pid(&request), request.get_ref()) }).await
+        let call = call::begin("WatchEvents", (self, &request), None, None);
+        let peer = call.peer;
+        call.answer(self.daemon.metrics(), async {
+            guest::owner(peer)?;
+            events::watch(self, call::pid(&request), request.get_ref())
+        })
+        .await
     }
 }

@@ -3,9 +3,11 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use weightsd_core::{
+    card::CardId,
     catalogue::AuditPolicy,
     derive::{Float, Form, LayerFilter, Merged, Packing},
     handoff::Given,
+    identity::ComponentId,
     ingredients::{Adapter, Ingredients, Scale},
     place::Layout,
     quantisation::Scheme,
@@ -15,6 +17,7 @@ use weightsd_proto::v1::{self, LoadComponentRequest, ModelSelector};
 
 use super::{Failure, messages};
 use crate::{
+    cache::Residency,
     pipeline::{FloatWish, Request, Treatment, Verification},
     resolve::{Choice, Network, Selector},
 };
@@ -47,18 +50,16 @@ pub(super) struct LoadRequest {
     pub(super) keep_alive: Option<Duration>,
     pub(super) client_name: String,
     pub(super) given: Given,
+    pub(super) takes_sheet: bool,
+    pub(super) residency: Residency,
+    /// The component that the caller has and wants another lease on.
+    pub(super) again: Option<ComponentId>,
+    /// The card in whose memory the component is wanted.
+    pub(super) card: Option<CardId>,
 }
 
 pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure> {
-    let layout = match v1::Layout::try_from(request.layout).map_err(|_| unknown("layout"))? {
-        v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
-        v1::Layout::Source => Layout::Source,
-        v1::Layout::Mflux => Layout::Mflux,
-    };
-    let policy = match v1::AuditPolicy::try_from(request.audit_policy).map_err(|_| unknown("audit_policy"))? {
-        v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
-        v1::AuditPolicy::ReportOnly => AuditPolicy::ReportOnly,
-    };
+    let (layout, policy) = (layout(request.layout)?, policy(request.audit_policy)?);
     let float = match v1::FloatType::try_from(request.dtype).map_err(|_| unknown("dtype"))? {
         v1::FloatType::Unspecified => FloatWish::Usual,
         v1::FloatType::AsStored => FloatWish::AsStored,
@@ -86,11 +87,12 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         v1::Verification::Before => Verification::Before,
     };
     let hold = hold(request.hold)?;
+    let card = card(&request.device, form)?;
     // A client that opens paths, or has others open them, finds the originals there.
     let takes_clones = request.takes_clones && hold == Hold::Stream && form == Form::Segments;
     let keep_alive = request.keep_alive.map(keep_alive).transpose()?;
-    let shown = |character: &char| !character.is_control();
-    let client_name: String = request.client_name.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
+    let again = again(&request.lease_again)?;
+    let residency = residency(request.residency)?;
     Ok(LoadRequest {
         request: Request {
             models: Ingredients {
@@ -107,8 +109,43 @@ pub(super) fn load(request: LoadComponentRequest) -> Result<LoadRequest, Failure
         },
         hold,
         keep_alive,
-        client_name: if client_name.is_empty() { "unnamed".to_owned() } else { client_name },
+        client_name: client_name(&request.client_name),
         given: if takes_clones { Given::Clones } else { Given::Originals },
+        takes_sheet: request.takes_sheet && hold == Hold::Stream,
+        residency,
+        again,
+        card,
+    })
+}
+
+fn residency(asked: i32) -> Result<Residency, Failure> {
+    Ok(match v1::Residency::try_from(asked).map_err(|_| unknown("residency"))? {
+        v1::Residency::Unspecified | v1::Residency::Prefetch => Residency::Prefetch,
+        v1::Residency::Lazy => Residency::Lazy,
+        v1::Residency::Pinned => Residency::Pinned,
+    })
+}
+
+fn again(id: &str) -> Result<Option<ComponentId>, Failure> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    let hint = "give the id of the component that you have, all 64 digits of it, or leave it out";
+    id.parse().map(Some).map_err(|_| Failure::invalid("lease_again", "is no id of a component", hint))
+}
+
+fn layout(asked: i32) -> Result<Layout, Failure> {
+    Ok(match v1::Layout::try_from(asked).map_err(|_| unknown("layout"))? {
+        v1::Layout::Unspecified | v1::Layout::Mlx => Layout::Mlx,
+        v1::Layout::Source => Layout::Source,
+        v1::Layout::Mflux => Layout::Mflux,
+    })
+}
+
+fn policy(asked: i32) -> Result<AuditPolicy, Failure> {
+    Ok(match v1::AuditPolicy::try_from(asked).map_err(|_| unknown("audit_policy"))? {
+        v1::AuditPolicy::Unspecified | v1::AuditPolicy::Strict => AuditPolicy::Strict,
+        v1::AuditPolicy::ReportOnly => AuditPolicy::ReportOnly,
     })
 }
 
@@ -117,6 +154,26 @@ fn hold(asked: i32) -> Result<Hold, Failure> {
         v1::Hold::Unspecified | v1::Hold::Stream => Hold::Stream,
         v1::Hold::None => Hold::None,
     })
+}
+
+/// What lists and logs show.
+fn client_name(said: &str) -> String {
+    let shown = |character: &char| !character.is_control();
+    let name: String = said.chars().filter(shown).take(CLIENT_NAME_MAX).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
+fn card(device: &str, form: Form) -> Result<Option<CardId>, Failure> {
+    if device.is_empty() {
+        return Ok(None);
+    }
+    let hint = "`nvidia-smi -L` lists the UUIDs; clients find that of `cuda` and `cuda:1` by themselves";
+    let card = device.parse().map_err(|error| Failure::invalid("device", &format!("cannot be used: {error}"), hint))?;
+    if form == Form::Files {
+        let hint = "leave out the device: programs that open files copy them onto a card by themselves";
+        return Err(Failure::invalid("device", "does not go together with FORM_FILES", hint));
+    }
+    Ok(Some(card))
 }
 
 fn form(asked: i32) -> Result<Form, Failure> {

@@ -1,6 +1,7 @@
 //! `ListComponents`, `GetComponent` and `GetStatus`: what is loaded, who holds it, and how the daemon fares.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -12,8 +13,8 @@ use weightsd_core::{
     identity::ComponentId,
 };
 use weightsd_proto::v1::{
-    GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits, ListComponentsRequest,
-    ListComponentsResponse, LoadedComponent, RunningDownload, RunningLoad,
+    CardStatus, DepartedComponent, GetComponentRequest, GetComponentResponse, GetStatusResponse, Holder, Limits,
+    ListComponentsRequest, ListComponentsResponse, LoadedComponent, RunningDownload, RunningLoad,
 };
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
     messages::{self, Loaded},
 };
 use crate::{
-    cache::{Cache, Entry},
+    cache::{Cache, CardEntry, CardReport, Entry, leases},
     component::{Component, Segment},
     lanes::{Kind, MayBlock, Task},
 };
@@ -54,7 +55,9 @@ pub(super) async fn list_components(
         true => residency(context, &entries).await,
         false => vec![0; entries.len()],
     };
-    let components = entries.iter().zip(resident).map(|(entry, resident)| describe(entry, resident)).collect();
+    let in_files = entries.iter().zip(resident).map(|(entry, resident)| describe(entry, resident));
+    let on_cards = context.cache.card_entries();
+    let components = in_files.chain(on_cards.iter().map(|entry| describe_on_card(entry))).collect();
     Ok(ListComponentsResponse { components, images })
 }
 
@@ -121,12 +124,38 @@ pub(super) fn find(cache: &Cache, digits: &str) -> Result<Arc<Entry>, Failure> {
     }
 }
 
+/// The id of the loaded component, in files or on cards, that begins with `digits`.
+pub(super) fn find_id(cache: &Cache, digits: &str) -> Result<ComponentId, Failure> {
+    let whole = self::digits(digits)?;
+    let in_files = cache.entries().into_iter().map(|entry| entry.id());
+    let on_cards = cache.card_entries().into_iter().map(|entry| entry.id());
+    let ids: BTreeSet<_> = in_files.chain(on_cards).filter(|id| id.to_string().starts_with(&whole)).collect();
+    match ids.len() {
+        1 => Ok(*ids.first().expect("there is one")),
+        // Says what is wrong with the digits.
+        0 => find(cache, digits).map(|entry| entry.id()),
+        _ => Err(Failure::invalid("id", "is the beginning of several ids", "give more digits")),
+    }
+}
+
 fn loaded(cache: &Cache, id: ComponentId) -> Loaded {
     if cache.is_loaded(id) { Loaded::Yes } else { Loaded::No }
 }
 
 pub(super) fn describe(entry: &Entry, resident: u64) -> LoadedComponent {
     let component = &entry.component;
+    let segments = component.segments.iter().map(|segment| messages::segment(segment, Given::Originals)).collect();
+    LoadedComponent { resident_bytes: resident, segments, ..described(component, entry) }
+}
+
+fn describe_on_card(entry: &CardEntry) -> LoadedComponent {
+    let on_card = &entry.component;
+    let (card, segments) = (Some(messages::card_memory(on_card)), vec![messages::card_segment(on_card)]);
+    LoadedComponent { card, segments, ..described(&on_card.component, entry) }
+}
+
+/// What is the same of a component wherever it lies, and of its holders.
+fn described<C>(component: &Component, entry: &leases::Entry<C>) -> LoadedComponent {
     let usage = entry.usage();
     let holders = usage.holders.iter().map(|(&lease, holder)| Holder {
         lease,
@@ -142,14 +171,28 @@ pub(super) fn describe(entry: &Entry, resident: u64) -> LoadedComponent {
         model: Some(messages::model(&component.model)),
         tensor_count: u32::try_from(component.tensors.len()).unwrap_or(u32::MAX),
         tensor_bytes: component.tensor_bytes(),
-        resident_bytes: resident,
         holders: holders.collect(),
         loaded: Some(entry.loaded.into()),
         expires: usage.holders.is_empty().then(|| wall_clock(usage.warm_until).into()),
-        segments: component.segments.iter().map(|segment| messages::segment(segment, Given::Originals)).collect(),
         requests: usage.requests,
         image: messages::image(component),
+        ..LoadedComponent::default()
     }
+}
+
+/// The cards that components are on, or were.
+fn cards(cache: &Cache) -> Vec<CardStatus> {
+    let budget = cache.config().vram_budget.get();
+    let departed =
+        |(id, name, bytes): (ComponentId, String, u64)| DepartedComponent { id: id.to_string(), name, bytes };
+    let card = |report: CardReport| CardStatus {
+        device: report.card.to_string(),
+        loaded_bytes: report.loaded,
+        budget: (budget != u64::MAX).then_some(budget),
+        leases: u32::try_from(report.leases).unwrap_or(u32::MAX),
+        departed: report.departed.into_iter().map(departed).collect(),
+    };
+    cache.cards().into_iter().map(card).collect()
 }
 
 fn wall_clock(at: Instant) -> SystemTime {
@@ -203,6 +246,8 @@ pub(super) async fn get_status(context: &Context) -> GetStatusResponse {
             image_budget: config.image_budget.get(),
             image_bytes: config.images.bytes(),
         }),
+        pinned_bytes: context.cache.pinned_bytes(),
+        cards: cards(cache),
         oldest_image_used: config.images.oldest_used().map(Into::into),
         hub_cache: config.places.hub_cache.as_deref().map(messages::path).unwrap_or_default(),
     }

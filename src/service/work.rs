@@ -11,9 +11,10 @@ use weightsd_proto::v1::{
     pull_response, verify_response,
 };
 
-use super::{Context, Failure, messages, request};
+use super::{Context, Failure, guest, messages, request};
 use crate::{
     cache::{AcquireError, Cache},
+    guests::Peer,
     lanes::MayBlock,
     pipeline::{self, LoadError, Tools, look},
     progress::Step,
@@ -31,7 +32,7 @@ pub(super) type PullStream = ReceiverStream<Result<PullResponse, Status>>;
 /// The stream of a verification.
 pub(super) type VerifyStream = ReceiverStream<Result<VerifyResponse, Status>>;
 
-pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream, Failure> {
+pub(super) fn pull(context: &Context, peer: Peer, request: PullRequest) -> Result<PullStream, Failure> {
     let mut selector = request::selector(request.model)?;
     let components = request::components(request.components)?;
     let extent = if request.whole_repository { Extent::Everything } else { Extent::Components };
@@ -41,25 +42,25 @@ pub(super) fn pull(context: &Context, request: PullRequest) -> Result<PullStream
     let want = Want { components, extent, choice: selector.choice.clone() };
     let event = |event| PullResponse { event: Some(event) };
     Ok(run(
-        context,
+        (context, peer),
         move |step, sharers| event(pull_response::Event::Progress(messages::progress(step, sharers))),
         move |cache, progress| async move {
             let report = pull_and_verify(&cache, &selector, want, progress).await?;
-            Ok(event(pull_response::Event::Report(report)))
+            Ok(event(pull_response::Event::Report(guest::told(peer, report))))
         },
     ))
 }
 
-pub(super) fn verify(context: &Context, request: VerifyRequest) -> Result<VerifyStream, Failure> {
+pub(super) fn verify(context: &Context, peer: Peer, request: VerifyRequest) -> Result<VerifyStream, Failure> {
     let selector = request::selector(request.model)?;
     let components = request::components(request.components)?;
     let event = |event| VerifyResponse { event: Some(event) };
     Ok(run(
-        context,
+        (context, peer),
         move |step, sharers| event(verify_response::Event::Progress(messages::progress(step, sharers))),
         move |cache, progress| async move {
             let report = verify_all(&cache, selector, components, progress).await?;
-            Ok(event(verify_response::Event::Report(report)))
+            Ok(event(verify_response::Event::Report(guest::told(peer, report))))
         },
     ))
 }
@@ -69,7 +70,7 @@ type Progress = Arc<dyn Fn(&Step, usize) + Send + Sync>;
 
 /// Does work in a task that ends when the client hangs up.
 fn run<R, F>(
-    context: &Context,
+    (context, peer): (&Context, Peer),
     message: impl Fn(&Step, usize) -> R + Send + Sync + 'static,
     work: impl FnOnce(Arc<Cache>, Progress) -> F + Send + 'static,
 ) -> ReceiverStream<Result<R, Status>>
@@ -88,7 +89,7 @@ where
             () = sender.closed() => return,
             () = daemon.stopping().cancelled() => Err(AcquireError::Stopping),
         };
-        let _ = sender.send(result.map_err(|error| Failure::from(&error).refuse(daemon.metrics()))).await;
+        let _ = sender.send(result.map_err(|error| Failure::from(&error).to(peer).refuse(daemon.metrics()))).await;
     });
     ReceiverStream::new(receiver)
 }

@@ -84,6 +84,16 @@ impl Attestations {
         now
     }
 
+    /// Closes the database, for another process to open it. What is attested from then on is kept in memory. Blocks.
+    pub fn close(&self) {
+        self.file.iter().for_each(AttestFile::close);
+    }
+
+    /// Opens the database again when it is next needed.
+    pub fn reopen(&self) {
+        self.file.iter().for_each(AttestFile::reopen);
+    }
+
     /// Forgets what was attested since the start about a blob that turned out to be another.
     pub fn forget(&self, blob: &BlobName) {
         self.recent.remove(blob);

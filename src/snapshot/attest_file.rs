@@ -98,6 +98,19 @@ impl AttestFile {
         None
     }
 
+    /// Closes the database until [`Self::reopen`].
+    pub(super) fn close(&self) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Slot::Open(database) = std::mem::replace(&mut state.slot, Slot::Away) {
+            // Closing writes, and a damaged database may panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        }
+    }
+
+    pub(super) fn reopen(&self) {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).slot = Slot::Closed;
+    }
+
     /// The database, if it can be had.
     fn opened(&self) -> RwLockReadGuard<'_, State> {
         let read = || self.state.read().unwrap_or_else(PoisonError::into_inner);

@@ -17,7 +17,11 @@ use weightsd_core::{
 };
 use weightsd_segment::PinnedFile;
 
-use super::{HashCandidate, SnapshotError, hash::BlobHasher, listing};
+use super::{
+    HashCandidate, SnapshotError,
+    hash::{BlobHasher, Hashed},
+    listing,
+};
 use crate::{
     resolve::{Choice, ModelKind, ResolvedModel},
     source::{FoundFile, Store, blob_name, is_absent},
@@ -161,10 +165,10 @@ impl Files {
             return Ok(Some(bytes));
         }
         let Some(expected) = self.expected(name, found) else { return Ok(Some(bytes)) };
-        let mut hasher = BlobHasher::new(expected.kind(), bytes.len() as u64);
+        let mut hasher = BlobHasher::new(&expected, bytes.len() as u64);
         hasher.update(&bytes);
-        let found = hasher.finish();
-        if found == expected.as_str() {
+        let Hashed { is_expected, found } = hasher.finish();
+        if is_expected {
             return Ok(Some(bytes));
         }
         Err(SnapshotError::Damaged { path: path.to_owned(), expected, found })

@@ -15,7 +15,11 @@ use weightsd_core::{
     weight_name::Format,
 };
 
-use super::{FetchError, Fetcher, Snapshot, SnapshotError, fetch::Place, hash::BlobHasher};
+use super::{
+    FetchError, Fetcher, Snapshot, SnapshotError,
+    fetch::Place,
+    hash::{BlobHasher, Hashed},
+};
 use crate::{
     lanes::{Kind, MayBlock},
     resolve::{Choice, Pin, RepoAddress},
@@ -262,10 +266,10 @@ async fn small_file(
     let file = || name.to_owned();
     let bytes = address.source.bytes(&address.repo, &pin.commit, name, None, listed.bytes).await;
     let bytes = bytes.map_err(|source| FetchError::File { file: file(), source })?;
-    let mut hasher = BlobHasher::new(listed.blob.kind(), listed.bytes);
+    let mut hasher = BlobHasher::new(&listed.blob, listed.bytes);
     hasher.update(&bytes);
-    let found = hasher.finish();
-    if found == listed.blob.as_str() {
+    let Hashed { is_expected, found } = hasher.finish();
+    if is_expected {
         return Ok(bytes);
     }
     Err(FetchError::Corrupt { file: file(), kind: listed.blob.kind(), expected: listed.blob.clone(), found })

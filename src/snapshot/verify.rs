@@ -9,13 +9,13 @@ use std::{
 
 use weightsd_core::{
     explain::{Explain, Explanation, Reason},
-    listing::BlobName,
+    listing::{BlobName, HashKind},
 };
 use weightsd_segment::{FileIdentity, file_key};
 
 use super::{
     Attestations,
-    hash::{NotHashed, hash_file},
+    hash::{Hashed, NotHashed, hash_file},
 };
 use crate::{
     disk,
@@ -217,13 +217,21 @@ fn find(
     {
         return Ok((Some(identity), Finding::Good(at)));
     }
-    let (found, file) = hash_file(&candidate.path, blob, go_on).map_err(|error| match error {
-        NotHashed::Io(source) => io_error(source),
-        NotHashed::Abandoned => VerifyError::Abandoned,
-        NotHashed::Changed => VerifyError::Changed { path: path() },
-    })?;
+    let (Hashed { is_expected, found }, file) =
+        hash_file(&candidate.path, blob, go_on).map_err(|error| match error {
+            NotHashed::Io(source) => io_error(source),
+            NotHashed::Abandoned => VerifyError::Abandoned,
+            NotHashed::Changed => VerifyError::Changed { path: path() },
+        })?;
     let identity = *file.identity();
-    if found == blob.as_str() {
+    let is_expected = match blob.kind() {
+        HashKind::Unhashed => match how.store.and_then(|store| store.first_hash(blob)) {
+            Some(first) => first == found,
+            None => return Ok((Some(identity), Finding::Unnamed)),
+        },
+        _ => is_expected,
+    };
+    if is_expected {
         return Ok((Some(identity), Finding::Good(how.attestations.attest_for_good(blob, &file.key()))));
     }
     let is_blob = how.store.is_none_or(|store| store.is_blob(&candidate.path, blob));

@@ -70,6 +70,13 @@ pub enum SourceProblem {
         /// What happened.
         problem: String,
     },
+    /// 407: the proxy that stands in between wants other credentials.
+    ProxyRefused {
+        /// The host behind it.
+        host: String,
+        /// The proxy.
+        proxy: String,
+    },
     /// 401: the repository is private or does not exist, and there is no token.
     TokenMissing {
         /// The repository.
@@ -178,8 +185,14 @@ impl fmt::Display for SourceError {
             SourceProblem::Unreachable { host, problem } => write!(f, "`{host}` cannot be reached: {problem}"),
             SourceProblem::ProxyUnreachable { host, proxy, problem } => write!(
                 f,
-                "`{host}` cannot be reached through the proxy `{proxy}`, which the environment names: {problem}"
+                "`{host}` cannot be reached through the proxy `{proxy}`, which the environment or `proxy` names: {problem}"
             ),
+            SourceProblem::ProxyRefused { host, proxy } => {
+                write!(
+                    f,
+                    "the proxy `{proxy}` lets nobody through to `{host}` without its user and password (status 407)"
+                )
+            }
             SourceProblem::TokenMissing { repo, looked } => {
                 write!(f, "`{repo}` does not exist, or is private and there is no token ({looked})")
             }
@@ -249,7 +262,7 @@ impl SourceProblem {
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::Failing { .. } | Self::StorageRefused { .. } | Self::NoSuchPart { .. } => Reason::HubFailing,
             Self::Malformed { .. } | Self::Listing { .. } => Reason::HubMalformed,
-            Self::Unusable { .. } => Reason::HubUnusable,
+            Self::Unusable { .. } | Self::ProxyRefused { .. } => Reason::HubUnusable,
         }
     }
 
@@ -258,6 +271,7 @@ impl SourceProblem {
             Self::Offline { .. } | Self::TokenRefused { .. } | Self::RateLimited { .. } => String::new(),
             Self::NoRevision { repo, revision } => format!("{repo}@{revision}"),
             Self::ProxyUnreachable { proxy: resource, .. }
+            | Self::ProxyRefused { proxy: resource, .. }
             | Self::Gated { page: resource, .. }
             | Self::NoFile { path: resource, .. }
             | Self::Unreachable { host: resource, .. }
@@ -276,15 +290,25 @@ impl SourceProblem {
     fn hint(&self, words: &Words) -> String {
         let Words { kind, endpoint, log_in, credentials, .. } = words;
         match self {
-            Self::Offline { .. } => "leave out `--offline`, unset HF_HUB_OFFLINE, or start the daemon with `--offline false`; \
+            Self::Offline { .. } => {
+                "leave out `--offline`, unset HF_HUB_OFFLINE, or start the daemon with `--offline false`; \
                                      or ask for what is cached"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::Unreachable { .. } => format!(
                 "check the network and `{endpoint}`; what has come already is kept, and the rest follows at the next try"
             ),
-            Self::ProxyUnreachable { .. } => "start the proxy, or restart the daemon without HTTPS_PROXY, HTTP_PROXY and \
-                                              ALL_PROXY (NO_PROXY names hosts that need none); what has come already is kept"
-                .to_owned(),
+            Self::ProxyUnreachable { .. } => {
+                "start the proxy, or restart the daemon without HTTPS_PROXY, HTTP_PROXY and \
+                                              ALL_PROXY, and without `proxy` in the source's section (NO_PROXY and \
+                                              `no_proxy` name hosts that need none); what has come already is kept"
+                    .to_owned()
+            }
+            Self::ProxyRefused { .. } => {
+                "write them into the proxy's address, as `http://user:password@host:port`: in \
+                                          `proxy` of the source's section, or in HTTPS_PROXY, and restart the daemon"
+                    .to_owned()
+            }
             Self::Failing { .. } => {
                 "the fault is on the other side: try again later; what has come already is kept".to_owned()
             }
@@ -355,6 +379,7 @@ impl SourceError {
                     | SourceProblem::NoRepo { .. }
                     | SourceProblem::NoRevision { .. }
                     | SourceProblem::Unusable { .. }
+                    | SourceProblem::ProxyRefused { .. }
             )
     }
 

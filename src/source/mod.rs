@@ -71,6 +71,15 @@ pub struct ByteRange {
     pub validator: Option<String>,
 }
 
+/// What of a repository somebody else may have or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// What its commits and files are.
+    Info,
+    /// What its files hold. Of gated repositories everybody may know the files, and only some may have them.
+    Content,
+}
+
 /// How transfers from a source are dealt with.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -166,6 +175,22 @@ pub trait Source: fmt::Debug + Send + Sync {
         path: &str,
         range: Option<&ByteRange>,
     ) -> Result<Content, SourceError>;
+
+    /// Whether somebody with this token, or without one, may have `probe` of a commit; for contents, of the file at that
+    /// path. A source that cannot tell lets nobody in.
+    ///
+    /// # Errors
+    /// When the source refuses, or does not say.
+    async fn admits(
+        &self,
+        repo: &RepoId,
+        _commit: &Commit,
+        _probe: (Probe, &str),
+        _token: Option<&str>,
+    ) -> Result<(), SourceError> {
+        let message = "it does not say who may read it".to_owned();
+        Err(self.words().error(SourceProblem::Forbidden { repo: repo.to_string(), message }))
+    }
 
     /// The content of a file, or of a range of it, of exactly `length` bytes; tried again when that may help.
     ///

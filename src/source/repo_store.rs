@@ -11,22 +11,23 @@
 //! | `../.locks/<folder>/<hash>.lock` | the lock of the program that downloads that blob |
 
 use std::{
-    fs::{self, File, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    fs::{self, File},
+    io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use tempfile::NamedTempFile;
 use weightsd_core::{
     listing::{BlobName, LISTING_BYTES_MAX, Listed, Listing},
     spec::{Commit, RepoId, Revision},
 };
 use weightsd_segment::PinnedFile;
 
-use super::store::{Blob, FoundFile, Linked, RefError, Store, create_parent, is_absent};
+use super::store::{
+    Blob, FoundFile, Linked, RefError, Store, create_parent, is_absent, replace, temporary_file, temporary_name,
+};
 
 /// Most entries of snapshots that are searched for links to a blob.
 const LINKS_LOOKED_AT_MAX: usize = 100_000;
@@ -283,27 +284,6 @@ pub enum Links {
     Avoided,
 }
 
-/// Names beside a file that are short whatever its own name is, and that nobody else uses.
-fn temporary_name<'a>() -> tempfile::Builder<'a, 'a> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".weightsd-").suffix(".tmp");
-    builder
-}
-
-/// An empty file in `folder` with the permissions of any new file.
-fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
-    temporary_name().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
-}
-
-/// Puts a small file in the place of `path`, whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = temporary_file(create_parent(path)?)?;
-    file.write_all(bytes)?;
-    weightsd_segment::sync(file.as_file())?;
-    file.persist(path)?;
-    Ok(())
-}
-
 /// Whether a link could not be made because the file system has none. FAT answers EPERM, network mounts EOPNOTSUPP.
 fn has_no_links(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -348,13 +328,13 @@ fn read_start(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The name of the blob that a snapshot's link points to: `../../blobs/<sha-256 or git-sha1>` in a `models--*` folder.
+/// The name of the blob that a snapshot's link points to: `../../blobs/<name>` in a `models--*` folder.
 /// The first link counts, because in the shared blob store the last one is named by another hash.
 #[must_use]
 pub fn blob_name(path: &Path) -> Option<String> {
     let target = fs::read_link(path).ok()?;
     let name = target.file_name()?.to_str()?;
-    let is_hash = matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let name = BlobName::parse(name)?;
     let in_blobs = target.parent()?.file_name()? == "blobs";
     let in_cache = path.ancestors().any(|folder| {
         folder.file_name().is_some_and(|name| name == "snapshots")
@@ -363,7 +343,7 @@ pub fn blob_name(path: &Path) -> Option<String> {
                 .and_then(Path::file_name)
                 .is_some_and(|name| name.to_string_lossy().starts_with("models--"))
     });
-    (is_hash && in_blobs && in_cache).then(|| name.to_ascii_lowercase())
+    (in_blobs && in_cache).then(|| name.to_string())
 }
 
 #[cfg(test)]

@@ -6,17 +6,24 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     hash::{Hash, Hasher},
-    io,
-    os::unix::fs::MetadataExt as _,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
+use tempfile::NamedTempFile;
 use weightsd_core::{
     listing::{BlobName, Listed, Listing},
     spec::{Commit, Revision},
 };
+
+#[cfg(doc)]
+use weightsd_core::listing::HashKind;
+
+/// Hex digits of a SHA-256.
+const SHA256_DIGITS: u64 = 64;
 
 /// A file of a commit that is on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +162,26 @@ pub trait Store: fmt::Debug + Send + Sync {
         BlobLock::try_at(&self.lock_path(blob))
     }
 
+    /// Where the SHA-256 lies that a blob without a hash in its name had when it came ([`HashKind::Unhashed`]).
+    fn first_hash_path(&self, blob: &BlobName) -> PathBuf {
+        self.blob(blob).with_file_name(format!("{blob}.sha256"))
+    }
+
+    /// The SHA-256 that the blob had when it came; `None` when nobody kept it.
+    fn first_hash(&self, blob: &BlobName) -> Option<String> {
+        let mut text = String::new();
+        File::open(self.first_hash_path(blob)).ok()?.take(SHA256_DIGITS + 1).read_to_string(&mut text).ok()?;
+        (text.len() as u64 == SHA256_DIGITS).then_some(text)
+    }
+
+    /// Keeps the SHA-256 with which the blob came.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn keep_first_hash(&self, blob: &BlobName, hash: &str) -> io::Result<()> {
+        replace(&self.first_hash_path(blob), hash.as_bytes())
+    }
+
     /// Whether `path` leads to this repository's blob of that name, and not to a blob of the same name elsewhere.
     fn is_blob(&self, path: &Path, blob: &BlobName) -> bool {
         fs::metadata(path).and_then(|one| Ok(is_same(&one, &fs::metadata(self.blob(blob))?))).unwrap_or(false)
@@ -245,6 +272,27 @@ pub(crate) fn create_parent(path: &Path) -> io::Result<&Path> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(parent)?;
     Ok(parent)
+}
+
+/// Names beside a file that are short whatever its own name is, and that nobody else uses.
+pub(super) fn temporary_name<'a>() -> tempfile::Builder<'a, 'a> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".weightsd-").suffix(".tmp");
+    builder
+}
+
+/// An empty file in `folder` with the permissions of any new file.
+pub(super) fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
+    temporary_name().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
+}
+
+/// Puts a small file in the place of `path`, whole or not at all.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = temporary_file(create_parent(path)?)?;
+    file.write_all(bytes)?;
+    weightsd_segment::sync(file.as_file())?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Whether there is no such file, whatever the system calls that: a name that is longer than the file system allows, or

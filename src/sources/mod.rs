@@ -2,15 +2,24 @@
 //! `SOURCES`: its [`Source`] implementation says which specs it takes, how messages speak of it, and where its files
 //! are kept.
 
+pub mod bucket;
 pub mod hub;
+mod route;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use self::hub::HubSettings;
+pub use self::route::Route;
 use crate::source::{Source, SourceList};
 
 /// Every source: its name in the configuration file, and what sets it up.
-const SOURCES: &[(&str, Open)] = &[("hub", hub::open)];
+const SOURCES: &[(&str, Open)] = &[
+    ("hub", hub::open),
+    ("s3", bucket::open_s3),
+    ("gs", bucket::open_gs),
+    ("az", bucket::open_az),
+    ("https", bucket::open_https),
+];
 
 /// Sets a source up from the settings; without a section of its own it has its defaults. Opens no connection and reads no
 /// credentials: both happen when it is first asked.

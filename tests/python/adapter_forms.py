@@ -166,7 +166,7 @@ class Forms:
         for name, config, words in (
             ("rank", peft | {"r": 8}, ["rank 8", "rank 4"]),
             ("look-around", peft | {"alpha_pattern": {"(?!a)to_q": 1}}, ["(?!a)to_q"]),
-            ("dora", peft | {"use_dora": True}, ["DoRA"]),
+            ("dora", peft | {"use_dora": True}, ["use_dora", "no magnitudes"]),
             ("pissa", peft | {"init_lora_weights": "pissa_niter_4"}, ["init_lora_weights", "before training"]),
             ("olora", peft | {"init_lora_weights": "olora"}, ["init_lora_weights"]),
             ("replication", peft | {"layer_replication": [[0, 1], [0, 1]]}, ["layer_replication", "stacked"]),
@@ -187,9 +187,9 @@ class Forms:
             ("two-alphas", peft | {"alpha": 8}, ["`alpha` is 8", "`lora_alpha` is 16"]),
             ("rslora-alone", {"r": 4, "use_rslora": True}, ["use_rslora"]),
             ("mlx-full", {"fine_tune_type": "full"}, ["`full`", "low-rank"]),
-            ("mlx-old-dora", {"lora_parameters": {"rank": 4, "scale": 3.0}, "use_dora": True}, ["DoRA"]),
+            ("mlx-old-dora", {"lora_parameters": {"rank": 4, "scale": 3.0}, "use_dora": True}, ["use_dora", "no magnitudes"]),
             ("mlx-rslora", {"lora_parameters": {"rank": 4, "scale": 3.0}, "use_rslora": True}, ["PEFT and mlx-lm"]),
-            ("mlx-dora", {"fine_tune_type": "dora", "lora_parameters": {"rank": 4, "scale": 1.0}}, ["DoRA"]),
+            ("mlx-dora", {"fine_tune_type": "dora", "lora_parameters": {"rank": 4, "scale": 1.0}}, ["`dora`", "no magnitudes"]),
             *((method, {"peft_type": method}, [method, "LORA, LOKR or LOHA"])
               for method in ("IA3", "OFT", "BOFT", "VERA", "ADALORA", "PREFIX_TUNING", "LN_TUNING", "NEXT_YEARS")),
         ):  # fmt: skip
@@ -250,11 +250,11 @@ class Forms:
             ("flat-two", {"lora_alpha": "16", "network_alpha": "8"}, ["network_alpha", "lora_alpha"]),
             ("flat-rank", {"lora_alpha": "16", "r": "8"}, ["rank 8", "rank 4"]),
             ("json", {DIFFUSERS: "{"}, [DIFFUSERS, "cannot be read"]),
-            ("dora", {DIFFUSERS: of | {"transformer.use_dora": True}}, ["DoRA"]),
+            ("dora", {DIFFUSERS: of | {"transformer.use_dora": True}}, ["use_dora", "no magnitudes"]),
             ("pissa", {DIFFUSERS: of | {"transformer.init_lora_weights": "pissa"}}, ["init_lora_weights"]),
             ("both", {DIFFUSERS: of, "lora_alpha": "8"}, ["says 4", "says 2"]),
             ("rank", {DIFFUSERS: of | {"transformer.r": 8}}, ["rank 8"]),
-            ("flat-dora", {"lora_alpha": "16", "use_dora": "true"}, ["DoRA", "use_dora"]),
+            ("flat-dora", {"lora_alpha": "16", "use_dora": "true"}, ["no magnitudes", "use_dora"]),
             ("flat-switch", {"lora_alpha": "16", "use_rslora": "perhaps"}, ["use_rslora", "true or false"]),
             ("scale", {"lora_scale": "0.5"}, ["lora_scale", "no program"]),
             ("spelt", {"loraAlpha": "16"}, ["loraAlpha", "no program"]),
@@ -404,8 +404,9 @@ class Forms:
             forms[f"turned-{name}"] = Form({"a.safetensors": tensors}, {W1: self.delta(down, up)})
         pair = {f"{W1}.lora_A.weight": down, f"{W1}.lora_B.weight": up}
         for marker, words in {
-            "dora_scale": "DoRA", "lora_magnitude_vector.weight": "DoRA", "lora_B.bias": "lora_bias",
-            "lokr_t2": "Tucker", "hada_t1": "Tucker", "lora_mid.weight": "Tucker", "oft_blocks": "OFT",
+            "dora_scale": "without its partner", "lora_magnitude_vector.weight": "without its partner", "m": "without",
+            "lokr_t2": "without its partner", "hada_t1": "without its partner", "lora_mid.weight": "without its partner",
+            "lokr_t1": "LoKr's first factor", "lora_B.bias": "lora_bias", "oft_blocks": "OFT",
             "boft_R": "OFT or BOFT", "ia3_l": "IA3", "on_input": "IA3", "a1.weight": "GLoRA", "vera_lambda_b": "VeRA",
             "lora_E": "AdaLoRA", "lora_embedding_A": "embeddings", "set_weight": "ComfyUI", "reshape_weight": "ComfyUI",
             "something_new": "no known form",

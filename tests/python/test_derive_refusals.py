@@ -94,10 +94,12 @@ def bad_adapters(transformer: Tensors) -> dict[str, tuple[Tensors, dict | None, 
     narrow = {f"{BASE}.lora_A.weight": normal(1, (2, 191)), f"{BASE}.lora_B.weight": normal(2, (192, 2))}
     integers = {name: any_bits(3, values.shape, np.dtype(np.int32)) for name, values in good.items()}
     other = {name.replace("diffusion_model.", "base_model.model.transformer."): -values for name, values in good.items()}
-    magnitude = {f"{BASE}.dora_scale": normal(4, (192, 1))}
+    magnitude = {f"{BASE}.dora_scale": normal(4, (191, 1))}
+    peft = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
     return {
-        "dora": (good | magnitude, None, ["DoRA", f"{BASE}.dora_scale"]),
-        "dora_of_peft": (good, {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_dora": True}, ["DoRA", "use_dora"]),
+        "dora": (good | magnitude, None, ["192 magnitudes of rows", f"{BASE}.dora_scale", "[191, 1]"]),
+        "dora_of_peft": (good, peft | {"use_dora": True}, ["no magnitudes", "use_dora"]),
+        "no_dora_of_peft": (good | {f"{BASE}.m": normal(4, (192,))}, peft | {"use_dora": False}, ["DoRA", "use_dora"]),
         "no_target": (foreign, None, ["zero valid target layers", "double_blocks.0.img_attn.qkv"]),
         "no_pair": ({"weight": normal(5, (4, 4))}, None, ["no adapter matrices", "1 keys"]),
         "half_a_pair": ({f"{BASE}.lora_A.weight": normal(6, (2, 192))}, None, ["no adapter matrices"]),
@@ -123,12 +125,12 @@ def test_an_adapter_that_cannot_be_applied_is_refused_with_its_keys(daemon, fami
 def test_adapters_are_for_components_of_which_layers_are_known(daemon, family, transformer, tmp_path):
     path = Adapter(pair(transformer), {}).write(tmp_path / "adapter")
     folder = generic(tmp_path / "generic", {"layers.0.attention.to_q.weight": normal(1, (192, 192))})
-    for spec, component in ((family, "vae"), (folder, "model")):
-        code, request = Code.FAILED_PRECONDITION, asked([(path, 1.0)])
-        said, about = refused(daemon, spec, component, code, "INVALID_ADAPTER", adapters=request)
-        assert about == component and component in said
-    said, _ = refused(daemon, family, "text_encoder", code, "INVALID_ADAPTER", adapters=request)
-    assert "zero valid target layers" in said
+    code, request = Code.FAILED_PRECONDITION, asked([(path, 1.0)])
+    said, about = refused(daemon, folder, "model", code, "INVALID_ADAPTER", adapters=request)
+    assert about == "model" and "model" in said
+    for component in ("text_encoder", "vae"):
+        said, _ = refused(daemon, family, component, code, "INVALID_ADAPTER", adapters=request)
+        assert "zero valid target layers" in said
 
 
 def test_two_files_are_not_one_adapter(daemon, family, transformer, tmp_path):
@@ -143,7 +145,7 @@ def test_two_files_are_not_one_adapter(daemon, family, transformer, tmp_path):
 
 def test_a_refusal_leaves_nothing_behind(daemon, family, transformer, tmp_path):
     """Corrected, the same adapter is applied at once."""
-    path = Adapter(pair(transformer) | {f"{BASE}.dora_scale": normal(4, (192, 1))}, {}).write(tmp_path / "adapter")
+    path = Adapter(pair(transformer) | {f"{BASE}.dora_scale": normal(4, (191, 1))}, {}).write(tmp_path / "adapter")
     request = asked([(path, 1.0)])
     refused(daemon, family, "transformer", Code.FAILED_PRECONDITION, "INVALID_ADAPTER", adapters=request)
     tensors = pair(transformer)
@@ -164,14 +166,14 @@ def test_half_an_adapter_is_refused_and_told_where_a_report_is_asked_for(daemon,
     left_out |= {
         f"transformer.{ATTENTION}.to_k.lora_A.weight": matrix,
         f"transformer.{FEED}.w2.diff_b": matrix,
-        f"transformer.{FEED}.w1.lokr_t2": matrix,
+        f"transformer.{FEED}.w1.lokr_t1": matrix,
         "logit_scale": matrix,
     }
     path = Adapter(good | left_out, {}).write(tmp_path / "adapter")
     adapters = asked([(path, 0.25)])
     code = Code.FAILED_PRECONDITION
     said, _ = refused(daemon, family, "transformer", code, "INVALID_ADAPTER", adapters=adapters)
-    named = [f"{ATTENTION}.to_k.lora_A.weight", f"{FEED}.w2.bias", f"{FEED}.w1.lokr_t2", "logit_scale", "layers.7"]
+    named = [f"{ATTENTION}.to_k.lora_A.weight", f"{FEED}.w2.bias", f"{FEED}.w1.lokr_t1", "logit_scale", "layers.7"]
     assert [word for word in named if word not in said] == [], said
     adapter = Adapter(good, {f"{FEED}.w2": Added(product(*reversed(good.values())))})
     conversion = Conversion(deltas=summed([(adapter, 0.25)]))
@@ -186,7 +188,7 @@ def test_half_an_adapter_is_refused_and_told_where_a_report_is_asked_for(daemon,
     ]  # fmt: skip
     assert list(report.other_component_sample) == [f"{bases[2]}.lora_{side}.weight" for side in "AB"]
     remarks = " | ".join(report.remarks)
-    for words in (f"{ATTENTION}.to_k.lora_A.weight", f"{FEED}.w1.lokr_t2", "logit_scale"):
+    for words in (f"{ATTENTION}.to_k.lora_A.weight", f"{FEED}.w1.lokr_t1", "logit_scale"):
         assert words in remarks, remarks
 
 
@@ -197,6 +199,6 @@ def test_each_refusal_has_a_hint_of_its_own(daemon, family, transformer, tmp_pat
         with pytest.raises(grpc.RpcError) as raised:
             daemon.load(str(family), "transformer", adapters=asked([(path, 1.0)]))
         hints[kind] = error_detail(raised.value).hint
-    assert "merge" in hints["dora"] and "dimensions" in hints["another_width"] and "F32" in hints["integers"]
+    assert "whole adapter" in hints["dora_of_peft"] and "dimensions" in hints["another_width"] and "F32" in hints["integers"]
     assert "one finite number" in hints["a_wide_alpha"] and "keep one" in hints["twice"]
     assert len(set(hints.values())) > 6, hints

@@ -4,13 +4,18 @@ use std::{
     fs,
     os::{
         fd::AsFd as _,
-        unix::{fs::MetadataExt as _, net::UnixListener},
+        unix::{
+            fs::MetadataExt as _,
+            net::{UnixDatagram, UnixListener},
+        },
     },
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use weightsd_client::{Client, ConnectOptions};
+use rustix::process::Signal;
+use weightsd_client::{Client, ConnectOptions, LeaseState};
 
 use crate::{
     harness::{Daemon, Home, PATIENCE, PROGRAM, connect, until},
@@ -34,8 +39,12 @@ async fn serve_and_end(home: &Home, client: Client, daemon: Daemon) {
 
 /// The daemon with descriptor 3 for its socket.
 fn handed_down() -> Command {
+    handed_down_with(&[])
+}
+
+fn handed_down_with(arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve --activated"#, PROGRAM]);
+    command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve --activated "$@""#, PROGRAM]).args(arguments);
     command
 }
 
@@ -87,7 +96,6 @@ async fn systemd_starts_the_daemon_on_the_first_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_daemon_that_cannot_start_are_told_why() {
-    use rustix::process::Signal;
     use tonic::Code;
     use weightsd_client::proto::ErrorReason;
 
@@ -136,4 +144,75 @@ async fn a_socket_of_the_service_manager_that_is_deleted_is_told_and_not_made_he
     assert_eq!(client.status().await.unwrap().pid, daemon.pid());
     assert!(daemon.terminate().success());
     assert!(!home.socket().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_the_service_manager_is_not_given_to_another_daemon() {
+    let home = Home::new();
+    let listener = UnixListener::bind(home.socket()).unwrap();
+    let mut command = home.around(handed_down());
+    let parent_fd = listener.as_fd().try_clone_to_owned().unwrap();
+    command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+    let daemon = home.start(command);
+    let client = connect(&home.socket()).await;
+    let refused = home.command().args(["serve", "--replace"]).output().unwrap();
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && text.contains("belongs to the service manager"), "{text}");
+    assert!(text.contains("systemctl --user restart weightsd"), "{text}");
+    assert_eq!(client.status().await.unwrap().pid, daemon.pid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_nobody_needs_ends_and_the_next_one_answers_who_comes_then() {
+    let home = Home::new();
+    home.tiny(REPO);
+    let listener = UnixListener::bind(home.socket()).unwrap();
+    let start = || {
+        let mut command = home.around(handed_down_with(&["--idle-exit", "500ms"]));
+        let parent_fd = listener.as_fd().try_clone_to_owned().unwrap();
+        command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+        home.start(command)
+    };
+    let mut daemon = start();
+    let client = connect(&home.socket()).await;
+    let request = home.request(REPO, "vae").keep_alive(Duration::ZERO);
+    let held = client.load(request, |_| ()).await.unwrap();
+    // Held for longer than it would stay alone.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!((client.status().await.unwrap().pid, held.lease_state()), (daemon.pid(), LeaseState::Held));
+    drop((held, client));
+    assert_eq!(daemon.wait().code(), Some(0), "{}", home.log());
+    home.logged("stopping: nobody needs the daemon");
+    let socket = home.socket();
+    let waiting = tokio::spawn(async move { connect(&socket).await.status().await.unwrap().pid });
+    let next = start();
+    assert_eq!(waiting.await.unwrap(), next.pid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_is_told_what_the_daemon_does() {
+    let home = Home::new();
+    let place = home.path().join("notify");
+    let manager = UnixDatagram::bind(&place).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = home.command();
+    command.arg("serve").env("NOTIFY_SOCKET", &place).env("WATCHDOG_USEC", "200000");
+    let daemon = home.start(command);
+    let until_told = |wanted: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = manager.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted}: {error}: {}", home.log()));
+            if String::from_utf8_lossy(&buffer[..length]).contains(wanted) {
+                break;
+            }
+        }
+    };
+    until_told("READY=1");
+    assert_eq!(connect(&home.socket()).await.status().await.unwrap().pid, daemon.pid(), "it serves when it says so");
+    until_told("WATCHDOG=1");
+    until_told("WATCHDOG=1");
+    daemon.signal(Signal::HUP);
+    until_told("STATUS=the configuration was read anew");
+    daemon.signal(Signal::TERM);
+    until_told("STOPPING=1");
 }

@@ -289,7 +289,10 @@ async fn a_disk_that_tells_of_nothing_is_asked() {
     let mut held = Vec::new();
     for name in ["cut", "deleted", "quiet"] {
         let request = home.request(shown.join(name).to_str().unwrap(), "vae").layout(Layout::Source);
-        held.push(crate::raw::load(&mut service, request.message().clone()).await.unwrap());
+        // Reading ahead would tell how far it is.
+        let residency = weightsd_client::proto::Residency::Lazy.into();
+        let message = weightsd_client::proto::LoadComponentRequest { residency, ..request.message().clone() };
+        held.push(crate::raw::load(&mut service, message).await.unwrap());
     }
     damage::set_length(&origin.join("cut").join(VAE), 4096).unwrap();
     fs::remove_file(origin.join("deleted").join(VAE)).unwrap();

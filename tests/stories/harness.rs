@@ -112,7 +112,7 @@ impl Home {
 
     pub fn daemon_with(&self, arguments: &[&str]) -> Daemon {
         let mut command = self.command();
-        command.arg("serve").args(arguments);
+        command.arg("serve").args(without_restoring(arguments)).args(arguments);
         self.ready(self.start(command))
     }
 
@@ -124,7 +124,12 @@ impl Home {
     /// The same, with more in its environment.
     pub fn daemon_so(&self, hub: &Hub, arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
         let mut command = self.command();
-        command.arg("serve").args(arguments).env("HF_ENDPOINT", hub.endpoint()).env_remove("HF_HUB_OFFLINE");
+        command
+            .arg("serve")
+            .args(without_restoring(arguments))
+            .args(arguments)
+            .env("HF_ENDPOINT", hub.endpoint())
+            .env_remove("HF_HUB_OFFLINE");
         for (flag, value) in QUICK.iter().filter(|(flag, _)| !arguments.contains(flag)) {
             command.args([flag, value]);
         }
@@ -183,6 +188,12 @@ impl Home {
             last = now;
         }
     }
+}
+
+/// What a daemon does by itself after a restart would come between a story and what it waits for: none does it, but those
+/// that say so.
+fn without_restoring(arguments: &[&str]) -> &'static [&'static str] {
+    if arguments.contains(&"--restore") { &[] } else { &["--restore", "false"] }
 }
 
 /// A running daemon.

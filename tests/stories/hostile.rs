@@ -105,6 +105,9 @@ struct Case {
     dtype: i32,
     merged_layers: i32,
     form: i32,
+    residency: i32,
+    lease_again: String,
+    device: String,
     quantise: Option<Quantise>,
     dequantise: bool,
     adapters: Vec<Added>,
@@ -258,18 +261,25 @@ impl Sound {
     }
 }
 
+impl Case {
+    /// The model that it asks for.
+    fn selector(&self, spec: String) -> ModelSelector {
+        ModelSelector {
+            revision: expand(&self.revision),
+            hub_cache: expand(&self.hub_cache),
+            working_directory: expand(&self.working_directory),
+            spec,
+            patterns: self.patterns.iter().map(|pattern| expand(pattern)).collect(),
+            variant: expand(&self.variant),
+            offline: true,
+        }
+    }
+}
+
 /// Lays out what `case` is about, and says how to ask for it.
 fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &Sound) -> LoadComponentRequest {
     let spec = case.spec.as_ref().or(manifest.spec.as_ref()).map(|spec| expand(spec)).unwrap_or_default();
-    let mut model = ModelSelector {
-        revision: expand(&case.revision),
-        hub_cache: expand(&case.hub_cache),
-        working_directory: expand(&case.working_directory),
-        spec: spec.clone(),
-        patterns: case.patterns.iter().map(|pattern| expand(pattern)).collect(),
-        variant: expand(&case.variant),
-        offline: true,
-    };
+    let mut model = case.selector(spec.clone());
     for (path, content) in &case.files {
         put(folder, path, content);
     }
@@ -314,6 +324,9 @@ fn prepare(kind: &str, manifest: &Manifest, case: &Case, folder: &Path, sound: &
         dtype: case.dtype,
         merged_layers: case.merged_layers,
         form: case.form,
+        residency: case.residency,
+        lease_again: expand(&case.lease_again),
+        device: expand(&case.device),
         quantise: case.quantise.as_ref().map(Quantise::message),
         dequantise: case.dequantise,
         adapters: copies_of(adapters, case.adapter_copies.unwrap_or(1)),

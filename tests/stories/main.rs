@@ -9,6 +9,7 @@
 mod activation;
 mod adapters;
 mod bare;
+mod buckets;
 mod caches;
 mod changes;
 mod checkpoints;
@@ -25,8 +26,12 @@ mod deriving_room;
 mod doctor;
 mod engines;
 mod explaining;
+#[cfg(target_os = "linux")] // It counts in /proc, and puts a library before the system's.
+mod faults;
 #[cfg(target_os = "linux")]
 mod fuse_disk;
+#[cfg(target_os = "linux")] // Namespaces are Linux's.
+mod guests;
 mod harness;
 mod hostile;
 mod hub_away;
@@ -53,15 +58,19 @@ mod lifecycle;
 #[cfg(target_os = "linux")]
 mod log;
 mod metrics;
+mod mirror;
 mod names;
 mod not_run;
 #[cfg(target_os = "linux")]
 mod opens;
 mod processes;
 mod progress;
+mod proxies;
 mod quantising;
 mod raw;
 mod refusals;
+mod residency;
+mod restarts;
 mod said;
 mod screens;
 mod settings;
@@ -69,6 +78,8 @@ mod settings;
 mod shares;
 mod sharing;
 mod small_disk;
+#[cfg(target_os = "linux")] // It counts in /proc.
+mod soak;
 mod strangers;
 #[cfg(target_os = "linux")] // It puts a library before the system's, which macOS does not let it do.
 mod syncing;
@@ -78,4 +89,9 @@ mod true_size;
 mod verifying;
 #[cfg(target_os = "linux")] // It needs loop devices.
 mod volumes;
+#[cfg(target_os = "linux")] // The stand-in of the driver finds its files in Linux's way.
+mod vram;
+#[cfg(target_os = "linux")]
+mod vram_reader;
+mod waits;
 mod without_mlx;

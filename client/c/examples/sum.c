@@ -69,7 +69,7 @@ int main(int count, char **arguments)
         }
     }
     fflush(stdout);
-    /* Until the lease ends or the daemon is gone. */
+    /* Until the lease is released or lost. */
     while (weightsd_next_notice(component, -1, &notice, NULL) == WEIGHTSD_CODE_OK && notice != NULL) {
         printf("notice %d: %s\n", (int)notice->kind, notice->message);
         fflush(stdout);

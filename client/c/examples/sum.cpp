@@ -47,7 +47,7 @@ int main(int count, char **arguments) {
                 break;
             }
         }
-        // Until the lease ends or the daemon is gone.
+        // Until the lease is released or lost.
         while (const auto notice = component.next_notice()) {
             std::cout << "notice " << notice->kind << ": " << notice->message << std::endl;
         }

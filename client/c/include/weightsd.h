@@ -144,6 +144,12 @@ typedef enum {
     // A file under the component was deleted, moved or replaced. What is mapped keeps its bytes; the next load finds what
     // is there now. `FileChanged` may follow.
     WEIGHTSD_NOTICE_KIND_FILE_GONE = 4,
+    // There is a lease again, on the same component, from the daemon that serves now.
+    WEIGHTSD_NOTICE_KIND_LEASED_AGAIN = 5,
+    // There is no lease any more. What is mapped stays readable, and no notice follows.
+    WEIGHTSD_NOTICE_KIND_LEASE_LOST = 6,
+    // The component's bytes are not, or not all, locked in memory.
+    WEIGHTSD_NOTICE_KIND_NOT_PINNED = 7,
 } weightsd_notice_kind;
 
 // What a failed audit does.
@@ -196,6 +202,8 @@ typedef enum {
     WEIGHTSD_LAYOUT_MLX = 1,
     // Names and shapes of the family's published checkpoints, in the order of the file.
     WEIGHTSD_LAYOUT_SOURCE = 2,
+    // Names of the modules of mflux; convolution kernels in OHWI order. Of families that say what mflux calls them.
+    WEIGHTSD_LAYOUT_MFLUX = 3,
 } weightsd_layout;
 
 // What is done with quantised layers after adapters were merged into them.
@@ -601,8 +609,9 @@ const char *weightsd_report(const weightsd_component *component);
 // Waits for the next notice about a component.
 //
 // `timeout_ms` limits the wait, and a negative one does not. After success `*notice` is the notice, to be freed with
-// `weightsd_notice_free`, or null when no more will come: the lease has ended, or the daemon is gone. WEIGHTSD_CODE_DEADLINE says
-// that the time has passed. Each notice goes to one of the threads that wait. `error` as for `weightsd_load`.
+// `weightsd_notice_free`, or null when no more will come: the lease was released or lost. A daemon that is gone ends no wait,
+// since the library asks the next one for the lease. WEIGHTSD_CODE_DEADLINE says that the time has passed. Each notice goes to
+// one of the threads that wait. `error` as for `weightsd_load`.
 //
 // Must hold:
 // `component` is null or not freed until this returns; the other pointers are null or valid.

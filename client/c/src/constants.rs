@@ -13,6 +13,8 @@ pub enum weightsd_layout {
     Mlx = 1,
     /// Names and shapes of the family's published checkpoints, in the order of the file.
     Source = 2,
+    /// Names of the modules of mflux; convolution kernels in OHWI order. Of families that say what mflux calls them.
+    Mflux = 3,
 }
 
 /// The dtype of floats that are not part of a quantised layer.
@@ -152,6 +154,12 @@ pub enum weightsd_notice_kind {
     /// A file under the component was deleted, moved or replaced. What is mapped keeps its bytes; the next load finds what
     /// is there now. `FileChanged` may follow.
     FileGone = 4,
+    /// There is a lease again, on the same component, from the daemon that serves now.
+    LeasedAgain = 5,
+    /// There is no lease any more. What is mapped stays readable, and no notice follows.
+    LeaseLost = 6,
+    /// The component's bytes are not, or not all, locked in memory.
+    NotPinned = 7,
 }
 
 /// Where a segment's bytes come from.
@@ -237,7 +245,7 @@ pub(crate) fn phase(number: i32) -> weightsd_phase {
 
 pub(crate) fn notice_kind(number: i32) -> weightsd_notice_kind {
     use weightsd_notice_kind as k;
-    [k::ShuttingDown, k::FileChanged, k::Corrupt, k::FileGone]
+    [k::ShuttingDown, k::FileChanged, k::Corrupt, k::FileGone, k::LeasedAgain, k::LeaseLost, k::NotPinned]
         .into_iter()
         .find(|kind| *kind as i32 == number)
         .unwrap_or(k::Other)
@@ -272,6 +280,7 @@ mod tests {
     fn numbers_are_those_of_the_wire() {
         same! {
             weightsd_layout::Mlx => Layout::Mlx, weightsd_layout::Source => Layout::Source,
+            weightsd_layout::Mflux => Layout::Mflux,
             weightsd_float::AsStored => FloatType::AsStored, weightsd_float::Bf16 => FloatType::Bf16,
             weightsd_float::F16 => FloatType::F16, weightsd_float::F32 => FloatType::F32,
             weightsd_mode::Affine => QuantisationMode::Affine, weightsd_mode::Mxfp4 => QuantisationMode::Mxfp4,
@@ -289,6 +298,9 @@ mod tests {
             weightsd_notice_kind::FileChanged => NoticeKind::FileChanged,
             weightsd_notice_kind::Corrupt => NoticeKind::Corrupt,
             weightsd_notice_kind::FileGone => NoticeKind::FileGone,
+            weightsd_notice_kind::LeasedAgain => NoticeKind::LeasedAgain,
+            weightsd_notice_kind::LeaseLost => NoticeKind::LeaseLost,
+            weightsd_notice_kind::NotPinned => NoticeKind::NotPinned,
             weightsd_segment_kind::Checkpoint => SegmentKind::Checkpoint,
             weightsd_segment_kind::Derived => SegmentKind::Derived,
         }

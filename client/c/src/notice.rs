@@ -37,8 +37,9 @@ struct Owned {
 /// Waits for the next notice about a component.
 ///
 /// `timeout_ms` limits the wait, and a negative one does not. After success `*notice` is the notice, to be freed with
-/// `weightsd_notice_free`, or null when no more will come: the lease has ended, or the daemon is gone. WEIGHTSD_CODE_DEADLINE says
-/// that the time has passed. Each notice goes to one of the threads that wait. `error` as for `weightsd_load`.
+/// `weightsd_notice_free`, or null when no more will come: the lease was released or lost. A daemon that is gone ends no wait,
+/// since the library asks the next one for the lease. WEIGHTSD_CODE_DEADLINE says that the time has passed. Each notice goes to
+/// one of the threads that wait. `error` as for `weightsd_load`.
 ///
 /// # Safety
 /// `component` is null or not freed until this returns; the other pointers are null or valid.

@@ -161,12 +161,16 @@ static void survive(void)
     weightsd_error *error = NULL;
     loaded_and_then(); /* The daemon is killed. */
     compare(component);
-    CHECK(weightsd_next_notice(component, -1, &notice, &error) == WEIGHTSD_CODE_OK && notice == NULL, "no notice comes");
+    CHECK(weightsd_next_notice(component, 100, &notice, &error) == WEIGHTSD_CODE_DEADLINE, "nobody serves, so none comes");
+    weightsd_error_free(error);
     weightsd_code code = weightsd_load(connection, model, component_name, NULL, &second, &error);
     CHECK(code == WEIGHTSD_CODE_NO_DAEMON || code == WEIGHTSD_CODE_DISCONNECTED, "%d", (int)code);
     CHECK(error->code == code && second == NULL && strlen(error->message) > 0, "the error says what happened");
     weightsd_error_free(error);
     loaded_and_then(); /* Another daemon serves. */
+    CHECK(weightsd_next_notice(component, 60000, &notice, &error) == WEIGHTSD_CODE_OK, "%s", error->message);
+    CHECK(notice != NULL && (int)notice->kind == 5, "the lease is back"); /* The first ABI has no name for it. */
+    weightsd_notice_free(notice);
     second = load(connection);
     compare(second);
     weightsd_component_free(second);

@@ -15,8 +15,8 @@ use pyo3::{exceptions::PyBufferError, ffi, prelude::*};
 
 const PLAIN: &CStr = c"dltensor";
 const VERSIONED: &CStr = c"dltensor_versioned";
-/// `kDLCPU`.
-const CPU: i32 = 1;
+/// `kDLCPU`, and its only number.
+const CPU: (i32, i32) = (1, 0);
 /// The version of the structures below.
 const VERSION: (u32, u32) = (1, 1);
 /// `DLPACK_FLAG_BITMASK_READ_ONLY`.
@@ -75,10 +75,10 @@ impl Drop for Context {
     }
 }
 
-/// A capsule over memory at `address`, row-major, which `owner` keeps valid.
+/// A capsule over memory at `address` of `device` (its type and its number), row-major, which `owner` keeps valid.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
-#[pyo3(signature = (owner, address, shape, code, bits, *, read_only, versioned))]
+#[pyo3(signature = (owner, address, shape, code, bits, *, read_only, versioned, device = CPU))]
 pub(crate) fn capsule(
     py: Python<'_>,
     owner: Py<PyAny>,
@@ -88,6 +88,7 @@ pub(crate) fn capsule(
     bits: u8,
     read_only: bool,
     versioned: bool,
+    device: (i32, i32),
 ) -> PyResult<Py<PyAny>> {
     if read_only && !versioned {
         return Err(PyBufferError::new_err("memory that is only for reading needs a consumer of DLPack 1.0 or later"));
@@ -99,8 +100,8 @@ pub(crate) fn capsule(
     let mut context = Box::new(Context { shape, strides, owner: Some(owner) });
     let tensor = DlTensor {
         data: ptr::with_exposed_provenance_mut(address),
-        device_type: CPU,
-        device_id: 0,
+        device_type: device.0,
+        device_id: device.1,
         ndim: i32::try_from(context.shape.len()).map_err(|_| PyBufferError::new_err("too many dimensions"))?,
         dtype: DataType { code, bits, lanes: 1 },
         shape: context.shape.as_mut_ptr(),

@@ -6,7 +6,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyTuple},
 };
-use weightsd_client::{ClientError, ConnectError};
+use weightsd_client::{ClientError, ConnectError, GpuError};
 use weightsd_core::explain::Tier;
 
 use crate::message;
@@ -14,6 +14,18 @@ use crate::message;
 /// The exception for `error`.
 pub(crate) fn raise(py: Python<'_>, error: &ClientError) -> PyErr {
     exception(py, error).unwrap_or_else(|error| error)
+}
+
+/// The exception for an error of a card or its driver in this process.
+pub(crate) fn raise_gpu(py: Python<'_>, error: &GpuError) -> PyErr {
+    let made = || {
+        let facts = PyDict::new(py);
+        facts.set_item("tier", tier(Tier::Condition))?;
+        let make = py.import("weightsd._errors")?.getattr("make")?;
+        let arguments = PyTuple::new(py, ["gpu", error.to_string().as_str()])?;
+        PyResult::Ok(PyErr::from_value(make.call(arguments, Some(&facts))?))
+    };
+    made().unwrap_or_else(|error| error)
 }
 
 /// The exception of a wait that another thread has ended.

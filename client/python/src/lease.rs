@@ -10,7 +10,7 @@ use std::{
 
 use pyo3::{prelude::*, types::PyTuple};
 use tokio::task::JoinHandle;
-use weightsd_client::{Component, Notice, Tensors, proto};
+use weightsd_client::{Component, LeaseState, LeaseWatch, Notice, Tensors, proto};
 
 use crate::{failure, message::json, state::State};
 
@@ -24,6 +24,7 @@ pub(crate) struct Lease {
     /// Has the stream that is the lease; `None` once it was released.
     stream: Mutex<Option<JoinHandle<()>>>,
     notices: Arc<Mutex<VecDeque<Notice>>>,
+    watch: LeaseWatch,
 }
 
 /// The files of a component's segments, open for reading. They close with this value; mappings of them stay.
@@ -98,10 +99,10 @@ impl Lease {
         self.files.clone_ref(py)
     }
 
-    /// Whether the lease stands: it was not released, and the daemon lives.
+    /// Whether the lease stands: it was not released, and the daemon that keeps the component lives.
     fn stands(&self) -> bool {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        self.state.is_ours() && stream.as_ref().is_some_and(|stream| !stream.is_finished())
+        let is_kept = self.stream.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        self.state.is_ours() && is_kept && self.watch.state() == LeaseState::Held
     }
 
     /// What the daemon has said of the component since the last call, as JSON.
@@ -130,13 +131,13 @@ impl Lease {
         let lengths = tensors.views().iter().map(|view| view.len());
         let files = Py::new(py, Files(component.take_files().into_iter().zip(lengths).collect()))?;
         let notices = Arc::<Mutex<VecDeque<Notice>>>::default();
-        let inbox = Arc::clone(&notices);
+        let (inbox, watch) = (Arc::clone(&notices), component.lease_watch());
         let stream = state.runtime.spawn(async move {
             while let Some(notice) = component.next_notice().await {
                 inbox.lock().unwrap_or_else(PoisonError::into_inner).push_back(notice);
             }
         });
-        Ok(Lease { state, info, tensors, files, stream: Mutex::new(Some(stream)), notices })
+        Ok(Lease { state, info, tensors, files, stream: Mutex::new(Some(stream)), notices, watch })
     }
 }
 

@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+mod card;
 mod dlpack;
 mod events;
 mod failure;
@@ -28,8 +29,11 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<session::Session>()?;
     module.add_class::<lease::Lease>()?;
     module.add_class::<lease::Files>()?;
+    module.add_class::<card::CardLease>()?;
+    module.add_class::<card::CardMemory>()?;
     module.add_class::<events::Events>()?;
     module.add_class::<wait::Cancel>()?;
+    module.add_function(wrap_pyfunction!(card::card, module)?)?;
     module.add_function(wrap_pyfunction!(message::selector, module)?)?;
     module.add_function(wrap_pyfunction!(message::descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(session::socket, module)?)?;

@@ -11,6 +11,7 @@ use weightsd_client::{
 };
 
 use crate::{
+    card::CardLease,
     events::Events,
     lease::Lease,
     message::{json, parse},
@@ -79,6 +80,28 @@ impl Session {
             state.client_at(socket).await?.load(request, |step| steps.say(step)).await
         })?;
         Lease::new(py, state, component)
+    }
+
+    /// Loads what `request`, a `LoadComponentRequest` as JSON, asks for into the memory of the card that it names, and maps it.
+    #[expect(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
+    #[pyo3(signature = (request, *, socket = None, deadline = None, progress = None, cancel = None))]
+    fn load_on_card<'py>(
+        &self,
+        py: Python<'py>,
+        request: &str,
+        socket: Option<PathBuf>,
+        deadline: Option<f64>,
+        progress: Option<Bound<'py, PyAny>>,
+        cancel: Option<&Bound<'py, Cancel>>,
+    ) -> PyResult<CardLease> {
+        let request = LoadRequest::of(parse("LoadComponentRequest", request)?);
+        let request = request.deadline(seconds(deadline.unwrap_or(LOAD_SECONDS))?);
+        let (state, socket) = (self.0, at(socket));
+        let care = Care::new(py, progress, cancel);
+        let component = wait(&state.runtime, &care, |steps| async move {
+            state.client_at(socket).await?.load_on_card(request, |step| steps.say(step)).await
+        })?;
+        CardLease::new(py, state, component)
     }
 
     /// Makes a folder of the model that `request`, a `LoadComponentRequest` as JSON, is about. Its path, the leases, and

@@ -30,18 +30,21 @@ def program() -> Path:
 class Daemon:
     """The real daemon, in a home of its own."""
 
-    def __init__(self, home: Path | None = None, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, home: Path | None = None, arguments: tuple[str, ...] = (), variables: dict[str, str] | None = None
+    ) -> None:
         # Not pytest's directory: a socket's path must be short.
         self.directory = Path(tempfile.mkdtemp(prefix="weightsd-")).resolve()
         self.socket = self.directory / "s"
         self.home = home or self.directory / "home"
         self.home.mkdir(exist_ok=True)
         self.arguments = arguments
+        self.variables = variables or {}
         self.log = self.directory / "log"
         self.process = self.run()
 
     def run(self) -> subprocess.Popen[bytes]:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home)}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), **self.variables}
         if "--hub-endpoint" not in self.arguments:
             environment["HF_HUB_OFFLINE"] = "1"
         with self.log.open("ab") as log:

@@ -147,7 +147,7 @@ impl FakeDaemon {
                 modified_ns: identity.modified_ns,
                 changed_ns: identity.changed_ns,
             };
-            Segment { path: path.clone(), identity: Some(identity), kind: SegmentKind::Checkpoint.into() }
+            Segment { path: path.clone(), identity: Some(identity), kind: SegmentKind::Checkpoint.into(), card: None }
         };
         Component {
             name: "vae".into(),

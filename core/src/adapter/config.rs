@@ -34,12 +34,12 @@ pub struct AdapterConfig {
     saved: Saved,
 }
 
-/// Whether the adapter is DoRA.
+/// Whether the adapter is DoRA, in the words of the config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decomposition {
-    None,
-    /// In the words of the config.
+    Unsaid,
     Dora(&'static str),
+    NotDora(&'static str),
 }
 
 /// Which whole weights the adapter holds beside its pairs.
@@ -51,16 +51,11 @@ pub(super) enum Saved {
     Everything,
 }
 
-/// How the strength of a layer is found.
+/// How the strength of a layer is found; mlx-lm's scale is the strength itself. `Nothing`: there are no pairs.
 #[derive(Debug, Clone)]
 enum Scaling {
     Peft(Box<Peft>),
-    /// The strength itself.
-    MlxLm {
-        rank: Option<u64>,
-        scale: f64,
-    },
-    /// There are no pairs.
+    MlxLm { rank: Option<u64>, scale: f64 },
     Nothing,
 }
 
@@ -140,7 +135,7 @@ pub(super) struct Stated<'a> {
     pub(super) rank: Option<u64>,
     pub(super) alpha: Option<f64>,
     pub(super) use_rslora: bool,
-    pub(super) use_dora: bool,
+    pub(super) use_dora: Option<bool>,
     /// `rank_pattern` and `alpha_pattern` as JSON.
     pub(super) ranks: Option<&'a [u8]>,
     pub(super) alphas: Option<&'a [u8]>,
@@ -304,7 +299,7 @@ impl AdapterConfig {
             r: rank,
             lora_alpha: alpha,
             use_rslora: Some(use_rslora),
-            use_dora: Some(use_dora),
+            use_dora,
             rank_pattern: ranks.map(parse_object).transpose().map_err(malformed)?,
             alpha_pattern: alphas.map(parse_object).transpose().map_err(malformed)?,
             ..Fields::default()
@@ -322,10 +317,7 @@ impl AdapterConfig {
                 return Err(AdapterConfigError::Setting { place, key, found, problem });
             }
         }
-        let decomposition = match fields.use_dora {
-            Some(true) => Decomposition::Dora("`use_dora` is true"),
-            _ => Decomposition::None,
-        };
+        let decomposition = Decomposition::of(fields.use_dora);
         let saved = Saved::Modules(fields.modules_to_save.clone().unwrap_or_default());
         let scaling = Scaling::Peft(Box::new(Peft::new(&place, fields)?));
         Ok(Self { place, source, decomposition, scaling, saved })
@@ -341,8 +333,8 @@ impl AdapterConfig {
         let kind = fields.fine_tune_type.as_deref();
         let decomposition = match (kind, fields.use_dora) {
             (Some("dora"), _) => Decomposition::Dora("`fine_tune_type` is `dora`"),
-            (_, Some(true)) => Decomposition::Dora("`use_dora` is true"),
-            _ => Decomposition::None,
+            (Some("lora"), None) => Decomposition::NotDora("`fine_tune_type` is `lora`"),
+            (_, use_dora) => Decomposition::of(use_dora),
         };
         let (scaling, saved) = match kind {
             Some("full") => (Scaling::Nothing, Saved::Everything),
@@ -372,12 +364,12 @@ impl AdapterConfig {
         &self.saved
     }
 
-    /// How the config says that the adapter is DoRA, when it does.
-    #[must_use]
-    pub fn dora(&self) -> Option<String> {
+    /// How the config says that the adapter is DoRA (`Ok`), or that it is not (`Err`), when it says either.
+    pub(super) fn dora(&self) -> Option<Result<String, String>> {
         match self.decomposition {
-            Decomposition::None => None,
-            Decomposition::Dora(says) => Some(format!("{says} in {}", self.place)),
+            Decomposition::Unsaid => None,
+            Decomposition::Dora(says) => Some(Ok(format!("{says} in {}", self.place))),
+            Decomposition::NotDora(says) => Some(Err(format!("{says} in {}", self.place))),
         }
     }
 
@@ -424,6 +416,16 @@ impl AdapterConfig {
     pub(super) fn strength_of_whole(&self, module: &str) -> Option<Strength> {
         let is_peft = matches!(&self.scaling, Scaling::Peft(peft) if peft.stated == Some(Method::Lokr));
         self.strength_of(module, self.rank_of(module).filter(|_| is_peft)?)
+    }
+}
+
+impl Decomposition {
+    fn of(use_dora: Option<bool>) -> Self {
+        match use_dora {
+            None => Self::Unsaid,
+            Some(true) => Self::Dora("`use_dora` is true"),
+            Some(false) => Self::NotDora("`use_dora` is false"),
+        }
     }
 }
 
@@ -554,15 +556,16 @@ mod tests {
 
     #[test]
     fn dora_is_told() {
-        for (json, expected) in [
-            (json!({"use_dora": true}), Some("use_dora")),
-            (json!({"fine_tune_type": "dora", "lora_parameters": {"scale": 1.0}}), Some("fine_tune_type")),
-            (json!({"fine_tune_type": "lora", "lora_parameters": {"scale": 1.0}, "use_dora": null}), None),
-            (json!({"lora_parameters": {"scale": 1.0}, "use_dora": true}), Some("use_dora")),
-        ] {
-            let said = parse(&json).unwrap().dora();
-            assert_eq!(said.is_some(), expected.is_some(), "{json}");
-            assert!(said.unwrap_or_default().contains(expected.unwrap_or_default()), "{json}");
+        let of = |json: Value| parse(&json).unwrap().dora();
+        let is = |json, words| assert!(of(json).unwrap().unwrap().contains(words), "{words}");
+        let is_not = |json, words| assert!(of(json).unwrap().unwrap_err().contains(words), "{words}");
+        is(json!({"use_dora": true}), "use_dora");
+        is(json!({"fine_tune_type": "dora", "lora_parameters": {"scale": 1.0}}), "fine_tune_type");
+        is(json!({"lora_parameters": {"scale": 1.0}, "use_dora": true}), "use_dora");
+        is_not(json!({"use_dora": false}), "use_dora");
+        is_not(json!({"fine_tune_type": "lora", "lora_parameters": {"scale": 1.0}}), "fine_tune_type");
+        for unsaid in [json!({"r": 4}), json!({"use_dora": null}), json!({"lora_parameters": {"scale": 1.0}})] {
+            assert_eq!(of(unsaid), None);
         }
     }
 

@@ -69,13 +69,24 @@ pub enum AdapterError {
         /// Their names.
         names: Vec<String>,
     },
-    /// DoRA: it rescales rows, and not only adds to them.
+    /// DoRA without its magnitudes.
     #[error(
-        "it is a DoRA adapter ({sign}): its magnitudes rescale each output row by the norm of the merged weight, and the \
-         low-rank half alone would make another model, so none of it is applied"
+        "layer `{layer}`: {sign}, and the file has no magnitudes of it: the low-rank half alone would make another model"
     )]
-    Dora {
-        /// What shows it, with some of the keys.
+    NoMagnitude {
+        /// The layer.
+        layer: String,
+        /// Who says that it is DoRA.
+        sign: String,
+    },
+    /// Magnitudes of what is not DoRA.
+    #[error("layer `{layer}`: `{key}` holds magnitudes of DoRA, and {sign}")]
+    UnsaidMagnitude {
+        /// The layer.
+        layer: String,
+        /// The magnitudes.
+        key: String,
+        /// Who says that it is not DoRA.
         sign: String,
     },
     /// What says how strong it is cannot be used.
@@ -213,7 +224,10 @@ impl AdapterError {
             Self::SeveralAdapters { .. } => {
                 "save one of them alone: `save_pretrained(folder, selected_adapters=[name])`"
             }
-            Self::Dora { .. } => "merge the adapter into the model with the library that made it, and load the result",
+            Self::NoMagnitude { .. } => "fetch the whole adapter: magnitudes are tensors of its file",
+            Self::UnsaidMagnitude { .. } => {
+                "config and tensors are of two adapters: fetch the adapter again, with its own config"
+            }
             Self::Config(error) => error.hint(),
             Self::Strengths { .. } => {
                 "only its maker knows which one is meant: remove the other from the file or its folder"
@@ -237,11 +251,6 @@ impl AdapterError {
     pub(super) fn no_targets(mut names: Vec<String>, other_component: usize) -> Self {
         names.sort_unstable();
         Self::NoTargets { found: names.len(), names, other_component }
-    }
-
-    /// A DoRA adapter with these magnitudes.
-    pub(super) fn dora(keys: &[String]) -> Self {
-        Self::Dora { sign: format!("{} magnitudes: {}", keys.len(), sample(keys)) }
     }
 }
 

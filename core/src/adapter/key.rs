@@ -13,6 +13,8 @@ pub enum Kind {
     MlxDown,
     /// mlx-lm's matrix from the rank to the output, which is written `[rank, output]`.
     MlxUp,
+    /// The core between the two, `[rank, rank, kernel]`.
+    Core,
     /// The scalar that scales the pair, or the product.
     Alpha,
     /// LoKr's first factor.
@@ -27,6 +29,8 @@ pub enum Kind {
     LokrW2A,
     /// The right matrix of LoKr's second factor.
     LokrW2B,
+    /// The core of LoKr's second factor.
+    LokrCore,
     /// The left matrix of LoHa's first factor.
     HadaW1A,
     /// The right matrix of LoHa's first factor.
@@ -35,22 +39,37 @@ pub enum Kind {
     HadaW2A,
     /// The right matrix of LoHa's second factor.
     HadaW2B,
+    /// The core of LoHa's first factor.
+    HadaCore1,
+    /// The core of LoHa's second factor.
+    HadaCore2,
+    /// DoRA's magnitudes, one for each row of the weight: PEFT's and mlx-lm's.
+    RowMagnitude,
+    /// DoRA's magnitudes, for rows or for columns, as their shape says: LyCORIS' and OneTrainer's.
+    Magnitude,
     /// The difference of a weight.
     Difference,
     /// The difference of a bias.
     BiasDifference,
 }
 
+impl Kind {
+    /// Whether the matrices beside it mean something else without it.
+    #[must_use]
+    pub fn completes(self) -> bool {
+        use Kind::{Core, HadaCore1, HadaCore2, LokrCore, Magnitude, RowMagnitude};
+        matches!(self, Core | LokrCore | HadaCore1 | HadaCore2 | RowMagnitude | Magnitude)
+    }
+}
+
 /// Kinds of tensors that are recognised and not applied. One of them alone refuses an adapter: without it the others would
 /// make another model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unsupported {
-    /// The magnitudes of DoRA.
-    Dora,
     /// The bias of a low-rank pair, PEFT's `lora_bias`.
     PairBias,
-    /// The core of a convolution's decomposition, and the matrices around it.
-    Tucker,
+    /// A core of LoKr's first factor, and the matrices around it.
+    FirstCore,
     /// The pair of an embedding, whose rows are looked up.
     Embedding,
     /// Rows of an embedding that were trained alone, PEFT's `trainable_token_indices`.
@@ -62,9 +81,8 @@ pub enum Unsupported {
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Dora => "DoRA magnitudes",
             Self::PairBias => "biases of low-rank pairs (`lora_bias`)",
-            Self::Tucker => "Tucker cores",
+            Self::FirstCore => "cores of LoKr's first factor",
             Self::Embedding => "pairs of embeddings",
             Self::Tokens => "trained rows of an embedding",
             Self::Method(name) => name,
@@ -98,7 +116,7 @@ const FROM_COMFY: Result<Kind, Unsupported> = Err(Unsupported::Method("ComfyUI's
 const MARKERS: [(&str, Result<Kind, Unsupported>); 59] = [
     (".lora_down", Ok(Kind::Down)),
     (".lora_up", Ok(Kind::Up)),
-    (".lora_mid", Err(Unsupported::Tucker)),
+    (".lora_mid", Ok(Kind::Core)),
     (".lora_A", Ok(Kind::Down)),
     (".lora_B", Ok(Kind::Up)),
     (".lora.down", Ok(Kind::Down)),
@@ -108,22 +126,22 @@ const MARKERS: [(&str, Result<Kind, Unsupported>); 59] = [
     (".lora_bias", Err(Unsupported::PairBias)),
     (".lora_embedding_A", Err(Unsupported::Embedding)),
     (".lora_embedding_B", Err(Unsupported::Embedding)),
-    (".lora_magnitude_vector", Err(Unsupported::Dora)),
-    (".dora_scale", Err(Unsupported::Dora)),
+    (".lora_magnitude_vector", Ok(Kind::RowMagnitude)),
+    (".dora_scale", Ok(Kind::Magnitude)),
     (".lokr_w1", Ok(Kind::LokrW1)),
     (".lokr_w1_a", Ok(Kind::LokrW1A)),
     (".lokr_w1_b", Ok(Kind::LokrW1B)),
     (".lokr_w2", Ok(Kind::LokrW2)),
     (".lokr_w2_a", Ok(Kind::LokrW2A)),
     (".lokr_w2_b", Ok(Kind::LokrW2B)),
-    (".lokr_t1", Err(Unsupported::Tucker)),
-    (".lokr_t2", Err(Unsupported::Tucker)),
+    (".lokr_t1", Err(Unsupported::FirstCore)),
+    (".lokr_t2", Ok(Kind::LokrCore)),
     (".hada_w1_a", Ok(Kind::HadaW1A)),
     (".hada_w1_b", Ok(Kind::HadaW1B)),
     (".hada_w2_a", Ok(Kind::HadaW2A)),
     (".hada_w2_b", Ok(Kind::HadaW2B)),
-    (".hada_t1", Err(Unsupported::Tucker)),
-    (".hada_t2", Err(Unsupported::Tucker)),
+    (".hada_t1", Ok(Kind::HadaCore1)),
+    (".hada_t2", Ok(Kind::HadaCore2)),
     (".diff", Ok(Kind::Difference)),
     (".diff_b", Ok(Kind::BiasDifference)),
     // LyCORIS's names of the same two for norms.
@@ -174,7 +192,7 @@ impl<'a> AdapterKey<'a> {
         });
         let magnitude = || {
             let base = key.strip_suffix(MLX_MAGNITUDE)?;
-            Some(Self { base, kind: Err(Unsupported::Dora), ending: "" })
+            Some(Self { base, kind: Ok(Kind::RowMagnitude), ending: "" })
         };
         let found = marked.or_else(magnitude)?;
         if found.base.is_empty() {
@@ -219,18 +237,18 @@ mod tests {
             ("a.lokr_w2", "a", Ok(Kind::LokrW2), ""),
             ("a.lokr_w1_a", "a", Ok(Kind::LokrW1A), ""),
             ("a.lokr_w2_b", "a", Ok(Kind::LokrW2B), ""),
-            ("a.lokr_t2", "a", Err(Unsupported::Tucker), ""),
+            ("a.lokr_t2", "a", Ok(Kind::LokrCore), ""),
             ("a.hada_w1_a", "a", Ok(Kind::HadaW1A), ""),
-            ("a.hada_t1", "a", Err(Unsupported::Tucker), ""),
-            ("a.dora_scale", "a", Err(Unsupported::Dora), ""),
-            ("a.lora_magnitude_vector.weight", "a", Err(Unsupported::Dora), "weight"),
-            ("a.q_proj.m", "a.q_proj", Err(Unsupported::Dora), ""),
+            ("a.hada_t1", "a", Ok(Kind::HadaCore1), ""),
+            ("a.dora_scale", "a", Ok(Kind::Magnitude), ""),
+            ("a.lora_magnitude_vector.weight", "a", Ok(Kind::RowMagnitude), "weight"),
+            ("a.q_proj.m", "a.q_proj", Ok(Kind::RowMagnitude), ""),
             ("a.diff", "a", Ok(Kind::Difference), ""),
             ("model.diffusion_model.a.diff", "model.diffusion_model.a", Ok(Kind::Difference), ""),
             ("a.diff_b", "a", Ok(Kind::BiasDifference), ""),
             ("a.lora_B.bias", "a", Err(Unsupported::PairBias), "bias"),
             ("a.lora_embedding_A", "a", Err(Unsupported::Embedding), ""),
-            ("a.lora_mid.weight", "a", Err(Unsupported::Tucker), "weight"),
+            ("a.lora_mid.weight", "a", Ok(Kind::Core), "weight"),
         ];
         for (key, base, kind, ending) in cases {
             assert_eq!(AdapterKey::parse(key), Some(AdapterKey { base, kind, ending }), "{key}");

@@ -173,7 +173,7 @@ fn flat(metadata: &BTreeMap<String, String>) -> Sections {
         let stated = Stated {
             rank,
             alpha: alpha.map(|(_, alpha)| alpha),
-            use_rslora: switch(of(&RSLORA))?,
+            use_rslora: switch(of(&RSLORA))?.unwrap_or(false),
             use_dora: switch(of(&DORA))?,
             ranks: pattern(&RANK_PATTERN),
             alphas: pattern(&ALPHA_PATTERN),
@@ -187,12 +187,13 @@ fn is_unset(text: &str) -> bool {
     matches!(text.to_ascii_lowercase().as_str(), "" | "none" | "null" | "{}")
 }
 
-/// Whether a switch is on, as Python and others write it.
-fn switch<'a>(mut keys: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Result<bool, AdapterConfigError> {
-    let Some((_, key, text)) = keys.next() else { return Ok(false) };
+/// Whether a switch is on, as Python and others write it; `None` where it is not there.
+fn switch<'a>(mut keys: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Result<Option<bool>, AdapterConfigError> {
+    let Some((_, key, text)) = keys.next() else { return Ok(None) };
     match text.trim().to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" | "" | "none" | "null" => Ok(false),
+        "true" | "1" | "yes" | "on" => Ok(Some(true)),
+        "false" | "0" | "no" | "off" => Ok(Some(false)),
+        "" | "none" | "null" => Ok(None),
         _ => {
             let problem = format!("it is `{}`, expected true or false", shown(text));
             Err(AdapterConfigError::Malformed { place: place(key), problem })

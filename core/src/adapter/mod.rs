@@ -28,7 +28,7 @@ pub use self::{
     key::{AdapterKey, Kind, Unsupported},
     metadata::FileStrengths,
     plan::{AdapterInput, AdapterPlan, Incomplete, merge, plan},
-    recognise::{Change, FactorKeys, LayerChange, LowRank, Recognised, WholeWeights, recognise},
+    recognise::{Along, Change, FactorKeys, LayerChange, LowRank, MagnitudeKey, Recognised, WholeWeights, recognise},
     report::{AdapterReport, AppliedStrength},
     strength::{StrengthSource, alphas, number},
     targets::{Share, Side, TargetLayer, Targets, Weights},

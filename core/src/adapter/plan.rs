@@ -112,9 +112,6 @@ fn planned(
     if !input.scale.is_finite() || input.scale == 0.0 {
         return Err(AdapterError::Scale { found: input.scale });
     }
-    if let Some(sign) = input.config.and_then(AdapterConfig::dora) {
-        return Err(AdapterError::Dora { sign });
-    }
     let whole = match input.config.map(AdapterConfig::saved) {
         Some(Saved::Everything) => WholeWeights::Expected,
         Some(Saved::Modules(modules)) if !modules.is_empty() => WholeWeights::Expected,
@@ -201,6 +198,8 @@ struct Planner<'a> {
     promised: Vec<(String, Saved)>,
     /// Alphas of changes that are not scaled.
     idle_alphas: Vec<String>,
+    /// Layers that are brought to magnitudes.
+    rescaled: BTreeSet<String>,
     has_mlx: bool,
 }
 
@@ -218,6 +217,7 @@ impl<'a> Planner<'a> {
             places: BTreeSet::new(),
             promised: Vec::new(),
             idle_alphas: Vec::new(),
+            rescaled: BTreeSet::new(),
             has_mlx: false,
         }
     }
@@ -243,8 +243,12 @@ impl<'a> Planner<'a> {
         for RowSpan { layer, tensor, rows } in spans {
             layers.insert(layer.clone());
             self.applied.insert(layer.clone());
-            let Strength { alpha, divisor } = strength;
-            let delta = Delta { product: product.clone(), scale: self.input.scale, alpha, divisor, rows, effect };
+            let magnitude = change.magnitude.as_ref().map(|keys| self.tensors.magnitude(keys, &frame, &rows));
+            let magnitude = magnitude.transpose()?;
+            self.rescaled.extend(magnitude.is_some().then(|| layer.clone()));
+            let (Strength { alpha, divisor }, scale) = (strength, self.input.scale);
+            let product = product.clone();
+            let delta = Delta { product, scale, alpha, divisor, rows, effect, magnitude, order: None };
             let before = self.deltas.entry(tensor).or_default();
             match before.iter().find(|before| before.delta.effect == effect) {
                 None => before.push(Planned { delta, base: change.base.clone() }),
@@ -290,9 +294,7 @@ impl<'a> Planner<'a> {
             self.input.config.map(|config| (config, base)).into_iter().collect();
         configs.extend(self.input.metadata.of_base(base, self.targets)?);
         for (config, written) in configs {
-            if let Some(sign) = config.dora() {
-                return Err(AdapterError::Dora { sign });
-            }
+            decomposed(config, change)?;
             if let Some(problem) = method_of(&change.change).and_then(|method| config.contradicts(method)) {
                 return Err(AdapterConfigError::Malformed { place: config.place().to_owned(), problem }.into());
             }
@@ -394,11 +396,32 @@ impl<'a> Planner<'a> {
                 "mlx-lm writes the scale of an adapter into its config, which is not there: 1 is taken".to_owned(),
             );
         }
+        if !self.rescaled.is_empty() {
+            let (count, scale) = (self.rescaled.len(), self.input.scale);
+            let mut remark = format!("DoRA: {count} layers are brought to the adapter's magnitudes after the sum");
+            if scale.to_bits() != 1f64.to_bits() {
+                remark
+                    .push_str(&format!("; the scale {scale} is on what is added, inside of the norm, as PEFT has it"));
+            }
+            said.push(remark);
+        }
         if let Some(key) = self.idle_alphas.first() {
             let count = self.idle_alphas.len();
             said.push(format!("{count} alphas beside whole matrices, such as `{}`, scale nothing", shown(key)));
         }
         said
+    }
+}
+
+/// Compares what a config says of DoRA with the magnitudes that are there: without them a pair makes another model.
+fn decomposed(config: &AdapterConfig, change: &LayerChange) -> Result<(), AdapterError> {
+    let layer = || shown(&change.layers[0].layer);
+    match (&change.change, config.dora(), &change.magnitude) {
+        (Change::LowRank(_), Some(Ok(sign)), None) => Err(AdapterError::NoMagnitude { layer: layer(), sign }),
+        (_, Some(Err(sign)), Some(magnitude)) => {
+            Err(AdapterError::UnsaidMagnitude { layer: layer(), key: shown(&magnitude.key), sign })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -423,7 +446,7 @@ fn module<'a>(written: &'a str, change: &'a LayerChange) -> &'a str {
 mod tests {
     use super::*;
     use crate::{
-        derive::{Factor, Product},
+        derive::{Factor, Lines, Product},
         header::{Dtype, TensorInfo, byte_length},
         source::SourceId,
         table::Sourced,
@@ -454,7 +477,8 @@ mod tests {
         ];
         let names =
             (0..2).flat_map(|block| layers.map(|(name, shape)| (format!("layers.{block}.{name}"), shape.to_vec())));
-        Weights::new(names.chain([("head.weight".to_owned(), vec![6, INPUT])]))
+        let others = [("head.weight".to_owned(), vec![6, INPUT]), ("conv.weight".to_owned(), vec![7, 5, 3, 1])];
+        Weights::new(names.chain(others))
     }
 
     /// The value of every alpha.
@@ -825,12 +849,13 @@ mod tests {
             ("layers.1.w.lora_A", &[2, INPUT]),
             ("te.layers.0.w.lora_A", &[2, 3]),
             ("te.layers.0.w.lora_B", &[3, 2]),
-            ("layers.1.s.lokr_t2", &[2, 2]),
+            ("layers.1.s.lokr_t1", &[2, 2]),
             ("note", &[1]),
         ];
         let left_out = "2 changes without a target (layers.0.absent, layers.7.w), 1 key without its partner \
-                        (layers.1.w.lora_A), 1 key of no known form (note), 1 key of Tucker cores (layers.1.s.lokr_t2), \
-                        1 key of biases of low-rank pairs (`lora_bias`) (layers.0.w.lora_B.bias)";
+                        (layers.1.w.lora_A), 1 key of no known form (note), \
+                        1 key of biases of low-rank pairs (`lora_bias`) (layers.0.w.lora_B.bias), \
+                        1 key of cores of LoKr's first factor (layers.1.s.lokr_t1)";
         let said = planned(&tensors, None).unwrap_err().to_string();
         assert_eq!(said, format!("1 of its changes can be applied, and not all of it: {left_out}"));
         let report = plan_of(&floats(&tensors), None, &[], (1.0, Incomplete::Reported)).unwrap().report;
@@ -879,15 +904,94 @@ mod tests {
     }
 
     #[test]
-    fn dora_is_refused_by_key_and_by_config() {
+    fn magnitudes_are_of_rows_or_of_columns() {
+        let (one, of_columns) = (("layers.0.w.lora_A", &[2, INPUT][..]), Lines::Columns);
+        for (key, shape, expected) in [
+            ("layers.0.w.lora_magnitude_vector.weight", &[OUTPUT][..], Lines::Rows),
+            ("layers.0.w.lora_magnitude_vector", &[1, OUTPUT, 1, 1], Lines::Rows),
+            ("layers.0.w.m", &[OUTPUT], Lines::Rows),
+            ("layers.0.w.dora_scale", &[OUTPUT, 1], Lines::Rows),
+            ("layers.0.w.dora_scale", &[1, INPUT], of_columns),
+            ("model.layers_0_w.dora_scale", &[1, INPUT, 1, 1], of_columns),
+        ] {
+            let plan = planned(&[one, ("layers.0.w.lora_B", &[OUTPUT, 2]), (key, shape)], None).unwrap();
+            let said = &plan.report.remarks;
+            assert!(said[0].starts_with("DoRA: 1 layers"), "{said:?}");
+            let magnitude = only(plan).magnitude.unwrap();
+            let count = if expected == of_columns { INPUT } else { OUTPUT };
+            assert_eq!((magnitude.of, magnitude.slice.shape), (expected, vec![count]), "{key}");
+        }
+        // Of a fused layer each takes its own rows.
+        let qkv = [("layers.0.qkv.lora_A", &[2, INPUT][..]), ("layers.0.qkv.lora_B", &[20, 2])];
+        let plan = planned(&[&qkv[..], &[("layers.0.qkv.dora_scale", &[20, 1])]].concat(), None).unwrap();
+        let of = |layer: &str| plan.deltas[layer][0].magnitude.clone().unwrap().slice;
+        let (first, last) = (of("layers.0.q.weight"), of("layers.0.v.weight"));
+        assert_eq!((first.shape, last.shape, last.range.start - first.range.start), (vec![10], vec![5], 15 * 4));
+        for (shape, key) in [(&[1, INPUT][..], "layers.0.qkv.dora_scale"), (&[10, 2], "layers.0.qkv.m")] {
+            let said = planned(&[&qkv[..], &[(key, shape)]].concat(), None).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{key}`: expected 20 magnitudes of rows")), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_config_and_magnitudes_agree_about_dora() {
         let pair: [(&str, &[u64]); 3] = [
             ("layers.0.w.lora_A", &[2, INPUT]),
             ("layers.0.w.lora_B", &[OUTPUT, 2]),
-            ("layers.1.w.lora_magnitude_vector", &[OUTPUT]),
+            ("layers.0.w.lora_magnitude_vector", &[OUTPUT]),
         ];
-        let said = planned(&pair, None).unwrap_err().to_string();
-        assert!(said.contains("DoRA") && said.contains(pair[2].0), "{said}");
-        let said = planned(&pair[..2], Some(&config(r#"{"use_dora": true}"#))).unwrap_err().to_string();
-        assert!(said.contains("`use_dora` is true in `adapter_config.json`"), "{said}");
+        let (with, without) = (r#"{"use_dora": true}"#, r#"{"use_dora": false}"#);
+        assert!(only(planned(&pair, Some(&config(with))).unwrap()).magnitude.is_some());
+        assert!(only(planned(&pair[..2], Some(&config(without))).unwrap()).magnitude.is_none());
+        let said = planned(&pair[..2], Some(&config(with))).unwrap_err().to_string();
+        assert!(said.contains("`use_dora` is true in `adapter_config.json`, and the file has no magnitudes"), "{said}");
+        let said = planned(&pair, Some(&config(without))).unwrap_err().to_string();
+        assert!(said.contains("`use_dora` is false") && said.contains(pair[2].0), "{said}");
+        // Magnitudes without a pair, and those that two names of a layer share.
+        let said = planned(&[pair[0], pair[1], ("layers.1.w.m", &[OUTPUT])], None).unwrap_err().to_string();
+        assert!(said.contains("1 key without its partner (layers.1.w.m)"), "{said}");
+        let twice = [pair[0], pair[1], pair[2], ("layers_0_w.lora_A", pair[0].1), ("layers_0_w.lora_B", pair[1].1)];
+        let said = planned(&twice, None).unwrap_err().to_string();
+        assert!(said.contains("changed twice"), "{said}");
+        let both = [&twice[..], &[("layers_0_w.m", &[OUTPUT][..])]].concat();
+        assert_eq!(planned(&both, None).unwrap().twins[0].pairs.len(), 3);
+    }
+
+    #[test]
+    fn kernels_are_matrices_of_what_is_behind_their_outputs() {
+        let plan = |tensors: &[(&str, &[u64])]| planned(tensors, None).map(only);
+        let down = ("conv.lora_down.weight", &[2, 5, 3, 1][..]);
+        let up = ("conv.lora_up.weight", &[7, 2, 1, 1][..]);
+        let delta = plan(&[down, up]).unwrap();
+        assert_eq!((delta.product.dimensions(), delta.rows), (Some((7, 15)), 0..7));
+        let narrow = ("conv.lora_down.weight", &[2, 5, 1, 1][..]);
+        let core = ("conv.lora_mid.weight", &[2, 2, 3, 1][..]);
+        let cored = plan(&[narrow, up, core]).unwrap();
+        assert!(matches!(&cored.product, Product::Cored(Factor::Cored { core, .. }) if core.shape == [2, 2, 3]));
+        assert_eq!((cored.product.dimensions(), cored.divisor), (Some((7, 15)), 1.0));
+        let whole = plan(&[("conv.diff", &[7, 5, 3, 1])]).unwrap();
+        assert!(matches!(whole.product, Product::Full(_)));
+        let loha = ["w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"].map(|marker| format!("conv.hada_{marker}"));
+        let shapes: [&[u64]; 6] = [&[2, 7], &[2, 5], &[2, 7], &[2, 5], &[2, 2, 3, 1], &[2, 2, 3, 1]];
+        let loha: Vec<_> = loha.iter().map(String::as_str).zip(shapes).chain([("conv.alpha", &[][..])]).collect();
+        let delta = plan(&loha).unwrap();
+        assert_eq!((delta.product.dimensions(), delta.alpha, delta.divisor), (Some((7, 15)), ALPHA, 2.0));
+        let lokr = [("conv.lokr_w1", &[1, 5][..]), ("conv.lokr_w2_a", &[2, 7]), ("conv.lokr_w2_b", &[2, 1])];
+        let delta = plan(&[&lokr[..], &[("conv.lokr_t2", &[2, 2, 3, 1])]].concat()).unwrap();
+        assert_eq!((delta.product.dimensions(), delta.divisor), (Some((7, 15)), 1.0));
+        for wrong in [
+            vec![("conv.lora_down.weight", &[2, 5, 3, 3][..]), up],
+            vec![narrow, up],
+            vec![down, up, core],
+            vec![narrow, up, ("conv.lora_mid.weight", &[2, 2, 3, 3])],
+            lokr.to_vec(),
+            loha[..5].to_vec(),
+        ] {
+            let said = plan(&wrong).unwrap_err().to_string();
+            assert!(said.starts_with("layer `conv`: "), "{said}");
+        }
+        // A core under another name of the layer is the same layer's, and one that is left over forbids the pair.
+        assert!(plan(&[narrow, up, ("model.conv.lora_mid.weight", core.1)]).unwrap().product.dimensions().is_some());
+        assert!(plan(&[down, up, ("conv.lokr_t2", core.1)]).is_err());
     }
 }

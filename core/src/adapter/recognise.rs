@@ -18,6 +18,8 @@ pub struct LowRank {
     pub down: String,
     /// Key of the factor from the rank.
     pub up: String,
+    /// Key of the core between the two.
+    pub core: Option<String>,
     /// Who wrote it, which tells in which order dimensions are meant where shapes allow several.
     pub tool: Tool,
 }
@@ -29,6 +31,33 @@ pub enum FactorKeys {
     Whole(String),
     /// It is the product of two.
     Product(String, String),
+    /// It is made of a core, whose first two dimensions two matrices `[rank, rows]` and `[rank, columns]` take to size.
+    Cored {
+        /// Key of the core, `[rank, rank, kernel]`.
+        core: String,
+        /// Key of the matrix of the rows.
+        left: String,
+        /// Key of the matrix of the columns.
+        right: String,
+    },
+}
+
+/// The key of DoRA's magnitudes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MagnitudeKey {
+    /// The key.
+    pub key: String,
+    /// What a magnitude is the length of.
+    pub along: Along,
+}
+
+/// What a magnitude is the length of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Along {
+    /// A row of the weight.
+    Rows,
+    /// A row or a column, as the shape of the magnitudes says.
+    AsShaped,
 }
 
 /// How a layer is changed.
@@ -46,9 +75,9 @@ pub enum Change {
     /// By the product, element by element, of two products.
     Hadamard {
         /// Keys of the first product.
-        w1: (String, String),
+        w1: FactorKeys,
         /// Keys of the second product.
-        w2: (String, String),
+        w2: FactorKeys,
     },
     /// By a difference, which is added.
     Full(String),
@@ -67,6 +96,8 @@ pub struct LayerChange {
     pub side: Side,
     /// The keys.
     pub change: Change,
+    /// DoRA: the lengths that the rows or columns of the changed weight get.
+    pub magnitude: Option<MagnitudeKey>,
     /// Keys of alphas that mean these layers.
     pub alphas: Vec<String>,
 }
@@ -104,11 +135,17 @@ struct Group<'a> {
     /// Matrices by base and kind. Bases of one meaning may be spelt differently.
     matrices: BTreeMap<&'a str, Kinds<'a>>,
     alphas: Vec<&'a str>,
-    /// Whether there is a core, without which the matrices mean something else.
+    /// Whether there is a core that is not applied, without which the matrices mean something else.
     has_core: bool,
 }
 
 type Kinds<'a> = BTreeMap<Kind, &'a str>;
+
+/// A change whose tensors are all there.
+struct Complete {
+    change: Change,
+    magnitude: Option<MagnitudeKey>,
+}
 
 /// The keys without a marker that a file may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,9 +174,6 @@ pub fn recognise<'a>(
     for key in keys {
         found += 1;
         sorting.add(key, &mut out)?;
-    }
-    if let Some(keys) = out.unsupported.get(&Unsupported::Dora) {
-        return Err(AdapterError::dora(keys));
     }
     if sorting.names.len() > 1 {
         let name = |name: &&str| if name.is_empty() { "`default`".to_owned() } else { format!("`{}`", shown(name)) };
@@ -170,7 +204,7 @@ pub fn recognise<'a>(
 /// What a key without a mark of adapters means.
 enum Unmarked {
     /// A whole tensor of a layer.
-    Change(LayerChange),
+    Change(Box<LayerChange>),
     /// A tensor that the layer does not have.
     Lacking,
     /// No layer of the component.
@@ -194,7 +228,7 @@ impl<'a> Sorting<'a, '_> {
                 out.other_component.push(key.to_owned());
             } else {
                 match self.unmarked(key) {
-                    Unmarked::Change(change) => self.unmarked.push((key.to_owned(), Some(change))),
+                    Unmarked::Change(change) => self.unmarked.push((key.to_owned(), Some(*change))),
                     Unmarked::Lacking => self.unmarked.push((key.to_owned(), None)),
                     Unmarked::NoLayer => out.unknown.push(key.to_owned()),
                 }
@@ -202,15 +236,14 @@ impl<'a> Sorting<'a, '_> {
             return Ok(());
         };
         let AdapterKey { base, kind, .. } = parsed;
-        // Magnitudes refuse an adapter wherever they are.
-        if self.targets.is_of_another(base) && kind != Err(Unsupported::Dora) {
+        if self.targets.is_of_another(base) {
             out.other_component.push(key.to_owned());
             return Ok(());
         }
         let kind = match kind {
             Ok(kind) => kind,
             Err(unsupported) => {
-                if unsupported == Unsupported::Tucker {
+                if unsupported == Unsupported::FirstCore {
                     self.group(base).has_core = true;
                 }
                 out.unsupported.entry(unsupported).or_default().push(key.to_owned());
@@ -260,7 +293,7 @@ impl<'a> Sorting<'a, '_> {
         }
         let change = Change::Whole(key.to_owned());
         let base = base.to_owned();
-        Unmarked::Change(LayerChange { base, layers, side, change, alphas: Vec::new() })
+        Unmarked::Change(Box::new(LayerChange { base, layers, side, change, magnitude: None, alphas: Vec::new() }))
     }
 }
 
@@ -268,29 +301,17 @@ impl Group<'_> {
     /// Puts the complete changes of a group into `out`, and what is left over. Counts them.
     fn complete(self, out: &mut Recognised) -> usize {
         let owned = |key: &&str| (*key).to_owned();
+        let all_keys = || self.matrices.values().flat_map(BTreeMap::values).chain(&self.alphas).map(owned);
         if self.has_core {
-            let keys = self.matrices.values().flat_map(BTreeMap::values).chain(&self.alphas);
-            out.unsupported.entry(Unsupported::Tucker).or_default().extend(keys.map(owned));
+            out.unsupported.entry(Unsupported::FirstCore).or_default().extend(all_keys());
             return 0;
         }
-        let mut found: Vec<(&str, Change)> = Vec::new();
-        // First what is complete under one name, and then what is under several.
-        let mut rest = Kinds::new();
-        let mut spare = Vec::new();
-        for (&base, kinds) in &self.matrices {
-            let all = changes(kinds);
-            for (&kind, &key) in kinds {
-                if !all.iter().any(|change| change.keys().contains(&key)) && rest.insert(kind, key).is_some() {
-                    spare.push(key.to_owned());
-                }
-            }
-            found.extend(all.into_iter().map(|change| (base, change)));
+        let (found, mut spare) = self.found();
+        // Without its core or its magnitudes a change would be another one.
+        if spare.iter().any(|key| AdapterKey::parse(key).is_some_and(|key| key.kind.is_ok_and(Kind::completes))) {
+            out.without_partner.extend(all_keys());
+            return 0;
         }
-        let several = changes(&rest);
-        let is_used = |key: &str| several.iter().any(|change| change.keys().contains(&key));
-        spare.extend(rest.values().filter(|key| !is_used(key)).map(owned));
-        let first = self.matrices.keys().next().copied().unwrap_or_default();
-        found.extend(several.into_iter().map(|change| (first, change)));
         out.without_partner.append(&mut spare);
         if found.is_empty() {
             out.without_partner.extend(self.alphas.iter().map(owned));
@@ -303,12 +324,49 @@ impl Group<'_> {
             return count;
         }
         let alphas: Vec<String> = self.alphas.iter().map(owned).collect();
-        for (base, (change, side)) in found.into_iter().map(|(base, change)| (base, sided(change))) {
+        for Complete { change, magnitude } in found {
+            let (change, side) = sided(change);
+            let base = AdapterKey::parse(change.keys()[0]).map_or_else(String::new, |key| key.base.to_owned());
             let (layers, alphas) = (self.layers.clone(), alphas.clone());
-            out.changes.push(LayerChange { base: base.to_owned(), layers, side, change, alphas });
+            out.changes.push(LayerChange { base, layers, side, change, magnitude, alphas });
         }
         count
     }
+
+    /// The complete changes, and the keys of none. Where no kind is there twice, all keys of the group belong together,
+    /// however they are spelt.
+    fn found(&self) -> (Vec<Complete>, Vec<String>) {
+        let mut union = Kinds::new();
+        let all = self.matrices.values().flatten();
+        // Each is inserted, so that nothing ends the count early.
+        let twice = all.filter_map(|(&kind, &key)| union.insert(kind, key)).count();
+        if twice == 0 {
+            let found = changes(&union);
+            let spare = unused(&union, &found).map(|(_, key)| key.to_owned()).collect();
+            return (found, spare);
+        }
+        // First what is complete under one name, and then what is under several.
+        let (mut found, mut rest, mut spare) = (Vec::new(), Kinds::new(), Vec::new());
+        for kinds in self.matrices.values() {
+            let all = changes(kinds);
+            for (kind, key) in unused(kinds, &all) {
+                if rest.insert(kind, key).is_some() {
+                    spare.push(key.to_owned());
+                }
+            }
+            found.extend(all);
+        }
+        let several = changes(&rest);
+        spare.extend(unused(&rest, &several).map(|(_, key)| key.to_owned()));
+        found.extend(several);
+        (found, spare)
+    }
+}
+
+/// Those of `keys` that belong to none of `found`.
+fn unused<'a, 'b>(keys: &'b Kinds<'a>, found: &'b [Complete]) -> impl Iterator<Item = (Kind, &'a str)> + 'b {
+    let is_used = move |key: &str| found.iter().any(|change| change.keys().any(|used| used == key));
+    keys.iter().map(|(&kind, &key)| (kind, key)).filter(move |(_, key)| !is_used(key))
 }
 
 /// Which tensor a change is of: that of a bias has a kind of its own, which its key tells.
@@ -322,33 +380,51 @@ fn sided(change: Change) -> (Change, Side) {
     (change, side)
 }
 
-/// The complete changes among matrices of one layer.
-fn changes(keys: &Kinds<'_>) -> Vec<Change> {
+/// The complete changes among matrices of one layer. Magnitudes are of a change that has factors.
+fn changes(keys: &Kinds<'_>) -> Vec<Complete> {
     let key = |kind| keys.get(&kind).map(|&key| key.to_owned());
     let pair = |first, second| Some((key(first)?, key(second)?));
-    let low_rank = |down, up, tool| pair(down, up).map(|(down, up)| Change::LowRank(LowRank { down, up, tool }));
-    let factor = |whole, left, right| {
-        let product = || pair(left, right).map(|(left, right)| FactorKeys::Product(left, right));
-        key(whole).map(FactorKeys::Whole).or_else(product)
+    let low_rank = |down, up, core: Option<Kind>, tool| {
+        let core = core.and_then(key);
+        pair(down, up).map(|(down, up)| Change::LowRank(LowRank { down, up, core, tool }))
+    };
+    let factors = |left, right, core| {
+        let (left, right) = pair(left, right)?;
+        Some(match key(core) {
+            Some(core) => FactorKeys::Cored { core, left, right },
+            None => FactorKeys::Product(left, right),
+        })
     };
     let kronecker = || {
-        let w1 = factor(Kind::LokrW1, Kind::LokrW1A, Kind::LokrW1B)?;
-        let w2 = factor(Kind::LokrW2, Kind::LokrW2A, Kind::LokrW2B)?;
+        let product = || pair(Kind::LokrW1A, Kind::LokrW1B).map(|(left, right)| FactorKeys::Product(left, right));
+        let w1 = key(Kind::LokrW1).map(FactorKeys::Whole).or_else(product)?;
+        let product = || factors(Kind::LokrW2A, Kind::LokrW2B, Kind::LokrCore);
+        let w2 = key(Kind::LokrW2).map(FactorKeys::Whole).or_else(product)?;
         Some(Change::Kronecker { w1, w2 })
     };
     let hadamard = || {
-        let (w1, w2) = (pair(Kind::HadaW1A, Kind::HadaW1B)?, pair(Kind::HadaW2A, Kind::HadaW2B)?);
+        let w1 = factors(Kind::HadaW1A, Kind::HadaW1B, Kind::HadaCore1)?;
+        let w2 = factors(Kind::HadaW2A, Kind::HadaW2B, Kind::HadaCore2)?;
         Some(Change::Hadamard { w1, w2 })
     };
-    let all = [
-        low_rank(Kind::Down, Kind::Up, Tool::Unknown),
-        low_rank(Kind::MlxDown, Kind::MlxUp, Tool::MlxLm),
+    let magnitude = [(Kind::RowMagnitude, Along::Rows), (Kind::Magnitude, Along::AsShaped)]
+        .into_iter()
+        .find_map(|(kind, along)| Some(MagnitudeKey { key: key(kind)?, along }));
+    let products = [
+        low_rank(Kind::Down, Kind::Up, Some(Kind::Core), Tool::Unknown),
+        low_rank(Kind::MlxDown, Kind::MlxUp, None, Tool::MlxLm),
         kronecker(),
         hadamard(),
-        key(Kind::Difference).map(Change::Full),
-        key(Kind::BiasDifference).map(Change::Full),
     ];
-    all.into_iter().flatten().collect()
+    let whole = [Kind::Difference, Kind::BiasDifference].map(|kind| key(kind).map(Change::Full));
+    let products = products.into_iter().flatten().map(|change| Complete { change, magnitude: magnitude.clone() });
+    products.chain(whole.into_iter().flatten().map(|change| Complete { change, magnitude: None })).collect()
+}
+
+impl Complete {
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        self.change.keys().into_iter().chain(self.magnitude.as_ref().map(|magnitude| magnitude.key.as_str()))
+    }
 }
 
 impl Recognised {
@@ -370,9 +446,10 @@ impl Change {
     #[must_use]
     pub fn keys(&self) -> Vec<&str> {
         match self {
-            Self::LowRank(LowRank { down, up, .. }) => vec![down, up],
-            Self::Kronecker { w1, w2 } => w1.keys().chain(w2.keys()).collect(),
-            Self::Hadamard { w1, w2 } => vec![&w1.0, &w1.1, &w2.0, &w2.1],
+            Self::LowRank(LowRank { down, up, core, .. }) => {
+                [down, up].into_iter().chain(core).map(String::as_str).collect()
+            }
+            Self::Kronecker { w1, w2 } | Self::Hadamard { w1, w2 } => w1.keys().chain(w2.keys()).collect(),
             Self::Full(key) | Self::Whole(key) => vec![key],
         }
     }
@@ -380,10 +457,11 @@ impl Change {
 
 impl FactorKeys {
     fn keys(&self) -> impl Iterator<Item = &str> {
-        let (first, second) = match self {
-            Self::Whole(key) => (key, None),
-            Self::Product(left, right) => (left, Some(right)),
+        let keys = match self {
+            Self::Whole(key) => [Some(key), None, None],
+            Self::Product(left, right) => [Some(left), Some(right), None],
+            Self::Cored { core, left, right } => [Some(left), Some(right), Some(core)],
         };
-        std::iter::once(first).chain(second).map(String::as_str)
+        keys.into_iter().flatten().map(String::as_str)
     }
 }

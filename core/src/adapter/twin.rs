@@ -36,8 +36,23 @@ pub(super) fn pairs(first: &Delta, second: &Delta) -> Option<Vec<(Slice, Slice)>
     if !as_strong || first.effect != second.effect {
         return None;
     }
-    let whole = |pairs: Vec<Option<(Slice, Slice)>>| {
-        if first.rows == second.rows { pairs.into_iter().collect() } else { None }
+    let mut pairs = products(first, second)?;
+    match (&first.magnitude, &second.magnitude) {
+        (None, None) => {}
+        (Some(one), Some(other)) if one.of == other.of && is_alike(&one.slice, &other.slice) => {
+            pairs.push((one.slice.clone(), other.slice.clone()));
+        }
+        _ => return None,
+    }
+    Some(pairs)
+}
+
+/// The same for their products.
+fn products(first: &Delta, second: &Delta) -> Option<Vec<(Slice, Slice)>> {
+    let whole = |one: Vec<Matrix>, other: Vec<Matrix>| {
+        let is_whole = first.rows == second.rows && one.len() == other.len();
+        is_whole.then_some(())?;
+        one.iter().zip(&other).map(|(one, other)| same(one, other)).collect()
     };
     match (&first.product, &second.product) {
         (Product::LowRank { down: one, up: of_one }, Product::LowRank { down: other, up: of_other }) => {
@@ -46,30 +61,39 @@ pub(super) fn pairs(first: &Delta, second: &Delta) -> Option<Vec<(Slice, Slice)>
         (Product::Full(one), Product::Full(other)) => {
             Some(vec![same(&rows(one, &first.rows)?, &rows(other, &second.rows)?)?])
         }
-        (Product::Kronecker { first: a, second: b }, Product::Kronecker { first: c, second: d }) => {
-            let (one, other) = ([factors(a), factors(b)].concat(), [factors(c), factors(d)].concat());
-            (one.len() == other.len()).then_some(())?;
-            whole(one.iter().zip(&other).map(|(one, other)| same(one, other)).collect())
+        (Product::Kronecker { first: a, second: b }, Product::Kronecker { first: c, second: d })
+        | (Product::Hadamard { first: a, second: b }, Product::Hadamard { first: c, second: d }) => {
+            let alike = |one: &Factor, other: &Factor| std::mem::discriminant(one) == std::mem::discriminant(other);
+            (alike(a, c) && alike(b, d)).then_some(())?;
+            whole([factors(a), factors(b)].concat(), [factors(c), factors(d)].concat())
         }
-        (Product::Hadamard { first: a, second: b }, Product::Hadamard { first: c, second: d }) => {
-            whole(vec![same(&a.0, &c.0), same(&a.1, &c.1), same(&b.0, &d.0), same(&b.1, &d.1)])
-        }
+        (Product::Cored(one), Product::Cored(other)) => whole(factors(one), factors(other)),
         _ => None,
     }
 }
 
-fn factors(factor: &Factor) -> Vec<&Matrix> {
+/// The matrices of a factor, and its core as one.
+fn factors(factor: &Factor) -> Vec<Matrix> {
     match factor {
-        Factor::Whole(matrix) => vec![matrix],
-        Factor::Product(left, right) => vec![left, right],
+        Factor::Whole(matrix) => vec![matrix.clone()],
+        Factor::Product(left, right) => vec![left.clone(), right.clone()],
+        Factor::Cored { core, left, right } => {
+            let core = Matrix { slice: core.clone(), transposed: false };
+            vec![core, left.clone(), right.clone()]
+        }
     }
+}
+
+/// Whether two slices may have the same bytes.
+fn is_alike(one: &Slice, other: &Slice) -> bool {
+    one.dtype == other.dtype && one.shape == other.shape
 }
 
 /// The bytes of two matrices that are written alike.
 fn same(first: &Matrix, second: &Matrix) -> Option<(Slice, Slice)> {
     let (one, other) = (&first.slice, &second.slice);
-    let is_alike = first.transposed == second.transposed && one.dtype == other.dtype && one.shape == other.shape;
-    is_alike.then(|| (one.clone(), other.clone()))
+    let is_same = first.transposed == second.transposed && is_alike(one, other);
+    is_same.then(|| (one.clone(), other.clone()))
 }
 
 /// Some rows of a matrix, when they lie together.

@@ -5,11 +5,12 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::Slice;
+use crate::axes::Axes;
 
 /// A matrix of an adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matrix {
-    /// Its bytes. The shape has two dimensions; trailing ones of a 1x1 kernel are left out.
+    /// Its bytes. The shape has two dimensions: those of a kernel behind its second one are in the second.
     pub slice: Slice,
     /// Whether rows and columns are to be exchanged.
     pub transposed: bool,
@@ -39,6 +40,16 @@ pub enum Factor {
     Whole(Matrix),
     /// The product of two.
     Product(Matrix, Matrix),
+    /// Tucker's decomposition: element `[p, q * kernel + k]` is the sum over `i` and `j` of
+    /// `left[p, i] * core[i, j, k] * right[j, q]`.
+    Cored {
+        /// `[i, j, kernel]`.
+        core: Slice,
+        /// `[rows, i]`.
+        left: Matrix,
+        /// `[j, columns]`.
+        right: Matrix,
+    },
 }
 
 impl Factor {
@@ -48,11 +59,19 @@ impl Factor {
         match self {
             Self::Whole(matrix) => matrix.dimensions(),
             Self::Product(left, right) => left.times(right),
+            Self::Cored { core, left, right } => {
+                let ((rows, i), (j, columns)) = (left.dimensions()?, right.dimensions()?);
+                match core.shape[..] {
+                    [one, other, kernel] if (one, other) == (i, j) => Some((rows, columns.checked_mul(kernel)?)),
+                    _ => None,
+                }
+            }
         }
     }
 }
 
-/// How matrices make the change, before it is scaled.
+/// How matrices make the change, before it is scaled. Of a kernel they make the matrix whose columns are all that is behind
+/// its first dimension.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Product {
     /// LoRA: `up @ down`.
@@ -69,12 +88,14 @@ pub enum Product {
         /// `[m, n]`.
         second: Factor,
     },
-    /// LoHa: `(a.0 @ a.1) * (b.0 @ b.1)`, element by element.
+    /// LoRA with a core between its two matrices.
+    Cored(Factor),
+    /// LoHa: `first * second`, element by element.
     Hadamard {
-        /// `[output, rank]` and `[rank, input]`.
-        first: (Matrix, Matrix),
+        /// `[output, input]`.
+        first: Factor,
         /// The same.
-        second: (Matrix, Matrix),
+        second: Factor,
     },
     /// The difference, or the weight itself, of any shape.
     Full(Matrix),
@@ -91,12 +112,31 @@ impl Product {
                 Some((first.0.checked_mul(second.0)?, first.1.checked_mul(second.1)?))
             }
             Self::Hadamard { first, second } => {
-                let (first, second) = (first.0.times(&first.1)?, second.0.times(&second.1)?);
+                let (first, second) = (first.dimensions()?, second.dimensions()?);
                 (first == second).then_some(first)
             }
+            Self::Cored(factor) => factor.dimensions(),
             Self::Full(matrix) => matrix.dimensions(),
         }
     }
+}
+
+/// DoRA: how long the rows or columns of a weight are after a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Magnitude {
+    /// One number for each of them, in one dimension.
+    pub slice: Slice,
+    /// Of what.
+    pub of: Lines,
+}
+
+/// Parts of a weight that have a length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lines {
+    /// All elements of one output: the first dimension.
+    Rows,
+    /// All elements of one input: the second dimension.
+    Columns,
 }
 
 /// What becomes of the weight that was there.
@@ -109,6 +149,10 @@ pub enum Effect {
 }
 
 /// What an adapter does to one tensor, with rows of `product * (scale * alpha / divisor)`, computed in F32.
+///
+/// With magnitudes it does what PEFT does when it merges: `(sum + change) * (magnitude / norm(weight + change))`, line by
+/// line, where `weight` is what it was before any adapter, and `sum` what it is after those that come before this one. The
+/// scale is on the change, inside of the norm. A line without a direction, whose norm is 0, stays as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     /// The product, of the shape of the tensor; of a fused layer all its rows.
@@ -123,4 +167,8 @@ pub struct Delta {
     pub rows: Range<u64>,
     /// Whether they are added to it.
     pub effect: Effect,
+    /// To which lengths the sum is brought; `None` where they are what they come to.
+    pub magnitude: Option<Magnitude>,
+    /// In which order the weight's dimensions lie in its file, where that is not the order of the product.
+    pub order: Option<Axes>,
 }

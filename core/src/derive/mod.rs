@@ -14,7 +14,7 @@ mod unit;
 
 pub use self::{
     conversion::{Conversion, Float, Form, LayerFilter, Merged, Packing},
-    delta::{Delta, Effect, Factor, Matrix, Product},
+    delta::{Delta, Effect, Factor, Lines, Magnitude, Matrix, Product},
     encoded::ExactLayers,
     error::{CannotConvert, Wish},
     job::{Input, Job, Output},

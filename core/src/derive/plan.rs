@@ -143,6 +143,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         Packing::Quantised(scheme, filter) => {
             let chosen = choose(&units, *scheme, filter, quantises)?;
             remarks.extend(guess(rule, filter, &chosen, &units));
+            remarks.extend(stacks(&units));
             chosen
         }
         Packing::AsStored | Packing::Plain => BTreeSet::new(),
@@ -155,7 +156,7 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
     let mut tensors: Vec<Placed<At>> = Vec::new();
     let mut jobs: Vec<Planned> = Vec::new();
     for unit in units {
-        let added = deltas.remove(&unit.weight()).unwrap_or_default();
+        let added = in_order_of(&unit, deltas.remove(&unit.weight()).unwrap_or_default());
         match job(&unit, (conversion, layers), &chosen, added, coded)? {
             Some(job) => jobs.push(job),
             None => {
@@ -182,6 +183,14 @@ pub fn plan(placed: Vec<Placed>, conversion: &Conversion, setting: Setting<'_>) 
         return Err(CannotConvert::NameCollision { name: shown(&pair[0].name) });
     }
     Ok(Converted { tensors, derivation, unmet, remarks })
+}
+
+/// What adapters do to a unit, told in which order its dimensions lie.
+fn in_order_of(unit: &Unit<'_>, mut deltas: Vec<Delta>) -> Vec<Delta> {
+    if let Unit::Plain(placed) = unit {
+        deltas.iter_mut().for_each(|delta| delta.order = placed.stored_order());
+    }
+    deltas
 }
 
 /// Whether a unit is quantised in a way that can be made plain.
@@ -265,6 +274,20 @@ fn guess(rule: Rule, filter: &LayerFilter, chosen: &BTreeSet<String>, units: &[U
         "no family knows the layers of this model: {} of {matrices} matrices were taken for linear layers and embeddings and \
          quantised, as mlx-lm does with layers whose rows are whole groups; name layers to choose otherwise",
         chosen.len()
+    ))
+}
+
+/// The remark on stacks of matrices, which are most of a model with experts, and which nobody quantises here.
+fn stacks(units: &[Unit<'_>]) -> Option<String> {
+    let mut stacks = units.iter().filter_map(|unit| match unit {
+        Unit::Plain(placed) if placed.shape.len() == 3 && FLOATS.contains(&placed.dtype) => Some(placed),
+        _ => None,
+    });
+    let first = stacks.next()?;
+    let count = 1 + stacks.count();
+    Some(format!(
+        "{count} tensors of three dimensions, such as `{}`, stay as they are: only matrices are quantised",
+        shown(&first.name)
     ))
 }
 
@@ -489,7 +512,16 @@ mod tests {
     fn delta() -> Delta {
         let slice = Slice { source: SourceId(3), range: 0..4, dtype: Dtype::F32, shape: vec![1, 1] };
         let product = Product::Full(Matrix { slice, transposed: false });
-        Delta { product, scale: 1.0, alpha: 1.0, divisor: 1.0, rows: 0..1, effect: Effect::Adds }
+        Delta {
+            product,
+            scale: 1.0,
+            alpha: 1.0,
+            divisor: 1.0,
+            rows: 0..1,
+            effect: Effect::Adds,
+            magnitude: None,
+            order: None,
+        }
     }
 
     fn run(tensors: Vec<Placed>, conversion: &Conversion, deltas: &[&str]) -> Result<Converted, CannotConvert> {
@@ -540,6 +572,20 @@ mod tests {
         let jobs = derived.derivation.unwrap().jobs;
         assert_eq!((jobs.len(), jobs[0].cast, jobs[0].quantise), (1, Some(Dtype::BF16), None));
         assert_eq!(run(tensors, &Conversion::default(), &[]).unwrap().derivation, None);
+    }
+
+    #[test]
+    fn stacks_of_matrices_that_stay_plain_are_told() {
+        let experts = placed("experts.gate_up_proj", Dtype::BF16, &[4, 64, 64]);
+        let packing = Packing::Quantised(scheme(Mode::Affine, 4, 64), LayerFilter::default());
+        let wish = Conversion { packing, ..bf16() };
+        let matrix = placed("a.weight", Dtype::BF16, &[4, 64]);
+        let said = run(vec![matrix.clone(), experts], &wish, &[]).unwrap().remarks;
+        assert!(
+            said[0].starts_with("1 tensors of three dimensions, such as `module.experts.gate_up_proj`"),
+            "{said:?}"
+        );
+        assert!(run(vec![matrix], &wish, &[]).unwrap().remarks.is_empty());
     }
 
     #[test]

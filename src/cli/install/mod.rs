@@ -1,6 +1,7 @@
 //! `weightsd install` and `weightsd uninstall`: the service manager's files, filled in from the templates in `launchd/` and
-//! `systemd/`. What is done is decided in [`plan`]; here it is done, or shown.
+//! `systemd/`. What is done is decided in [`plan`]; here it is done, or shown. [`load`] has the service manager take the files.
 
+mod load;
 mod plan;
 
 use std::{
@@ -24,10 +25,17 @@ pub(super) fn install(command: &Install) -> anyhow::Result<ExitCode> {
     let installation = Installation::new(platform, &surroundings()?)?;
     let mut out = io::stdout().lock();
     if command.dry_run {
-        show(&installation, &mut out)?
-    } else {
-        make(&installation, &mut out)?
+        show(&installation, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    make(&installation, &mut out)?;
+    if command.no_load {
+        write!(out, "{}", installation.by_hand)?;
+    } else {
+        load::load(&installation.steps, &mut out)?;
+        load::check(&installation.socket, &mut out)?;
+    }
+    write!(out, "{}", installation.words)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -42,7 +50,13 @@ pub(super) fn uninstall(command: &Install) -> anyhow::Result<ExitCode> {
         }
         write!(out, "{}", removal.words)?;
     } else {
+        let steps = |steps: &[plan::Step], out: &mut io::StdoutLock<'_>| match command.no_load {
+            true => Ok(()),
+            false => load::load(steps, out),
+        };
+        steps(&removal.before, &mut out)?;
         remove(&removal, &mut out)?;
+        steps(&removal.after, &mut out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -64,6 +78,7 @@ fn surroundings() -> anyhow::Result<Surroundings> {
         program: env::current_exe().context("the path of this program")?,
         uid: rustix::process::getuid().as_raw(),
         socket_variable: variable("WEIGHTSD_SOCKET").map(PathBuf::from),
+        runtime_folder: variable("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute()),
     })
 }
 
@@ -75,7 +90,7 @@ fn show(installation: &Installation, out: &mut impl Write) -> io::Result<()> {
     for unit in &installation.units {
         writeln!(out, "# {}\n{}", unit.path.display(), unit.text)?;
     }
-    write!(out, "{}", installation.words.trim_start())
+    write!(out, "{}{}", installation.by_hand.trim_start(), installation.words)
 }
 
 /// Makes folders and files, and says so.
@@ -96,7 +111,7 @@ fn make(installation: &Installation, out: &mut impl Write) -> anyhow::Result<()>
         write_whole(&unit.path, &unit.text).with_context(at)?;
         writeln!(out, "wrote {}", unit.path.display())?;
     }
-    Ok(write!(out, "{}", installation.words)?)
+    Ok(())
 }
 
 /// Writes a file that a service manager may be reading: it sees the old one or the new one.

@@ -26,6 +26,27 @@ pub(super) struct Surroundings {
     pub(super) uid: u32,
     /// `WEIGHTSD_SOCKET` of this shell, which the service manager does not see.
     pub(super) socket_variable: Option<PathBuf>,
+    /// `XDG_RUNTIME_DIR`, in which systemd makes the socket.
+    pub(super) runtime_folder: Option<PathBuf>,
+}
+
+/// A command of the service manager.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// The program and its arguments.
+    pub(super) words: Vec<String>,
+    /// Whether the next step is taken all the same when it fails.
+    pub(super) may_fail: bool,
+}
+
+impl Step {
+    fn new(words: &str) -> Self {
+        Self { words: words.split(' ').map(str::to_owned).collect(), may_fail: false }
+    }
+
+    fn trying(words: &str) -> Self {
+        Self { may_fail: true, ..Self::new(words) }
+    }
 }
 
 /// A file of the service manager.
@@ -53,16 +74,26 @@ pub(super) struct Installation {
     pub(super) folders: Vec<Folder>,
     /// Written then.
     pub(super) units: Vec<Unit>,
-    /// Commands to run then, and what to know. Ends with a line break.
+    /// Taken then, for the service manager to know of the files.
+    pub(super) steps: Vec<Step>,
+    /// On which the daemon answers after that.
+    pub(super) socket: PathBuf,
+    /// The steps for somebody who takes them by hand. Ends with a line break.
+    pub(super) by_hand: String,
+    /// What to know. Ends with a line break.
     pub(super) words: String,
 }
 
 /// What the end of an installation removes, and the words that follow.
 #[derive(Debug)]
 pub(super) struct Removal {
+    /// Taken first, so that nothing runs whose files are gone.
+    pub(super) before: Vec<Step>,
+    /// Taken when the files are gone.
+    pub(super) after: Vec<Step>,
     /// Files and links of the service manager. They may be absent.
     pub(super) files: Vec<PathBuf>,
-    /// Commands to run then, and what stays. Ends with a line break.
+    /// The steps for somebody who takes them by hand, and what stays. Ends with a line break.
     pub(super) words: String,
 }
 
@@ -85,13 +116,21 @@ impl Installation {
                 let ours = socket.parent().map(|path| Folder { path: path.to_owned(), is_ours: true });
                 let logs = log.parent().map(|path| Folder { path: path.to_owned(), is_ours: false });
                 let plist = plist(home);
-                let words = launchd_words(around, &plist, &log, &socket)?;
+                let (by_hand, words) = launchd_words(around, &plist, &log, &socket)?;
+                let bootstrap = ["launchctl", "bootstrap", &format!("gui/{uid}"), words_of(&plist)?].map(str::to_owned);
+                let steps = vec![
+                    Step::trying(&format!("launchctl bootout gui/{uid}/{LABEL}")),
+                    Step { words: bootstrap.into(), may_fail: false },
+                ];
                 let units = vec![Unit { path: plist, text }];
-                Ok(Self { folders: ours.into_iter().chain(logs).collect(), units, words })
+                let folders = ours.into_iter().chain(logs).collect();
+                Ok(Self { folders, units, steps, socket, by_hand, words })
             }
             Platform::Linux => {
                 let folder = systemd(home);
-                let socket = PathBuf::from(format!("/run/user/{uid}/weightsd/weightsd.sock"));
+                let runtime = around.runtime_folder.clone();
+                let runtime = runtime.unwrap_or_else(|| PathBuf::from(format!("/run/user/{uid}")));
+                let socket = runtime.join("weightsd/weightsd.sock");
                 let units = vec![
                     Unit { path: folder.join("weightsd.socket"), text: SOCKET_UNIT.to_owned() },
                     Unit {
@@ -99,13 +138,20 @@ impl Installation {
                         text: SERVICE_UNIT.replace("@PROGRAM@", &systemd_quoted(program)),
                     },
                 ];
+                let by_hand =
+                    "\nnow run:\n  systemctl --user daemon-reload\n  systemctl --user enable --now weightsd.socket\n";
                 let words = format!(
-                    "\nnow run:\n  systemctl --user daemon-reload\n  systemctl --user enable --now weightsd.socket\n\
-                     logs: journalctl --user -u weightsd\n\
+                    "logs: journalctl --user -u weightsd\n\
                      systemd ends what it started when you log out for the last time, unless: loginctl enable-linger\n{}",
                     elsewhere(around, &socket),
                 );
-                Ok(Self { folders: Vec::new(), units, words })
+                let steps = vec![
+                    Step::new("systemctl --user daemon-reload"),
+                    Step::new("systemctl --user enable --now weightsd.socket"),
+                    // One of an earlier program, if it runs, makes room for this one; clients wait in the socket meanwhile.
+                    Step::new("systemctl --user try-restart weightsd.service"),
+                ];
+                Ok(Self { folders: Vec::new(), units, steps, socket, by_hand: by_hand.to_owned(), words })
             }
         }
     }
@@ -144,7 +190,14 @@ impl Removal {
             "\nnow run:\n  {commands}\nleft in place: the settings ({config}), what was computed and attested ({own_cache}){logs}, \
              and every downloaded model\n"
         );
-        Self { files, words }
+        let (before, after) = match platform {
+            Platform::MacOs => (vec![Step::trying(&format!("launchctl bootout gui/{uid}/{LABEL}"))], Vec::new()),
+            Platform::Linux => (
+                vec![Step::trying("systemctl --user disable --now weightsd.socket weightsd.service")],
+                vec![Step::trying("systemctl --user daemon-reload")],
+            ),
+        };
+        Self { before, after, files, words }
     }
 }
 
@@ -168,17 +221,20 @@ fn systemd(home: &Path) -> PathBuf {
     home.join(".config/systemd/user")
 }
 
-fn launchd_words(around: &Surroundings, plist: &Path, log: &Path, socket: &Path) -> anyhow::Result<String> {
+/// What to do by hand, and what to know.
+fn launchd_words(around: &Surroundings, plist: &Path, log: &Path, socket: &Path) -> anyhow::Result<(String, String)> {
     let Surroundings { home, program, uid, .. } = around;
     let plist = shell_quoted(words_of(plist)?);
-    let mut words = format!(
+    let by_hand = format!(
         "\nnow run both; the first ends the agent of an earlier installation, if there is one:\n\
          \x20 launchctl bootout gui/{uid}/{LABEL} 2>/dev/null\n\
          \x20 launchctl bootstrap gui/{uid} {plist}\n\
          \"5: Input/output error\" means that the earlier agent has not ended yet: run the second command again.\n\
          Over SSH, when nobody is logged in at the screen, \"125: Domain does not support specified action\" means: write \
-         user/{uid} in place of gui/{uid}.\n\
-         macOS announces a background item of that name; System Settings > General > Login Items can switch it off.\n\
+         user/{uid} in place of gui/{uid}.\n",
+    );
+    let mut words = format!(
+        "macOS announces a background item of that name; System Settings > General > Login Items can switch it off.\n\
          log: {}\n",
         log.display(),
     );
@@ -189,7 +245,7 @@ fn launchd_words(around: &Surroundings, plist: &Path, log: &Path, socket: &Path)
         ));
     }
     words.push_str(&elsewhere(around, socket));
-    Ok(words)
+    Ok((by_hand, words))
 }
 
 /// A warning when the variable of this shell sends clients to another socket than the service's.

@@ -11,6 +11,7 @@ fn ada() -> Surroundings {
         program: "/Users/ada/.cargo/bin/weightsd".into(),
         uid: 501,
         socket_variable: None,
+        runtime_folder: None,
     }
 }
 
@@ -75,14 +76,14 @@ fn systemd_starts_this_program() {
 #[test]
 fn on_a_fresh_mac_the_folders_are_made_and_an_uninstall_takes_back_the_agent() {
     let home = tempfile::tempdir().unwrap();
-    let (around, mut said) = (at(home.path()), Vec::new());
+    let around = at(home.path());
     let installation = Installation::new(Platform::MacOs, &around).unwrap();
-    make(&installation, &mut said).unwrap();
+    make(&installation, &mut Vec::new()).unwrap();
     let mode = |path: &str| fs::metadata(home.path().join(path)).unwrap().mode() & 0o7777;
     assert_eq!(mode("Library/Application Support/weightsd"), 0o700);
     assert_eq!(mode("Library/Logs"), 0o700);
     assert_eq!(mode("Library/LaunchAgents/dev.weightsd.plist"), 0o644);
-    let said = String::from_utf8(said).unwrap();
+    let said = installation.by_hand.as_str();
     for command in ["launchctl bootout gui/501/dev.weightsd 2>/dev/null", "launchctl bootstrap gui/501 '/"] {
         assert!(said.contains(command), "{said}");
     }

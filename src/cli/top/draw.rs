@@ -15,7 +15,7 @@ use super::{
     super::{
         output::{bytes, short, span},
         progress::doing,
-        status::model_name,
+        status::{card_line, departed_line, model_name},
     },
     view::{View, between},
 };
@@ -94,7 +94,7 @@ fn list(frame: &mut Frame<'_>, area: Rect, view: &View, now: SystemTime) {
         Constraint::Length(12),
         Constraint::Fill(3),
         Constraint::Length(16),
-        Constraint::Length(10),
+        Constraint::Length(14),
         Constraint::Length(8),
         Constraint::Fill(2),
     ];
@@ -115,14 +115,17 @@ fn row(component: &LoadedComponent, now: SystemTime) -> Row<'static> {
         short(&component.id).to_owned(),
         component.model.as_ref().map(model_name).unwrap_or_default(),
         component.name.clone(),
-        bytes(component.tensor_bytes),
+        match &component.card {
+            Some(_) => format!("{} GPU", bytes(component.tensor_bytes)),
+            None => bytes(component.tensor_bytes),
+        },
         component.requests.to_string(),
         held,
     ]);
     if component.expires.is_some() { row.dim() } else { row }
 }
 
-/// A line for each download and load.
+/// A line for each card, download and load.
 fn work(status: &GetStatusResponse) -> Vec<Line<'static>> {
     let line = |what: String, progress: &Option<Progress>| {
         let progress = progress.clone().unwrap_or_default();
@@ -132,7 +135,11 @@ fn work(status: &GetStatusResponse) -> Vec<Line<'static>> {
     };
     let downloads = status.downloads.iter().map(|it| line(format!("downloading {}", it.what), &it.progress));
     let loads = status.loads.iter().map(|it| line(format!("loading {} of {}", it.component, it.spec), &it.progress));
-    downloads.chain(loads).collect()
+    let cards = status.cards.iter().flat_map(|card| {
+        let departed = card.departed.iter().map(departed_line);
+        std::iter::once(card_line(card)).chain(departed).map(Line::from)
+    });
+    cards.chain(downloads).chain(loads).collect()
 }
 
 fn happened(frame: &mut Frame<'_>, area: Rect, view: &View, now: SystemTime) {

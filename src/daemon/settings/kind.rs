@@ -11,7 +11,7 @@ use serde::{
 };
 use weightsd_core::spec::ModelSpec;
 
-use crate::{daemon::MetricsPlace, resolve::Rule, sources::hub};
+use crate::{daemon::MetricsPlace, guests::Right, mirror::MirrorPlace, resolve::Rule, sources::hub};
 
 /// Longest duration. Sums of durations must not overflow, and a century is for ever.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -133,6 +133,35 @@ impl Kind for bool {
     }
 }
 
+/// The number of a user or group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SystemId(pub u32);
+
+impl Kind for SystemId {
+    const PLACEHOLDER: &'static str = "N";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("`{text}` is no number of a user or group (`id` shows them)"))
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Kind for Right {
+    const PLACEHOLDER: &'static str = "CALL";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let right = Self::ALL.into_iter().find(|right| right.name() == text);
+        right.ok_or_else(|| format!("`{text}` is none of `pull`, `verify` and `evict`"))
+    }
+
+    fn show(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
 /// The address of a hub, without a final `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(pub String);
@@ -155,6 +184,18 @@ impl Kind for MetricsPlace {
 
     fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with('/') { Ok(Self::Socket(PathBuf::from(text))) } else { Self::of_port(text) }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for MirrorPlace {
+    const PLACEHOLDER: &'static str = "ADDRESS";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 
     fn show(&self) -> String {
@@ -234,15 +275,24 @@ pub(super) fn list_from_file<'de, D: Deserializer<'de>, T: Kind>(deserializer: D
         type Value = Vec<String>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of texts")
+            f.write_str("a list of texts or numbers")
         }
 
         fn visit_str<E: de::Error>(self, value: &str) -> Result<Vec<String>, E> {
             Ok(vec![value.to_owned()])
         }
 
+        fn visit_i64<E: de::Error>(self, value: i64) -> Result<Vec<String>, E> {
+            Ok(vec![value.to_string()])
+        }
+
+        fn visit_u64<E: de::Error>(self, value: u64) -> Result<Vec<String>, E> {
+            Ok(vec![value.to_string()])
+        }
+
         fn visit_seq<A: SeqAccess<'de>>(self, values: A) -> Result<Vec<String>, A::Error> {
-            Vec::deserialize(de::value::SeqAccessDeserializer::new(values))
+            let texts: Vec<Text> = Vec::deserialize(de::value::SeqAccessDeserializer::new(values))?;
+            Ok(texts.into_iter().map(|Text(text)| text).collect())
         }
     }
 
@@ -250,34 +300,43 @@ pub(super) fn list_from_file<'de, D: Deserializer<'de>, T: Kind>(deserializer: D
     texts.iter().map(|text| T::parse_in_file(text)).collect::<Result<_, _>>().map_err(de::Error::custom)
 }
 
-/// Reads a value of a configuration file, where numbers and truth values need no quotes.
-pub(super) fn from_file<'de, D: Deserializer<'de>, T: Kind>(deserializer: D) -> Result<Option<T>, D::Error> {
-    struct Text;
+/// A text of a configuration file, where numbers and truth values need no quotes.
+struct Text(String);
 
-    impl Visitor<'_> for Text {
-        type Value = String;
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a text, a number or a truth value")
+        impl Visitor<'_> for Any {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a number or a truth value")
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Text, E> {
+                Ok(Text(value.to_owned()))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
         }
 
-        fn visit_str<E: de::Error>(self, value: &str) -> Result<String, E> {
-            Ok(value.to_owned())
-        }
-
-        fn visit_i64<E: de::Error>(self, value: i64) -> Result<String, E> {
-            Ok(value.to_string())
-        }
-
-        fn visit_u64<E: de::Error>(self, value: u64) -> Result<String, E> {
-            Ok(value.to_string())
-        }
-
-        fn visit_bool<E: de::Error>(self, value: bool) -> Result<String, E> {
-            Ok(value.to_string())
-        }
+        deserializer.deserialize_any(Any)
     }
+}
 
-    let text = deserializer.deserialize_any(Text)?;
+/// Reads a value of a configuration file.
+pub(super) fn from_file<'de, D: Deserializer<'de>, T: Kind>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let Text(text) = Text::deserialize(deserializer)?;
     T::parse_in_file(&text).map(Some).map_err(de::Error::custom)
 }

@@ -26,7 +26,7 @@ pub use self::{
 };
 use crate::{
     source::{Backoff, Links},
-    sources::{SourcesError, hub::HubSettings},
+    sources::{Route, SourcesError, hub::HubSettings},
 };
 
 /// Why the daemon cannot start with these settings.
@@ -162,6 +162,7 @@ impl Settings {
             },
             files_at_once: self.downloads().get(),
             links: if hub_env::avoids_links(&variable) { Links::Avoided } else { Links::Symbolic },
+            route: Route::default(),
         })
     }
 }

@@ -6,8 +6,8 @@ use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::kind::{self, Endpoint, Kind, Preload};
-use crate::{daemon::MetricsPlace, resolve::Rule, sources::Sections};
+use super::kind::{self, Endpoint, Kind, Preload, SystemId};
+use crate::{daemon::MetricsPlace, guests::Right, mirror::MirrorPlace, resolve::Rule, sources::Sections};
 
 /// A setting, as help and reference show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Row {
 
 impl Settings {
     /// The settings that may change while the daemon runs.
-    pub const LIVE: [&str; 7] =
-        ["image_budget", "keep_alive", "keep_alive_max", "free_space", "verify", "allow", "preload"];
+    pub const LIVE: [&str; 8] =
+        ["image_budget", "vram_budget", "keep_alive", "keep_alive_max", "free_space", "verify", "allow", "preload"];
 }
 
 /// The value of a setting, as it may be written.
@@ -193,20 +193,28 @@ settings! {
     image_folder: PathBuf = Found("images in own_cache");
     /// What derived images may take together; the least recently used go
     image_budget: ByteSize = Fixed(ByteSize::gb(100));
+    /// What components may take together in the memory of one card; the least recently used go
+    vram_budget: ByteSize = Found("all that the card has");
     /// Copy tensors that begin at no multiple of their element's size into an image in layout MLX, once for all clients
     align_images: bool = Fixed(true);
     /// How long components stay warm when the client does not say
     keep_alive: Duration = Fixed(seconds(10 * 60));
     /// The longest keep-alive that a client is granted
     keep_alive_max: Duration = Fixed(seconds(24 * 3600));
+    /// Load again after a restart what was loaded before, for as long as it would have stayed
+    restore: bool = Fixed(true);
     /// Most components that are kept while nobody holds them; the least recently used go
     idle_components: NonZeroUsize = Fixed(some(4096));
     /// What the tables of components that nobody holds may take of the daemon's memory
     idle_memory: ByteSize = Fixed(ByteSize::mb(256));
+    /// What components may take together that clients have locked in memory (`pinned`)
+    pin_budget: ByteSize = Fixed(ByteSize::b(0));
     /// How long one load may take, downloads and computing not counted
     load_deadline: Duration = Fixed(seconds(120));
     /// How long a shutdown may take
     grace: Duration = Fixed(seconds(5));
+    /// End when nobody is connected and nothing is loaded for this long, where launchd or systemd starts the daemon again
+    idle_exit: Duration = Found("never");
     /// Most connections at once
     connections: NonZeroUsize = Fixed(some(1024));
     /// Never ask the hub, nor any other source
@@ -231,9 +239,19 @@ settings! {
     verify: bool = Fixed(true);
     /// Serve metrics for Prometheus at /metrics on this port of this machine, or on this socket
     metrics_listen: MetricsPlace = Found("no metrics");
+    /// Serve the hub's read interface on this port of this machine, or at this address, to programs with HF_ENDPOINT
+    mirror_listen: MirrorPlace = Found("no mirror");
     lists {
         /// Lend these models only: `org/repo`, `org/*`, the address of another source, or a folder and all below it
         allow: Rule = "everything";
+        /// Serve these users of the machine, too, by their numbers: load, resolve, audit and status
+        allow_uids: SystemId = "nobody else";
+        /// Serve users whose processes run in these groups, by their numbers, in the same way
+        allow_gids: SystemId = "nobody else";
+        /// What other users may do beyond that: `pull`, `verify`, `evict`
+        guests_may: Right = "nothing more";
+        /// Repositories that the mirror gives to everybody who reaches it, without asking the hub for their rights
+        mirror_allow: Rule = "none";
         /// Load these components at the start, behind the requests of clients, and hold them
         preload: Preload = "nothing";
     }

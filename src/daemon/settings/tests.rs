@@ -36,7 +36,10 @@ fn a_file_is_read_strictly() {
         ("metrics_listen = \"run/metrics.sock\"", "absolute"),
         ("allow = [\"org\"]", "org/repo"),
         ("allow = [\"./models\"]", "relative"),
-        ("allow = 5", "list"),
+        ("allow = 5", "org/repo"),
+        ("allow = true", "list"),
+        ("allow_uids = [\"root\"]", "number"),
+        ("guests_may = [\"load\"]", "`evict`"),
         ("preload = [\"org/repo\"]", "org/repo#transformer"),
         ("preload = [\"./models#vae\"]", "relative"),
         ("[", "1"),
@@ -133,8 +136,8 @@ fn the_reference_page_lists_the_table() {
          like `20GB`; a list in the file is `[\"one\", \"two\"]`, and on the command line\nits flag is repeated. \
          `weightsd config` shows what counts here, and why.\n\nOn SIGHUP the daemon reads the file \
          anew. What counts \"at once\" changes then, and the log names it; of the others the log says\nthat they wait for a \
-         restart. A file that cannot be used changes nothing, and the log says why.\n\nWhat only one source of models needs is a section `[source.NAME]` of the file, which that source \
-         describes; the hub has none.\n\n| setting | value | default | counts | |\n|---|---|---|---|---|\n",
+         restart. A file that cannot be used changes nothing, and the log says why.\n\nWhat only one source of models needs is a section `[source.NAME]` of the file, as the \
+         README shows them.\n\n| setting | value | default | counts | |\n|---|---|---|---|---|\n",
     );
     for Row { name, placeholder, default, help } in Settings::table() {
         let counts = if Settings::LIVE.contains(&name) { "at once" } else { "at the start" };

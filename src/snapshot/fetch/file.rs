@@ -12,7 +12,7 @@ use std::{
 use weightsd_core::{
     explain::sentence,
     identity::FileKey,
-    listing::{BlobName, Listed},
+    listing::{BlobName, HashKind, Listed},
     spec::{Commit, RepoId},
 };
 use weightsd_segment::file_key_of;
@@ -26,7 +26,7 @@ use crate::{
     flight::{Work, WorkContext},
     lanes::{Kind, MayBlock},
     progress::{FileState, FileStep},
-    snapshot::Attestations,
+    snapshot::{Attestations, hash::Hashed},
     source::{self, BlobLock, ByteRange, Content, Source, SourceError, SourceProblem, Store},
 };
 
@@ -63,6 +63,16 @@ impl FetchJob {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(self.io(&blob)(error)),
         }
+    }
+
+    /// Whether a content is what was announced: by its name, or as it came the first time.
+    fn is_it(&self, hashed: Hashed) -> (bool, Hashed) {
+        let is_first = |first: String| first == hashed.found;
+        let is_it = match self.listed.blob.kind() {
+            HashKind::Unhashed => self.store.first_hash(&self.listed.blob).is_none_or(is_first),
+            _ => hashed.is_expected,
+        };
+        (is_it, hashed)
     }
 
     /// The lock that all programs respect, unless another one has it.
@@ -141,12 +151,13 @@ impl Download {
         }
         let path = self.job.store.partial(&self.job.listed.blob);
         let mut corrupt = 0;
-        let file = loop {
-            let (file, found) = self.fill(&path, &lock).await?;
-            let expected = &self.job.listed.blob;
-            if found == expected.as_str() {
-                break file;
+        let (file, hashed) = loop {
+            let (file, hashed) = self.fill(&path, &lock).await?;
+            let (is_it, hashed) = self.on_disk("comparing a blob", move |job, _| Ok(job.is_it(hashed))).await?;
+            if is_it {
+                break (file, hashed);
             }
+            let (expected, found) = (&self.job.listed.blob, hashed.found);
             let bad = path.clone();
             let delete = move |job: &FetchJob, _: &MayBlock<'_>| fs::remove_file(&bad).map_err(job.io(&bad));
             self.on_disk("deleting a blob", delete).await?;
@@ -165,6 +176,9 @@ impl Download {
         let attestations = Arc::clone(&self.attestations);
         let place = move |job: &FetchJob, _: &MayBlock<'_>| -> Result<_, FetchError> {
             let blob = job.store.blob(&job.listed.blob);
+            if job.listed.blob.kind() == HashKind::Unhashed {
+                job.store.keep_first_hash(&job.listed.blob, &hashed.found).map_err(job.io(&blob))?;
+            }
             fs::rename(&path, &blob).map_err(job.io(&blob))?;
             drop(lock);
             let key = file_key_of(&file).map_err(job.io(&blob))?;
@@ -204,7 +218,7 @@ impl Download {
 
     /// Brings the file to its full length, over as many connections as that takes, and returns it with the hash of its
     /// content.
-    async fn fill(&mut self, path: &Path, lock: &Arc<BlobLock>) -> Result<(File, String), FetchError> {
+    async fn fill(&mut self, path: &Path, lock: &Arc<BlobLock>) -> Result<(File, Hashed), FetchError> {
         let mut partial = self.open(path, lock).await?;
         let backoff = self.job.source.limits().backoff;
         let mut pauses = backoff.pauses();

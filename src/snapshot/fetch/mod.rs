@@ -17,7 +17,7 @@ use weightsd_core::{
     explain::sentence,
     family::{self, ComponentSite},
     index::INDEX_BYTES_MAX,
-    listing::{Listed, Listing},
+    listing::{HashKind, Listed, Listing},
     select::WeightFiles,
     spec::{Commit, RepoId, Revision},
 };
@@ -390,7 +390,7 @@ impl Set {
         if missing.is_empty() {
             return Ok(0);
         }
-        if missing.values().any(|listed| listed.blob.as_str().len() == 64) {
+        if missing.values().any(|listed| listed.blob.kind() != HashKind::GitSha1) {
             let total =
                 humansize::format_size(missing.values().map(|listed| listed.bytes).sum::<u64>(), humansize::DECIMAL);
             let message = format!("{}@{}: {} files, {total}", self.key.repo, self.key.revision, missing.len());

@@ -12,10 +12,14 @@ use tokio::{
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
 };
-use weightsd_core::listing::{HashKind, Listed};
+use weightsd_core::listing::{BlobName, Listed};
 
 use super::FetchError;
-use crate::{lanes::MayBlock, snapshot::hash::BlobHasher, source::BlobLock};
+use crate::{
+    lanes::MayBlock,
+    snapshot::hash::{BlobHasher, Hashed},
+    source::BlobLock,
+};
 
 /// Bytes of an earlier attempt that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -48,7 +52,7 @@ pub(super) enum Unwritten {
 struct Written {
     file: File,
     hasher: BlobHasher,
-    kind: HashKind,
+    blob: BlobName,
     whole: u64,
     length: u64,
     /// Nobody else writes to the file before the last piece is written, also when the download was given up.
@@ -67,7 +71,7 @@ impl Written {
                 self.file.set_len(0)?;
                 self.file.seek(SeekFrom::Start(0))?;
                 self.length = 0;
-                self.hasher = BlobHasher::new(self.kind, self.whole);
+                self.hasher = BlobHasher::new(&self.blob, self.whole);
             }
         }
         Ok(())
@@ -102,8 +106,8 @@ impl Partial {
     ) -> Result<Self, FetchError> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(&refused)?;
-        let (kind, whole) = (listed.blob.kind(), listed.bytes);
-        let mut hasher = BlobHasher::new(kind, whole);
+        let (blob, whole) = (listed.blob.clone(), listed.bytes);
+        let mut hasher = BlobHasher::new(&blob, whole);
         let mut length = 0;
         let there = file.metadata().map_err(&refused)?.len();
         if there > whole {
@@ -121,7 +125,7 @@ impl Partial {
                 checked(length)?;
             }
         }
-        let (orders, thread) = Written { file, hasher, kind, whole, length, _lock: lock }.begin();
+        let (orders, thread) = Written { file, hasher, blob, whole, length, _lock: lock }.begin();
         Ok(Self { length, orders, thread })
     }
 
@@ -155,8 +159,8 @@ impl Partial {
         }
     }
 
-    /// The file, and the hash of its content in hex.
-    pub(super) async fn finish(self) -> Result<(File, String), Unwritten> {
+    /// The file, and the hash of its content.
+    pub(super) async fn finish(self) -> Result<(File, Hashed), Unwritten> {
         drop(self.orders);
         let Written { file, hasher, .. } = self.thread.await.unwrap_or(Err(Unwritten::Died))?;
         Ok((file, hasher.finish()))

@@ -8,7 +8,10 @@ use reqwest::Url;
 use weightsd_core::{shown::shown_up_to, spec::RepoId};
 
 use super::settings::WORDS;
-use crate::source::{SourceError, SourceProblem};
+use crate::{
+    source::{SourceError, SourceProblem},
+    sources::route::host,
+};
 
 /// The hub's address: scheme, host, port, and a path prefix where a mirror has one.
 #[derive(Debug, Clone)]
@@ -115,15 +118,6 @@ pub(super) fn repository(url: &Url) -> Option<RepoId> {
 fn is_hub_path(url: &Url) -> bool {
     let segments: Vec<&str> = url.path_segments().into_iter().flatten().take(3).collect();
     matches!(segments[..], ["api", ..] | [_, "resolve", ..] | [_, _, "resolve"])
-}
-
-/// Host and port, which is all that is shown of an address: the rest can hold signatures.
-pub(super) fn host(url: &Url) -> String {
-    match (url.host_str(), url.port()) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (Some(host), None) => host.to_owned(),
-        (None, _) => "an unknown host".to_owned(),
-    }
 }
 
 #[cfg(test)]

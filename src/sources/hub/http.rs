@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Client, Method, Response, StatusCode, Url,
     header::{
         ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
         RETRY_AFTER,
@@ -14,13 +14,11 @@ use reqwest::{
 };
 use weightsd_core::{listing::BlobName, shown::shown_up_to};
 
-use super::{
-    HubSettings,
-    endpoint::{Endpoint, host},
-    settings::WORDS,
-    token::Token,
+use super::{HubSettings, endpoint::Endpoint, settings::WORDS, token::Token};
+use crate::{
+    source::{Body, ByteRange, Content, Probe, SourceError, SourceProblem},
+    sources::route::{self, host},
 };
-use crate::source::{Body, ByteRange, Content, SourceError, SourceProblem};
 
 /// Most redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -84,7 +82,8 @@ impl From<SourceError> for NoAnswer {
 impl Http {
     pub(super) fn new(settings: &HubSettings) -> Result<Self, SourceError> {
         let endpoint = Endpoint::parse(&settings.endpoint)?;
-        let client = Client::builder()
+        let client = settings.route.applied(Client::builder(), &WORDS)?;
+        let client = client
             .user_agent(USER_AGENT)
             .connect_timeout(settings.connect_deadline)
             .redirect(redirect::Policy::none())
@@ -97,7 +96,7 @@ impl Http {
                     problem: causes(&error),
                 })
             })?;
-        Ok(Self { client, endpoint, proxies: Matcher::from_env(), answer_deadline: settings.answer_deadline })
+        Ok(Self { client, endpoint, proxies: settings.route.proxies(), answer_deadline: settings.answer_deadline })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -121,6 +120,30 @@ impl Http {
             WORDS.error(SourceProblem::Unreachable { host: sent_to, problem: format!("no answer within {deadline:?}") })
         };
         tokio::time::timeout(deadline, self.follow(url, range, token)).await.map_err(late)?
+    }
+
+    /// Asks whether somebody with this token would get an answer: contents by their head, and without following where the
+    /// hub sends for them.
+    pub(super) async fn probe(&self, url: Url, probe: Probe, token: Option<&Token>) -> Result<(), NoAnswer> {
+        let method = match probe {
+            Probe::Info => Method::GET,
+            Probe::Content => Method::HEAD,
+        };
+        let mut request = self.client.request(method, url.clone()).timeout(self.answer_deadline);
+        if let Some(authorization) = token.and_then(Token::header) {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(&url, &error))?;
+        let status = response.status();
+        if status.is_success() || status.is_redirection() {
+            return Ok(());
+        }
+        if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            && let Some(error) = self.proxy_refused(&url)
+        {
+            return Err(error.into());
+        }
+        Err(NoAnswer::Refused(Refusal::new(status, response.headers(), host(&url), true, token.is_some())))
     }
 
     async fn follow(&self, url: Url, range: Option<&ByteRange>, token: Option<&Token>) -> Result<Answer, NoAnswer> {
@@ -147,6 +170,11 @@ impl Http {
                 let next = self.endpoint.redirected(&seen, location).map_err(malformed)?;
                 seen.push(next);
                 continue;
+            }
+            if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
+                && let Some(error) = self.proxy_refused(url)
+            {
+                return Err(error.into());
             }
             if !status.is_success() {
                 let redirected_to = (seen.len() > 1).then(|| where_to(url, from_hub));
@@ -181,20 +209,15 @@ impl Http {
         request.send().await.map_err(|error| self.unreachable(url, &error))
     }
 
-    /// The error of a request that got no answer. It names a proxy in between, because nothing else shows that there is
-    /// one.
+    /// The error of status 407, when there is a proxy that may have said it.
+    pub(super) fn proxy_refused(&self, url: &Url) -> Option<SourceError> {
+        let proxy = route::through(&self.proxies, url)?;
+        Some(WORDS.error(SourceProblem::ProxyRefused { host: host(url), proxy }))
+    }
+
+    /// The error of a request that got no answer.
     pub(super) fn unreachable(&self, url: &Url, error: &reqwest::Error) -> SourceError {
-        let proxy = url.as_str().parse().ok().and_then(|uri| self.proxies.intercept(&uri));
-        let proxy = proxy.filter(|_| error.is_connect()).map(|proxy| {
-            let (host, port) = (proxy.uri().host().unwrap_or_default(), proxy.uri().port_u16());
-            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-            format!("{host}{port}")
-        });
-        let (host, problem) = (host(url), causes(error));
-        WORDS.error(match proxy {
-            Some(proxy) => SourceProblem::ProxyUnreachable { host, proxy, problem },
-            None => SourceProblem::Unreachable { host, problem },
-        })
+        route::unreachable(&self.proxies, &WORDS, url, (error.is_connect(), causes(error)))
     }
 }
 

@@ -37,7 +37,7 @@ pub use self::{
     settings::{HubSettings, open},
 };
 use self::{http::Http, refusal::Asked, settings::WORDS, token::Token};
-use crate::source::{ByteRange, Content, Patience, SourceError, SourceProblem};
+use crate::source::{ByteRange, Content, Patience, Probe, SourceError, SourceProblem};
 
 /// Files in the listings that are kept, over all commits. Each takes a few hundred bytes.
 const LISTED_FILES_KEPT: u64 = 300_000;
@@ -256,6 +256,43 @@ impl Hub {
         let asked = Asked::File { repo: repo.clone(), path: path.to_owned() };
         let answer = http.get(http.endpoint().url(&parts), range, token.as_ref()).await;
         Ok(answer.map_err(|answer| asked.error(answer, &self.settings))?.content)
+    }
+
+    /// Asks the hub whether somebody with this token may have something of a commit. The daemon's own token does not go
+    /// along.
+    ///
+    /// # Errors
+    /// When the daemon is offline, and when the hub cannot be reached or refuses.
+    pub async fn admits(
+        self: &Arc<Self>,
+        repo: &RepoId,
+        commit: &Commit,
+        (probe, path): (Probe, &str),
+        token: Option<&str>,
+    ) -> Result<(), SourceError> {
+        self.online(|| format!("who may have `{repo}`"))?;
+        let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
+        let token = token.and_then(Token::given);
+        let ask = |hub: Arc<Self>| async move {
+            let http = &hub.engine()?.http;
+            let named = hub.named(&repo).await;
+            let (owner, name) = named.parts();
+            let (asked, url) = match probe {
+                Probe::Info => {
+                    let parts = ["api", "models", owner, name, "revision", commit.as_str()];
+                    let revision = Revision::from(&commit);
+                    (Asked::Revision { repo: repo.clone(), revision }, http.endpoint().url(&parts))
+                }
+                Probe::Content => {
+                    let mut parts = vec![owner, name, "resolve", commit.as_str()];
+                    parts.extend(path.split('/'));
+                    (Asked::File { repo: repo.clone(), path: path.clone() }, http.endpoint().url(&parts))
+                }
+            };
+            let answered = http.probe(url, probe, token.as_ref()).await;
+            answered.map_err(|answer| asked.error(answer, &hub.settings))
+        };
+        self.on_own_threads(ask).await
     }
 
     /// The repository under its present name.

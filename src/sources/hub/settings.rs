@@ -7,7 +7,10 @@ use weightsd_core::hub_env::TokenSource;
 use super::Hub;
 use crate::{
     source::{Backoff, Limits, Links, Source, Words},
-    sources::{BadSection, Setup},
+    sources::{
+        BadSection, Setup,
+        route::{self, Route},
+    },
 };
 
 /// How messages speak of the hub.
@@ -44,6 +47,8 @@ pub struct HubSettings {
     pub files_at_once: usize,
     /// Whether snapshots get symbolic links.
     pub links: Links,
+    /// The way to its hosts.
+    pub route: Route,
 }
 
 impl HubSettings {
@@ -60,6 +65,7 @@ impl HubSettings {
             backoff: Backoff { tries: 0, pause: Duration::ZERO, pause_max: Duration::ZERO },
             files_at_once: 1,
             links: Links::Symbolic,
+            route: Route::default(),
         }
     }
 
@@ -73,10 +79,10 @@ impl HubSettings {
 /// Sets the hub up. Asks nothing.
 ///
 /// # Errors
-/// When the configuration has a section for it: the hub's settings have names of their own.
+/// When its section of the configuration has other keys than those of the way to its hosts, or one of these cannot be used.
 pub fn open(setup: &Setup<'_>) -> Result<Arc<dyn Source>, BadSection> {
-    if setup.section.is_some() {
-        return Err(BadSection("it has no section: its settings are called `hub_..`".to_owned()));
-    }
-    Ok(Arc::new(Arc::new(Hub::new(setup.hub.clone()))))
+    let mut section = setup.section.cloned().unwrap_or_default();
+    let route = Route::take(&mut section)?;
+    route::no_more(&section, "`proxy`, `no_proxy` and `ca_file`; the hub's other settings are called `hub_..`")?;
+    Ok(Arc::new(Arc::new(Hub::new(HubSettings { route, ..setup.hub.clone() }))))
 }

@@ -10,7 +10,8 @@ use weightsd_core::{
 
 use super::{Hub, settings::WORDS};
 use crate::source::{
-    ByteRange, Caches, Content, Limits, Patience, RepoStore, Source, SourceError, Specs, Store, Words, read_bytes,
+    ByteRange, Caches, Content, Limits, Patience, Probe, RepoStore, Source, SourceError, Specs, Store, Words,
+    read_bytes,
 };
 
 #[async_trait::async_trait]
@@ -91,6 +92,16 @@ impl Source for Arc<Hub> {
         range: Option<&ByteRange>,
     ) -> Result<Content, SourceError> {
         Hub::file(self, repo, commit, path, range).await
+    }
+
+    async fn admits(
+        &self,
+        repo: &RepoId,
+        commit: &Commit,
+        probe: (Probe, &str),
+        token: Option<&str>,
+    ) -> Result<(), SourceError> {
+        Hub::admits(self, repo, commit, probe, token).await
     }
 
     async fn bytes(

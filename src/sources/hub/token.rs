@@ -34,6 +34,11 @@ impl Token {
         }
     }
 
+    /// A token that somebody else brings.
+    pub(super) fn given(text: &str) -> Option<Self> {
+        hub_env::clean(text).map(Self)
+    }
+
     /// For hf-hub, which sends it in its own way.
     pub(super) fn expose(&self) -> &str {
         &self.0

@@ -43,7 +43,7 @@ fn id() -> ComponentId {
 }
 
 fn holder(keep_alive: Duration) -> Holder {
-    Holder { pid: 1, name: String::new(), since: SystemTime::UNIX_EPOCH, keep_alive, given: Given::Originals }
+    Holder { pid: 1, name: String::new(), since: SystemTime::UNIX_EPOCH, keep_alive, given: Given::Originals, takes_sheet: false }
 }
 
 impl Stage {
@@ -85,8 +85,8 @@ impl Stage {
 
     fn assert_counted(&self, lease: &Lease<Loaded>) {
         assert!(lease.entry().usage().holders.contains_key(&lease.number()), "a lease is lost");
-        let (redeemed, _) = self.table.redeem(lease.ticket()).expect("the ticket of a lease is good");
-        assert!(Arc::ptr_eq(&redeemed, lease.component()));
+        let redeemed = self.table.redeem(lease.ticket()).expect("the ticket of a lease is good");
+        assert!(Arc::ptr_eq(&redeemed.component, lease.component()));
     }
 
     /// What holds when all leases are over.

@@ -229,6 +229,12 @@ impl Running {
         self.input.as_mut().unwrap().write_all(b".").unwrap();
     }
 
+    /// Ends it.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until it ends well. What it printed last.
     pub(crate) fn end(mut self) -> String {
         drop(self.input.take());

@@ -11,6 +11,7 @@ memory. Arrays lie in the same physical pages in every process.
 
 from . import aio
 from ._calls import Adapter, audit, events, evict, get, load, ls, pull, resolve, status, verify
+from ._card import CardComponent, CardTensor
 from ._component import Component, QuantisedLayer, Report, Scheme
 from ._errors import (
     Cancelled,
@@ -49,6 +50,8 @@ __all__ = [
     "Cancelled",
     "CannotConnect",
     "CannotView",
+    "CardComponent",
+    "CardTensor",
     "Component",
     "ComponentInfo",
     "Copied",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _native
+from ._card import CardComponent
 from ._component import Component
 from ._message import M, read
 from ._messages import (
@@ -63,6 +64,7 @@ def load(
     verify: bool = False,
     report_only: bool = False,
     keep_alive: float | None = None,
+    residency: str | None = None,
     progress: ProgressOption = True,
     socket: StrPath | None = None,
     timeout: float | None = None,
@@ -82,6 +84,8 @@ def load(
       that have none.
     - `verify` hashes files that were here before first. `report_only` lends in spite of a failed audit.
     - `keep_alive`: seconds for which the component stays warm after the last lease.
+    - `residency`: `prefetch` (the daemon reads ahead, the default), `lazy`, or `pinned` (locked in memory, where the daemon's
+      `pin_budget` allows it; a notice says why not).
     - `progress`: True shows a bar when it takes long; a function gets each `Progress`. An exception of it ends the load.
     - `timeout`: seconds for which the daemon may stay silent; 120 unless set.
     - `start` starts the installed daemon if none runs; so does `WEIGHTSD_START=1`.
@@ -108,6 +112,8 @@ def load(
         request["audit_policy"] = "AUDIT_POLICY_REPORT_ONLY"
     if keep_alive is not None:
         request["keep_alive"] = f"{keep_alive:.9f}s"
+    if residency is not None:
+        request["residency"] = choice("residency", residency, RESIDENCIES)
     return lease(request, f"{os.fspath(spec)} {component}", progress, socket, timeout, start)
 
 
@@ -128,7 +134,22 @@ def lease(
                 text, socket=path, deadline=timeout, progress=watch.callback, cancel=CANCEL.get()
             )
 
-        return Component(with_daemon(socket, start, ask))
+        return Component(with_daemon(socket, start, ask), lambda uuid: on_card(request, uuid, what, socket, timeout))
+
+
+def on_card(
+    request: dict[str, Any], uuid: str, what: str, socket: StrPath | None, timeout: float | None
+) -> CardComponent:
+    """Sends a load request for the memory of a card, and waits for the component."""
+    text = json.dumps({**request, "device": uuid})
+    with Watch(f"{what} onto {uuid}", True) as watch:
+
+        def ask(path: str) -> _native.CardLease:
+            return session().load_on_card(
+                text, socket=path, deadline=timeout, progress=watch.callback, cancel=CANCEL.get()
+            )
+
+        return CardComponent(with_daemon(socket, None, ask))
 
 
 def resolve(
@@ -305,6 +326,7 @@ DTYPES = {
     "f32": "FLOAT_TYPE_F32",
     "float32": "FLOAT_TYPE_F32",
 }
+RESIDENCIES = {"prefetch": "RESIDENCY_PREFETCH", "lazy": "RESIDENCY_LAZY", "pinned": "RESIDENCY_PINNED"}
 LAYOUTS = {"mlx": "LAYOUT_MLX", "source": "LAYOUT_SOURCE", "mflux": "LAYOUT_MFLUX"}
 _SCHEME = re.compile(r"(affine|mxfp4|mxfp8|nvfp4)(?::(\d+))?(?::(\d+))?")
 

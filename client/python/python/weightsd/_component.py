@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from ._message import read
-from ._messages import AuditReport, ComponentInfo, Notice, ResolvedModel
+from ._card import CardComponent
+from ._errors import WeightsdError
+from ._leased import Leased
 from ._pages import Copied, Pages
 from ._tensor import Tensor, unflatten
 
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from numpy import ndarray as NumpyArray
     from torch import Tensor as TorchTensor
     from torch import device as TorchDevice
+
+
+def nvidia() -> bool:
+    """Whether this process sees a card of NVIDIA's: other vendors' torch says `cuda`, too."""
+    try:
+        _native.card("cuda")
+    except WeightsdError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Report:
         return f"<p>{self}</p>"
 
 
-class Component(Mapping[str, Tensor]):
+class Component(Leased[Tensor]):
     """The tensors of a component by name, under a lease.
 
     The lease ends with `close()`, at the end of a `with` block, or when the component is garbage. Tensors and arrays
@@ -93,103 +102,34 @@ class Component(Mapping[str, Tensor]):
     promise to keep the component warm, and its notices.
     """
 
-    def __init__(self, lease: _native.Lease) -> None:
+    def __init__(self, lease: _native.Lease, onto: Callable[[str], CardComponent] | None = None) -> None:
+        super().__init__(lease)
         self._lease = lease
         self._pages = Pages(lease.files())
         self._tensors = {row[0]: Tensor(self._pages, *row) for row in lease.table()}
+        self._onto = onto
+        self._on_cards: dict[str, CardComponent] = {}
 
-    # A mapping of names.
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    def __enter__(self) -> Component:
+        return self
 
     def __repr__(self) -> str:
         state = "leased" if self.leased else "released"
         return f"<Component {self.name} of {self.source}: {len(self)} tensors, {self.nbytes} bytes, {state}>"
 
-    def _repr_html_(self) -> str:
-        return self.info._repr_html_()
-
-    # The lease.
-
-    def __enter__(self) -> Component:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Ends the lease. Tensors and arrays stay."""
-        self._lease.release()
+        """Ends the lease, and those of `torch` on cards. Tensors and arrays stay."""
+        super().close()
+        for on_card in self._on_cards.values():
+            on_card.close()
 
-    @property
-    def leased(self) -> bool:
-        """Whether the lease stands: it was not closed, and the daemon lives."""
-        return self._lease.stands()
-
-    def notices(self) -> list[Notice]:
-        """What the daemon has said of the component since the last call, such as that somebody changed a file."""
-        return [read(Notice, json.loads(text)) for text in self._lease.notices()]
-
-    # What it is.
-
-    @cached_property
-    def info(self) -> ComponentInfo:
-        """The daemon's whole description: segments, image, adapters, timings, assumptions."""
-        return read(ComponentInfo, json.loads(self._lease.info()))
-
-    @property
-    def name(self) -> str:
-        """`transformer`, `text_encoder`, `vae`, `model`, ..."""
-        return self.info.name
-
-    @property
-    def id(self) -> str:
-        """A hash of everything that determines the content, in 64 hex digits."""
-        return self.info.id
-
-    @property
-    def family(self) -> str:
-        return self.info.family
-
-    @property
-    def model(self) -> ResolvedModel:
-        """The model it belongs to, its revision pinned."""
-        return self.info.model or ResolvedModel()
-
-    @property
-    def source(self) -> str:
-        """The model as people name it: the id on the hub, or the path."""
-        return self.model.repo or self.model.path
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The component's configuration as its family read it; empty when it has none."""
-        return json.loads(self.info.config_json) if self.info.config_json else {}
-
-    @property
-    def audit(self) -> AuditReport:
-        """The comparison of the checkpoint with the family's catalogue."""
-        return self.info.audit or AuditReport()
-
-    @property
-    def nbytes(self) -> int:
-        return self.info.tensor_bytes
+    def on_card(self, device: str | TorchDevice = "cuda") -> CardComponent:
+        """The same component in the memory of an NVIDIA card, once for all processes, under a lease of its own. `device` is
+        `cuda`, `cuda:1`, or the card's UUID; the first request copies, the others get the same memory in less than a
+        millisecond."""
+        if self._onto is None:
+            raise WeightsdError("a component of a model folder cannot be put onto a card: load it by itself")
+        return self._onto(_native.card(str(device)))
 
     # Its arrays.
 
@@ -198,7 +138,14 @@ class Component(Mapping[str, Tensor]):
         return {name: tensor.numpy() for name, tensor in self._tensors.items()}
 
     def torch(self, device: str | TorchDevice | None = None) -> dict[str, TorchTensor]:
-        """All tensors as torch tensors over the shared pages; what `load_state_dict(..., assign=True)` takes."""
+        """All tensors as torch tensors over the shared pages; what `load_state_dict(..., assign=True)` takes. On an NVIDIA
+        card (`cuda`, `cuda:1`) they lie in memory that all processes share, for reading only, until the last of them is gone:
+        see `on_card`. On any other device they are copies, and counted."""
+        if self._onto is not None and device is not None and str(device).startswith("cuda") and nvidia():
+            uuid = _native.card(str(device))
+            if uuid not in self._on_cards:
+                self._on_cards[uuid] = self._onto(uuid)
+            return self._on_cards[uuid].torch()
         return {name: tensor.torch(device) for name, tensor in self._tensors.items()}
 
     def mlx(self) -> dict[str, MlxArray]:

@@ -25,6 +25,10 @@ class Phase(Choice):
     VERIFY = "VERIFY"
     #: Computing tensors that the checkpoint lacks in the wanted form.
     DERIVE = "DERIVE"
+    #: Bringing a component that is lent already into memory.
+    PREFETCH = "PREFETCH"
+    #: Copying tensors into the memory of a card.
+    UPLOAD = "UPLOAD"
 
 
 class FileState(Choice):
@@ -129,6 +133,36 @@ class RunningDownload(Message):
 
 
 @dataclass(frozen=True)
+class DepartedComponent(Message):
+    """A component that was dropped while processes had it mapped. Its memory is free when the last of them lets go, or
+    ends.
+    """
+
+    #: Id.
+    id: str = ""
+    #: Name.
+    name: str = ""
+    #: Bytes of its memory.
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class CardStatus(Message):
+    """The memory of a card, as far as weightsd uses it."""
+
+    #: The card's UUID.
+    device: str = ""
+    #: Bytes of components that are loaded or held.
+    loaded_bytes: int = 0
+    #: Bytes that components may take together (`vram_budget`); unset when only the card's memory bounds them.
+    budget: int = 0
+    #: Leases on components in it.
+    leases: int = 0
+    #: Components that were dropped, and whose memory processes keep because they have it mapped.
+    departed: tuple[DepartedComponent, ...] = ()
+
+
+@dataclass(frozen=True)
 class Status(Message):
     """The daemon's state."""
 
@@ -172,6 +206,10 @@ class Status(Message):
     log_lines_lost: int = 0
     #: When the image was last used that would go first; unset when there is no image.
     oldest_image_used: datetime | None = None
+    #: Bytes that are locked in memory for holders who wished it.
+    pinned_bytes: int = 0
+    #: Cards that components are on, or were.
+    cards: tuple[CardStatus, ...] = ()
 
 
 class ModelKind(Choice):
@@ -511,11 +549,29 @@ class SegmentKind(Choice):
     CHECKPOINT = "CHECKPOINT"
     #: A derived image: a file that the daemon computed. Every tensor in it begins at a page.
     DERIVED = "DERIVED"
+    #: Memory of a card.
+    CARD = "CARD"
+
+
+@dataclass(frozen=True)
+class CardMemory(Message):
+    """One allocation in the memory of a card. The hand-off gives two descriptors for it: that of the memory, which
+    CUDA imports (CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR), and one that the holder keeps open for as long as it
+    has the memory mapped, by which the daemon knows. Map it for reading: CUDA does not keep an importer from
+    writing.
+    """
+
+    #: The card's UUID.
+    device: str = ""
+    #: Length in bytes.
+    bytes: int = 0
+    #: The card gives memory in multiples of this, in bytes.
+    granularity: int = 0
 
 
 @dataclass(frozen=True)
 class Segment(Message):
-    """A file that holds lent tensors. Map it whole, shared and read-only."""
+    """A file that holds lent tensors, or memory of a card. Map it whole, shared and read-only."""
 
     #: Absolute path, for clients that cannot receive descriptors.
     path: str = ""
@@ -524,6 +580,8 @@ class Segment(Message):
     identity: FileIdentity | None = None
     #: Where its bytes come from.
     kind: SegmentKind = SegmentKind.UNSPECIFIED
+    #: The memory of a card that it is; only when `kind` is CARD. It then has neither path nor identity.
+    card: CardMemory | None = None
 
 
 @dataclass(frozen=True)
@@ -583,6 +641,9 @@ class LoadedComponent(Message):
     requests: int = 0
     #: The image that holds the computed tensors; unset when everything is lent in place.
     image: DerivedImage | None = None
+    #: The memory of a card that it lies in; unset for a component in files. The same component may be listed once in
+    #: files, and once for each card.
+    card: CardMemory | None = None
 
 
 @dataclass(frozen=True)
@@ -621,6 +682,8 @@ class EvictOutcome(Message):
     reason: str = ""
     #: Bytes of its tensors.
     tensor_bytes: int = 0
+    #: The UUID of the card in whose memory it was, or is; empty for a component in files.
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -670,6 +733,8 @@ class EventKind(Choice):
     IMAGE_DELETED = "IMAGE_DELETED"
     #: The daemon read its configuration anew, and took over what may change or left everything as it was.
     SETTINGS_READ = "SETTINGS_READ"
+    #: A holder came back that had its lease from an earlier daemon.
+    LEASED_AGAIN = "LEASED_AGAIN"
 
 
 @dataclass(frozen=True)
@@ -779,6 +844,8 @@ class Timings(Message):
     audit: timedelta | None = None
     #: Computing; zero when there was nothing to compute or the image existed.
     derive: timedelta | None = None
+    #: Copying into the memory of a card; zero when it was there.
+    upload: timedelta | None = None
 
 
 class VerificationState(Choice):
@@ -875,7 +942,7 @@ class ComponentInfo(Message):
     config_json: str = ""
     #: The files to map.
     segments: tuple[Segment, ...] = ()
-    #: Number of tensors in the pages that follow.
+    #: Number of tensors, in the pages that follow or in the sheet.
     tensor_count: int = 0
     #: Sum of the tensors' lengths in bytes.
     tensor_bytes: int = 0
@@ -899,6 +966,9 @@ class ComponentInfo(Message):
     image: DerivedImage | None = None
     #: What adapters changed, in the order in which they were asked for.
     adapters: tuple[AdapterReport, ...] = ()
+    #: Length of the sheet in bytes, a sealed file that is handed over after those of the segments and that
+    #: `core/src/sheet.rs` describes; no page follows then. 0 when the pages have the tensors.
+    sheet_bytes: int = 0
 
 
 class NoticeKind(Choice):
@@ -916,6 +986,14 @@ class NoticeKind(Choice):
     #: what is there now. Holders of clones are told the same of a file that was written to. NOTICE_KIND_FILE_CHANGED
     #: may follow.
     FILE_GONE = "FILE_GONE"
+    #: The holder has a lease again, on the same component, from the daemon that serves now. The client's library
+    #: says so; no daemon does.
+    LEASED_AGAIN = "LEASED_AGAIN"
+    #: The holder has no lease any more, and why. What is mapped stays readable, and nobody tells of changes to its
+    #: files. The client's library says so; no daemon does.
+    LEASE_LOST = "LEASE_LOST"
+    #: The component's bytes are not, or not all, locked in memory, and why.
+    NOT_PINNED = "NOT_PINNED"
 
 
 @dataclass(frozen=True)

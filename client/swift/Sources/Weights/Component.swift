@@ -38,7 +38,7 @@ public final class Component: Sendable {
     /// All that the daemon said of the component, as the JSON of `weights.v1.Component`: id, commit, config, audit and so on.
     public var report: String { String(cString: weightsd_report(mapping.pointer)) }
 
-    /// Notices about the component, from now on, until the lease ends or the daemon is gone. Several may be followed at once.
+    /// Notices about the component, from now on, until the lease is released or lost. Several may be followed at once.
     public var notices: AsyncStream<Notice> { pump.stream() }
 
     /// The tensors as the tree that the dots in their names describe, as `mlx.utils.tree_unflatten` builds it.

@@ -15,6 +15,12 @@ public struct Notice: Sendable, Equatable {
         /// A file under the component was deleted, moved or replaced. What is mapped keeps its bytes; the next load finds
         /// what is there now. ``fileChanged`` may follow.
         case fileGone
+        /// There is a lease again, on the same component, from the daemon that serves now.
+        case leasedAgain
+        /// There is no lease any more. What is mapped stays readable, and no notice follows.
+        case leaseLost
+        /// The component's bytes are not, or not all, locked in memory.
+        case notPinned
     }
 
     public let kind: Kind

@@ -6,6 +6,8 @@ public enum TensorLayout: UInt32, Sendable {
     case mlx = 1
     /// Names and shapes of the family's published checkpoints, in the order of the file.
     case source = 2
+    /// Names of the modules of mflux; convolution kernels in OHWI order. Of families that say what mflux calls them.
+    case mflux = 3
 }
 
 /// The dtype of floats that are not part of a quantised layer.

@@ -103,7 +103,7 @@ import Testing
         withExtendedLifetime((component, again)) {}
     }
 
-    @Test func noticesEndWithTheLeaseAndWithTheDaemon() async throws {
+    @Test func noticesEndWithTheLeaseAndOutliveTheDaemon() async throws {
         let daemon = try await Daemon()
         let connection = try await daemon.connection()
         let one = try await connection.load(daemon.model, component: "vae", options: asStored)
@@ -112,8 +112,12 @@ import Testing
         one.release()
         for await notice in streams.0 { Issue.record("\(notice)") }
         daemon.kill()
-        for await notice in streams.1 { Issue.record("\(notice)") }
-        for await notice in two.notices { Issue.record("\(notice)") }
+        try await daemon.start()
+        var following = streams.1.makeAsyncIterator()
+        let notice = await following.next()
+        #expect(notice?.kind == .leasedAgain, "\(String(describing: notice))")
+        two.release()
+        #expect(await following.next() == nil)
     }
 
     @Test func theNextDaemonIsFound() async throws {

@@ -1,94 +1,158 @@
 //! The part of a language model's `config.json` that determines its tensors.
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::architecture::{Architecture, Biases, FeedForwardBiases};
-use crate::family::within;
+use super::architecture::{Architecture, Size, SparseBlocks, When};
+use crate::{family::within, shown::shown};
 
 /// Widths above this are refused.
 const WIDTH_MAX: u64 = 1 << 20;
 /// Layer counts above this are refused.
 const LAYERS_MAX: u64 = 1024;
+/// Experts of a block above this are refused, and experts of all blocks above that.
+const EXPERTS_MAX: u64 = 4096;
+const ALL_EXPERTS_MAX: u64 = 1 << 17;
 /// Vocabularies above this are refused.
 const VOCABULARY_MAX: u64 = 1 << 32;
+/// Keys of the number of experts. Transformers writes them under each other's names.
+const EXPERTS: [&str; 3] = ["num_experts", "num_local_experts", "n_routed_experts"];
 
-/// As written. Keys that no architecture reads for its tensors are ignored.
-#[derive(Debug, Deserialize)]
-pub(super) struct LanguageConfig {
-    hidden_size: u64,
-    intermediate_size: u64,
-    num_attention_heads: u64,
-    num_hidden_layers: u64,
-    num_key_value_heads: Option<u64>,
-    head_dim: Option<u64>,
-    vocab_size: u64,
-    tie_word_embeddings: Option<bool>,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-}
+/// As written. A key that no architecture reads for its tensors is not looked at; one that is `null` counts as absent, since
+/// the libraries that write configs write `null` for what is not set.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LanguageConfig<'a>(pub(super) &'a Map<String, Value>);
 
-/// Sizes of tensors.
-#[derive(Debug)]
-pub(super) struct Dimensions {
-    pub(super) hidden: u64,
-    pub(super) inner: u64,
-    pub(super) layers: u64,
-    pub(super) vocabulary: u64,
-    /// Width of a head.
-    pub(super) head: u64,
-    /// Width of all query heads.
-    pub(super) queries: u64,
-    /// Width of all key heads.
-    pub(super) keys: u64,
-    pub(super) has_input_bias: bool,
-    pub(super) has_output_bias: bool,
-    pub(super) has_mlp_bias: bool,
-    /// Whether the head is the embedding.
-    pub(super) is_tied: bool,
-}
+impl LanguageConfig<'_> {
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
 
-impl LanguageConfig {
-    /// The sizes, or why no model can have them.
-    pub(super) fn dimensions(&self, architecture: &Architecture) -> Result<Dimensions, String> {
-        let heads = self.num_attention_heads;
-        let key_heads = self.num_key_value_heads.unwrap_or(heads);
-        within(&[
-            ("hidden_size", self.hidden_size, WIDTH_MAX),
-            ("intermediate_size", self.intermediate_size, WIDTH_MAX),
-            ("num_attention_heads", heads, WIDTH_MAX),
-            ("num_key_value_heads", key_heads, WIDTH_MAX),
-            ("num_hidden_layers", self.num_hidden_layers, LAYERS_MAX),
-            ("vocab_size", self.vocab_size, VOCABULARY_MAX),
-        ])?;
-        let head = match self.head_dim.or(architecture.head) {
-            Some(head) => head,
-            None if self.hidden_size.is_multiple_of(heads) => self.hidden_size / heads,
-            None => {
-                return Err(format!(
-                    "`head_dim` is absent, and `hidden_size` {} is no multiple of {heads} heads",
-                    self.hidden_size
-                ));
+    /// A number that need not be there.
+    fn optional(&self, key: &str, max: u64) -> Result<Option<u64>, String> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let found = || format!("`{key}` is {}, expected a whole number", shown(&value.to_string()));
+        let number = value.as_u64().ok_or_else(found)?;
+        within(&[(key, number, max)])?;
+        Ok(Some(number))
+    }
+
+    fn number(&self, key: &str, max: u64) -> Result<u64, String> {
+        self.optional(key, max)?.ok_or_else(|| format!("missing field `{key}`"))
+    }
+
+    fn width(&self, key: &str) -> Result<u64, String> {
+        self.number(key, WIDTH_MAX)
+    }
+
+    /// A switch; `default` where the config says nothing.
+    pub(super) fn switch(&self, key: &str, default: bool) -> Result<bool, String> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| format!("`{key}` is {}, expected true or false", shown(&value.to_string())))
+    }
+
+    /// Whether there is a tensor.
+    pub(super) fn holds(&self, when: When) -> Result<bool, String> {
+        Ok(match when {
+            When::Always => true,
+            When::Is(key, default) => self.switch(key, default)?,
+            When::IsNot(key, default) => !self.switch(key, default)?,
+            When::Has(key) => self.value(key).is_some(),
+            When::Lacks(key) => self.value(key).is_none(),
+            When::Both(one, other) => self.holds(*one)? && self.holds(*other)?,
+        })
+    }
+
+    /// How many blocks there are.
+    pub(super) fn layers(&self) -> Result<u64, String> {
+        self.number("num_hidden_layers", LAYERS_MAX)
+    }
+
+    /// How many experts a block has that has experts.
+    pub(super) fn experts(&self) -> Result<u64, String> {
+        let mut found: Option<(&str, u64)> = None;
+        for key in EXPERTS {
+            let Some(number) = self.optional(key, EXPERTS_MAX)? else { continue };
+            match found {
+                Some((other, before)) if before != number => {
+                    return Err(format!("`{other}` is {before}, and `{key}` is {number}"));
+                }
+                Some(_) => {}
+                None => found = Some((key, number)),
             }
-        };
-        within(&[("head_dim", head, WIDTH_MAX)])?;
-        Ok(Dimensions {
-            hidden: self.hidden_size,
-            inner: self.intermediate_size,
-            layers: self.num_hidden_layers,
-            vocabulary: self.vocab_size,
-            head,
-            queries: heads * head,
-            keys: key_heads * head,
-            has_input_bias: match architecture.biases {
-                Biases::None => false,
-                Biases::AsConfigured => self.attention_bias,
-                Biases::OnInputs => true,
-            },
-            has_output_bias: self.attention_bias && architecture.biases == Biases::AsConfigured,
-            has_mlp_bias: self.mlp_bias && architecture.feed_forward == FeedForwardBiases::AsConfigured,
-            is_tied: self.tie_word_embeddings.unwrap_or(architecture.is_tied),
+        }
+        let (_, number) = found.ok_or_else(|| format!("missing field `{}`", EXPERTS[0]))?;
+        within(&[("experts of all layers", number * self.layers()?, ALL_EXPERTS_MAX)])?;
+        Ok(number)
+    }
+
+    /// For each block whether it has experts.
+    pub(super) fn sparse(&self, rule: SparseBlocks) -> Result<Vec<bool>, String> {
+        let layers = self.layers()?;
+        let of = |is_sparse: &dyn Fn(u64) -> bool| (0..layers).map(is_sparse).collect();
+        Ok(match rule {
+            SparseBlocks::None => of(&|_| false),
+            SparseBlocks::All => of(&|_| true),
+            SparseBlocks::From(key) => {
+                let first = match self.value(key).map(Value::as_u64) {
+                    Some(Some(first)) => first,
+                    Some(None) => return Err(format!("`{key}` is no whole number")),
+                    None => return Err(format!("missing field `{key}`")),
+                };
+                of(&|layer| layer >= first)
+            }
+            SparseBlocks::Steps => {
+                let step = self.optional("decoder_sparse_step", LAYERS_MAX)?.unwrap_or(1);
+                let plain = self.value("mlp_only_layers").and_then(Value::as_array);
+                let is_plain =
+                    |layer: u64| plain.is_some_and(|plain| plain.iter().any(|it| it.as_u64() == Some(layer)));
+                of(&|layer| (layer + 1).is_multiple_of(step) && !is_plain(layer))
+            }
+        })
+    }
+
+    /// Width of a head.
+    fn head(&self, architecture: &Architecture) -> Result<u64, String> {
+        if let Some(head) = self.optional("head_dim", WIDTH_MAX)?.or(architecture.head_width) {
+            return Ok(head);
+        }
+        let (hidden, heads) = (self.width("hidden_size")?, self.width("num_attention_heads")?);
+        if hidden.is_multiple_of(heads) {
+            Ok(hidden / heads)
+        } else {
+            Err(format!("`head_dim` is absent, and `hidden_size` {hidden} is no multiple of {heads} heads"))
+        }
+    }
+
+    /// A size, or why no model can have it.
+    pub(super) fn size(&self, size: Size, architecture: &Architecture) -> Result<u64, String> {
+        let of = |size| self.size(size, architecture);
+        let heads = || self.width("num_attention_heads");
+        let rotated = || self.width("qk_rope_head_dim");
+        Ok(match size {
+            Size::One => 1,
+            Size::Hidden => self.width("hidden_size")?,
+            Size::Vocabulary => self.number("vocab_size", VOCABULARY_MAX)?,
+            Size::Inner => self.width("intermediate_size")?,
+            Size::TwoInner => 2 * of(Size::Inner)?,
+            Size::Head => self.head(architecture)?,
+            Size::Heads => heads()?,
+            Size::KeyHeads => self.optional("num_key_value_heads", WIDTH_MAX)?.map_or_else(heads, Ok)?,
+            Size::Queries => heads()? * of(Size::Head)?,
+            Size::Keys => of(Size::KeyHeads)? * of(Size::Head)?,
+            Size::QueriesKeysValues => of(Size::Queries)? + 2 * of(Size::Keys)?,
+            Size::Experts => self.experts()?,
+            Size::ExpertInner => self.width("moe_intermediate_size")?,
+            Size::TwoExpertInner => 2 * of(Size::ExpertInner)?,
+            Size::SharedInner => self.width("shared_expert_intermediate_size")?,
+            Size::SharedExpertsInner => of(Size::ExpertInner)? * self.number("n_shared_experts", EXPERTS_MAX)?,
+            Size::QueryRank => self.width("q_lora_rank")?,
+            Size::KeyRank => self.width("kv_lora_rank")?,
+            Size::KeyRankAndRotated => of(Size::KeyRank)? + rotated()?,
+            Size::LatentQueries => heads()? * (of(Size::Unrotated)? + rotated()?),
+            Size::LatentKeysValues => heads()? * (of(Size::Unrotated)? + of(Size::Value)?),
+            Size::LatentValues => heads()? * of(Size::Value)?,
+            Size::Unrotated => self.width("qk_nope_head_dim")?,
+            Size::Value => self.width("v_head_dim")?,
         })
     }
 }

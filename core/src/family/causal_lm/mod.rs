@@ -1,5 +1,5 @@
-//! Language models as transformers saves them: `config.json` beside the weights, in the root. Several architectures
-//! differ by a few norms and biases only; [`mod@architecture`] has the differences as data.
+//! Language models as transformers saves them: `config.json` beside the weights, in the root. [`mod@architecture`] has their
+//! tensors as data.
 
 mod architecture;
 mod config;
@@ -8,14 +8,18 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use self::{architecture::Architecture, config::LanguageConfig};
+use self::{
+    architecture::{Architecture, Form, HEAD_MATRIX, Part, Row, Rows, START},
+    config::LanguageConfig,
+};
 use super::{
-    ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, Sample, language_adapter, read_config,
-    read_json,
+    ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, Sample, language_adapter, read_json,
 };
 use crate::{
     adapter::Targets,
     catalogue::{Builder, Catalogue},
+    header::FLOATS,
+    layer_name::layer_of,
     pattern::Pattern,
     rewrite::{Rule, Rules, Ruleset},
     shown::shown,
@@ -38,6 +42,7 @@ static BARE: Ruleset = Ruleset {
         Rule::rename("layers.**", "model.layers.**"),
         Rule::rename("embed_tokens.*", "model.embed_tokens.*"),
         Rule::rename("norm.*", "model.norm.*"),
+        Rule::rename("final_layernorm.*", "model.final_layernorm.*"),
     ],
     counted: &[],
 };
@@ -90,16 +95,29 @@ impl Family for CausalLm {
                 return Ok(Description::uncatalogued(written.into(), Some(format!("`{path}`: {reason}"))));
             }
         };
-        let config: LanguageConfig = read_config(facts, path)?;
-        let dimensions = config.dimensions(architecture).map_err(impossible)?;
-        let catalogue = Some(catalogue(&dimensions, architecture, head));
+        let config = LanguageConfig(&written);
+        for key in architecture.unknown {
+            if config.switch(key, false).map_err(impossible)? {
+                let reason = format!("`{path}`: `{key}` is true, and the tensors of that are not known");
+                return Ok(Description::uncatalogued(written.into(), Some(reason)));
+            }
+        }
+        let published = |part: &Part, _: u64| part.forms.first();
+        let catalogue = Some(catalogue(config, architecture, head, &published).map_err(impossible)?);
         let rules = self.rules(&site.name, Tool::Unknown);
         Ok(Description { catalogue, rules, ..Description::uncatalogued(written.into(), None) })
     }
 
-    /// Embedding models keep the config of the language model that they were, and are saved without its head: their
-    /// names say so, since the module around them is gone too.
+    /// Two things that only tensors tell. Programs save experts in forms of their own: the catalogue takes the one that is
+    /// there. And embedding models keep the config of the language model that they were, and are saved without its head:
+    /// their names say so, since the module around them is gone too.
     fn refine(&self, _: &str, description: &mut Description, table: &Table) -> Option<String> {
+        reform(description, table);
+        let has_own_code = description.config.as_object().is_some_and(|written| own_code(written).is_some());
+        if has_own_code && description.catalogue.take_if(|catalogue| !fits(catalogue, table)).is_some() {
+            description.unchecked = Some(format!("`{CONFIG}`: {OWN_CODE}"));
+            return None;
+        }
         let is_bare =
             table.get("model.embed_tokens.weight").is_some_and(|found| found.source_name() == "embed_tokens.weight");
         let catalogue = description
@@ -117,15 +135,34 @@ impl Family for CausalLm {
         (component == "model").then_some(&language_adapter::TARGETS)
     }
 
-    /// As mlx-lm does: the embedding and the head too.
+    /// As mlx-lm does: the embedding and the head too. It gives what chooses among experts 8 bits, whatever the others
+    /// have; here that stays as it is.
     fn quantises(&self, _: &str, layer: &str) -> bool {
-        !layer.contains("norm")
+        let chooses = [".gate", ".router", ".shared_expert_gate"].iter().any(|end| layer.ends_with(end));
+        !layer.contains("norm") && !chooses
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
         let config = read_json(facts, CONFIG).ok();
         config.map(|config| ("model".to_owned(), config.into())).into_iter().collect()
     }
+}
+
+/// Gives a description the catalogue of the forms in which its tensors are saved.
+fn reform(description: &mut Description, table: &Table) {
+    if description.catalogue.is_none() {
+        return;
+    }
+    let Some((written, architecture)) = description.config.as_object().zip(architecture_of(&description.config)) else {
+        return;
+    };
+    if architecture.block.iter().all(|part| part.forms.is_empty()) {
+        return;
+    }
+    let head = Head::of(written, architecture).unwrap_or(Head::ForText);
+    let found = catalogue(LanguageConfig(written), architecture, head, &|part, layer| form_of(part, layer, table));
+    description.catalogue =
+        Some(found.expect("every form of a part has the sizes of the first, which was made before"));
 }
 
 /// The head of a language model.
@@ -141,8 +178,8 @@ enum Head {
 impl Head {
     /// By the class that the config names; else why the tensors of that class are not known.
     fn of(written: &serde_json::Map<String, Value>, architecture: &Architecture) -> Result<Self, String> {
-        if written.get("auto_map").is_some_and(|code| !code.is_null()) {
-            return Err("`auto_map` names code of the repository's own, which may have other tensors".to_owned());
+        if own_code(written).is_some_and(|code| !is_namesake(code, architecture)) {
+            return Err(OWN_CODE.to_owned());
         }
         let classes: Vec<&str> = written
             .get("architectures")
@@ -161,6 +198,36 @@ impl Head {
     }
 }
 
+/// Why nothing is checked where a repository brings code.
+const OWN_CODE: &str = "`auto_map` names code of the repository's own, which may have other tensors";
+
+/// The code that a config says is in the repository.
+fn own_code(written: &serde_json::Map<String, Value>) -> Option<&Value> {
+    written.get("auto_map").filter(|code| !code.is_null())
+}
+
+/// Whether the code of a repository has models of the names of transformers' own: most often it is what transformers took them
+/// from. Then the tensors decide.
+fn is_namesake(code: &Value, architecture: &Architecture) -> bool {
+    let Some(code) = code.as_object() else { return false };
+    let of_models = code.iter().filter(|(of, _)| of.starts_with("AutoModel"));
+    let mut classes = of_models.map(|(_, class)| class.as_str().and_then(|class| class.rsplit('.').next())).peekable();
+    classes.peek().is_some()
+        && classes.all(|class| class == Some(architecture.with_head) || class == Some(architecture.bare))
+}
+
+/// Whether there is something for each tensor of a catalogue, and nothing of another shape: a quantised layer has tensors of
+/// other names and shapes below its own name.
+fn fits(catalogue: &Catalogue, table: &Table) -> bool {
+    catalogue.tensors().iter().all(|expected| match table.get(&expected.name) {
+        Some(found) => found.info.shape == expected.shape || !FLOATS.contains(&found.info.dtype),
+        None => {
+            let layer = layer_of(&expected.name).unwrap_or(&expected.name);
+            table.under(layer).iter().any(|found| found.info.name[layer.len()..].starts_with(['.', '_']))
+        }
+    })
+}
+
 /// The architecture that the config names, when it is one of those, with a head for text or none.
 fn architecture(facts: &ModelFacts) -> Option<&'static Architecture> {
     let config: Value = read_json(facts, CONFIG).ok()?.into();
@@ -170,45 +237,69 @@ fn architecture(facts: &ModelFacts) -> Option<&'static Architecture> {
     if !classes.is_none_or(|classes| classes.is_empty() || classes.iter().any(is_text)) {
         return None;
     }
+    architecture_of(&config)
+}
+
+/// The architecture that a config names.
+fn architecture_of(config: &Value) -> Option<&'static Architecture> {
     let model_type = config["model_type"].as_str()?;
     architecture::ALL.iter().find(|architecture| architecture.model_type == model_type)
 }
 
-fn catalogue(config: &config::Dimensions, architecture: &Architecture, head: Head) -> Catalogue {
+/// The tensors that a config asks for, each part in the form that `form` chooses.
+fn catalogue(
+    config: LanguageConfig<'_>,
+    architecture: &Architecture,
+    head: Head,
+    form: &dyn Fn(&Part, u64) -> Option<&'static Form>,
+) -> Result<Catalogue, String> {
     let mut tensors = Builder::default();
-    let hidden = config.hidden;
-    let project = |tensors: &mut Builder, name: &str, output, input, has_bias| {
-        if has_bias { tensors.linear_with_bias(name, output, input) } else { tensors.linear(name, output, input) }
+    let mut add = |base: &str, rows: Rows| -> Result<(), String> {
+        for Row { name, shape, when } in rows {
+            if !config.holds(*when)? {
+                continue;
+            }
+            let shape: Vec<u64> =
+                shape.iter().map(|&size| config.size(size, architecture)).collect::<Result<_, _>>()?;
+            match name.split_once('#') {
+                None => tensors.plain(format!("{base}{name}"), &shape),
+                Some((start, end)) => {
+                    (0..config.experts()?)
+                        .for_each(|expert| tensors.plain(format!("{base}{start}{expert}{end}"), &shape));
+                }
+            }
+        }
+        Ok(())
     };
-    tensors.plain("model.embed_tokens.weight", &[config.vocabulary, hidden]);
-    for layer in 0..config.layers {
-        let base = format!("model.layers.{layer}");
-        let attention = format!("{base}.self_attn");
-        for (name, width) in [("q_proj", config.queries), ("k_proj", config.keys), ("v_proj", config.keys)] {
-            project(&mut tensors, &format!("{attention}.{name}"), width, hidden, config.has_input_bias);
-        }
-        project(&mut tensors, &format!("{attention}.o_proj"), hidden, config.queries, config.has_output_bias);
-        if architecture.has_head_norms {
-            tensors.norm(&format!("{attention}.q_norm"), config.head);
-            tensors.norm(&format!("{attention}.k_norm"), config.head);
-        }
-        for (name, output, input) in [
-            ("gate_proj", config.inner, hidden),
-            ("up_proj", config.inner, hidden),
-            ("down_proj", hidden, config.inner),
-        ] {
-            project(&mut tensors, &format!("{base}.mlp.{name}"), output, input, config.has_mlp_bias);
-        }
-        for norm in architecture.norms {
-            tensors.norm(&format!("{base}.{norm}"), hidden);
+    add("", START)?;
+    for (layer, is_sparse) in (0..).zip(config.sparse(architecture.sparse)?) {
+        let base = block(layer);
+        for part in architecture.block.iter().filter(|part| part.is_in(is_sparse)) {
+            let rows = part.rows.iter().copied().chain(form(part, layer).map(|form| form.rows));
+            rows.into_iter().try_for_each(|rows| add(&base, rows))?;
         }
     }
-    tensors.norm("model.norm", hidden);
-    let has_head = !config.is_tied && head == Head::ForText;
+    add("", architecture.end)?;
+    let is_tied = config.switch("tie_word_embeddings", architecture.is_tied)?;
+    let has_head = !is_tied && head == Head::ForText;
     if has_head {
-        tensors.linear("lm_head", config.vocabulary, hidden);
+        add("", HEAD_MATRIX)?;
     }
-    tensors.finish().tolerating(if has_head { &WITH_HEAD } else { &WITHOUT_HEAD })
+    if head == Head::ForText {
+        add("", architecture.head_bias)?;
+    }
+    Ok(tensors.finish().tolerating(if has_head { &WITH_HEAD } else { &WITHOUT_HEAD }))
+}
+
+/// The beginning of names of a block's tensors.
+fn block(layer: u64) -> String {
+    format!("model.layers.{layer}.")
+}
+
+/// The form that the tensors of a part have; the published one where none of them is there.
+fn form_of(part: &Part, layer: u64, table: &Table) -> Option<&'static Form> {
+    let is_there = |form: &&Form| !table.under(&format!("{}{}", block(layer), form.sign)).is_empty();
+    part.forms.iter().find(is_there).or_else(|| part.forms.first())
 }
 
 #[cfg(test)]
@@ -320,6 +411,90 @@ mod tests {
     }
 
     #[test]
+    fn models_with_experts_have_their_published_parameters() {
+        let latent = json!({"first_k_dense_replace": 1, "q_lora_rank": null, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 128, "v_head_dim": 128});
+        let cases: [(&str, Value, usize, u64); 6] = [
+            // Mixtral 8x7B.
+            (
+                "mixtral",
+                json!({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 32000,
+                    "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8}),
+                995,
+                46_702_792_704,
+            ),
+            // Qwen1.5 MoE A2.7B.
+            (
+                "qwen2_moe",
+                json!({"hidden_size": 2048, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+                    "num_hidden_layers": 24, "vocab_size": 151936, "num_attention_heads": 16, "num_key_value_heads": 16,
+                    "num_experts": 60}),
+                4659,
+                14_315_784_192,
+            ),
+            // Qwen3 30B A3B.
+            (
+                "qwen3_moe",
+                json!({"hidden_size": 2048, "moe_intermediate_size": 768, "num_hidden_layers": 48, "vocab_size": 151936,
+                    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128}),
+                18867,
+                30_532_122_624,
+            ),
+            // GPT-OSS 20B.
+            (
+                "gpt_oss",
+                json!({"hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24, "vocab_size": 201088,
+                    "num_attention_heads": 64, "num_key_value_heads": 8, "num_local_experts": 32}),
+                411,
+                20_914_757_184,
+            ),
+            // DeepSeek V2 Lite.
+            (
+                "deepseek_v2",
+                json!({"hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+                    "num_hidden_layers": 27, "vocab_size": 102400, "num_attention_heads": 16, "n_routed_experts": 64,
+                    "n_shared_experts": 2}),
+                5291,
+                15_706_484_224,
+            ),
+            // DeepSeek V3, without the block that predicts a second word.
+            (
+                "deepseek_v3",
+                json!({"hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048,
+                    "num_hidden_layers": 61, "vocab_size": 129280, "num_attention_heads": 128, "n_routed_experts": 256,
+                    "n_shared_experts": 1, "first_k_dense_replace": 3, "q_lora_rank": 1536}),
+                45395,
+                671_026_419_200,
+            ),
+        ];
+        for (model_type, rest, tensors, parameters) in cases {
+            let mut all = latent.clone();
+            all.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            let found = describe(&config(model_type, &all)).unwrap();
+            assert_eq!((found.tensors().len(), found.parameters()), (tensors, parameters), "{model_type}");
+        }
+        let two = json!({"num_experts": 4, "num_local_experts": 5, "moe_intermediate_size": 8});
+        let said = describe(&config("qwen3_moe", &two)).unwrap_err().to_string();
+        assert!(said.contains("`num_experts` is 4, and `num_local_experts` is 5"), "{said}");
+        let many = json!({"num_experts": 4096, "num_hidden_layers": 1024, "moe_intermediate_size": 8});
+        assert!(describe(&config("qwen3_moe", &many)).unwrap_err().to_string().contains("experts of all layers"));
+    }
+
+    /// As DeepSeek's and Microsoft's repositories do it, whose code became transformers'.
+    #[test]
+    fn code_of_the_same_name_is_believed_as_far_as_tensors_agree() {
+        let named =
+            |class: &str| config("phi3", &json!({"auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": class}}));
+        assert!(describe(&named("modeling_phi3.Phi3ForCausalLM")).is_ok());
+        assert!(unchecked(&named("modeling_phi3.Phi4ForCausalLM")).contains("auto_map"));
+        let facts = facts(&named("modeling_phi3.Phi3ForCausalLM"));
+        let mut description = CausalLm.describe(&CausalLm.components(&facts).remove(0), &facts).unwrap();
+        let header = Header { data_start: 8, file_length: 8, tensors: Vec::new(), metadata: BTreeMap::new() };
+        CausalLm.refine("model", &mut description, &Table::of_file(header));
+        assert!(description.catalogue.is_none() && description.unchecked.unwrap().contains("auto_map"));
+    }
+
+    #[test]
     fn tied_embeddings_need_no_head_and_tolerate_one() {
         let tied = describe(&config("llama", &json!({"tie_word_embeddings": true}))).unwrap();
         assert!(!tied.contains("lm_head.weight") && tied.tolerates("lm_head.weight"));
@@ -337,7 +512,9 @@ mod tests {
         assert!(has("qwen2", json!({}), "self_attn.q_proj.bias") && !has("qwen2", json!({}), "self_attn.o_proj.bias"));
         assert!(has("llama", json!({"attention_bias": true}), "self_attn.o_proj.bias"));
         assert!(has("llama", json!({"mlp_bias": true}), "mlp.up_proj.bias"));
-        for architecture in architecture::ALL.iter().filter(|architecture| architecture.model_type != "llama") {
+        let reads = ["llama", "granite", "smollm3", "helium", "seed_oss", "arcee", "nemotron"];
+        let dense = architecture::ALL.iter().filter(|it| it.sparse == architecture::SparseBlocks::None);
+        for architecture in dense.filter(|architecture| !reads.contains(&architecture.model_type)) {
             let both = json!({"attention_bias": true, "mlp_bias": true, "head_dim": 16});
             assert!(!has(architecture.model_type, both, "mlp.up_proj.bias"), "{architecture:?}");
         }

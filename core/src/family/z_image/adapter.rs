@@ -85,6 +85,28 @@ pub(super) static TARGETS: Targets = Targets {
     ],
 };
 
+/// Layers of the autoencoder, which adapters name as it does.
+pub(super) static VAE: Targets = Targets {
+    prefixes: &["base_model.model.", "first_stage_model.", "lora_vae_", "lycoris_", "vae."],
+    others: &[
+        "lora_te_",
+        "lora_te1_",
+        "lora_te2_",
+        "lora_te3_",
+        "lora_transformer_",
+        "lora_unet_",
+        "model.diffusion_model.",
+        "diffusion_model.",
+        "text_encoder.",
+        "text_encoder_2.",
+        "text_encoders.",
+        "transformer.",
+    ],
+    blocks: &[],
+    layers: &[],
+    singles: &[],
+};
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -92,7 +114,8 @@ mod tests {
     use super::*;
     use crate::{
         adapter::{
-            AdapterError, Change, FactorKeys, Recognised, Share, Side, Unsupported, Weights, WholeWeights, recognise,
+            AdapterError, Along, Change, FactorKeys, MagnitudeKey, Recognised, Share, Side, Unsupported, Weights,
+            WholeWeights, recognise,
         },
         family::z_image::{Blueprint as _, known},
         tool::Tool,
@@ -241,7 +264,7 @@ mod tests {
             "layers.7.attention.to_q.lokr_w1",
             "layers.7.attention.to_q.lokr_w2_a",
             "layers.7.attention.to_q.lokr_w2_b",
-            "layers.7.attention.to_q.lokr_t2",
+            "layers.7.attention.to_q.lokr_t1",
             "layers.8.attention.to_q.alpha",
             "lora_te_layers_0_self_attn_q_proj.lora_down.weight",
             "text_encoder.layers.0.self_attn.q_proj.lora_up.weight",
@@ -271,7 +294,7 @@ mod tests {
         assert!(found.without_target.is_empty());
         let unsupported = [
             (Unsupported::PairBias, vec![keys[14].to_owned()]),
-            (Unsupported::Tucker, [21, 18, 19, 20].map(|at| keys[at].to_owned()).to_vec()),
+            (Unsupported::FirstCore, [21, 18, 19, 20].map(|at| keys[at].to_owned()).to_vec()),
         ];
         assert_eq!(found.unsupported, unsupported.into());
         assert_eq!(found.other_component, [keys[23], keys[24]]);
@@ -377,9 +400,9 @@ mod tests {
         let error = recognised(keys).unwrap_err();
         let said = error.to_string();
         assert!(said.contains("zero valid target layers") && said.contains("layers_99_attention_to_q"), "{said}");
-        let error = recognised(["a.lokr_t2", "a.oft_blocks", "b.lora_A.weight"]).unwrap_err();
+        let error = recognised(["a.lokr_t1", "a.oft_blocks", "b.lora_A.weight"]).unwrap_err();
         assert!(matches!(&error, AdapterError::NoPairs { found: 3, unsupported } if unsupported.len() == 2));
-        assert!(error.to_string().contains("Tucker cores, OFT or BOFT"), "{error}");
+        assert!(error.to_string().contains("cores of LoKr's first factor, OFT or BOFT"), "{error}");
     }
 
     #[test]
@@ -401,18 +424,41 @@ mod tests {
     }
 
     #[test]
-    fn dora_is_refused_as_a_whole() {
-        for magnitude in [
-            "layers.0.attention.to_q.dora_scale",
-            "layers.0.attention.to_q.lora_magnitude_vector",
-            "layers.0.attention.to_q.m",
-            "text_encoder.layers.0.self_attn.q_proj.dora_scale",
+    fn magnitudes_belong_to_the_changes_of_their_layer() {
+        for (magnitude, along) in [
+            ("layers.1.attention.to_q.dora_scale", Along::AsShaped),
+            ("lora_unet_layers_1_attention_to_q.dora_scale", Along::AsShaped),
+            ("layers.1.attention.to_q.lora_magnitude_vector", Along::Rows),
+            ("transformer_blocks.1.attn.to_q.lora_magnitude_vector.default.weight", Along::Rows),
+            ("layers.1.attention.to_q.m", Along::Rows),
         ] {
             let pair = ["layers.1.attention.to_q.lora_A.weight", "layers.1.attention.to_q.lora_B.weight", magnitude];
-            let error = recognised(pair).unwrap_err();
-            let said = error.to_string();
-            assert!(matches!(error, AdapterError::Dora { .. }), "{said}");
-            assert!(said.contains(magnitude) && said.contains("norm of the merged weight"), "{said}");
+            let found = recognised(pair).unwrap();
+            let [change] = &found.changes[..] else { panic!("{found:?}") };
+            assert_eq!(change.magnitude, Some(MagnitudeKey { key: magnitude.to_owned(), along }));
+            assert!(found.without_partner.is_empty(), "{found:?}");
+        }
+        let other = "text_encoder.layers.0.self_attn.q_proj.dora_scale";
+        let pair = ["layers.1.attention.to_q.lora_A.weight", "layers.1.attention.to_q.lora_B.weight", other];
+        let found = recognised(pair).unwrap();
+        assert_eq!((found.changes.len(), found.other_component), (1, vec![other.to_owned()]));
+    }
+
+    #[test]
+    fn the_autoencoder_has_names_of_its_own() {
+        let catalogue = known::vae().catalogue();
+        let tensors = catalogue.tensors().iter().map(|expected| (expected.name.clone(), expected.shape.clone()));
+        let weights = Weights::new(tensors);
+        for base in [
+            "vae.encoder.down_blocks.0.resnets.0.conv1",
+            "base_model.model.encoder.down_blocks.0.resnets.0.conv1",
+            "lycoris_encoder_down_blocks_0_resnets_0_conv1",
+        ] {
+            let found = VAE.find(base, &weights);
+            assert_eq!(found[0].layer, "encoder.down_blocks.0.resnets.0.conv1", "{base}");
+        }
+        for base in ["transformer.layers.0.attention.to_q", "lora_unet_layers_0_attention_to_q", "text_encoder.norm"] {
+            assert!(VAE.is_of_another(base) && VAE.find(base, &weights).is_empty(), "{base}");
         }
     }
 }

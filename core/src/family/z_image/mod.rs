@@ -144,6 +144,7 @@ impl Family for ZImage {
         match component {
             "transformer" => Some(&adapter::TARGETS),
             "text_encoder" => Some(&language_adapter::TARGETS),
+            "vae" => Some(&adapter::VAE),
             _ => None,
         }
     }
