@@ -16,6 +16,18 @@ pub fn is_quantisation(set: &str, quantisation: &str) -> bool {
     found.eq_ignore_ascii_case(quantisation) && before.ends_with(['-', '.', '_'])
 }
 
+/// The folder whose weights a file belongs to, by its path. A folder that is called after the quantisation in it,
+/// `Q8_0/m-Q8_0-00001-of-00002.gguf` or `m-Q8_0/m-Q8_0.gguf`, only keeps that quantisation's files together: they belong
+/// to the folder above it, beside the other quantisations.
+#[must_use]
+pub fn folder_of(path: &str) -> &str {
+    let (folder, file) = weight_name::split(path);
+    let (above, name) = weight_name::split(folder);
+    let set = weight_name::set_of(file).filter(|_| Format::of(file) == Format::Gguf);
+    let is_its_own = |set: &str| set.eq_ignore_ascii_case(name) || is_quantisation(set, name);
+    if set.is_some_and(is_its_own) { above } else { folder }
+}
+
 /// Parts of the names of quantisations, after the letter and the bits.
 const PARTS: [&str; 10] = ["0", "1", "K", "S", "M", "L", "XL", "XS", "XXS", "NL"];
 
@@ -64,12 +76,9 @@ pub fn of_one_format(mut files: Vec<String>, variant: Option<&str>) -> Vec<Strin
         files.retain(|path| !weight_name::is_weights(path) || is_gguf(path) == means_gguf);
     }
     let is_model = |path: &str| !NO_MODELS.iter().any(|word| weight_name::split(path).1.contains(word));
-    let folders: BTreeSet<String> = files
-        .iter()
-        .filter(|path| is_gguf(path) && is_model(path))
-        .map(|path| weight_name::split(path).0.to_owned())
-        .collect();
-    files.retain(|path| !is_gguf(path) || is_model(path) || !folders.contains(weight_name::split(path).0));
+    let folders: BTreeSet<String> =
+        files.iter().filter(|path| is_gguf(path) && is_model(path)).map(|path| folder_of(path).to_owned()).collect();
+    files.retain(|path| !is_gguf(path) || is_model(path) || !folders.contains(folder_of(path)));
     files
 }
 
@@ -90,6 +99,22 @@ mod tests {
             ("m-\u{e9}", "\u{9}", false),
         ] {
             assert_eq!(is_quantisation(set, quantisation), is_it, "{set} {quantisation}");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_one_quantisation_is_none_of_its_own() {
+        for (path, folder) in [
+            ("Q8_0/m-Q8_0-00001-of-00002.gguf", ""),
+            ("m-q8_0/m-Q8_0.gguf", ""),
+            ("gguf/UD-Q4_K_XL/m-UD-Q4_K_XL.gguf", "gguf"),
+            ("BF16/m-BF16.gguf", ""),
+            ("Q4_K_M/m-Q8_0.gguf", "Q4_K_M"),
+            ("transformer/m-Q8_0.gguf", "transformer"),
+            ("fp16/m-fp16.safetensors", "fp16"),
+            ("m-Q8_0.gguf", ""),
+        ] {
+            assert_eq!(folder_of(path), folder, "{path}");
         }
     }
 
@@ -121,5 +146,7 @@ mod tests {
         let beside = ["m-Q8_0.gguf", "mmproj-F16.gguf", "imatrix.gguf"];
         assert_eq!(kept(&beside, None), beside[..1]);
         assert_eq!(kept(&beside[1..2], None), beside[1..2]);
+        let folders = ["Q8_0/m-Q8_0.gguf", "mmproj-F16.gguf"];
+        assert_eq!(kept(&folders, None), folders[..1]);
     }
 }

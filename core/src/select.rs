@@ -335,9 +335,11 @@ fn of_variant(sets: &Sets<'_>, stem: &str, variant: &str, folder: &str) -> Resul
     }
 }
 
+/// The path of a file below `folder`, if it is one of its files: its name, or, of a GGUF file in a folder that is called
+/// after its quantisation, that folder too.
 fn name_in<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
     let name = if folder.is_empty() { path } else { path.strip_prefix(folder)?.strip_prefix('/')? };
-    (!name.contains('/')).then_some(name)
+    (!name.contains('/') || gguf_files::folder_of(path) == folder).then_some(name)
 }
 
 fn order_set(names: &[&str], folder: String, join: &impl Fn(&str) -> String) -> Result<WeightFiles, SelectError> {
@@ -398,6 +400,28 @@ mod tests {
         assert_eq!(
             select(&["t/0.safetensors", "u/1.safetensors"]),
             Ok(WeightFiles::Files(vec!["t/0.safetensors".into()]))
+        );
+    }
+
+    #[test]
+    fn folders_of_quantisations_hold_sets_of_the_folder_above() {
+        let files = ["m-Q4_K_M.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf", "Q8_0/m-Q8_0-00001-of-00002.gguf", "a/x.gguf"];
+        let of = |files: &[&str], variant| weight_files(files.iter().copied(), "", "model", variant);
+        let both = WeightFiles::Files(vec![files[2].into(), files[1].into()]);
+        assert_eq!(of(&files, Some("q8_0")), Ok(both.clone()));
+        assert_eq!(of(&files[1..], None), Ok(both));
+        assert_eq!(of(&files, Some("Q4_K_M")), Ok(WeightFiles::Files(vec![files[0].into()])));
+        let error = of(&files, None).unwrap_err();
+        assert!(
+            matches!(&error, SelectError::Ambiguous { candidates, .. }
+            if *candidates == ["Q8_0/m-Q8_0", "m-Q4_K_M"]),
+            "{error}"
+        );
+        let error = of(&files[..2], Some("Q8_0")).unwrap_err();
+        assert!(
+            matches!(&error, SelectError::MissingShards { missing, .. }
+            if *missing == ["Q8_0/m-Q8_0-00001-of-00002.gguf"]),
+            "{error}"
         );
     }
 

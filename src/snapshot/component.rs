@@ -10,6 +10,7 @@ use std::{
 use weightsd_core::{
     adapter::{Beside, finished},
     family::{self, ComponentSite},
+    gguf_files,
     identity::{ContentKey, FileKey, Volume},
     index::{INDEX_BYTES_MAX, Index},
     listing::BlobName,
@@ -97,7 +98,7 @@ impl Snapshot {
     /// Whether weights in the root are GGUF files.
     fn has_gguf(&self) -> bool {
         let files = self.facts.files.iter();
-        files.clone().any(|path| !path.contains('/') && Format::of(path) == Format::Gguf)
+        files.clone().any(|path| gguf_files::folder_of(path).is_empty() && Format::of(path) == Format::Gguf)
     }
 
     /// One file as a component of its own.

@@ -1,10 +1,14 @@
 //! The family of everything else: safetensors files under their own names, one component for each folder that holds
-//! some, called after the folder; files in the root are the component `model`.
+//! some, called after the folder; files in the root are the component `model`. GGUF files count where
+//! [`gguf_files::folder_of`] says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ComponentSite, ConfigError, Description, Family, Membership, ModelFacts, read_json};
-use crate::weight_name::{self, is_weights};
+use crate::{
+    gguf_files,
+    weight_name::{self, is_weights},
+};
 
 /// The family of models that no other family knows.
 #[derive(Debug)]
@@ -21,7 +25,7 @@ impl Family for Generic {
 
     fn components(&self, facts: &ModelFacts) -> Vec<ComponentSite> {
         let folders: BTreeSet<&str> =
-            facts.files.iter().filter(|path| is_weights(path)).map(|path| weight_name::split(path).0).collect();
+            facts.files.iter().filter(|path| is_weights(path)).map(|path| gguf_files::folder_of(path)).collect();
         folders
             .into_iter()
             .map(|folder| {
