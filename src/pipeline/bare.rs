@@ -100,13 +100,18 @@ pub(super) fn told(
     site: &ComponentSite,
     table: &Table,
     metadata: &BTreeMap<String, String>,
+    base: Option<&Snapshot>,
 ) -> Option<Snapshot> {
     snapshot.bare_sites().find(|bare| *bare == site)?;
     let mut snapshot = snapshot.clone();
-    if let Some(config) = config(table, metadata).filter(|_| site.folder.is_empty()) {
+    let of_base = base.and_then(|base| Some((base.family, family::locate_as(&[table], base.family)?)));
+    let described = || config(table, metadata).filter(|_| site.folder.is_empty());
+    if of_base.is_none()
+        && let Some(config) = described()
+    {
         return snapshot.describe(config).is_ok().then_some(snapshot);
     }
-    let (family, mut located) = family::locate_all(&[table])?;
+    let (family, mut located) = of_base.or_else(|| family::locate_all(&[table]))?;
     let located = located.swap_remove(0);
     if located.parts.len() != 1 {
         return None;

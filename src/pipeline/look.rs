@@ -24,6 +24,8 @@ use crate::{
 /// A component that was assembled for an audit.
 #[derive(Debug)]
 pub struct Audited {
+    /// The family that it is audited as.
+    pub family: &'static str,
     /// The component.
     pub assembled: Assembled,
     /// Names of the files that its tensors lie in.
@@ -53,14 +55,14 @@ pub fn audit(
         true => source.file.name.clone(),
         false => source.file.path.display().to_string(),
     };
-    Ok(Audited { assembled, files: sources.iter().map(name).collect() })
+    Ok(Audited { family: own.family.id(), assembled, files: sources.iter().map(name).collect() })
 }
 
-/// Audits a component where it is at its source, from its headers alone.
+/// Audits a component where it is at its source, from its headers alone, and from the configs of `base`.
 ///
 /// # Errors
 /// When headers do not come or cannot be used.
-pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, LoadError> {
+pub async fn audit_remote(remote: &Remote, component: &str, base: Option<&Snapshot>) -> Result<Audited, LoadError> {
     let found = remote.component(component).await?;
     let headers = remote.headers(&found).await?;
     let snapshot = &*remote.snapshot;
@@ -72,15 +74,15 @@ pub async fn audit_remote(remote: &Remote, component: &str) -> Result<Audited, L
     }
     let (table, mut remarks) = checkpoint::merge(component, shards, found.index.as_ref())?;
     remarks.extend(snapshot.remark_on(&found.site));
-    let told = bare::told(snapshot, &found.site, &table, &metadata);
+    let told = bare::told(snapshot, &found.site, &table, &metadata, base);
     let snapshot = told.as_ref().unwrap_or(snapshot);
     let is_it = |site: &&ComponentSite| site.folder == found.site.folder;
     let site = snapshot.sites().iter().find(is_it).unwrap_or(&found.site);
-    let recipe = Recipe::new(snapshot, site, &snapshot.model.to_string(), None)?;
+    let recipe = Recipe::new(snapshot, site, &snapshot.model.to_string(), base)?;
     let own = Tensors { table: &table, metadata: &metadata, remarks };
     let mut assembled = plan::put_together(&recipe, &snapshot.model, own, None)?;
     assembled.report.remarks.extend(assembled.report.left_out());
-    Ok(Audited { assembled, files: names })
+    Ok(Audited { family: snapshot.family.id(), assembled, files: names })
 }
 
 /// Lists a model at its source without downloading its weights. `None` for a path, and when the source may not be asked.

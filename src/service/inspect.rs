@@ -5,6 +5,7 @@ use std::{error::Error, sync::Arc};
 
 use weightsd_core::{
     explain::sentence,
+    family::GENERIC,
     ingredients::{Ingredients, Role},
     listing::Listed,
 };
@@ -73,12 +74,18 @@ pub(super) async fn audit(context: &Context, request: AuditRequest) -> Result<Au
     for name in &names {
         reports.push(model.audit(way, name, &beside).await.map_err(|error| Failure::from(&error))?);
     }
+    // Headers may have told more than the listing.
+    let told = reports.iter().map(|report| report.family).find(|family| *family != GENERIC);
     Ok(AuditResponse {
         model: Some(messages::model(&model.snapshot().model)),
-        family: model.snapshot().family.id().to_owned(),
+        family: told.unwrap_or_else(|| model.snapshot().family.id()).to_owned(),
         reports: reports.iter().map(|report| messages::audited(report, request.full_lists)).collect(),
     })
 }
+
+/// What is said of an audit of headers alone.
+const WITHOUT_OVERLAY: &str =
+    "the model's weights are not on this machine, so the overlay is not laid over them: this is the model by itself";
 
 /// What a request works with, and its trip.
 #[derive(Clone, Copy)]
@@ -202,13 +209,18 @@ impl Whereabouts {
             Err(error) if error.is_missing() => error,
             Err(error) => return Err(error.into()),
         };
-        match self {
-            Self::There(remote) => Ok(look::audit_remote(remote, name).await?),
+        let base = beside.base.as_deref();
+        let mut audited = match self {
+            Self::There(remote) => look::audit_remote(remote, name, base).await?,
             Self::Here { pinned, .. } => match look::remote(pinned, tools).await? {
-                Some(remote) => Ok(look::audit_remote(&remote, name).await?),
-                None => Err(error.into()),
+                Some(remote) => look::audit_remote(&remote, name, base).await?,
+                None => return Err(error.into()),
             },
+        };
+        if beside.overlay.is_some() {
+            audited.assembled.report.remarks.push(WITHOUT_OVERLAY.to_owned());
         }
+        Ok(audited)
     }
 }
 
