@@ -18,7 +18,8 @@
 //!
 //! The same tensors can be written as other programs lay them out: as one file for all components or for one, under
 //! the original code's names with fused attention ([`Checkpoint::write_single_file`]), and with packed layers
-//! ([`Checkpoint::quantise`]), and as mflux saves them ([`Checkpoint::as_mflux`]). Their renames are this crate's own too.
+//! ([`Checkpoint::quantise`]), as mflux saves them ([`Checkpoint::as_mflux`]), and as GGUF ([`Checkpoint::write_gguf`]).
+//! Their renames are this crate's own too.
 
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,7 @@ mod directory;
 mod error;
 mod fill;
 mod folders;
+mod gguf;
 mod hub_cache;
 mod mflux;
 mod other_layout;
@@ -50,6 +52,7 @@ pub use control::ControlVersion;
 pub use dims::{Dims, PerComponent};
 pub use error::FixtureError;
 pub use fill::Contents;
+pub use gguf::{GgmlType, GgufForm, GgufValue};
 pub use hub_cache::{CacheForm, HubFile, HubFixture, commit_id, git_blob_hash, repo_folder};
 pub use quantised::Quantisation;
 pub use safetensors::Dtype;

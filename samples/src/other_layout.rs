@@ -19,6 +19,28 @@ pub(crate) fn of(component: &str, tensors: &[Tensor]) -> Vec<Other> {
     }
 }
 
+/// The tensors of a language model as llama.cpp's converter names them.
+pub(crate) fn of_llama_cpp(tensors: &[Tensor]) -> Vec<Other> {
+    const NAMES: [(&str, &str); 14] = [
+        ("model.embed_tokens.", "token_embd."),
+        ("model.norm.", "output_norm."),
+        ("model.layers.", "blk."),
+        (".input_layernorm.", ".attn_norm."),
+        (".post_attention_layernorm.", ".ffn_norm."),
+        (".self_attn.q_proj.", ".attn_q."),
+        (".self_attn.k_proj.", ".attn_k."),
+        (".self_attn.v_proj.", ".attn_v."),
+        (".self_attn.o_proj.", ".attn_output."),
+        (".self_attn.q_norm.", ".attn_q_norm."),
+        (".self_attn.k_norm.", ".attn_k_norm."),
+        (".mlp.gate_proj.", ".ffn_gate."),
+        (".mlp.up_proj.", ".ffn_up."),
+        (".mlp.down_proj.", ".ffn_down."),
+    ];
+    let renamed = |name: &String| NAMES.iter().fold(name.clone(), |name, (theirs, other)| name.replace(theirs, other));
+    tensors.iter().map(|tensor| alone(tensor, renamed(&tensor.name), tensor.shape.clone())).collect()
+}
+
 fn alone(tensor: &Tensor, name: String, shape: Vec<u64>) -> Other {
     Other { tensor: Tensor { name, dtype: tensor.dtype, shape }, pieces: vec![tensor.clone()] }
 }

@@ -21,10 +21,10 @@ pub(crate) enum Body {
     Weights(Weights),
 }
 
-/// A safetensors file.
+/// A safetensors or GGUF file.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    /// Length prefix and JSON: all that comes before the data.
+    /// All that comes before the data.
     pub(crate) header: Vec<u8>,
     /// In the order of their ranges.
     pub(crate) tensors: Vec<Entry>,

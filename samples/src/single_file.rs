@@ -14,6 +14,8 @@ pub enum Names {
     Diffusers,
     /// Those of the original code and of ComfyUI, with fused attention and LDM's autoencoder.
     Original,
+    /// Those of llama.cpp, for a language model with norms of heads, such as Qwen3.
+    LlamaCpp,
 }
 
 /// A component in a file.
@@ -50,11 +52,13 @@ impl Checkpoint {
         name: &str,
         parts: &[FilePart<'_>],
     ) -> Result<Written, FixtureError> {
-        let plan = FilePlan { path: name.to_owned(), body: Body::Weights(self.single_file(parts)) };
+        let weights = weights(&[("format".to_owned(), "pt".to_owned())].into(), self.in_parts(parts));
+        let plan = FilePlan { path: name.to_owned(), body: Body::Weights(weights) };
         directory::write(&[plan], self.contents, root.as_ref())
     }
 
-    fn single_file(&self, parts: &[FilePart<'_>]) -> crate::plan::Weights {
+    /// The tensors of these parts.
+    pub(crate) fn in_parts(&self, parts: &[FilePart<'_>]) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for part in parts {
             let component = self.component(part.component);
@@ -67,6 +71,11 @@ impl Checkpoint {
                 Names::Diffusers => {
                     component.tensors().iter().for_each(|tensor| push(tensor, vec![tensor.clone()]));
                 }
+                Names::LlamaCpp => {
+                    for other in other_layout::of_llama_cpp(component.tensors()) {
+                        push(&other.tensor, other.pieces);
+                    }
+                }
                 Names::Original => {
                     for other in other_layout::of(part.component, component.tensors()) {
                         push(&other.tensor, other.pieces);
@@ -74,6 +83,6 @@ impl Checkpoint {
                 }
             }
         }
-        weights(&[("format".to_owned(), "pt".to_owned())].into(), wanted)
+        wanted
     }
 }

@@ -44,16 +44,20 @@ pub(crate) fn write(
 
 fn put_tensors(weights: &Weights, seed: u64, mut put: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
-    let pieces = weights.tensors.iter().flat_map(|entry| entry.pieces.iter().map(move |piece| (entry, piece)));
-    for (entry, tensor) in pieces {
-        let mut filler = Filler::new(seed, &entry.component, &tensor.name, tensor.dtype);
-        let mut left = tensor.bytes();
-        while left > 0 {
-            let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-            filler.fill(&mut piece[..length]);
-            put(&piece[..length])?;
-            left -= length as u64;
+    let mut end = weights.header.len() as u64;
+    for entry in &weights.tensors {
+        put(&vec![0; usize::try_from(entry.range.start - end).map_err(io::Error::other)?])?;
+        for tensor in &entry.pieces {
+            let mut filler = Filler::new(seed, &entry.component, &tensor.name, tensor.dtype);
+            let mut left = tensor.bytes();
+            while left > 0 {
+                let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+                filler.fill(&mut piece[..length]);
+                put(&piece[..length])?;
+                left -= length as u64;
+            }
         }
+        end = entry.range.end;
     }
     Ok(())
 }

@@ -39,6 +39,7 @@ mod hub_commands;
 mod hub_disk;
 mod hub_fault_cases;
 mod hub_faults;
+mod hub_gguf;
 mod hub_loads;
 mod hub_looks;
 mod hub_names;

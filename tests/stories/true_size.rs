@@ -8,7 +8,7 @@ use std::{
 };
 
 use weightsd_client::{Layout, proto::EvictRequest, selector};
-use weightsd_fixtures::{Checkpoint, Contents, Dims};
+use weightsd_fixtures::{Checkpoint, Contents, Dims, FilePart, GgmlType, GgufForm, Names};
 use weightsd_segment::PinnedFile;
 
 use crate::harness::{Home, PATIENCE, WITHOUT_VERIFYING};
@@ -77,6 +77,55 @@ async fn of_33_gigabytes_only_the_headers_are_read() {
     model.hub_cache = home.hub_cache().display().to_string();
     let audits = client.audit(model, Vec::new()).await.unwrap().reports;
     assert!(audits.len() == 3 && audits.iter().all(|audit| audit.clean), "{audits:?}");
+}
+
+/// The quantised transformer as leejet publishes it: its length, of which the tensors are all but a header of 30,400 bytes.
+const GGUF_BYTES: u64 = 6_577_440_704;
+/// 202 layers in blocks of 34 bytes for 32 elements, and the rest in F32.
+const GGUF_TENSOR_BYTES: u64 = 6_142_033_920 / 32 * 34 + 12_874_816 * 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_published_gguf_is_told_by_its_header() {
+    let home = Home::new();
+    let checkpoint = Checkpoint::new(&Dims::true_size(), Contents::Sparse).unwrap();
+    let daemon = home.daemon();
+    let client = daemon.client().await.with_deadline(PATIENCE);
+    client.status().await.unwrap();
+    for prefix in ["", "model.diffusion_model."] {
+        let part = FilePart { component: "transformer", prefix, names: Names::Original };
+        let stem = if prefix.is_empty() { "z_image_turbo-Q8_0" } else { "prefixed-Q8_0" };
+        let form = GgufForm { stem, parts: 1, metadata: &[], layers: GgmlType::Q8_0 };
+        let written = checkpoint.write_gguf(home.path(), part, form).unwrap();
+        let bytes: u64 = written.tensors.iter().map(|tensor| tensor.range.end - tensor.range.start).sum();
+        assert_eq!((written.tensors.len(), bytes), (453, GGUF_TENSOR_BYTES));
+        assert!(!prefix.is_empty() || written.files[0].bytes == GGUF_BYTES, "{:?}", written.files);
+
+        let path = home.path().join(&written.files[0].path);
+        let before = read_by(daemon.pid());
+        let audit = client.audit(selector(path.to_str().unwrap()), Vec::new()).await.unwrap();
+        let read = read_by(daemon.pid()).zip(before).map(|(now, before)| now - before);
+        assert!(read.is_none_or(|read| read < 4 * READ_SLACK), "{read:?} bytes were read");
+        let [report] = &audit.reports[..] else { panic!("{audit:?}") };
+        assert!(report.clean && report.component == "transformer", "{report:?}");
+        // Fused attention of 34 blocks is three layers.
+        assert_eq!((report.expected, report.matched, report.extra), (521, 521, 0));
+        assert_eq!(report.tensor_bytes, GGUF_TENSOR_BYTES);
+
+        let inspect = |arguments: &[&str]| {
+            let output = home.command().arg("inspect").arg(&path).args(arguments).arg("--json").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+        };
+        let told = inspect(&[]);
+        assert_eq!(
+            (told["known"].as_str(), told["components"][0]["component"].as_str()),
+            (Some("z-image-turbo"), Some("transformer"))
+        );
+        let tensors = inspect(&["transformer"]);
+        let tensors = tensors["tensors"].as_array().unwrap();
+        let bytes: u64 = tensors.iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
+        assert_eq!((tensors.len(), bytes), (521, GGUF_TENSOR_BYTES));
+    }
 }
 
 /// Bytes that the process has read, from files or from elsewhere, by `read` and its kin; see proc_pid_io(5). macOS does

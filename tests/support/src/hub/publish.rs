@@ -68,7 +68,7 @@ fn published(path: String, size: u64, etag: &str, is_large: bool, content: Conte
 }
 
 fn is_large(path: &str, size: u64) -> bool {
-    path.ends_with(".safetensors") || size >= LARGE_FROM
+    path.ends_with(".safetensors") || path.ends_with(".gguf") || size >= LARGE_FROM
 }
 
 fn list(folder: &Path, into: &mut Vec<PathBuf>) -> Result<(), FixtureError> {
