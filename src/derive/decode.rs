@@ -36,7 +36,7 @@ pub(super) struct CodedBytes<'a> {
 pub(super) struct Numbers<'a> {
     /// Their bytes.
     pub(super) bytes: &'a [u8],
-    /// F32, F16, BF16, or a dtype of 8 bits whose bytes are taken as they are.
+    /// F32, F16, BF16, `F8_E8M0`, or another dtype of 8 bits whose bytes are taken as they are.
     pub(super) dtype: Dtype,
     /// The last dimension, 1 for a scalar.
     pub(super) width: usize,
@@ -61,6 +61,7 @@ impl Numbers<'_> {
             }
             Dtype::F16 => two(self.bytes, at).map(|it| half::f16::from_le_bytes(it).to_f32()),
             Dtype::BF16 => two(self.bytes, at).map(|it| half::bf16::from_le_bytes(it).to_f32()),
+            Dtype::F8_E8M0 => self.bytes.get(at).map(|scale| power(*scale)),
             _ => None,
         };
         found.ok_or(Torn)
@@ -82,7 +83,18 @@ fn e5m2(code: u8) -> f32 {
     half::f16::from_bits(u16::from(code) << 8).to_f32()
 }
 
-/// The value of a scale that is a power of two. As in ComfyUI, the least one stands for zero and the largest for infinity.
+/// The value of a number of type `F8_E8M0`, as OCP's standard and torch have it: the least is 2 to the power of -127, and the
+/// largest code is no number.
+fn power(code: u8) -> f32 {
+    match code {
+        0 => f32::from_bits(1 << 22),
+        0xff => f32::NAN,
+        _ => f32::from_bits(u32::from(code) << 23),
+    }
+}
+
+/// The value of a scale in tiles that is a power of two. As in ComfyUI, the least one stands for zero and the largest for
+/// infinity.
 fn e8m0(scale: u8) -> f32 {
     f32::from_bits(u32::from(scale) << 23)
 }
@@ -256,6 +268,12 @@ fn scaled(
             let first = row / side * coded.scales.width;
             for (at, square) in out.chunks_mut(side).enumerate() {
                 multiply(square, coded.scales.float(first + at)?);
+            }
+        }
+        Grid::Groups { columns } => {
+            let first = row * coded.scales.width;
+            for (at, group) in out.chunks_mut(size(columns)?).enumerate() {
+                multiply(group, coded.scales.float(first + at)?);
             }
         }
         Grid::Transposed { columns } => {

@@ -147,12 +147,24 @@ def awq(seed: int, kind: np.dtype = BF16) -> Coded:
     return Coded(tensors, plain, {"format": "awq_w4a16", "group_size": 64})
 
 
-def blocks(seed: int, rows: int, columns: int, kind: np.dtype) -> Coded:
+def powers(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Scales that are powers of two: the least, ordinary ones, the largest, and no number."""
+    scales = np.random.default_rng(seed).integers(90, 150, shape, np.uint8)
+    edges = np.array([0, 1, 254, 255], np.uint8)
+    scales.reshape(-1)[: min(4, scales.size)] = edges[: scales.size]
+    return scales.view(E8M0)
+
+
+def blocks(
+    seed: int, rows: int, columns: int, kind: np.dtype, suffix: str = "weight_scale_inv", block: tuple[int, int] = (128, 128)
+) -> Coded:
     weight = codes(seed, (rows, columns), E4M3)
-    scales = normal(seed + 1, (-(-rows // 128), -(-columns // 128))).astype(kind)
-    spread = tensor(scales).to(torch.float32).repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
+    shape = (-(-rows // block[0]), -(-columns // block[1]))
+    scales = powers(seed, shape) if kind == E8M0 else normal(seed + 1, shape).astype(kind)
+    tall = tensor(scales).to(torch.float32).repeat_interleave(block[0], 0)[:rows]
+    spread = tall.repeat_interleave(block[1], 1)[:, :columns]
     plain = (tensor(weight).to(torch.float32) * spread).numpy()
-    return Coded({"weight": weight, "weight_scale_inv": scales}, plain)
+    return Coded({"weight": weight, suffix: scales}, plain)
 
 
 def rounded(plain: np.ndarray, kind: np.dtype) -> np.ndarray:
@@ -180,6 +192,12 @@ FORMATS: dict[str, Callable[[], Coded]] = {
     "e5m2 rows": lambda: fp8(10, E5M2, np.resize(SCALES, (24, 1)), NEW, E5),
     "e4m3 blocks": lambda: blocks(11, 300, 200, np.dtype(np.float32)),
     "e4m3 blocks bf16": lambda: blocks(12, 256, 384, BF16),
+    "e4m3 blocks e8m0": lambda: blocks(34, 300, 200, E8M0),
+    "e4m3 scale blocks": lambda: blocks(35, 300, 200, np.dtype(np.float32), "scale"),
+    "e4m3 scale blocks e8m0": lambda: blocks(36, 256, 384, E8M0, "scale"),
+    "e4m3 scale groups e8m0": lambda: blocks(37, 24, 160, E8M0, "scale", (1, 32)),
+    "e4m3 scale rows": lambda: fp8(38, E4M3, np.resize(SCALES, (24, 1)), ("scale", "input_scale"), {}),
+    "e5m2 scale one": lambda: fp8(39, E5M2, np.array(0.0123, np.float32), ("scale", "input_scale"), {}),
     "int8 one": lambda: int8(13, np.array(0.0123, np.float32), TENSORWISE),
     "int8 rows": lambda: int8(14, np.resize(SCALES, (24, 1)), TENSORWISE | {"convrot": False}),
     "int8 rows bf16": lambda: int8(15, normal(3, (24, 1)).astype(BF16), TENSORWISE),

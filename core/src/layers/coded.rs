@@ -317,10 +317,13 @@ impl Shapes<'_> {
         let scales = slot(self.recognised, SlotRole::Scales);
         let grid = match formula.grid {
             GridRule::Unscaled => return Ok(Grid::Unscaled),
-            GridRule::RowsOrOne => match scales.map(|scales| scales.shape.iter().product::<u64>()) {
-                Some(1) => return Ok(Grid::Whole),
-                _ => Grid::Rows,
-            },
+            GridRule::RowsOrOne | GridRule::ByShape { .. }
+                if scales.is_some_and(|scales| scales.shape.iter().product::<u64>() == 1) =>
+            {
+                return Ok(Grid::Whole);
+            }
+            GridRule::RowsOrOne => Grid::Rows,
+            GridRule::ByShape { side, group } => return self.by_shape(side, group),
             GridRule::Squares(side) => Grid::Squares { side },
             GridRule::Transposed(columns) => {
                 Grid::Transposed { columns: mark.and_then(|mark| mark.group_size).unwrap_or(columns) }
@@ -345,13 +348,31 @@ impl Shapes<'_> {
                 }
                 vec![rows.next_multiple_of(TILE_ROWS), columns.div_ceil(group).next_multiple_of(TILE_COLUMNS)]
             }
-            Grid::Unscaled | Grid::Whole | Grid::Rows => vec![rows],
+            Grid::Unscaled | Grid::Whole | Grid::Rows | Grid::Groups { .. } => vec![rows],
         };
         self.fits(SlotRole::Scales, &expected)?;
         if matches!(grid, Grid::Transposed { .. }) {
             self.fits(SlotRole::ZeroPoints, &expected)?;
         }
         Ok(grid)
+    }
+
+    /// Which codes share a scale, where the shape of the scales alone says it.
+    fn by_shape(&self, side: u64, group: u64) -> Result<Grid, Refusal> {
+        let (&[_, columns], Some(scales)) = (self.logical, slot(self.recognised, SlotRole::Scales)) else {
+            return Err(self.wrong(SlotRole::Weight, "a matrix, since it has several scales"));
+        };
+        let rows = self.scale_rows;
+        let mut grids =
+            vec![(Grid::Rows, vec![rows]), (Grid::Squares { side }, vec![rows.div_ceil(side), columns.div_ceil(side)])];
+        if scales.dtype == Dtype::F8_E8M0 {
+            grids.push((Grid::Groups { columns: group }, vec![rows, columns.div_ceil(group)]));
+        }
+        let found = grids.iter().find(|(_, shape)| self.fits(SlotRole::Scales, shape).is_ok());
+        found.map(|(grid, _)| *grid).ok_or_else(|| {
+            let shapes: Vec<String> = grids.iter().map(|(_, shape)| format!("{shape:?}")).collect();
+            self.wrong(SlotRole::Scales, &format!("one number, or {}", shapes.join(" or ")))
+        })
     }
 
     /// Fails when the slot has another shape, but for dimensions of 1.

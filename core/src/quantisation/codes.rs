@@ -76,6 +76,11 @@ pub enum Grid {
         /// Rows, and columns, of a square.
         side: u64,
     },
+    /// Some columns of a row share one; `[rows, columns / group]`.
+    Groups {
+        /// Columns that share a scale.
+        columns: u64,
+    },
     /// Some columns of a row share one. `[columns / group, rows]`: the other way round.
     Transposed {
         /// Columns that share a scale.
@@ -109,7 +114,7 @@ impl Grid {
             Self::Whole => logical.to_vec(),
             Self::Rows => vec![1, columns],
             Self::Squares { side } => vec![side, side],
-            Self::Transposed { columns } | Self::Tiled { columns, .. } => vec![1, columns],
+            Self::Groups { columns } | Self::Transposed { columns } | Self::Tiled { columns, .. } => vec![1, columns],
         }
     }
 }

@@ -342,6 +342,13 @@ pub enum GridRule {
     RowsOrOne,
     /// Those of a square of so many rows and columns.
     Squares(u64),
+    /// Those of a row, or all of them, or those of a square, or some columns of a row: the shape of the scales says which.
+    ByShape {
+        /// Rows, and columns, of a square.
+        side: u64,
+        /// Columns that share a scale which is a power of two.
+        group: u64,
+    },
     /// So many columns of a row. The scales lie the other way round.
     Transposed(u64),
     /// So many columns of a row. The scales lie in tiles.

@@ -32,6 +32,8 @@ const E8M0: SlotDtype = OneOf(&[Dtype::U8, Dtype::F8_E8M0]);
 const E4M3: SlotDtype = OneOf(&[Dtype::U8, Dtype::F8_E4M3]);
 const U32: SlotDtype = OneOf(&[Dtype::U32]);
 const F32: SlotDtype = OneOf(&[Dtype::F32]);
+/// Floats, or powers of two in 8 bits.
+const SCALE: SlotDtype = OneOf(&[Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F8_E8M0]);
 const U8: SlotDtype = OneOf(&[Dtype::U8]);
 const I8: SlotDtype = OneOf(&[Dtype::I8]);
 const I32: SlotDtype = OneOf(&[Dtype::I32]);
@@ -222,8 +224,25 @@ pub static FORMATS: &[Format] = &[
         name: "FP8 in blocks",
         methods: &["fp8"],
         marks: &[],
-        slots: &[weight(F8, PLAIN), SlotSpec::required(Scales, ".weight_scale_inv", Float, Free).whole(), INPUT_SCALE],
+        slots: &[weight(F8, PLAIN), SlotSpec::required(Scales, ".weight_scale_inv", SCALE, Free).whole(), INPUT_SCALE],
         arithmetic: ours(CodeRule::ByDtype, GridRule::Squares(128)),
+    },
+    Format {
+        name: "FP8 of DeepSeek",
+        methods: &["fp8"],
+        marks: &[],
+        slots: &[weight(F8, PLAIN), SlotSpec::required(Scales, ".scale", SCALE, Free).common(), INPUT_SCALE],
+        arithmetic: ours(CodeRule::ByDtype, GridRule::ByShape { side: 128, group: 32 }),
+    },
+    Format {
+        name: "MXFP4 of DeepSeek",
+        methods: &["fp8", "mxfp4"],
+        marks: &[],
+        slots: &[
+            weight(OneOf(&[Dtype::I8, Dtype::U8, Dtype::F4]), Free).whole(),
+            SlotSpec::required(Scales, ".scale", OneOf(&[Dtype::F8_E8M0]), Free).common(),
+        ],
+        arithmetic: Lent("nothing says which half of a byte its even columns are in"),
     },
     Format {
         name: "scaled FP8",

@@ -129,6 +129,10 @@ mod tests {
             (&[(".weight", F8_E4M3), (".weight_scale", F32), (".comfy_quant", U8)], Some("scaled FP8")),
             (&[(".weight", F8_E4M3), (".scale_weight", F32)], Some("scaled FP8 of early ComfyUI")),
             (&[(".weight", F8_E4M3), (".weight_scale_inv", BF16)], Some("FP8 in blocks")),
+            (&[(".weight", F8_E4M3), (".weight_scale_inv", F8_E8M0)], Some("FP8 in blocks")),
+            (&[(".weight", F8_E4M3), (".scale", F8_E8M0)], Some("FP8 of DeepSeek")),
+            (&[(".weight", F8_E4M3), (".scale", F32)], Some("FP8 of DeepSeek")),
+            (&[(".weight", I8), (".scale", F8_E8M0)], Some("MXFP4 of DeepSeek")),
             (&[(".weight", F8_E4M3)], Some("FP8 without a scale")),
             (&[(".weight", I8), (".weight_scale", F32)], Some("scaled INT8")),
             (&[("_blocks", U8), ("_scales", U8)], Some("MXFP4 in blocks")),
@@ -136,6 +140,7 @@ mod tests {
             (&[(".weight", F32), (".scales", F32)], None),
             (&[(".scales", F32)], None),
             (&[(".weight", BF16), (".bias", BF16)], None),
+            (&[(".weight", F32), (".scale", F32)], None),
             (&[(".weight_scale", F32)], None),
         ];
         for (slots, expected) in cases {

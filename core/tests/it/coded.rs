@@ -331,7 +331,7 @@ fn what_breaks_others_is_refused_by_name() {
         (".weight_scale_2", Dtype::F32, &[]),
     ];
     let e5m2 = (".weight", Dtype::F8_E5M2, &codes[..]);
-    let cases: [(File, &[&str]); 17] = [
+    let cases: [(File, &[&str]); 20] = [
         (weight(&[fp8], E4M3), &["FP8 without a scale", "its scale is missing"]),
         (weight(&int8, ""), &["scaled INT8", "nothing says whether it was rotated"]),
         (weight(&int8, r#"{"format": "int8_tensorwise", "convrot_groupsize": 256}"#), &["no `convrot`"]),
@@ -355,6 +355,15 @@ fn what_breaks_others_is_refused_by_name() {
         (weight(&[fp8, scale, (".pre_quant_scale", Dtype::F32, &[columns])], E4M3), &["`pre_quant_scale`"]),
         (weight(&[fp8, (".weight_scale", Dtype::F32, &[columns])], E4M3), &["expected [10240]"]),
         (weight(&int8, r#"{"format": "asym_w4a8_int8"}"#), &["codebook"]),
+        (weight(&[fp8, (".scale", Dtype::F32, &[rows, 120])], ""), &["FP8 of DeepSeek", "[80, 30]", "one number"]),
+        (
+            weight(&[fp8, (".weight_scale", Dtype::F8_E8M0, &[rows, 120])], ""),
+            &["MXFP8", "in which order its codes and scales lie"],
+        ),
+        (
+            weight(&[(".weight", Dtype::I8, &[rows, 1920]), (".scale", Dtype::F8_E8M0, &[rows, 120])], ""),
+            &["MXFP4 of DeepSeek", "which half of a byte"],
+        ),
     ];
     for (file, words) in cases {
         let why = file.refusal(layer);
