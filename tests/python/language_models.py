@@ -34,7 +34,7 @@ LATENT = {
 DENSE = [
     "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "vaultgemma", "granite", "smollm3",
     "helium", "seed_oss", "arcee", "ernie4_5", "hunyuan_v1_dense", "phi3", "glm", "glm4", "cohere", "cohere2", "olmo",
-    "olmo2", "olmo3", "exaone4", "stablelm", "starcoder2", "nemotron", "phi",
+    "olmo2", "olmo3", "exaone4", "stablelm", "starcoder2", "nemotron", "phi", "gpt2",
 ]  # fmt: skip
 SPARSE = {
     "mixtral": EXPERTS | {"num_local_experts": 5},
@@ -45,11 +45,20 @@ SPARSE = {
     "deepseek_v2": EXPERTS | LATENT,
     "deepseek_v3": EXPERTS | LATENT,
     "glm4_moe": EXPERTS | {"n_routed_experts": 5, "n_shared_experts": 3, "first_k_dense_replace": 2, "n_group": 1, "topk_group": 1},
+    "granitemoe": EXPERTS | {"num_local_experts": 5},
+    "phimoe": EXPERTS | {"num_local_experts": 5},
+    "ernie4_5_moe": EXPERTS | {"moe_num_experts": 5, "moe_num_shared_experts": 3},
+    "hunyuan_v1_moe": {"num_experts": 5},
+    "qwen3_next": EXPERTS | {
+        "num_experts": 5, "shared_expert_intermediate_size": 56, "linear_key_head_dim": 12, "linear_value_head_dim": 20,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    },
     "dots1": EXPERTS | {"n_routed_experts": 5, "n_shared_experts": 3, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
 }  # fmt: skip
 ARCHITECTURES = [*DENSE, *SPARSE]
 
-SWITCHES = ["attention_bias", "mlp_bias", "use_bias", "qkv_bias", "use_qkv_bias", "attention_out_bias", "use_qk_norm"]
+SWITCHES = ["attention_bias", "mlp_bias", "use_bias", "qkv_bias", "use_qkv_bias", "attention_out_bias", "use_qk_norm", "lm_head_bias"]
 VARIANTS = {
     "usual": {},
     "on": dict.fromkeys(SWITCHES, True),
@@ -57,6 +66,7 @@ VARIANTS = {
     "tied": {"tie_word_embeddings": True},
     "untied": {"tie_word_embeddings": False},
     "other_heads": {"head_dim": 24},
+    "no_shared_experts": {"moe_num_shared_experts": 0, "moe_layer_start_index": 0, "moe_layer_end_index": 1},
     "no_query_rank": {"q_lora_rank": None, "use_parallel_residual": True},
 }
 
@@ -99,6 +109,9 @@ OTHERWISE = {
     "deepseek_v2": {"rope_scaling": {"factor": 1.0, "mscale_all_dim": 0.0, "type": "yarn"}},
     "exaone4": {"sliding_window_pattern": "LLG"},
     "qwen2_moe": {"decoder_sparse_step": 1},  # All of its blocks have experts.
+    "gpt2": {"n_ctx": 64},
+    "phimoe": {"attention_bias": True, "lm_head_bias": True},  # It has no others.
+    "qwen3_next": {"full_attention_interval": 3},
     "olmo3": {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
 }
 

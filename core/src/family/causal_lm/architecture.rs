@@ -2,17 +2,12 @@
 //! `modeling_*.py` decide: a key that such a file does not read changes no tensor, whatever a config says. Where several
 //! programs save the same weights otherwise, there are several forms; the tensors tell which one it is.
 
+mod experts;
 mod rows;
+mod table;
 
-use self::rows::{
-    BIASED_EXPERTS, BIASED_NORM, BIASED_ROUTER, COHERE_HEAD_NORMS, CORRECTION, EMBEDDING, ERNIE_BIASES, EXPERTS,
-    FOUR_NORMS, FUSED_GATED, FUSED_PROJECTIONS, GATED, GATED_BIASES_IF, GLM4_NORMS, HEAD, HEAD_NORMS, HEAD_NORMS_IF,
-    HUNYUAN_HEAD_NORMS, INPUT_BIASES, INPUT_BIASES_IF, INPUT_BIASES_UNLESS, INPUT_NORMS, LATENT_ATTENTION, LATENT_KEYS,
-    MIXTRAL_EXPERTS, NORM, ONE_NORM, OUTPUT_BIAS_IF, OUTPUT_BIAS_UNLESS, OUTPUT_NORMS, PHI_BLOCK, PHI_END,
-    PHI_HEAD_BIAS, PROJECTIONS, QKV_BIASES, ROUTER, SEED_OUTPUT_BIAS, SHARED_BIASES_IF, SHARED_EXPERT, SHARED_EXPERTS,
-    SINKS, SQUARE_PROJECTIONS, STABLELM_NORMS, STARCODER_BLOCK, TWO_BIASED_NORMS, TWO_NORMS, UNGATED, USE_QKV_BIASES,
-    WHOLE_NORMS, WIDE_EXPERTS,
-};
+use self::rows::{EMBEDDING, HEAD, NORM};
+pub(super) use self::table::ALL;
 
 /// Tensors.
 pub(super) type Rows = &'static [Row];
@@ -26,10 +21,16 @@ pub(super) struct Architecture {
     pub(super) with_head: &'static str,
     /// Transformers' class without one.
     pub(super) bare: &'static str,
+    /// What is before the blocks.
+    pub(super) start: Rows,
+    /// The beginning of the names of blocks, before their numbers.
+    pub(super) blocks: &'static str,
     /// What the blocks have, part by part.
     pub(super) block: &'static [Part],
     /// Which blocks have experts.
     pub(super) sparse: SparseBlocks,
+    /// Which blocks have linear attention.
+    pub(super) linear: LinearBlocks,
     /// What is behind the blocks.
     pub(super) end: Rows,
     /// What the head for text has beside its matrix, also where that is the embedding.
@@ -40,6 +41,8 @@ pub(super) struct Architecture {
     pub(super) head_width: Option<u64>,
     /// Switches whose tensors are not known here.
     pub(super) unknown: &'static [&'static str],
+    /// The same under other names, each with the beginning of a name that only it has.
+    pub(super) others: &'static [(&'static str, &'static Architecture)],
 }
 
 /// What some blocks have.
@@ -53,12 +56,14 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Whether a block has it, which has experts or none.
-    pub(super) fn is_in(&self, is_sparse: bool) -> bool {
+    /// Whether a block of that kind has it.
+    pub(super) fn is_in(&self, block: BlockKind) -> bool {
         match self.blocks {
             Blocks::All => true,
-            Blocks::Dense => !is_sparse,
-            Blocks::Sparse => is_sparse,
+            Blocks::Dense => !block.is_sparse,
+            Blocks::Sparse => block.is_sparse,
+            Blocks::Linear => block.is_linear,
+            Blocks::Full => !block.is_linear,
         }
     }
 }
@@ -71,12 +76,25 @@ pub(super) enum Blocks {
     Dense,
     /// Those with experts.
     Sparse,
+    /// Those with linear attention.
+    Linear,
+    /// Those with attention to all words.
+    Full,
+}
+
+/// What a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BlockKind {
+    /// Whether it has experts.
+    pub(super) is_sparse: bool,
+    /// Whether its attention is linear.
+    pub(super) is_linear: bool,
 }
 
 /// One way to save a part.
 #[derive(Debug)]
 pub(super) struct Form {
-    /// The beginning of a name, behind that of the block, which no other form of the part has.
+    /// The beginning of a name, behind that of the block. Of forms with one sign the shapes of their tensors tell which it is.
     pub(super) sign: &'static str,
     pub(super) rows: Rows,
 }
@@ -102,6 +120,8 @@ pub(super) enum When {
     Has(&'static str),
     /// The config has none.
     Lacks(&'static str),
+    /// The config has a number under this key that is not 0.
+    Counts(&'static str),
     Both(&'static When, &'static When),
 }
 
@@ -114,6 +134,16 @@ pub(super) enum SparseBlocks {
     From(&'static str),
     /// Every `decoder_sparse_step`th, without those in `mlp_only_layers`.
     Steps,
+    /// Every `moe_layer_interval`th from `moe_layer_start_index` to `moe_layer_end_index`.
+    Interval,
+}
+
+/// Which blocks have linear attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinearBlocks {
+    None,
+    /// Those that `layer_types` lists as such; without it all but every `full_attention_interval`th, or fourth.
+    Listed,
 }
 
 /// A size of a tensor.
@@ -136,6 +166,8 @@ pub(super) enum Size {
     Queries,
     /// Width of all key heads.
     Keys,
+    /// Queries, and a gate for each of them.
+    TwoQueries,
     /// Of queries, keys and values.
     QueriesKeysValues,
     Experts,
@@ -163,6 +195,28 @@ pub(super) enum Size {
     Unrotated,
     /// Width of a value.
     Value,
+    /// `moe_intermediate_size` for each of `moe_num_shared_experts`.
+    CountedSharedInner,
+    /// Three times the width of the model.
+    ThreeHidden,
+    /// `n_inner`; where the config has none, four times the width of the model.
+    InnerOrFourHidden,
+    /// How many words the model can tell the place of.
+    Positions,
+    /// `linear_num_value_heads`.
+    LinearHeads,
+    /// Twice that.
+    TwoLinearHeads,
+    /// Width of a value in linear attention.
+    LinearValue,
+    /// Of all of them.
+    LinearValues,
+    /// Queries, keys and values of linear attention.
+    LinearMixed,
+    /// The same, and a gate for each value.
+    LinearMixedAndGates,
+    /// `linear_conv_kernel_dim`.
+    LinearKernel,
 }
 
 const fn all(rows: &'static [Rows]) -> Part {
@@ -171,6 +225,14 @@ const fn all(rows: &'static [Rows]) -> Part {
 
 const fn dense(rows: &'static [Rows]) -> Part {
     Part { blocks: Blocks::Dense, rows, forms: &[] }
+}
+
+const fn linear(rows: &'static [Rows], forms: &'static [Form]) -> Part {
+    Part { blocks: Blocks::Linear, rows, forms }
+}
+
+const fn full(rows: &'static [Rows]) -> Part {
+    Part { blocks: Blocks::Full, rows, forms: &[] }
 }
 
 const fn experts(rows: &'static [Rows], forms: &'static [Form]) -> Part {
@@ -187,13 +249,17 @@ const fn named(
         model_type,
         with_head,
         bare,
+        start: EMBEDDING,
+        blocks: "model.layers.",
         block,
         sparse: SparseBlocks::None,
+        linear: LinearBlocks::None,
         end: NORM,
         head_bias: &[],
         is_tied: false,
         head_width: None,
         unknown: &[],
+        others: &[],
     }
 }
 
@@ -214,234 +280,6 @@ impl Architecture {
         Self { sparse, ..self }
     }
 }
-
-/// Llama's block.
-const LLAMA: &[Part] = &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, GATED, GATED_BIASES_IF, TWO_NORMS])];
-/// Without biases of feed-forward layers.
-const CONFIGURED: &[Part] = &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, GATED, TWO_NORMS])];
-/// Without any.
-const UNBIASED: &[Part] = &[all(&[PROJECTIONS, GATED, TWO_NORMS])];
-const LATENT: Part = Part { blocks: Blocks::All, rows: &[LATENT_ATTENTION, TWO_NORMS], forms: LATENT_KEYS };
-const DENSE_FIRST: SparseBlocks = SparseBlocks::From("first_k_dense_replace");
-
-/// All of them: first those whose blocks are all alike, then those with experts.
-pub(super) static ALL: &[Architecture] = &[
-    named("llama", "LlamaForCausalLM", "LlamaModel", LLAMA),
-    named("mistral", "MistralForCausalLM", "MistralModel", UNBIASED),
-    named("ministral", "MinistralForCausalLM", "MinistralModel", UNBIASED),
-    named("qwen2", "Qwen2ForCausalLM", "Qwen2Model", &[all(&[PROJECTIONS, INPUT_BIASES, GATED, TWO_NORMS])]),
-    named(
-        "qwen3",
-        "Qwen3ForCausalLM",
-        "Qwen3Model",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, HEAD_NORMS, GATED, TWO_NORMS])],
-    )
-    .head_width(128),
-    named("gemma", "GemmaForCausalLM", "GemmaModel", CONFIGURED).tied().head_width(256),
-    named(
-        "gemma2",
-        "Gemma2ForCausalLM",
-        "Gemma2Model",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, GATED, FOUR_NORMS])],
-    )
-    .tied()
-    .head_width(256),
-    named(
-        "gemma3_text",
-        "Gemma3ForCausalLM",
-        "Gemma3TextModel",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, HEAD_NORMS, GATED, FOUR_NORMS])],
-    )
-    .tied()
-    .head_width(256),
-    named(
-        "vaultgemma",
-        "VaultGemmaForCausalLM",
-        "VaultGemmaModel",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, GATED, INPUT_NORMS])],
-    )
-    .tied()
-    .head_width(256),
-    named("granite", "GraniteForCausalLM", "GraniteModel", LLAMA),
-    named("smollm3", "SmolLM3ForCausalLM", "SmolLM3Model", LLAMA).tied(),
-    named(
-        "helium",
-        "HeliumForCausalLM",
-        "HeliumModel",
-        &[all(&[SQUARE_PROJECTIONS, INPUT_BIASES_IF, GATED, GATED_BIASES_IF, TWO_NORMS])],
-    )
-    .head_width(128),
-    named(
-        "seed_oss",
-        "SeedOssForCausalLM",
-        "SeedOssModel",
-        &[all(&[PROJECTIONS, INPUT_BIASES_UNLESS, SEED_OUTPUT_BIAS, GATED, GATED_BIASES_IF, TWO_NORMS])],
-    )
-    .head_width(128),
-    named(
-        "arcee",
-        "ArceeForCausalLM",
-        "ArceeModel",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, UNGATED, TWO_NORMS])],
-    ),
-    named("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Model", &[all(&[PROJECTIONS, GATED, ERNIE_BIASES, TWO_NORMS])])
-        .tied()
-        .head_width(128),
-    named(
-        "hunyuan_v1_dense",
-        "HunYuanDenseV1ForCausalLM",
-        "HunYuanDenseV1Model",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, HUNYUAN_HEAD_NORMS, GATED, TWO_NORMS])],
-    ),
-    named("phi3", "Phi3ForCausalLM", "Phi3Model", &[all(&[FUSED_PROJECTIONS, FUSED_GATED, TWO_NORMS])]),
-    named("glm", "GlmForCausalLM", "GlmModel", &[all(&[PROJECTIONS, INPUT_BIASES_UNLESS, FUSED_GATED, TWO_NORMS])])
-        .head_width(128),
-    named(
-        "glm4",
-        "Glm4ForCausalLM",
-        "Glm4Model",
-        &[all(&[PROJECTIONS, INPUT_BIASES_UNLESS, FUSED_GATED, TWO_NORMS, GLM4_NORMS])],
-    )
-    .head_width(128),
-    named(
-        "cohere",
-        "CohereForCausalLM",
-        "CohereModel",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, COHERE_HEAD_NORMS, GATED, ONE_NORM])],
-    )
-    .tied(),
-    named(
-        "cohere2",
-        "Cohere2ForCausalLM",
-        "Cohere2Model",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, GATED, ONE_NORM])],
-    )
-    .tied()
-    .head_width(128),
-    named("olmo", "OlmoForCausalLM", "OlmoModel", &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, GATED])])
-        .end(&[]),
-    named("olmo2", "Olmo2ForCausalLM", "Olmo2Model", OLMO2),
-    named("olmo3", "Olmo3ForCausalLM", "Olmo3Model", OLMO2),
-    named("exaone4", "Exaone4ForCausalLM", "Exaone4Model", &[all(&[PROJECTIONS, HEAD_NORMS, GATED, OUTPUT_NORMS])]),
-    Architecture {
-        unknown: &["qk_layernorm"],
-        ..named(
-            "stablelm",
-            "StableLmForCausalLM",
-            "StableLmModel",
-            &[all(&[PROJECTIONS, USE_QKV_BIASES, GATED, STABLELM_NORMS])],
-        )
-        .end(BIASED_NORM)
-    },
-    named(
-        "starcoder2",
-        "Starcoder2ForCausalLM",
-        "Starcoder2Model",
-        &[all(&[PROJECTIONS, STARCODER_BLOCK, TWO_BIASED_NORMS])],
-    )
-    .tied()
-    .end(BIASED_NORM),
-    named(
-        "nemotron",
-        "NemotronForCausalLM",
-        "NemotronModel",
-        &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, UNGATED, TWO_BIASED_NORMS])],
-    )
-    .end(BIASED_NORM)
-    .head_width(128),
-    Architecture {
-        head_bias: PHI_HEAD_BIAS,
-        unknown: &["qk_layernorm"],
-        ..named("phi", "PhiForCausalLM", "PhiModel", &[all(&[PHI_BLOCK, INPUT_BIASES])]).end(PHI_END)
-    },
-    named(
-        "mixtral",
-        "MixtralForCausalLM",
-        "MixtralModel",
-        &[all(&[PROJECTIONS, TWO_NORMS]), experts(&[], MIXTRAL_EXPERTS)],
-    )
-    .sparse(SparseBlocks::All),
-    named(
-        "qwen2_moe",
-        "Qwen2MoeForCausalLM",
-        "Qwen2MoeModel",
-        &[all(&[PROJECTIONS, QKV_BIASES, TWO_NORMS]), dense(&[GATED]), experts(&[ROUTER, SHARED_EXPERT], EXPERTS)],
-    )
-    .sparse(SparseBlocks::Steps),
-    named(
-        "qwen3_moe",
-        "Qwen3MoeForCausalLM",
-        "Qwen3MoeModel",
-        &[
-            all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, HEAD_NORMS, TWO_NORMS]),
-            dense(&[GATED]),
-            experts(&[ROUTER], EXPERTS),
-        ],
-    )
-    .sparse(SparseBlocks::Steps),
-    named(
-        "olmoe",
-        "OlmoeForCausalLM",
-        "OlmoeModel",
-        &[
-            all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, WHOLE_NORMS, TWO_NORMS]),
-            experts(&[ROUTER], WIDE_EXPERTS),
-        ],
-    )
-    .sparse(SparseBlocks::All),
-    named(
-        "gpt_oss",
-        "GptOssForCausalLM",
-        "GptOssModel",
-        &[
-            all(&[PROJECTIONS, INPUT_BIASES_UNLESS, OUTPUT_BIAS_UNLESS, SINKS, TWO_NORMS]),
-            experts(&[BIASED_ROUTER], BIASED_EXPERTS),
-        ],
-    )
-    .sparse(SparseBlocks::All)
-    .head_width(64),
-    named(
-        "deepseek_v2",
-        "DeepseekV2ForCausalLM",
-        "DeepseekV2Model",
-        &[LATENT, dense(&[GATED, GATED_BIASES_IF]), experts(&[ROUTER, SHARED_EXPERTS, SHARED_BIASES_IF], EXPERTS)],
-    )
-    .sparse(DENSE_FIRST),
-    named(
-        "deepseek_v3",
-        "DeepseekV3ForCausalLM",
-        "DeepseekV3Model",
-        &[LATENT, dense(&[GATED]), experts(&[ROUTER, CORRECTION, SHARED_EXPERTS], EXPERTS)],
-    )
-    .sparse(DENSE_FIRST),
-    named(
-        "glm4_moe",
-        "Glm4MoeForCausalLM",
-        "Glm4MoeModel",
-        &[
-            all(&[PROJECTIONS, INPUT_BIASES_IF, HEAD_NORMS_IF, TWO_NORMS]),
-            dense(&[GATED]),
-            experts(&[ROUTER, CORRECTION, SHARED_EXPERTS], EXPERTS),
-        ],
-    )
-    .sparse(DENSE_FIRST),
-    named(
-        "dots1",
-        "Dots1ForCausalLM",
-        "Dots1Model",
-        &[
-            all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, HEAD_NORMS, TWO_NORMS]),
-            dense(&[GATED]),
-            experts(&[ROUTER, CORRECTION, SHARED_EXPERTS], EXPERTS),
-        ],
-    )
-    .sparse(DENSE_FIRST),
-];
-
-const OLMO2: &[Part] = &[all(&[PROJECTIONS, INPUT_BIASES_IF, OUTPUT_BIAS_IF, WHOLE_NORMS, GATED, OUTPUT_NORMS])];
-
-/// What is before the blocks of all of them.
-pub(super) const START: Rows = EMBEDDING;
 
 /// The matrix of the head for text, where it is not the embedding.
 pub(super) const HEAD_MATRIX: Rows = HEAD;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::architecture::{Architecture, Size, SparseBlocks, When};
+use super::architecture::{Architecture, BlockKind, LinearBlocks, Size, SparseBlocks, When};
 use crate::{family::within, shown::shown};
 
 /// Widths above this are refused.
@@ -15,7 +15,18 @@ const ALL_EXPERTS_MAX: u64 = 1 << 17;
 /// Vocabularies above this are refused.
 const VOCABULARY_MAX: u64 = 1 << 32;
 /// Keys of the number of experts. Transformers writes them under each other's names.
-const EXPERTS: [&str; 3] = ["num_experts", "num_local_experts", "n_routed_experts"];
+const EXPERTS: [&str; 4] = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
+/// Keys that GPT-2 has under other names.
+const OLD_KEYS: [(&str, &str); 4] = [
+    ("hidden_size", "n_embd"),
+    ("num_hidden_layers", "n_layer"),
+    ("num_attention_heads", "n_head"),
+    ("max_position_embeddings", "n_positions"),
+];
+/// Without a list of attentions: one block in so many has attention to all words.
+const FULL_ATTENTION_INTERVAL: u64 = 4;
+/// The word for linear attention in the list.
+const LINEAR: &str = "linear_attention";
 
 /// As written. A key that no architecture reads for its tensors is not looked at; one that is `null` counts as absent, since
 /// the libraries that write configs write `null` for what is not set.
@@ -24,7 +35,8 @@ pub(super) struct LanguageConfig<'a>(pub(super) &'a Map<String, Value>);
 
 impl LanguageConfig<'_> {
     fn value(&self, key: &str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null())
+        let old = || OLD_KEYS.iter().find(|(new, _)| *new == key).and_then(|(_, old)| self.0.get(*old));
+        self.0.get(key).filter(|value| !value.is_null()).or_else(old).filter(|value| !value.is_null())
     }
 
     /// A number that need not be there.
@@ -58,8 +70,15 @@ impl LanguageConfig<'_> {
             When::IsNot(key, default) => !self.switch(key, default)?,
             When::Has(key) => self.value(key).is_some(),
             When::Lacks(key) => self.value(key).is_none(),
+            When::Counts(key) => self.count(key)?.is_some_and(|number| number > 0),
             When::Both(one, other) => self.holds(*one)? && self.holds(*other)?,
         })
+    }
+
+    /// A number that need not be there and may be 0.
+    fn count(&self, key: &str) -> Result<Option<u64>, String> {
+        let found = |value: &Value| format!("`{key}` is {}, expected a whole number", shown(&value.to_string()));
+        self.value(key).map(|value| value.as_u64().ok_or_else(|| found(value))).transpose()
     }
 
     /// How many blocks there are.
@@ -85,8 +104,39 @@ impl LanguageConfig<'_> {
         Ok(number)
     }
 
+    /// What each block is.
+    pub(super) fn blocks(&self, architecture: &Architecture) -> Result<Vec<BlockKind>, String> {
+        let sparse = self.sparse(architecture.sparse)?;
+        let linear = self.linear(architecture.linear)?;
+        let kinds = sparse.into_iter().zip(linear);
+        Ok(kinds.map(|(is_sparse, is_linear)| BlockKind { is_sparse, is_linear }).collect())
+    }
+
+    /// For each block whether its attention is linear.
+    fn linear(&self, rule: LinearBlocks) -> Result<Vec<bool>, String> {
+        let layers = self.layers()?;
+        match (rule, self.value("layer_types")) {
+            (LinearBlocks::None, _) => Ok((0..layers).map(|_| false).collect()),
+            (LinearBlocks::Listed, Some(listed)) => {
+                let listed = listed.as_array().ok_or("`layer_types` is no list")?;
+                if listed.len() as u64 != layers {
+                    return Err(format!(
+                        "`layer_types` has {} blocks, and `num_hidden_layers` is {layers}",
+                        listed.len()
+                    ));
+                }
+                Ok(listed.iter().map(|kind| kind == LINEAR).collect())
+            }
+            (LinearBlocks::Listed, None) => {
+                let interval = self.optional("full_attention_interval", LAYERS_MAX)?;
+                let interval = interval.unwrap_or(FULL_ATTENTION_INTERVAL);
+                Ok((1..=layers).map(|block| !block.is_multiple_of(interval)).collect())
+            }
+        }
+    }
+
     /// For each block whether it has experts.
-    pub(super) fn sparse(&self, rule: SparseBlocks) -> Result<Vec<bool>, String> {
+    fn sparse(&self, rule: SparseBlocks) -> Result<Vec<bool>, String> {
         let layers = self.layers()?;
         let of = |is_sparse: &dyn Fn(u64) -> bool| (0..layers).map(is_sparse).collect();
         Ok(match rule {
@@ -106,6 +156,14 @@ impl LanguageConfig<'_> {
                 let is_plain =
                     |layer: u64| plain.is_some_and(|plain| plain.iter().any(|it| it.as_u64() == Some(layer)));
                 of(&|layer| (layer + 1).is_multiple_of(step) && !is_plain(layer))
+            }
+            SparseBlocks::Interval => {
+                let step = self.optional("moe_layer_interval", LAYERS_MAX)?.unwrap_or(1);
+                let first = self.count("moe_layer_start_index")?.unwrap_or(1);
+                // -1 is the last block.
+                let is_open = self.value("moe_layer_end_index").is_none_or(|last| last.as_i64() == Some(-1));
+                let last = if is_open { None } else { self.count("moe_layer_end_index")? };
+                of(&|layer| (layer + 1).is_multiple_of(step) && layer >= first && last.is_none_or(|last| layer <= last))
             }
         })
     }
@@ -153,6 +211,24 @@ impl LanguageConfig<'_> {
             Size::LatentValues => heads()? * of(Size::Value)?,
             Size::Unrotated => self.width("qk_nope_head_dim")?,
             Size::Value => self.width("v_head_dim")?,
+            Size::TwoQueries => 2 * of(Size::Queries)?,
+            Size::CountedSharedInner => of(Size::ExpertInner)? * self.number("moe_num_shared_experts", EXPERTS_MAX)?,
+            Size::ThreeHidden => 3 * of(Size::Hidden)?,
+            Size::InnerOrFourHidden => match self.optional("n_inner", WIDTH_MAX)? {
+                Some(inner) => inner,
+                None => 4 * of(Size::Hidden)?,
+            },
+            Size::Positions => self.number("max_position_embeddings", VOCABULARY_MAX)?,
+            Size::LinearHeads => self.width("linear_num_value_heads")?,
+            Size::TwoLinearHeads => 2 * of(Size::LinearHeads)?,
+            Size::LinearValue => self.width("linear_value_head_dim")?,
+            Size::LinearValues => of(Size::LinearHeads)? * of(Size::LinearValue)?,
+            Size::LinearMixed => {
+                let keys = self.width("linear_num_key_heads")? * self.width("linear_key_head_dim")?;
+                2 * keys + of(Size::LinearValues)?
+            }
+            Size::LinearMixedAndGates => of(Size::LinearMixed)? + of(Size::LinearValues)?,
+            Size::LinearKernel => self.width("linear_conv_kernel_dim")?,
         })
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use self::{
-    architecture::{Architecture, Form, HEAD_MATRIX, Part, Row, Rows, START},
+    architecture::{Architecture, Form, HEAD_MATRIX, Part, Row, Rows},
     config::LanguageConfig,
 };
 use super::{
@@ -31,9 +31,17 @@ use crate::{
 const CONFIG: &str = "config.json";
 
 /// Tensors that some writers save and no module has: the head of a model whose head is its embedding or that has none,
-/// and tables of the rotary embedding.
-const WITHOUT_HEAD: [Pattern; 2] = [Pattern(HEAD), Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
-const WITH_HEAD: [Pattern; 1] = [Pattern("model.layers.#.self_attn.rotary_emb.inv_freq")];
+/// and tables that are the same in every model.
+const WITHOUT_HEAD: [Pattern; 6] = [Pattern(HEAD), TABLES[0], TABLES[1], TABLES[2], TABLES[3], TABLES[4]];
+const WITH_HEAD: [Pattern; 5] = TABLES;
+const TABLES: [Pattern; 5] = [
+    Pattern("model.layers.#.self_attn.rotary_emb.inv_freq"),
+    // Which words may look at which, of GPT-2.
+    Pattern("h.#.attn.bias"),
+    Pattern("h.#.attn.masked_bias"),
+    Pattern("transformer.h.#.attn.bias"),
+    Pattern("transformer.h.#.attn.masked_bias"),
+];
 
 /// Embedding models are saved without the language model around them, and keep its config.
 static BARE: Ruleset = Ruleset {
@@ -138,8 +146,10 @@ impl Family for CausalLm {
     /// As mlx-lm does: the embedding and the head too. It gives what chooses among experts 8 bits, whatever the others
     /// have; here that stays as it is.
     fn quantises(&self, _: &str, layer: &str) -> bool {
-        let chooses = [".gate", ".router", ".shared_expert_gate"].iter().any(|end| layer.ends_with(end));
-        !layer.contains("norm") && !chooses
+        let chooses = [".gate", ".gate.wg", ".router", ".router.layer", ".shared_expert_gate"];
+        // GPT-2's matrices have their inputs in rows, which MLX's layers do not.
+        let is_transposed = ["h.", "transformer.h."].iter().any(|blocks| layer.starts_with(blocks));
+        !layer.contains("norm") && !is_transposed && !chooses.iter().any(|end| layer.ends_with(end))
     }
 
     fn configs(&self, facts: &ModelFacts) -> BTreeMap<String, serde_json::Value> {
@@ -156,11 +166,19 @@ fn reform(description: &mut Description, table: &Table) {
     let Some((written, architecture)) = description.config.as_object().zip(architecture_of(&description.config)) else {
         return;
     };
-    if architecture.block.iter().all(|part| part.forms.is_empty()) {
+    if architecture.others.is_empty() && architecture.block.iter().all(|part| part.forms.is_empty()) {
         return;
     }
+    let is_there = |(sign, _): &&(&str, _)| !table.under(sign).is_empty();
+    let architecture = architecture.others.iter().find(is_there).map_or(architecture, |(_, other)| *other);
     let head = Head::of(written, architecture).unwrap_or(Head::ForText);
-    let found = catalogue(LanguageConfig(written), architecture, head, &|part, layer| form_of(part, layer, table));
+    let config = LanguageConfig(written);
+    let has_shape = |row: &Row, found: &[u64]| {
+        let expected = row.shape.iter().map(|&size| config.size(size, architecture));
+        expected.collect::<Result<Vec<_>, _>>().is_ok_and(|expected| expected == found)
+    };
+    let form = |part: &Part, layer| form_of(part, &block(architecture, layer), table, &has_shape);
+    let found = catalogue(config, architecture, head, &form);
     description.catalogue =
         Some(found.expect("every form of a part has the sizes of the first, which was made before"));
 }
@@ -271,10 +289,10 @@ fn catalogue(
         }
         Ok(())
     };
-    add("", START)?;
-    for (layer, is_sparse) in (0..).zip(config.sparse(architecture.sparse)?) {
-        let base = block(layer);
-        for part in architecture.block.iter().filter(|part| part.is_in(is_sparse)) {
+    add("", architecture.start)?;
+    for (layer, kind) in (0..).zip(config.blocks(architecture)?) {
+        let base = block(architecture, layer);
+        for part in architecture.block.iter().filter(|part| part.is_in(kind)) {
             let rows = part.rows.iter().copied().chain(form(part, layer).map(|form| form.rows));
             rows.into_iter().try_for_each(|rows| add(&base, rows))?;
         }
@@ -292,14 +310,21 @@ fn catalogue(
 }
 
 /// The beginning of names of a block's tensors.
-fn block(layer: u64) -> String {
-    format!("model.layers.{layer}.")
+fn block(architecture: &Architecture, layer: u64) -> String {
+    format!("{}{layer}.", architecture.blocks)
 }
 
-/// The form that the tensors of a part have; the published one where none of them is there.
-fn form_of(part: &Part, layer: u64, table: &Table) -> Option<&'static Form> {
-    let is_there = |form: &&Form| !table.under(&format!("{}{}", block(layer), form.sign)).is_empty();
-    part.forms.iter().find(is_there).or_else(|| part.forms.first())
+/// The form that the tensors of a part have; the published one where none of them is there. Of several forms with the same
+/// names it is the one whose tensors have their shapes.
+fn form_of(part: &Part, base: &str, table: &Table, has_shape: &dyn Fn(&Row, &[u64]) -> bool) -> Option<&'static Form> {
+    let is_there = |form: &&Form| !table.under(&format!("{base}{}", form.sign)).is_empty();
+    let fits = |form: &&Form| {
+        let found = |row: &Row| table.get(&format!("{base}{}", row.name)).map(|found| found.info.shape.as_slice());
+        form.rows.iter().all(|row| found(row).is_none_or(|found| has_shape(row, found)))
+    };
+    let first = part.forms.iter().find(is_there).or_else(|| part.forms.first())?;
+    let mut namesakes = part.forms.iter().filter(|form| form.sign == first.sign);
+    namesakes.find(fits).or(Some(first))
 }
 
 #[cfg(test)]
@@ -480,6 +505,78 @@ mod tests {
         assert!(describe(&config("qwen3_moe", &many)).unwrap_err().to_string().contains("experts of all layers"));
     }
 
+    #[test]
+    fn models_of_other_kinds_have_their_published_parameters() {
+        let cases: [(&str, Value, usize, u64); 6] = [
+            // Granite 3.0 1B A400M.
+            (
+                "granitemoe",
+                json!({"hidden_size": 1024, "intermediate_size": 512, "num_hidden_layers": 24, "vocab_size": 49155,
+                    "num_attention_heads": 16, "num_key_value_heads": 8, "num_local_experts": 32,
+                    "tie_word_embeddings": true}),
+                218,
+                1_334_628_352,
+            ),
+            // Phi 3.5 MoE.
+            (
+                "phimoe",
+                json!({"hidden_size": 4096, "intermediate_size": 6400, "num_hidden_layers": 32, "vocab_size": 32064,
+                    "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 16,
+                    "attention_bias": true, "lm_head_bias": true}),
+                1957,
+                41_873_153_344,
+            ),
+            // ERNIE 4.5 21B A3B.
+            (
+                "ernie4_5_moe",
+                json!({"hidden_size": 2560, "intermediate_size": 12288, "num_hidden_layers": 28, "vocab_size": 103_424,
+                    "num_attention_heads": 20, "num_key_value_heads": 4, "head_dim": 128, "moe_num_experts": 64,
+                    "moe_intermediate_size": 1536, "moe_num_shared_experts": 2, "moe_layer_end_index": -1}),
+                5492,
+                21_825_437_888,
+            ),
+            // Hunyuan A13B.
+            (
+                "hunyuan_v1_moe",
+                json!({"hidden_size": 4096, "intermediate_size": 3072, "num_hidden_layers": 32, "vocab_size": 128_167,
+                    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "num_experts": 64,
+                    "tie_word_embeddings": true}),
+                6530,
+                80_393_183_232,
+            ),
+            // Qwen3 Next 80B A3B, without the block that predicts a second word.
+            (
+                "qwen3_next",
+                json!({"hidden_size": 2048, "num_hidden_layers": 48, "vocab_size": 151_936, "num_attention_heads": 16,
+                    "num_key_value_heads": 2, "head_dim": 256, "num_experts": 512, "moe_intermediate_size": 512,
+                    "shared_expert_intermediate_size": 512, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+                    "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+                    "full_attention_interval": 4}),
+                74_391,
+                79_674_391_296,
+            ),
+            // GPT-2, without its tables of which words may look at which.
+            (
+                "gpt2",
+                json!({"hidden_size": null, "num_hidden_layers": null, "num_attention_heads": null, "n_embd": 768,
+                    "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50_257}),
+                148,
+                124_439_808,
+            ),
+        ];
+        for (model_type, rest, tensors, parameters) in cases {
+            let found = describe(&config(model_type, &rest)).unwrap();
+            assert_eq!((found.tensors().len(), found.parameters()), (tensors, parameters), "{model_type}");
+        }
+        let short = json!({"layer_types": ["linear_attention"], "num_experts": 4});
+        let said = describe(&config("qwen3_next", &short)).unwrap_err().to_string();
+        assert!(said.contains("`layer_types` has 1 blocks, and `num_hidden_layers` is 2"), "{said}");
+        assert!(
+            !CausalLm.quantises("model", "h.0.attn.c_attn") && CausalLm.quantises("model", "model.h.0.attn.c_attn")
+        );
+        assert!(!CausalLm.quantises("model", "model.layers.0.mlp.gate.wg"));
+    }
+
     /// As DeepSeek's and Microsoft's repositories do it, whose code became transformers'.
     #[test]
     fn code_of_the_same_name_is_believed_as_far_as_tensors_agree() {
@@ -515,7 +612,7 @@ mod tests {
         let reads = ["llama", "granite", "smollm3", "helium", "seed_oss", "arcee", "nemotron"];
         let dense = architecture::ALL.iter().filter(|it| it.sparse == architecture::SparseBlocks::None);
         for architecture in dense.filter(|architecture| !reads.contains(&architecture.model_type)) {
-            let both = json!({"attention_bias": true, "mlp_bias": true, "head_dim": 16});
+            let both = json!({"attention_bias": true, "mlp_bias": true, "head_dim": 16, "max_position_embeddings": 64});
             assert!(!has(architecture.model_type, both, "mlp.up_proj.bias"), "{architecture:?}");
         }
         for (model_type, is_read) in [("mistral", false), ("qwen2", false), ("qwen3", true), ("gemma2", true)] {

@@ -3,19 +3,20 @@
 use super::{
     Form, Row, Rows,
     Size::{
-        self, ExpertInner, Experts, Head, Heads, Hidden, Inner, KeyHeads, KeyRank, KeyRankAndRotated, Keys,
-        LatentKeysValues, LatentQueries, LatentValues, One, Queries, QueriesKeysValues, QueryRank, SharedExpertsInner,
-        SharedInner, TwoExpertInner, TwoInner, Unrotated, Value, Vocabulary,
+        self, Head, Heads, Hidden, Inner, InnerOrFourHidden, KeyHeads, KeyRank, KeyRankAndRotated, Keys,
+        LatentKeysValues, LatentQueries, LatentValues, LinearHeads, LinearKernel, LinearMixed, LinearMixedAndGates,
+        LinearValue, LinearValues, One, Positions, Queries, QueriesKeysValues, QueryRank, ThreeHidden, TwoInner,
+        TwoLinearHeads, TwoQueries, Unrotated, Value, Vocabulary,
     },
     When,
 };
 
-const fn row(name: &'static str, shape: &'static [Size]) -> Row {
+pub(super) const fn row(name: &'static str, shape: &'static [Size]) -> Row {
     Row { name, shape, when: When::Always }
 }
 
 /// A tensor that is there if the config says so under this key; where it says nothing it is not.
-const fn if_so(key: &'static str, name: &'static str, shape: &'static [Size]) -> Row {
+pub(super) const fn if_so(key: &'static str, name: &'static str, shape: &'static [Size]) -> Row {
     Row { name, shape, when: When::Is(key, false) }
 }
 
@@ -25,13 +26,13 @@ const fn unless_denied(key: &'static str, name: &'static str, shape: &'static [S
 }
 
 /// A tensor that is there if the config has a value under this key.
-const fn if_set(key: &'static str, name: &'static str, shape: &'static [Size]) -> Row {
+pub(super) const fn if_set(key: &'static str, name: &'static str, shape: &'static [Size]) -> Row {
     Row { name, shape, when: When::Has(key) }
 }
 
 const ATTENTION_BIAS: &str = "attention_bias";
-const MLP_BIAS: &str = "mlp_bias";
-const USE_BIAS: &str = "use_bias";
+pub(super) const MLP_BIAS: &str = "mlp_bias";
+pub(super) const USE_BIAS: &str = "use_bias";
 
 pub(super) const EMBEDDING: Rows = &[row("model.embed_tokens.weight", &[Vocabulary, Hidden])];
 pub(super) const NORM: Rows = &[row("model.norm.weight", &[Hidden])];
@@ -81,18 +82,46 @@ pub(super) const USE_QKV_BIASES: Rows = &[
     if_so("use_qkv_bias", "self_attn.v_proj.bias", &[Keys]),
 ];
 /// One key for all biases of a block.
-pub(super) const ERNIE_BIASES: Rows = &[
+pub(super) const ERNIE_ATTENTION_BIASES: Rows = &[
     if_so(USE_BIAS, "self_attn.q_proj.bias", &[Queries]),
     if_so(USE_BIAS, "self_attn.k_proj.bias", &[Keys]),
     if_so(USE_BIAS, "self_attn.v_proj.bias", &[Keys]),
     if_so(USE_BIAS, "self_attn.o_proj.bias", &[Hidden]),
+];
+pub(super) const ERNIE_GATED_BIASES: Rows = &[
     if_so(USE_BIAS, "mlp.gate_proj.bias", &[Inner]),
     if_so(USE_BIAS, "mlp.up_proj.bias", &[Inner]),
     if_so(USE_BIAS, "mlp.down_proj.bias", &[Hidden]),
 ];
+pub(super) const ERNIE_HEAD_BIAS: Rows = &[if_so(USE_BIAS, "lm_head.bias", &[Vocabulary])];
 pub(super) const FUSED_PROJECTIONS: Rows = &[
     row("self_attn.qkv_proj.weight", &[QueriesKeysValues, Hidden]),
     row("self_attn.o_proj.weight", &[Hidden, Queries]),
+];
+/// Queries with a gate each.
+pub(super) const GATED_PROJECTIONS: Rows = &[
+    row("self_attn.q_proj.weight", &[TwoQueries, Hidden]),
+    row("self_attn.k_proj.weight", &[Keys, Hidden]),
+    row("self_attn.v_proj.weight", &[Keys, Hidden]),
+    row("self_attn.o_proj.weight", &[Hidden, Queries]),
+    if_so(ATTENTION_BIAS, "self_attn.q_proj.bias", &[TwoQueries]),
+    if_so(ATTENTION_BIAS, "self_attn.k_proj.bias", &[Keys]),
+    if_so(ATTENTION_BIAS, "self_attn.v_proj.bias", &[Keys]),
+    if_so(ATTENTION_BIAS, "self_attn.o_proj.bias", &[Hidden]),
+];
+/// Linear attention of Qwen3-Next.
+pub(super) const LINEAR_ATTENTION: Rows = &[
+    row("linear_attn.in_proj_qkvz.weight", &[LinearMixedAndGates, Hidden]),
+    row("linear_attn.in_proj_ba.weight", &[TwoLinearHeads, Hidden]),
+    row("linear_attn.dt_bias", &[LinearHeads]),
+    row("linear_attn.A_log", &[LinearHeads]),
+    row("linear_attn.norm.weight", &[LinearValue]),
+    row("linear_attn.out_proj.weight", &[Hidden, LinearValues]),
+];
+/// Its kernels, one for each channel: as torch has them, and as MLX.
+pub(super) const LINEAR_KERNELS: &[Form] = &[
+    Form { sign: "linear_attn.conv1d.", rows: &[row("linear_attn.conv1d.weight", &[LinearMixed, One, LinearKernel])] },
+    Form { sign: "linear_attn.conv1d.", rows: &[row("linear_attn.conv1d.weight", &[LinearMixed, LinearKernel, One])] },
 ];
 pub(super) const SINKS: Rows = &[row("self_attn.sinks", &[Heads])];
 
@@ -219,142 +248,44 @@ pub(super) const PHI_BLOCK: Rows = &[
 pub(super) const PHI_END: Rows =
     &[row("model.final_layernorm.weight", &[Hidden]), row("model.final_layernorm.bias", &[Hidden])];
 pub(super) const PHI_HEAD_BIAS: Rows = &[row("lm_head.bias", &[Vocabulary])];
+pub(super) const PHIMOE_HEAD_BIAS: Rows = &[if_so("lm_head_bias", "lm_head.bias", &[Vocabulary])];
 
-/// What chooses among experts.
-pub(super) const ROUTER: Rows = &[row("mlp.gate.weight", &[Experts, Hidden])];
-pub(super) const CORRECTION: Rows = &[row("mlp.gate.e_score_correction_bias", &[Experts])];
-pub(super) const BIASED_ROUTER: Rows =
-    &[row("mlp.router.weight", &[Experts, Hidden]), row("mlp.router.bias", &[Experts])];
-
-/// Experts beside those that are chosen.
-pub(super) const SHARED_EXPERT: Rows = &[
-    row("mlp.shared_expert.gate_proj.weight", &[SharedInner, Hidden]),
-    row("mlp.shared_expert.up_proj.weight", &[SharedInner, Hidden]),
-    row("mlp.shared_expert.down_proj.weight", &[Hidden, SharedInner]),
-    row("mlp.shared_expert_gate.weight", &[One, Hidden]),
+/// GPT-2: the same names behind three beginnings, and matrices in two orders.
+pub(super) const GPT2_START: Rows =
+    &[row("wte.weight", &[Vocabulary, Hidden]), row("wpe.weight", &[Positions, Hidden])];
+pub(super) const GPT2_END: Rows = &[row("ln_f.weight", &[Hidden]), row("ln_f.bias", &[Hidden])];
+pub(super) const GPT2_START_OF_TRANSFORMERS: Rows =
+    &[row("transformer.wte.weight", &[Vocabulary, Hidden]), row("transformer.wpe.weight", &[Positions, Hidden])];
+pub(super) const GPT2_END_OF_TRANSFORMERS: Rows =
+    &[row("transformer.ln_f.weight", &[Hidden]), row("transformer.ln_f.bias", &[Hidden])];
+pub(super) const GPT2_START_OF_MLX_LM: Rows =
+    &[row("model.wte.weight", &[Vocabulary, Hidden]), row("model.wpe.weight", &[Positions, Hidden])];
+pub(super) const GPT2_END_OF_MLX_LM: Rows = &[row("model.ln_f.weight", &[Hidden]), row("model.ln_f.bias", &[Hidden])];
+pub(super) const GPT2_BLOCK: Rows = &[
+    row("ln_1.weight", &[Hidden]),
+    row("ln_1.bias", &[Hidden]),
+    row("attn.c_attn.weight", &[Hidden, ThreeHidden]),
+    row("attn.c_attn.bias", &[ThreeHidden]),
+    row("attn.c_proj.weight", &[Hidden, Hidden]),
+    row("attn.c_proj.bias", &[Hidden]),
+    row("ln_2.weight", &[Hidden]),
+    row("ln_2.bias", &[Hidden]),
+    row("mlp.c_fc.weight", &[Hidden, InnerOrFourHidden]),
+    row("mlp.c_fc.bias", &[InnerOrFourHidden]),
+    row("mlp.c_proj.weight", &[InnerOrFourHidden, Hidden]),
+    row("mlp.c_proj.bias", &[Hidden]),
 ];
-pub(super) const SHARED_EXPERTS: Rows = &[
-    if_set("n_shared_experts", "mlp.shared_experts.gate_proj.weight", &[SharedExpertsInner, Hidden]),
-    if_set("n_shared_experts", "mlp.shared_experts.up_proj.weight", &[SharedExpertsInner, Hidden]),
-    if_set("n_shared_experts", "mlp.shared_experts.down_proj.weight", &[Hidden, SharedExpertsInner]),
-];
-
-const SHARED_BIAS: When = When::Both(&When::Has("n_shared_experts"), &When::Is(MLP_BIAS, false));
-pub(super) const SHARED_BIASES_IF: Rows = &[
-    Row { name: "mlp.shared_experts.gate_proj.bias", shape: &[SharedExpertsInner], when: SHARED_BIAS },
-    Row { name: "mlp.shared_experts.up_proj.bias", shape: &[SharedExpertsInner], when: SHARED_BIAS },
-    Row { name: "mlp.shared_experts.down_proj.bias", shape: &[Hidden], when: SHARED_BIAS },
-];
-
-/// Experts: as published, one by one; as transformers 5 has them in memory; as mlx-lm stacks
-/// them, under two names.
-pub(super) const EXPERTS: &[Form] = &[
-    Form {
-        sign: "mlp.experts.0.",
-        rows: &[
-            row("mlp.experts.#.gate_proj.weight", &[ExpertInner, Hidden]),
-            row("mlp.experts.#.up_proj.weight", &[ExpertInner, Hidden]),
-            row("mlp.experts.#.down_proj.weight", &[Hidden, ExpertInner]),
-        ],
-    },
-    Form {
-        sign: "mlp.experts.gate_up_proj",
-        rows: &[
-            row("mlp.experts.gate_up_proj", &[Experts, TwoExpertInner, Hidden]),
-            row("mlp.experts.down_proj", &[Experts, Hidden, ExpertInner]),
-        ],
-    },
-    Form {
-        sign: "mlp.switch_mlp.",
-        rows: &[
-            row("mlp.switch_mlp.gate_proj.weight", &[Experts, ExpertInner, Hidden]),
-            row("mlp.switch_mlp.up_proj.weight", &[Experts, ExpertInner, Hidden]),
-            row("mlp.switch_mlp.down_proj.weight", &[Experts, Hidden, ExpertInner]),
-        ],
-    },
-    Form {
-        sign: "mlp.experts.gate_proj.",
-        rows: &[
-            row("mlp.experts.gate_proj.weight", &[Experts, ExpertInner, Hidden]),
-            row("mlp.experts.up_proj.weight", &[Experts, ExpertInner, Hidden]),
-            row("mlp.experts.down_proj.weight", &[Experts, Hidden, ExpertInner]),
-        ],
-    },
-];
-/// The same, of the width of feed-forward layers.
-pub(super) const WIDE_EXPERTS: &[Form] = &[
-    Form {
-        sign: "mlp.experts.0.",
-        rows: &[
-            row("mlp.experts.#.gate_proj.weight", &[Inner, Hidden]),
-            row("mlp.experts.#.up_proj.weight", &[Inner, Hidden]),
-            row("mlp.experts.#.down_proj.weight", &[Hidden, Inner]),
-        ],
-    },
-    Form {
-        sign: "mlp.experts.gate_up_proj",
-        rows: &[
-            row("mlp.experts.gate_up_proj", &[Experts, TwoInner, Hidden]),
-            row("mlp.experts.down_proj", &[Experts, Hidden, Inner]),
-        ],
-    },
-    Form {
-        sign: "mlp.switch_mlp.",
-        rows: &[
-            row("mlp.switch_mlp.gate_proj.weight", &[Experts, Inner, Hidden]),
-            row("mlp.switch_mlp.up_proj.weight", &[Experts, Inner, Hidden]),
-            row("mlp.switch_mlp.down_proj.weight", &[Experts, Hidden, Inner]),
-        ],
-    },
-];
-pub(super) const MIXTRAL_EXPERTS: &[Form] = &[
-    Form {
-        sign: "block_sparse_moe.experts.",
-        rows: &[
-            row("block_sparse_moe.gate.weight", &[Experts, Hidden]),
-            row("block_sparse_moe.experts.#.w1.weight", &[Inner, Hidden]),
-            row("block_sparse_moe.experts.#.w2.weight", &[Hidden, Inner]),
-            row("block_sparse_moe.experts.#.w3.weight", &[Inner, Hidden]),
-        ],
-    },
-    Form {
-        sign: "mlp.experts.",
-        rows: &[
-            row("mlp.gate.weight", &[Experts, Hidden]),
-            row("mlp.experts.gate_up_proj", &[Experts, TwoInner, Hidden]),
-            row("mlp.experts.down_proj", &[Experts, Hidden, Inner]),
-        ],
-    },
-    Form {
-        sign: "block_sparse_moe.switch_mlp.",
-        rows: &[
-            row("block_sparse_moe.gate.weight", &[Experts, Hidden]),
-            row("block_sparse_moe.switch_mlp.gate_proj.weight", &[Experts, Inner, Hidden]),
-            row("block_sparse_moe.switch_mlp.up_proj.weight", &[Experts, Inner, Hidden]),
-            row("block_sparse_moe.switch_mlp.down_proj.weight", &[Experts, Hidden, Inner]),
-        ],
-    },
-];
-/// Experts of GPT-OSS, whose matrices transformers writes `[input, output]`.
-pub(super) const BIASED_EXPERTS: &[Form] = &[
-    Form {
-        sign: "mlp.experts.gate_up_proj",
-        rows: &[
-            row("mlp.experts.gate_up_proj", &[Experts, Hidden, TwoInner]),
-            row("mlp.experts.gate_up_proj_bias", &[Experts, TwoInner]),
-            row("mlp.experts.down_proj", &[Experts, Inner, Hidden]),
-            row("mlp.experts.down_proj_bias", &[Experts, Hidden]),
-        ],
-    },
-    Form {
-        sign: "mlp.experts.gate_proj.",
-        rows: &[
-            row("mlp.experts.gate_proj.weight", &[Experts, Inner, Hidden]),
-            row("mlp.experts.gate_proj.bias", &[Experts, Inner]),
-            row("mlp.experts.up_proj.weight", &[Experts, Inner, Hidden]),
-            row("mlp.experts.up_proj.bias", &[Experts, Inner]),
-            row("mlp.experts.down_proj.weight", &[Experts, Hidden, Inner]),
-            row("mlp.experts.down_proj.bias", &[Experts, Hidden]),
-        ],
-    },
+pub(super) const GPT2_BLOCK_OF_MLX_LM: Rows = &[
+    row("ln_1.weight", &[Hidden]),
+    row("ln_1.bias", &[Hidden]),
+    row("attn.c_attn.weight", &[ThreeHidden, Hidden]),
+    row("attn.c_attn.bias", &[ThreeHidden]),
+    row("attn.c_proj.weight", &[Hidden, Hidden]),
+    row("attn.c_proj.bias", &[Hidden]),
+    row("ln_2.weight", &[Hidden]),
+    row("ln_2.bias", &[Hidden]),
+    row("mlp.c_fc.weight", &[InnerOrFourHidden, Hidden]),
+    row("mlp.c_fc.bias", &[InnerOrFourHidden]),
+    row("mlp.c_proj.weight", &[Hidden, InnerOrFourHidden]),
+    row("mlp.c_proj.bias", &[Hidden]),
 ];
