@@ -246,6 +246,12 @@ fn product<R: Read>(delta: &Delta, read: &R) -> Result<Array, R::Error> {
     let product = match &delta.product {
         // Of a fused layer, or in a piece, no more is multiplied than is wanted.
         Product::LowRank { down, up } => mlx(rows(matrix(up, read)?, &wanted)?.matmul(matrix(down, read)?))?,
+        Product::Stacked { down, up } => {
+            let stack = |slice: &Slice| -> Result<Array, R::Error> {
+                Ok(rows(cast(&read.whole(slice)?, mlx_rs::Dtype::Float32)?, &wanted)?)
+            };
+            mlx(stack(up)?.matmul(stack(down)?))?
+        }
         Product::Kronecker { first, second } => {
             rows(mlx(mlx_rs::ops::kron(factor(first, read)?, factor(second, read)?))?, &wanted)?
         }

@@ -172,7 +172,9 @@ fn products_are_cut() -> bool {
 /// Whether a delta computes each row of a weight from rows of the same number.
 fn keeps_rows(delta: &Delta) -> bool {
     let is_by_columns = delta.magnitude.as_ref().is_some_and(|magnitude| magnitude.of == Lines::Columns);
-    matches!(delta.product, Product::LowRank { .. }) && !is_by_columns && delta.order.is_none()
+    matches!(delta.product, Product::LowRank { .. } | Product::Stacked { .. })
+        && !is_by_columns
+        && delta.order.is_none()
 }
 
 /// The pieces of a job.

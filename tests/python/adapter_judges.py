@@ -16,7 +16,9 @@ from layouts import Tensors
 from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
 from lycoris.modules.lokr import LokrModule
+from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.tuner.dora import DoRALinear
+from mlx_lm.tuner.lora import LoRASwitchLinear
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
@@ -125,6 +127,26 @@ def lycoris(
         out[f"{layer}.weight"] = trained.numpy().copy()
     folder.mkdir(parents=True)
     save_file(tensors, str(folder / "style.safetensors"))
+    return Judged(folder, out)
+
+
+def mlx_lm_experts(folder: Path, weights: Tensors, layers: list[str], seed: int = 80, rank: int = 4) -> Judged:
+    """mlx-lm's LoRA of stacked experts, saved as its trainer does it and merged by its own `fuse`."""
+    tensors, out = {}, {}
+    for number, layer in enumerate(layers):
+        weight = weights[f"{layer}.weight"]
+        experts, rows, columns = weight.shape
+        linear = SwitchLinear(columns, rows, experts, bias=False)
+        linear.weight = mx.array(weight)
+        made = LoRASwitchLinear.from_base(linear, r=rank, scale=2.0)
+        made.lora_a = mx.array(whole(seed + 2 * number, (experts, rank, columns), 2))
+        made.lora_b = mx.array(whole(seed + 2 * number + 1, (experts, rows, rank), 2))
+        tensors |= {f"{layer}.{name}": np.array(made[name]) for name in ("lora_a", "lora_b")}
+        out[f"{layer}.weight"] = np.array(made.fuse().weight)
+    folder.mkdir(parents=True)
+    save(tensors, folder / "adapters.safetensors")
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"rank": rank, "dropout": 0.0, "scale": 2.0}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     return Judged(folder, out)
 
 

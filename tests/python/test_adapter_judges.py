@@ -1,13 +1,15 @@
 """DoRA, cores and kernels: what the libraries that write such adapters make of them themselves."""
 
+import grpc
 import ml_dtypes
 import numpy as np
 import pytest
-from adapter_judges import LINEARS, lycoris, mlx_lm, peft, peft_several, whole_weights
+from adapter_judges import LINEARS, lycoris, mlx_lm, mlx_lm_experts, peft, peft_several, whole_weights
 from checkpoints import write_directory
 from derive_adapters import asked
 from derive_inputs import save, small
 from derive_judge import to_ohwi
+from language_models import of_mlx_lm
 from layouts import read_component
 from lent import check, lent
 from mflux import saved, write
@@ -143,6 +145,32 @@ def test_dora_of_mlx_lm_is_what_mlx_lm_fuses(daemon, exact, tmp_path):
     found, report = loaded_with(daemon, root, judged)
     check(found, tensors["transformer"] | judged.weights)
     assert "DoRA: 4 layers" in report.remarks[0]
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_lora_of_stacked_experts_is_what_mlx_lm_fuses(daemon, tmp_path, rank):
+    root = of_mlx_lm(tmp_path / "model", "qwen3_moe")
+    tensors = whole_weights(read_component(root))
+    save(tensors, root / "model.safetensors")
+    layers = [name.removesuffix(".weight") for name, values in tensors.items() if values.ndim == 3 and "switch_mlp" in name]
+    judged = mlx_lm_experts(tmp_path / "lora", tensors, layers[:-1], rank=rank)
+    found, report = loaded_with(daemon, root, judged, "model")
+    check(found, tensors | judged.weights)
+    assert report.layers == len(layers) - 1 > 3
+    doubled, _ = loaded_with(daemon, root, judged, "model", scale=2.0)
+    check(doubled, tensors | {name: 2 * values - tensors[name] for name, values in judged.weights.items()})
+
+
+def test_lora_of_other_experts_is_refused_by_name(daemon, tmp_path):
+    root = of_mlx_lm(tmp_path / "model", "qwen3_moe")
+    tensors = read_component(root)
+    layer = "model.layers.0.mlp.switch_mlp.gate_proj"
+    fewer = {f"{layer}.weight": tensors[f"{layer}.weight"][:-1]}
+    judged = mlx_lm_experts(tmp_path / "lora", whole_weights(fewer), [layer])
+    with pytest.raises(grpc.RpcError) as raised:
+        loaded_with(daemon, root, judged, "model")
+    experts, rows, columns = tensors[f"{layer}.weight"].shape
+    assert f"[{experts}, rank, {columns}] and [{experts}, {rows}, rank]" in raised.value.details(), raised.value.details()
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=["f32", "bf16"])

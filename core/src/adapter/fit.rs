@@ -68,6 +68,9 @@ impl Tensors<'_> {
             let fits = frame.holds(&product) && rank != Some(0);
             return if fits { Ok((product, rank)) } else { Err(self.misfit(change, frame)) };
         }
+        if let Some(stacked) = self.stacked(pair, frame)? {
+            return Ok(stacked);
+        }
         let (down, up) = (self.matrix(&pair.down, frame.kernel())?, self.matrix(&pair.up, &[])?);
         let orders = if pair.tool == Tool::MlxLm { MLX } else { TORCH };
         let turned = orders.into_iter().map(|(turn_down, turn_up)| {
@@ -77,6 +80,23 @@ impl Tensors<'_> {
         });
         let mut fitting = turned.filter(|(product, rank)| frame.holds(product) && *rank != Some(0));
         fitting.next().ok_or_else(|| self.misfit(change, frame))
+    }
+
+    /// The product of mlx-lm's pair for a stack of experts, where it is one.
+    fn stacked(self, pair: &LowRank, frame: &Frame<'_>) -> Result<Option<Ranked>, AdapterError> {
+        if pair.tool != Tool::MlxLm || frame.shape.len() != 3 {
+            return Ok(None);
+        }
+        let stack = |key: &str| {
+            let slice = self.slice(key, &FLOATS, FLOATS_EXPECTED)?;
+            // A rank of one counts.
+            let shape = self.table.get(key).map_or_else(Vec::new, |tensor| tensor.info.shape.clone());
+            Ok::<_, AdapterError>(Slice { shape, ..slice })
+        };
+        let (down, up) = (stack(&pair.down)?, stack(&pair.up)?);
+        let rank = down.shape.get(1).copied();
+        let product = Product::Stacked { down, up };
+        Ok((frame.holds(&product) && rank != Some(0)).then_some((product, rank)))
     }
 
     /// A factor; its last matrix, or its core, has the dimensions of a kernel.
@@ -204,6 +224,9 @@ impl Tensors<'_> {
                 format!("factors of a Kronecker product [{output}, {input}]")
             }
             (Change::Hadamard { .. }, &[output, input]) => format!("[{output}, rank] and [rank, {input}], twice"),
+            (Change::LowRank(LowRank { core: None, tool: Tool::MlxLm, .. }), &[count, output, input]) => {
+                format!("[{count}, rank, {input}] and [{count}, {output}, rank]")
+            }
             (Change::LowRank(LowRank { core: None, .. }), [output, kernel @ ..]) if kernel.len() > 1 => {
                 format!(
                     "[rank, {}] and [{output}, rank]",

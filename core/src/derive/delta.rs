@@ -70,8 +70,8 @@ impl Factor {
     }
 }
 
-/// How matrices make the change, before it is scaled. Of a kernel they make the matrix whose columns are all that is behind
-/// its first dimension.
+/// How matrices make the change, before it is scaled. Of a kernel, or a stack of matrices, they make the matrix whose columns
+/// are all that is behind its first dimension.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Product {
     /// LoRA: `up @ down`.
@@ -80,6 +80,13 @@ pub enum Product {
         down: Matrix,
         /// `[output, rank]`.
         up: Matrix,
+    },
+    /// LoRA of a stack of matrices, one after the other: `up[i] @ down[i]`.
+    Stacked {
+        /// `[count, rank, input]`.
+        down: Slice,
+        /// `[count, output, rank]`.
+        up: Slice,
     },
     /// LoKr: `kron(first, second)`.
     Kronecker {
@@ -107,6 +114,12 @@ impl Product {
     pub fn dimensions(&self) -> Option<(u64, u64)> {
         match self {
             Self::LowRank { down, up } => up.times(down),
+            Self::Stacked { down, up } => match (&up.shape[..], &down.shape[..]) {
+                (&[count, output, rank], &[others, inner, input]) if (count, rank) == (others, inner) => {
+                    Some((count, output.checked_mul(input)?))
+                }
+                _ => None,
+            },
             Self::Kronecker { first, second } => {
                 let (first, second) = (first.dimensions()?, second.dimensions()?);
                 Some((first.0.checked_mul(second.0)?, first.1.checked_mul(second.1)?))
