@@ -134,7 +134,7 @@ fn is_layer(tensor: &Tensor) -> bool {
     tensor.shape.len() == 2 && tensor.name.ends_with(".weight") && blocks.iter().any(|part| tensor.name.contains(part))
 }
 
-/// The metadata of a part, the first of which is 0.
+/// The metadata of a part; they count from 0.
 fn metadata<'a>(form: GgufForm<'a>, part: usize, tensors: usize) -> Vec<(&'a str, GgufValue<'a>)> {
     let mut entries = if part == 0 { form.metadata.to_vec() } else { Vec::new() };
     if form.parts > 1 {

@@ -79,7 +79,7 @@ async fn of_33_gigabytes_only_the_headers_are_read() {
     assert!(audits.len() == 3 && audits.iter().all(|audit| audit.clean), "{audits:?}");
 }
 
-/// The quantised transformer as leejet publishes it: its length, of which the tensors are all but a header of 30,400 bytes.
+/// The length of the quantised transformer as leejet publishes it: its tensors, and a header of 30,400 bytes.
 const GGUF_BYTES: u64 = 6_577_440_704;
 /// 202 layers in blocks of 34 bytes for 32 elements, and the rest in F32.
 const GGUF_TENSOR_BYTES: u64 = 6_142_033_920 / 32 * 34 + 12_874_816 * 4;

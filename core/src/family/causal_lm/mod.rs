@@ -36,7 +36,7 @@ const WITHOUT_HEAD: [Pattern; 6] = [Pattern(HEAD), TABLES[0], TABLES[1], TABLES[
 const WITH_HEAD: [Pattern; 5] = TABLES;
 const TABLES: [Pattern; 5] = [
     Pattern("model.layers.#.self_attn.rotary_emb.inv_freq"),
-    // Which words may look at which, of GPT-2.
+    // Causal masks of GPT-2.
     Pattern("h.#.attn.bias"),
     Pattern("h.#.attn.masked_bias"),
     Pattern("transformer.h.#.attn.bias"),
@@ -555,7 +555,7 @@ mod tests {
                 74_391,
                 79_674_391_296,
             ),
-            // GPT-2, without its tables of which words may look at which.
+            // GPT-2, without its causal masks.
             (
                 "gpt2",
                 json!({"hidden_size": null, "num_hidden_layers": null, "num_attention_heads": null, "n_embd": 768,
@@ -568,9 +568,17 @@ mod tests {
             let found = describe(&config(model_type, &rest)).unwrap();
             assert_eq!((found.tensors().len(), found.parameters()), (tensors, parameters), "{model_type}");
         }
+    }
+
+    #[test]
+    fn every_block_has_its_attention_in_the_list() {
         let short = json!({"layer_types": ["linear_attention"], "num_experts": 4});
         let said = describe(&config("qwen3_next", &short)).unwrap_err().to_string();
         assert!(said.contains("`layer_types` has 1 blocks, and `num_hidden_layers` is 2"), "{said}");
+    }
+
+    #[test]
+    fn what_chooses_and_what_is_transposed_is_not_quantised() {
         assert!(
             !CausalLm.quantises("model", "h.0.attn.c_attn") && CausalLm.quantises("model", "model.h.0.attn.c_attn")
         );
