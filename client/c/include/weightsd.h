@@ -107,6 +107,22 @@ typedef enum {
     WEIGHTSD_DTYPE_F6E3M2 = 22,
 } weightsd_dtype;
 
+// The part of a tensor in a layer that is stored in a format that MLX does not have.
+typedef enum {
+    // Something that this library does not know.
+    WEIGHTSD_CODING_ROLE_UNKNOWN = 0,
+    // The codes; of a computed tensor the numbers that they stand for.
+    WEIGHTSD_CODING_ROLE_WEIGHT = 1,
+    // The numbers by which codes are multiplied.
+    WEIGHTSD_CODING_ROLE_SCALES = 2,
+    // A factor on the scales.
+    WEIGHTSD_CODING_ROLE_GLOBAL_SCALE = 3,
+    // The numbers that are added to the products.
+    WEIGHTSD_CODING_ROLE_ZERO_POINTS = 4,
+    // One on which the layer's weight does not depend: its mark, or the scale of its input.
+    WEIGHTSD_CODING_ROLE_OTHER = 5,
+} weightsd_coding_role;
+
 // How the codes of a quantised layer stand for numbers; the names are MLX's.
 typedef enum {
     // In a request the same as AFFINE; in an answer a mode that this library does not know.
@@ -405,6 +421,28 @@ typedef struct {
     const weightsd_cancellation *cancellation;
 } weightsd_load_options;
 
+// A layer's coding: how its numbers are stored, and a tensor's part in that. Lives as long as its tensor.
+typedef struct {
+    // The name of the format, such as "scaled FP8".
+    const char *format;
+    // One code: "E4M3", "E5M2", "I8", "I4", "U4" or "E2M1".
+    const char *codes;
+    // What says so: `.comfy_quant`, `_quantization_metadata`, `scaled_fp8`, its config or its tensors.
+    const char *provenance;
+    // The tensor's part in the layer.
+    weightsd_coding_role role;
+    // Columns of the groups in which the weight was rotated before it was quantised; 0 when it was not.
+    uint64_t rotation;
+    // Rows and columns that share a scale, `block_rank` of them: the layer's own when all of it does.
+    const uint64_t *block;
+    // Number of sides of a block; 0 when there is no scale.
+    size_t block_rank;
+    // Dimensions of the layer's weight; `rank` of them.
+    const uint64_t *shape;
+    // Number of dimensions.
+    size_t rank;
+} weightsd_coding;
+
 // One tensor. It and everything that it points at live until `weightsd_component_free`.
 typedef struct {
     // Its name in the layout that was asked for, in UTF-8.
@@ -432,6 +470,9 @@ typedef struct {
     size_t segment;
     // Where its bytes begin in that segment.
     uint64_t offset;
+    // The coding of the layer that it is a part of; null unless the layer is stored in a format that MLX does not have and
+    // that the daemon makes plain on demand.
+    const weightsd_coding *coding;
 } weightsd_tensor;
 
 // A layer that is quantised in a format of MLX. Lives as long as its tensors.

@@ -49,6 +49,24 @@ pub enum weightsd_mode {
     Nvfp4 = 4,
 }
 
+/// The part of a tensor in a layer that is stored in a format that MLX does not have.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum weightsd_coding_role {
+    /// Something that this library does not know.
+    Unknown = 0,
+    /// The codes; of a computed tensor the numbers that they stand for.
+    Weight = 1,
+    /// The numbers by which codes are multiplied.
+    Scales = 2,
+    /// A factor on the scales.
+    GlobalScale = 3,
+    /// The numbers that are added to the products.
+    ZeroPoints = 4,
+    /// One on which the layer's weight does not depend: its mark, or the scale of its input.
+    Other = 5,
+}
+
 /// What a failed audit does.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,6 +274,14 @@ pub(crate) fn segment_kind(number: i32) -> weightsd_segment_kind {
     [k::Checkpoint, k::Derived].into_iter().find(|kind| *kind as i32 == number).unwrap_or(k::Other)
 }
 
+pub(crate) fn coding_role(number: i32) -> weightsd_coding_role {
+    use weightsd_coding_role as r;
+    [r::Weight, r::Scales, r::GlobalScale, r::ZeroPoints, r::Other]
+        .into_iter()
+        .find(|role| *role as i32 == number)
+        .unwrap_or(r::Unknown)
+}
+
 pub(crate) fn mode(number: i32) -> weightsd_mode {
     use weightsd_mode as m;
     [m::Affine, m::Mxfp4, m::Mxfp8, m::Nvfp4].into_iter().find(|mode| *mode as i32 == number).unwrap_or(m::Default)
@@ -265,7 +291,7 @@ pub(crate) fn mode(number: i32) -> weightsd_mode {
 mod tests {
     use weightsd_client::{
         AuditPolicy, FloatType, Hold, Layout, MergedLayers, Phase, QuantisationMode, Verification,
-        proto::{NoticeKind, SegmentKind},
+        proto::{CodingRole, NoticeKind, SegmentKind},
     };
 
     use super::*;
@@ -285,6 +311,10 @@ mod tests {
             weightsd_float::F16 => FloatType::F16, weightsd_float::F32 => FloatType::F32,
             weightsd_mode::Affine => QuantisationMode::Affine, weightsd_mode::Mxfp4 => QuantisationMode::Mxfp4,
             weightsd_mode::Mxfp8 => QuantisationMode::Mxfp8, weightsd_mode::Nvfp4 => QuantisationMode::Nvfp4,
+            weightsd_coding_role::Weight => CodingRole::Weight, weightsd_coding_role::Scales => CodingRole::Scales,
+            weightsd_coding_role::GlobalScale => CodingRole::GlobalScale,
+            weightsd_coding_role::ZeroPoints => CodingRole::ZeroPoints,
+            weightsd_coding_role::Other => CodingRole::Other,
             weightsd_audit_policy::Strict => AuditPolicy::Strict,
             weightsd_audit_policy::ReportOnly => AuditPolicy::ReportOnly,
             weightsd_hold::Stream => Hold::Stream, weightsd_hold::None => Hold::None,

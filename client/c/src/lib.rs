@@ -54,4 +54,4 @@ pub use options::{
     weightsd_adapter, weightsd_connect_options, weightsd_load_options, weightsd_model_options, weightsd_quantisation,
 };
 pub use progress::{weightsd_on_progress, weightsd_progress};
-pub use table::{weightsd_layer, weightsd_tensor, weightsd_view};
+pub use table::{weightsd_coding, weightsd_layer, weightsd_tensor, weightsd_view};

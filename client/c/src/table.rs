@@ -2,7 +2,7 @@
 //! is freed, and whose pointers lead into the mapped files and into tables of the component.
 
 use std::{
-    collections::TryReserveError,
+    collections::{BTreeMap, TryReserveError},
     ffi::{CString, c_char, c_void},
     ptr, slice,
 };
@@ -10,10 +10,37 @@ use std::{
 use weightsd_client::{Tensors, proto};
 
 use crate::{
-    constants::{dtype, mode, segment_kind, weightsd_dtype, weightsd_mode, weightsd_segment_kind},
+    constants::{
+        coding_role, dtype, mode, segment_kind, weightsd_coding_role, weightsd_dtype, weightsd_mode,
+        weightsd_segment_kind,
+    },
     error::Failure,
     outgoing,
 };
+
+/// A layer's coding: how its numbers are stored, and a tensor's part in that. Lives as long as its tensor.
+#[repr(C)]
+#[derive(Debug)]
+pub struct weightsd_coding {
+    /// The name of the format, such as "scaled FP8".
+    pub format: *const c_char,
+    /// One code: "E4M3", "E5M2", "I8", "I4", "U4" or "E2M1".
+    pub codes: *const c_char,
+    /// What says so: `.comfy_quant`, `_quantization_metadata`, `scaled_fp8`, its config or its tensors.
+    pub provenance: *const c_char,
+    /// The tensor's part in the layer.
+    pub role: weightsd_coding_role,
+    /// Columns of the groups in which the weight was rotated before it was quantised; 0 when it was not.
+    pub rotation: u64,
+    /// Rows and columns that share a scale, `block_rank` of them: the layer's own when all of it does.
+    pub block: *const u64,
+    /// Number of sides of a block; 0 when there is no scale.
+    pub block_rank: usize,
+    /// Dimensions of the layer's weight; `rank` of them.
+    pub shape: *const u64,
+    /// Number of dimensions.
+    pub rank: usize,
+}
 
 /// One tensor. It and everything that it points at live until `weightsd_component_free`.
 #[repr(C)]
@@ -44,6 +71,9 @@ pub struct weightsd_tensor {
     pub segment: usize,
     /// Where its bytes begin in that segment.
     pub offset: u64,
+    /// The coding of the layer that it is a part of; null unless the layer is stored in a format that MLX does not have and
+    /// that the daemon makes plain on demand.
+    pub coding: *const weightsd_coding,
 }
 
 /// A layer that is quantised in a format of MLX. Lives as long as its tensors.
@@ -95,6 +125,7 @@ pub(crate) struct Table {
     _names: Vec<u8>,
     _texts: Vec<CString>,
     _shapes: Vec<Vec<u64>>,
+    _codings: Vec<weightsd_coding>,
 }
 
 impl Table {
@@ -104,14 +135,17 @@ impl Table {
     /// When memory runs out, or a layer lacks a part.
     pub(crate) fn new(tensors: &Tensors, info: &proto::Component) -> Result<Table, Failure> {
         let names = names(tensors)?;
-        let listed = list(tensors, &names)?;
+        let mut texts = Vec::new();
+        let codings = codings(tensors, &mut texts);
+        let listed = list(tensors, &names, &codings)?;
         let mut table = Table {
             tensors: listed,
             layers: Vec::new(),
             views: Vec::new(),
             _names: names,
-            _texts: Vec::new(),
+            _texts: texts,
             _shapes: Vec::new(),
+            _codings: codings,
         };
         table.add_layers(tensors)?;
         table.add_views(tensors, info)?;
@@ -207,11 +241,40 @@ fn names(tensors: &Tensors) -> Result<Vec<u8>, Failure> {
     Ok(names)
 }
 
-/// The tensors, with their names in `names`, in the order in which [`names`] wrote them.
-fn list(tensors: &Tensors, names: &[u8]) -> Result<Vec<weightsd_tensor>, Failure> {
+/// The codings of the tensors that have one, in the order of the tensors. Their texts, each once, are added to `texts`; their
+/// blocks and shapes are those of the [`Tensors`].
+fn codings(tensors: &Tensors, texts: &mut Vec<CString>) -> Vec<weightsd_coding> {
+    let mut known: BTreeMap<&str, *const c_char> = BTreeMap::new();
+    let mut made = Vec::new();
+    for coding in tensors.iter().filter_map(|tensor| tensor.coding()) {
+        let [format, codes, provenance] = [&coding.format, &coding.codes, &coding.provenance].map(|text| {
+            *known.entry(text).or_insert_with(|| {
+                let owned = outgoing::text(text.as_str());
+                let pointer = owned.as_ptr();
+                texts.push(owned);
+                pointer
+            })
+        });
+        made.push(weightsd_coding {
+            format,
+            codes,
+            provenance,
+            role: coding_role(coding.role),
+            rotation: coding.rotation,
+            block: coding.block.as_ptr(),
+            block_rank: coding.block.len(),
+            shape: coding.logical_shape.as_ptr(),
+            rank: coding.logical_shape.len(),
+        });
+    }
+    made
+}
+
+/// The tensors, with their names in `names` and their codings in `codings`, both in the order of the tensors.
+fn list(tensors: &Tensors, names: &[u8], codings: &[weightsd_coding]) -> Result<Vec<weightsd_tensor>, Failure> {
     let mut listed = Vec::new();
     listed.try_reserve_exact(tensors.len())?;
-    let mut rest = names;
+    let (mut rest, mut codings) = (names, codings.iter());
     for tensor in tensors.iter() {
         let name: *const c_char = rest.as_ptr().cast();
         rest = &rest[tensor.name().len() + 1..];
@@ -235,6 +298,7 @@ fn list(tensors: &Tensors, names: &[u8]) -> Result<Vec<weightsd_tensor>, Failure
             length: tensor.bytes().len(),
             segment,
             offset,
+            coding: tensor.coding().and_then(|_| codings.next()).map_or(ptr::null(), ptr::from_ref),
         });
     }
     Ok(listed)

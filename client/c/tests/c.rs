@@ -70,6 +70,48 @@ fn quantised_layers_are_described() {
     assert_eq!(said, "21 layers");
 }
 
+/// A safetensors file of these tensors (name, dtype, shape, length), all of whose bytes are 1.
+fn write_ones(path: &Path, tensors: &[(&str, &str, &str, usize)]) {
+    let (mut header, mut end) = (Vec::new(), 0);
+    for (name, dtype, shape, length) in tensors {
+        let range = format!("[{end},{}]", end + length);
+        header.push(format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{range}}}"#));
+        end += length;
+    }
+    let header = format!("{{{}}}", header.join(","));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.into_bytes());
+    bytes.resize(bytes.len() + end, 1);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn layers_that_the_daemon_makes_plain_tell_their_coding() {
+    let scene = Scene::new();
+    let _daemon = scene.home.daemon();
+    let model = scene.home.path().join("coded.safetensors");
+    let tensors = [
+        ("a.input_scale", "F32", "[]", 4),
+        ("a.weight", "F8_E4M3", "[8,32]", 8 * 32),
+        ("a.weight_scale", "F32", "[8,1]", 8 * 4),
+        ("b.weight", "F32", "[2]", 8),
+    ];
+    write_ones(&model, &tensors);
+    let program = compile("tests/coding.c", &prefix().join("include"), Linked::Shared, scene.home.path());
+    let arguments = [scene.home.socket(), model].map(|path| path.to_str().unwrap().to_owned());
+    let mut running = Running::start(&scene.home, &program, &arguments.each_ref().map(String::as_str));
+    let lines = [
+        "a.input_scale: scaled FP8, E4M3, its tensors, 5, 0 1x32 8x32",
+        "a.weight: scaled FP8, E4M3, its tensors, 1, 0 1x32 8x32",
+        "a.weight_scale: scaled FP8, E4M3, its tensors, 2, 0 1x32 8x32",
+        "b.weight:",
+    ];
+    for line in lines {
+        assert_eq!(running.line(), line);
+    }
+    running.end();
+}
+
 #[test]
 fn what_is_mapped_survives_the_daemon_and_the_next_daemon_is_found() {
     let scene = Scene::new();
