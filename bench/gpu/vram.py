@@ -18,13 +18,14 @@ DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F16": 2, "
 TENSORS = 521
 
 
-def write_weights(path: Path, gigabytes: float) -> int:
-    """A file of 521 BF16 tensors, as many as a Z-Image transformer has. Returns the bytes of its tensors."""
-    rows = max(1, int(gigabytes * 1e9 / TENSORS / 2 / 4096))
-    shape, length = [rows, 4096], rows * 4096 * 2
+def write_weights(path: Path, gigabytes: float, dtype: str = "BF16") -> int:
+    """A file of 521 tensors, as many as a Z-Image transformer has. Returns the bytes of its tensors."""
+    width = DTYPES[dtype]
+    rows = max(1, int(gigabytes * 1e9 / TENSORS / width / 4096))
+    shape, length = [rows, 4096], rows * 4096 * width
     header = {
         f"layers.{number:03}.weight": {
-            "dtype": "BF16", "shape": shape, "data_offsets": [number * length, (number + 1) * length]
+            "dtype": dtype, "shape": shape, "data_offsets": [number * length, (number + 1) * length]
         }
         for number in range(TENSORS)
     }  # fmt: skip
@@ -32,7 +33,7 @@ def write_weights(path: Path, gigabytes: float) -> int:
     text += b" " * (-len(text) % 8)
     block = bytearray(os.urandom(1 << 20) * (length // (1 << 20) + 1))[:length]
     # No infinities and no NaNs: sums are compared.
-    block[1::2] = bytes(byte & 0xBF for byte in block[1::2])
+    block[width - 1 :: width] = bytes(byte & 0xBF for byte in block[width - 1 :: width])
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for number in range(TENSORS):

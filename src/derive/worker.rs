@@ -31,6 +31,7 @@ use super::{
     Installed, arithmetic,
     budget::Budget,
     encoded::{self, Rows},
+    image_file::ImageFile,
     order::{FailureKind, Order, OrderError, Task, WorkerReport},
 };
 use crate::disk;
@@ -41,9 +42,11 @@ pub const COMMAND: &str = "derive-worker";
 pub const TELLING: &str = "tell-engine";
 /// Input bytes of a piece, roughly: so large that starting one costs little, and so small that caches
 /// of processors help.
-const PIECE_BYTES: u64 = 16 << 20;
-/// Bytes of freed memory that MLX may keep for the next piece.
-const KEPT_BYTES: usize = 128 << 20;
+const PIECE_BYTES: u64 = 4 << 20;
+/// Bytes that the pieces in progress may take together, by estimate. One piece may always run, however large it is.
+const BUDGET_BYTES: u64 = 384 << 20;
+/// Bytes of freed memory that MLX may keep for the next pieces: what the pieces of many processors take and give back.
+const KEPT_BYTES: usize = 256 << 20;
 /// Bytes that are copied at once where nothing is computed.
 const COPIED_BYTES: usize = 4 << 20;
 /// Threads beyond one for each processor: while some wait for the disk, others compute.
@@ -112,7 +115,7 @@ fn run() -> Result<WorkerReport, WorkerFailure> {
     }
     let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let shown = order.image.display();
-    let image = File::options().write(true).open(&order.image);
+    let image = File::options().read(true).write(true).open(&order.image);
     let image = image.map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))?;
     image
         .write_all_at(&order.head, 0)
@@ -227,12 +230,11 @@ struct OpenInput {
 struct ImageWork<'a> {
     pieces: Vec<Piece<'a>>,
     files: &'a [OpenInput],
-    image: &'a File,
+    image: ImageFile<'a>,
     next: AtomicUsize,
     done: AtomicU64,
     failed: AtomicBool,
     told: Mutex<Instant>,
-    writing: Mutex<()>,
     budget: Budget,
 }
 
@@ -241,13 +243,12 @@ impl<'a> ImageWork<'a> {
         Self {
             pieces: jobs.iter().flat_map(pieces).collect(),
             files,
-            image,
+            image: ImageFile::of(image),
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             told: Mutex::new(Instant::now()),
-            writing: Mutex::new(()),
-            budget: Budget::default(),
+            budget: Budget::new(BUDGET_BYTES),
         }
     }
 
@@ -304,7 +305,8 @@ impl<'a> ImageWork<'a> {
             let row_bytes = if is_taken { 1 } else { row_bytes(&output.range, &output.shape) };
             let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes);
             let (bytes, start) = (bytes(array)?, output.range.start + first);
-            self.write(bytes, start)
+            self.image
+                .write(bytes, start)
                 .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
         }
         Ok(())
@@ -322,7 +324,8 @@ impl<'a> ImageWork<'a> {
             .map_err(|problem| failure(format!("`{}` is no layer of MLX: {problem}", name())))?;
         for (output, bytes) in job.outputs.iter().zip(&made) {
             let first = (output.range.end - output.range.start) / job.rows() * rows.start;
-            self.write(bytes, output.range.start + first)
+            self.image
+                .write(bytes, output.range.start + first)
                 .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
         }
         Ok(())
@@ -340,21 +343,12 @@ impl<'a> ImageWork<'a> {
                 let length = usize::try_from(bytes.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
                 let part = &mut buffer[..length];
                 reader.fill(slice, slice.range.start + at, part)?;
-                self.write(part, output.range.start + at)
+                self.image
+                    .write(part, output.range.start + at)
                     .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
                 at += length as u64;
             }
         }
-        Ok(())
-    }
-
-    /// Writes under a lock: the kernel serialises writes to one inode and makes the other writers spin; a lock lets them
-    /// sleep and leaves the processors to those who compute.
-    fn write(&self, bytes: &[u8], start: u64) -> io::Result<()> {
-        let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.image.write_all_at(bytes, start)?;
-        drop(turn);
-        advice::start_writing(self.image, start..start + bytes.len() as u64);
         Ok(())
     }
 
