@@ -65,6 +65,7 @@ class Daemon:
             command = [self.program, "serve", "--socket", str(self.socket), "--verify", "false", *self.arguments]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         while not self.socket.exists() or self.command("status").returncode:
+            assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.01)
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -83,7 +84,7 @@ class Daemon:
         """Where the time of the last load onto a card went, by the daemon's log."""
         lines = [line for line in self.log.read_text().splitlines() if "component is on the card" in line]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]) if lines else ""
-        return " ".join(re.findall(r"(?:took|context_ms|copy_ms|unregistered)=\S+", plain))
+        return " ".join(re.findall(r"(?:took|context_ms|copy_ms)=\S+", plain))
 
 
 def used(card: int = 0) -> int:
@@ -441,7 +442,7 @@ def main() -> None:
     files = {"tmpfs, small": (small, write_weights(small, arguments.gb / 10))}
     write_dtypes(dtypes)
     home = folder / "home"
-    home.mkdir()
+    home.mkdir(mode=0o700)
     daemon = Daemon(str(Path(arguments.weightsd).absolute()), home)
     try:
         if not arguments.only_cards:
