@@ -2,33 +2,18 @@
 
 use std::{fs::File, io};
 
-/// Bytes of a block in which the system counts what a file has.
-const BLOCK: u64 = 512;
-
 /// Gives a file a length and, where the file system can, the room for it, so that a disk that is too full says so now.
 ///
 /// # Errors
 /// There is no room, or the file cannot have that length.
 #[cfg(target_os = "linux")]
 pub fn reserve(file: &File, length: u64) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-
     use rustix::{
         fs::{FallocateFlags, fallocate},
         io::Errno,
     };
-
     if length == 0 {
         return Ok(());
-    }
-    // The kernel gives the pages of such a file by itself, one thread for all of them; its writers are many.
-    if crate::is_memory_file(file) {
-        let found = rustix::fs::fstatvfs(file)?;
-        let missing = length.saturating_sub(file.metadata()?.blocks() * BLOCK);
-        if missing > found.f_bavail * found.f_frsize {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        return file.set_len(length);
     }
     match fallocate(file, FallocateFlags::empty(), 0, length) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(length),
@@ -46,6 +31,8 @@ pub fn reserve(file: &File, length: u64) -> io::Result<()> {
 
     use rustix::io::Errno;
 
+    /// Bytes of a block in which the system counts what a file has.
+    const BLOCK: u64 = 512;
     let missing = length.saturating_sub(file.metadata()?.blocks() * BLOCK);
     if missing > 0 {
         let mut wanted = libc::fstore_t {
@@ -64,27 +51,4 @@ pub fn reserve(file: &File, length: u64) -> io::Result<()> {
         }
     }
     file.set_len(length)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_memory_file_gets_its_length_or_an_error() {
-        let file = tempfile::tempfile_in("/dev/shm").unwrap();
-        assert_eq!(reserve(&file, 1 << 50).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        reserve(&file, 10_000).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 10_000);
-    }
-
-    #[test]
-    fn a_file_gets_its_length() {
-        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        for length in [0, 10_000] {
-            reserve(&file, length).unwrap();
-            assert_eq!(file.metadata().unwrap().len(), length);
-        }
-    }
 }

@@ -1,11 +1,13 @@
-//! Something that threads share by amounts, such as the memory of the pieces in progress.
+//! How much memory the pieces in progress may take together.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// An amount, of which threads take parts for a while.
-#[derive(Debug)]
+/// Bytes that the pieces in progress may take together, by estimate. One piece may always run, however large it is.
+const BUDGET_BYTES: u64 = 384 << 20;
+
+/// The memory of pieces in progress.
+#[derive(Debug, Default)]
 pub(super) struct Budget {
-    whole: u64,
     taken: Mutex<u64>,
     returned: Condvar,
 }
@@ -14,28 +16,24 @@ pub(super) struct Budget {
 #[must_use]
 pub(super) struct Share<'a> {
     budget: &'a Budget,
-    amount: u64,
+    bytes: u64,
 }
 
 impl Budget {
-    pub(super) fn new(whole: u64) -> Self {
-        Self { whole, taken: Mutex::new(0), returned: Condvar::new() }
-    }
-
-    /// Blocks until `amount` of the budget is free. A request above the whole budget waits until it is alone.
-    pub(super) fn take(&self, amount: u64) -> Share<'_> {
-        let amount = amount.min(self.whole);
+    /// Blocks until `bytes` of the budget are free. A request above the whole budget waits until it is alone.
+    pub(super) fn take(&self, bytes: u64) -> Share<'_> {
+        let bytes = bytes.min(BUDGET_BYTES);
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let exceeds_budget = |taken: &mut u64| *taken + amount > self.whole;
+        let exceeds_budget = |taken: &mut u64| *taken + bytes > BUDGET_BYTES;
         let mut taken = self.returned.wait_while(taken, exceeds_budget).unwrap_or_else(PoisonError::into_inner);
-        *taken += amount;
-        Share { budget: self, amount }
+        *taken += bytes;
+        Share { budget: self, bytes }
     }
 }
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        *self.budget.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.amount;
+        *self.budget.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
         self.budget.returned.notify_all();
     }
 }

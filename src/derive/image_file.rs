@@ -1,14 +1,13 @@
 //! The image while it is being made: how its bytes are stored is chosen by the file system.
 
-use std::{fs::File, io, num::NonZero, os::unix::fs::FileExt as _, thread};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    sync::{Mutex, PoisonError},
+};
 
 use weightsd_segment::{Store, advice};
-
-use super::budget::Budget;
-
-/// Processors for each thread that may write at once. The kernel lets one writer at a time into a file, and lets the next ones
-/// spin: more of them only take processors from those who compute, and with one alone there is a pause between two.
-const PROCESSORS_A_WRITER: usize = 4;
 
 /// A file of its final length that several threads write to.
 #[derive(Debug)]
@@ -22,17 +21,16 @@ enum Way {
     /// Into its mapped pages, by all threads at once. For file systems that are memory: on a disk's, faults of pages are
     /// slower than writes.
     Stored(Store),
-    /// Through the file, by a few threads at once.
-    Written(Budget),
+    /// Through the file, in turn: the kernel lets one writer at a time into a file and makes the others spin; a lock lets them
+    /// sleep and leaves the processors to those who compute. More writers at once were no faster on 16 processors.
+    Written(Mutex<()>),
 }
 
 impl<'a> ImageFile<'a> {
     /// A file that is open for reading and writing.
     pub(super) fn of(file: &'a File) -> Self {
         let stored = weightsd_segment::is_memory_file(file).then(|| Store::of(file).ok()).flatten();
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let written = || Way::Written(Budget::new((processors / PROCESSORS_A_WRITER).clamp(1, 2) as u64));
-        Self { file, way: stored.map_or_else(written, Way::Stored) }
+        Self { file, way: stored.map_or_else(|| Way::Written(Mutex::new(())), Way::Stored) }
     }
 
     /// Writes bytes from byte `start` on.
@@ -43,7 +41,7 @@ impl<'a> ImageFile<'a> {
         match &self.way {
             Way::Stored(store) => store.write_all_at(bytes, start),
             Way::Written(turns) => {
-                let turn = turns.take(1);
+                let turn = turns.lock().unwrap_or_else(PoisonError::into_inner);
                 self.file.write_all_at(bytes, start)?;
                 drop(turn);
                 advice::start_writing(self.file, start..start + bytes.len() as u64);

@@ -40,13 +40,13 @@ use crate::disk;
 pub const COMMAND: &str = "derive-worker";
 /// The same for a worker that only tells its engine, so that lists of processes show which one computes.
 pub const TELLING: &str = "tell-engine";
-/// Input bytes of a piece, roughly: so large that starting one costs little, and so small that caches
-/// of processors help.
-const PIECE_BYTES: u64 = 4 << 20;
-/// Bytes that the pieces in progress may take together, by estimate. One piece may always run, however large it is.
-const BUDGET_BYTES: u64 = 384 << 20;
-/// Bytes of freed memory that MLX may keep for the next pieces: what the pieces of many processors take and give back.
-const KEPT_BYTES: usize = 256 << 20;
+/// Input bytes of a piece, roughly: so large that starting one costs little, and so small that the caches of processors hold
+/// what it reads and makes.
+const PIECE_BYTES: u64 = 1 << 20;
+/// The same where each piece reads something whole beside its rows: factors of adapters, scales of coded layers.
+const SHARING_PIECE_BYTES: u64 = 16 << 20;
+/// Bytes of freed memory that MLX may keep for the next piece.
+const KEPT_BYTES: usize = 128 << 20;
 /// Bytes that are copied at once where nothing is computed.
 const COPIED_BYTES: usize = 4 << 20;
 /// Threads beyond one for each processor: while some wait for the disk, others compute.
@@ -204,7 +204,8 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     let units = (job.rows() / together).max(1);
     // Pieces of codes are measured by the halves that they become.
     let measured = if is_coded { 2 * elements } else { input };
-    let count = measured.div_ceil(PIECE_BYTES).clamp(1, units);
+    let is_alone = job.deltas.is_empty() && matches!(job.input, Input::Plain(_) | Input::Encoded { .. });
+    let count = measured.div_ceil(if is_alone { PIECE_BYTES } else { SHARING_PIECE_BYTES }).clamp(1, units);
     let bounds = (0..=count).map(|number| units * number / count * together).collect::<Vec<_>>();
     let piece = |bound: &[u64]| {
         let part = input / count;
@@ -248,7 +249,7 @@ impl<'a> ImageWork<'a> {
             done: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             told: Mutex::new(Instant::now()),
-            budget: Budget::new(BUDGET_BYTES),
+            budget: Budget::default(),
         }
     }
 
