@@ -18,13 +18,14 @@ DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F16": 2, "
 TENSORS = 521
 
 
-def write_weights(path: Path, gigabytes: float) -> int:
-    """A file of 521 BF16 tensors, as many as a Z-Image transformer has. Returns the bytes of its tensors."""
-    rows = max(1, int(gigabytes * 1e9 / TENSORS / 2 / 4096))
-    shape, length = [rows, 4096], rows * 4096 * 2
+def write_weights(path: Path, gigabytes: float, dtype: str = "BF16") -> int:
+    """A file of 521 tensors, as many as a Z-Image transformer has. Returns the bytes of its tensors."""
+    width = DTYPES[dtype]
+    rows = max(1, int(gigabytes * 1e9 / TENSORS / width / 4096))
+    shape, length = [rows, 4096], rows * 4096 * width
     header = {
         f"layers.{number:03}.weight": {
-            "dtype": "BF16", "shape": shape, "data_offsets": [number * length, (number + 1) * length]
+            "dtype": dtype, "shape": shape, "data_offsets": [number * length, (number + 1) * length]
         }
         for number in range(TENSORS)
     }  # fmt: skip
@@ -32,7 +33,7 @@ def write_weights(path: Path, gigabytes: float) -> int:
     text += b" " * (-len(text) % 8)
     block = bytearray(os.urandom(1 << 20) * (length // (1 << 20) + 1))[:length]
     # No infinities and no NaNs: sums are compared.
-    block[1::2] = bytes(byte & 0xBF for byte in block[1::2])
+    block[width - 1 :: width] = bytes(byte & 0xBF for byte in block[width - 1 :: width])
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for number in range(TENSORS):
@@ -64,6 +65,7 @@ class Daemon:
             command = [self.program, "serve", "--socket", str(self.socket), "--verify", "false", *self.arguments]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         while not self.socket.exists() or self.command("status").returncode:
+            assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.01)
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -82,7 +84,7 @@ class Daemon:
         """Where the time of the last load onto a card went, by the daemon's log."""
         lines = [line for line in self.log.read_text().splitlines() if "component is on the card" in line]
         plain = re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]) if lines else ""
-        return " ".join(re.findall(r"(?:took|context_ms|copy_ms|unregistered)=\S+", plain))
+        return " ".join(re.findall(r"(?:took|context_ms|copy_ms)=\S+", plain))
 
 
 def used(card: int = 0) -> int:
@@ -440,7 +442,7 @@ def main() -> None:
     files = {"tmpfs, small": (small, write_weights(small, arguments.gb / 10))}
     write_dtypes(dtypes)
     home = folder / "home"
-    home.mkdir()
+    home.mkdir(mode=0o700)
     daemon = Daemon(str(Path(arguments.weightsd).absolute()), home)
     try:
         if not arguments.only_cards:

@@ -1,55 +1,15 @@
 //! Copies between this process's memory and a card's. The calls return when the copies are done, so what they read and write
 //! is borrowed for exactly that long.
 
-use std::{ffi::c_void, marker::PhantomData, mem::ManuallyDrop, ptr, sync::Arc};
+use std::{ffi::c_void, ptr, sync::Arc};
 
 use crate::{
     Context, GpuError, Mapping,
     sys::{self, StreamPtr, check},
 };
 
-/// Memory of this process that the card reads by itself, at the limit of its link: the driver keeps its pages in their place.
-#[must_use]
-pub struct Registered<'a> {
-    context: Arc<Context>,
-    address: *mut c_void,
-    memory: PhantomData<&'a [u8]>,
-}
-
-impl<'a> Registered<'a> {
-    /// Registers memory for reading; a mapping of a file that may only be read will do. No byte of a page may be registered
-    /// twice, so the memory should begin and end with a page.
-    ///
-    /// # Errors
-    /// When the driver refuses. Copies work all the same, more slowly.
-    pub fn of(context: &Arc<Context>, memory: &'a [u8]) -> Result<Self, GpuError> {
-        let address = memory.as_ptr().cast_mut().cast::<c_void>();
-        let _current = context.current()?;
-        // SAFETY: the memory is borrowed for as long as this value lives, and with this flag nobody writes to it.
-        let code = unsafe { (context.calls().register)(address, memory.len(), sys::REGISTER_READ_ONLY) };
-        check(context.calls(), "cuMemHostRegister", code)?;
-        Ok(Self { context: Arc::clone(context), address, memory: PhantomData })
-    }
-}
-
-impl Registered<'static> {
-    /// Leaves the memory registered until the process ends: undoing it takes longer than everything else about a copy (1.3 s of
-    /// 1.8 s for 12.3 GB of a tmpfs, on an H200).
-    pub fn keep(self) {
-        let _ = ManuallyDrop::new(self);
-    }
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        let Ok(_current) = self.context.current() else { return };
-        // SAFETY: registered by this value, and every copy was waited for.
-        let _ = unsafe { (self.context.calls().unregister)(self.address) };
-    }
-}
-
-/// Memory of this process that the card writes to by itself, if the driver takes its pages. It works all the same if not, more
-/// slowly.
+/// Memory of this process that the card reads and writes by itself, at the limit of its link, if the driver keeps its pages in
+/// their place. It works all the same if not, more slowly.
 pub struct Buffer {
     context: Arc<Context>,
     memory: Vec<u8>,

@@ -15,7 +15,7 @@ mod sys;
 pub use self::{
     card::{Card, cards, find, resolve},
     context::Context,
-    copy::{Buffer, Piece, Registered, Stream},
+    copy::{Buffer, Piece, Stream},
     error::GpuError,
     memory::{Access, Mapping, Memory},
     sys::LIBRARY,

@@ -30,7 +30,6 @@ pub(crate) const LOCATION_DEVICE: c_int = 1;
 pub(crate) const ACCESS_READ: c_int = 1;
 pub(crate) const ACCESS_READ_WRITE: c_int = 3;
 pub(crate) const GRANULARITY_MINIMUM: c_int = 0;
-pub(crate) const REGISTER_READ_ONLY: c_uint = 8;
 pub(crate) const STREAM_NON_BLOCKING: c_uint = 1;
 
 /// `CUmemLocation`.

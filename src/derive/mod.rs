@@ -10,6 +10,7 @@ mod decode;
 mod encoded;
 mod engine;
 mod engines;
+mod image_file;
 mod images;
 mod locked;
 mod make;

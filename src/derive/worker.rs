@@ -31,6 +31,7 @@ use super::{
     Installed, arithmetic,
     budget::Budget,
     encoded::{self, Rows},
+    image_file::ImageFile,
     order::{FailureKind, Order, OrderError, Task, WorkerReport},
 };
 use crate::disk;
@@ -39,9 +40,11 @@ use crate::disk;
 pub const COMMAND: &str = "derive-worker";
 /// The same for a worker that only tells its engine, so that lists of processes show which one computes.
 pub const TELLING: &str = "tell-engine";
-/// Input bytes of a piece, roughly: so large that starting one costs little, and so small that caches
-/// of processors help.
-const PIECE_BYTES: u64 = 16 << 20;
+/// Input bytes of a piece, roughly: so large that starting one costs little, and so small that the caches of processors hold
+/// what it reads and makes.
+const PIECE_BYTES: u64 = 1 << 20;
+/// The same where each piece reads something whole beside its rows: factors of adapters, scales of coded layers.
+const SHARING_PIECE_BYTES: u64 = 16 << 20;
 /// Bytes of freed memory that MLX may keep for the next piece.
 const KEPT_BYTES: usize = 128 << 20;
 /// Bytes that are copied at once where nothing is computed.
@@ -112,7 +115,7 @@ fn run() -> Result<WorkerReport, WorkerFailure> {
     }
     let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let shown = order.image.display();
-    let image = File::options().write(true).open(&order.image);
+    let image = File::options().read(true).write(true).open(&order.image);
     let image = image.map_err(|error| WorkerFailure::io(&format!("cannot write `{shown}`"), &error))?;
     image
         .write_all_at(&order.head, 0)
@@ -203,7 +206,8 @@ fn pieces(job: &Job) -> Vec<Piece<'_>> {
     let units = (job.rows() / together).max(1);
     // Pieces of codes are measured by the halves that they become.
     let measured = if is_coded { 2 * elements } else { input };
-    let count = measured.div_ceil(PIECE_BYTES).clamp(1, units);
+    let is_alone = job.deltas.is_empty() && matches!(job.input, Input::Plain(_) | Input::Encoded { .. });
+    let count = measured.div_ceil(if is_alone { PIECE_BYTES } else { SHARING_PIECE_BYTES }).clamp(1, units);
     let bounds = (0..=count).map(|number| units * number / count * together).collect::<Vec<_>>();
     let piece = |bound: &[u64]| {
         let part = input / count;
@@ -229,12 +233,11 @@ struct OpenInput {
 struct ImageWork<'a> {
     pieces: Vec<Piece<'a>>,
     files: &'a [OpenInput],
-    image: &'a File,
+    image: ImageFile<'a>,
     next: AtomicUsize,
     done: AtomicU64,
     failed: AtomicBool,
     told: Mutex<Instant>,
-    writing: Mutex<()>,
     budget: Budget,
 }
 
@@ -243,12 +246,11 @@ impl<'a> ImageWork<'a> {
         Self {
             pieces: jobs.iter().flat_map(pieces).collect(),
             files,
-            image,
+            image: ImageFile::of(image),
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             told: Mutex::new(Instant::now()),
-            writing: Mutex::new(()),
             budget: Budget::default(),
         }
     }
@@ -306,7 +308,8 @@ impl<'a> ImageWork<'a> {
             let row_bytes = if is_taken { 1 } else { row_bytes(&output.range, &output.shape) };
             let first = piece.rows.as_ref().map_or(0, |rows| rows.start * row_bytes);
             let (bytes, start) = (bytes(array)?, output.range.start + first);
-            self.write(bytes, start)
+            self.image
+                .write(bytes, start)
                 .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
         }
         Ok(())
@@ -324,7 +327,8 @@ impl<'a> ImageWork<'a> {
             .map_err(|problem| failure(format!("`{}` is no layer of MLX: {problem}", name())))?;
         for (output, bytes) in job.outputs.iter().zip(&made) {
             let first = (output.range.end - output.range.start) / job.rows() * rows.start;
-            self.write(bytes, output.range.start + first)
+            self.image
+                .write(bytes, output.range.start + first)
                 .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
         }
         Ok(())
@@ -342,21 +346,12 @@ impl<'a> ImageWork<'a> {
                 let length = usize::try_from(bytes.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
                 let part = &mut buffer[..length];
                 reader.fill(slice, slice.range.start + at, part)?;
-                self.write(part, output.range.start + at)
+                self.image
+                    .write(part, output.range.start + at)
                     .map_err(|error| WorkerFailure::io(&format!("cannot write tensor `{}`", output.name), &error))?;
                 at += length as u64;
             }
         }
-        Ok(())
-    }
-
-    /// Writes under a lock: the kernel serialises writes to one inode and makes the other writers spin; a lock lets them
-    /// sleep and leaves the processors to those who compute.
-    fn write(&self, bytes: &[u8], start: u64) -> io::Result<()> {
-        let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.image.write_all_at(bytes, start)?;
-        drop(turn);
-        advice::start_writing(self.image, start..start + bytes.len() as u64);
         Ok(())
     }
 

@@ -2,9 +2,9 @@
 //! with what it read, sends the descriptor of the memory, and ends. Until then nobody else knows of the memory: a loader that
 //! is killed takes it along. It ends with the daemon, too, whose end of the socket closes then.
 //!
-//! Pages of the mapped files are registered window by window, so the card reads them at the limit of its link without a copy in
-//! between; several threads keep both directions of the link, and the comparison, busy at once. A file that is truncated
-//! meanwhile ends this process, and nothing else.
+//! Each thread reads a window of a file into memory that the driver keeps in its place, has it copied onto the card and back
+//! from there, and compares the two. Windows are so small that the caches of the processors hold them on that way, and the
+//! threads so many that both directions of the link are busy at once.
 
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},
@@ -19,8 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weightsd_gpu::{Access, Buffer, Context, GpuError, Mapping, Memory, Piece, Registered, Stream};
-use weightsd_segment::{View, descriptors};
+use weightsd_gpu::{Access, Buffer, Context, GpuError, Mapping, Memory, Piece, Stream};
+use weightsd_segment::{PinnedFile, descriptors};
 
 use super::{
     LoaderKind,
@@ -29,13 +29,11 @@ use super::{
 
 /// The hidden command that runs a loader.
 pub const COMMAND: &str = "vram-loader";
-/// Bytes of a file that are registered, copied and compared at once: many enough that starting a copy costs little, and few
-/// enough that all threads have some.
-const WINDOW: u64 = 32 << 20;
-/// Threads at most. Each has a window in work and a buffer of that length.
-const THREADS_MAX: usize = 8;
-/// Bytes of files whose pages stay registered until the process ends. The system cannot use those pages for anything else.
-const KEPT_MAX: u64 = 16 << 30;
+/// Bytes of a file that are read, copied and compared at once: few enough to stay in the caches of the processors, and so many
+/// that starting a copy costs little.
+const WINDOW: u64 = 4 << 20;
+/// Threads at most. Each has a window in work, and two buffers of that length.
+const THREADS_MAX: usize = 16;
 /// The shortest time between two reports of progress.
 const PACE: Duration = Duration::from_millis(100);
 /// The longest order that is read, in bytes.
@@ -80,22 +78,16 @@ impl LoaderFailure {
 fn run(started: Instant) -> Result<(), LoaderFailure> {
     let order = read_order()?;
     end_with_the_daemon()?;
-    // Mapped until the process ends, as their pages stay registered.
-    let views: &'static [View] = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?.leak();
-    let windows = windows(&order, views)?;
+    let files = order.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let windows = windows(&order, &files)?;
     let context = Context::of(weightsd_gpu::find(order.card)?)?;
     let granularity = context.card().granularity()?;
     let has_context = started.elapsed();
     let bytes = order.bytes.next_multiple_of(granularity);
     let memory = Memory::create(&context, bytes)?;
     let mapping = memory.map(Access::ReadWrite)?;
-    let work = Work::new(views, &windows, &mapping);
-    work.run(&context)?;
-    let timings = Timings {
-        context: millis(has_context),
-        copy: millis(started.elapsed().saturating_sub(has_context)),
-        unregistered: work.unregistered.load(Ordering::Relaxed),
-    };
+    Work::new(&files, &windows, &mapping).run(&context)?;
+    let timings = Timings { context: millis(has_context), copy: millis(started.elapsed().saturating_sub(has_context)) };
     let descriptor = mapping.memory().export()?;
     let sending = |error: io::Error| LoaderFailure::system("cannot hand the memory over", &error);
     descriptors::send(io::stdin().as_fd(), &[descriptor.as_fd()], 1).map_err(sending)?;
@@ -138,18 +130,18 @@ fn end_with_the_daemon() -> Result<(), LoaderFailure> {
     started.map(drop).map_err(|error| LoaderFailure::system("cannot start a thread", &error))
 }
 
-fn open(ordered: &OrderedFile) -> Result<View, LoaderFailure> {
-    let opened = View::open_and_map(&ordered.path, &ordered.identity).map(|(_, view)| view);
-    opened.map_err(|error| {
-        let kind = match error {
-            weightsd_segment::MapError::Changed { .. } => LoaderKind::Changed,
-            _ => LoaderKind::Failed,
-        };
-        LoaderFailure { kind, message: format!("cannot read `{}`: {error}", ordered.path.display()) }
-    })
+fn open(ordered: &OrderedFile) -> Result<PinnedFile, LoaderFailure> {
+    let shown = ordered.path.display();
+    let file = PinnedFile::open(&ordered.path);
+    let file = file.map_err(|error| LoaderFailure::system(&format!("cannot read `{shown}`"), &error))?;
+    if *file.identity() != ordered.identity {
+        let message = format!("`{shown}` changed before it was read");
+        return Err(LoaderFailure { kind: LoaderKind::Changed, message });
+    }
+    Ok(file)
 }
 
-/// A part of a file that is registered at once, and the parts of tensors in it.
+/// A part of a file that is read at once, and the parts of tensors in it.
 struct Window {
     file: usize,
     start: u64,
@@ -157,12 +149,13 @@ struct Window {
     copies: Vec<Copy>,
 }
 
-/// Cuts the copies where windows end. A window begins at a multiple of [`WINDOW`], which is one of the length of a page.
-fn windows(order: &Order, views: &[View]) -> Result<Vec<Window>, LoaderFailure> {
+/// Cuts the copies where windows end. A window begins at a multiple of [`WINDOW`].
+fn windows(order: &Order, files: &[PinnedFile]) -> Result<Vec<Window>, LoaderFailure> {
     let mut windows: std::collections::BTreeMap<(usize, u64), Vec<Copy>> = std::collections::BTreeMap::new();
     for copy in &order.copies {
-        let is_within = |view: &View| view.bytes(copy.start, copy.length).is_some();
-        if !views.get(copy.file).is_some_and(is_within) {
+        let end = copy.start.checked_add(copy.length);
+        let is_within = |file: &PinnedFile| end.is_some_and(|end| end <= file.identity().length);
+        if !files.get(copy.file).is_some_and(is_within) {
             let problem = format!("{} bytes at {} leave file {}", copy.length, copy.start, copy.file);
             return Err(LoaderFailure::system("the order cannot be carried out", &problem));
         }
@@ -176,36 +169,40 @@ fn windows(order: &Order, views: &[View]) -> Result<Vec<Window>, LoaderFailure> 
     }
     let window = |((file, number), copies): ((usize, u64), Vec<Copy>)| {
         let start = number * WINDOW;
-        let length = (views[file].len() as u64 - start).min(WINDOW);
+        let length = (files[file].identity().length - start).min(WINDOW);
         Window { file, start, length, copies }
     };
     Ok(windows.into_iter().map(window).collect())
 }
 
+fn unreadable(file: &PinnedFile, error: &io::Error) -> LoaderFailure {
+    let shown = file.path().display();
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return LoaderFailure { kind: LoaderKind::Changed, message: format!("`{shown}` became shorter") };
+    }
+    LoaderFailure::system(&format!("cannot read `{shown}`"), error)
+}
+
 /// What the threads share.
 struct Work<'a> {
-    views: &'static [View],
+    files: &'a [PinnedFile],
     windows: &'a [Window],
     mapping: &'a Mapping,
     next: AtomicUsize,
     done: AtomicU64,
-    unregistered: AtomicU64,
-    kept: AtomicU64,
     failed: AtomicBool,
     failure: Mutex<Option<LoaderFailure>>,
     reported: Mutex<Instant>,
 }
 
 impl<'a> Work<'a> {
-    fn new(views: &'static [View], windows: &'a [Window], mapping: &'a Mapping) -> Self {
+    fn new(files: &'a [PinnedFile], windows: &'a [Window], mapping: &'a Mapping) -> Self {
         Self {
-            views,
+            files,
             windows,
             mapping,
             next: AtomicUsize::new(0),
             done: AtomicU64::new(0),
-            unregistered: AtomicU64::new(0),
-            kept: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             reported: Mutex::new(Instant::now()),
@@ -231,32 +228,31 @@ impl<'a> Work<'a> {
     /// Takes windows until none is left, or a thread has failed.
     fn copy_windows(&self, context: &Arc<Context>) -> Result<(), LoaderFailure> {
         let mut stream = Stream::new(context)?;
-        let mut buffer = Buffer::new(context, usize::try_from(WINDOW).unwrap_or(usize::MAX));
+        let window_bytes = usize::try_from(WINDOW).unwrap_or(usize::MAX);
+        let (mut read, mut back) = (Buffer::new(context, window_bytes), Buffer::new(context, window_bytes));
         while !self.failed.load(Ordering::Relaxed) {
             let Some(window) = self.windows.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return Ok(()) };
-            self.copy_window(window, &mut stream, buffer.bytes())?;
+            self.copy_window(window, &mut stream, read.bytes(), back.bytes())?;
             self.tell(window.copies.iter().map(|copy| copy.length).sum());
         }
         Ok(())
     }
 
-    fn copy_window(&self, window: &Window, stream: &mut Stream, back: &mut [u8]) -> Result<(), LoaderFailure> {
-        let view = &self.views[window.file];
-        let within = "`windows` has looked at every copy";
-        let registered = Registered::of(self.mapping.context(), view.bytes(window.start, window.length).expect(within));
-        let _undone = match registered {
-            Ok(registered) if self.kept.fetch_add(window.length, Ordering::Relaxed) < KEPT_MAX => {
-                registered.keep();
-                None
-            }
-            Ok(registered) => Some(registered),
-            Err(_) => {
-                self.unregistered.fetch_add(1, Ordering::Relaxed);
-                None
-            }
+    fn copy_window(
+        &self,
+        window: &Window,
+        stream: &mut Stream,
+        read: &mut [u8],
+        back: &mut [u8],
+    ) -> Result<(), LoaderFailure> {
+        let file = &self.files[window.file];
+        let place = |at: u64| usize::try_from(at - window.start).expect("`windows` cut every copy where windows end");
+        let read = &mut read[..place(window.start + window.length)];
+        file.read_exact_at(read, window.start).map_err(|error| unreadable(file, &error))?;
+        let piece = |copy: &Copy| {
+            let bytes = &read[place(copy.start)..place(copy.start + copy.length)];
+            Piece { offset: copy.offset, bytes }
         };
-        let piece =
-            |copy: &Copy| Piece { offset: copy.offset, bytes: view.bytes(copy.start, copy.length).expect(within) };
         let pieces: Vec<Piece<'_>> = window.copies.iter().map(piece).collect();
         let mut found = stream.put(self.mapping, &pieces, back)?;
         for (piece, copy) in pieces.iter().zip(&window.copies) {

@@ -114,8 +114,6 @@ pub(super) enum Report {
 pub(super) struct Timings {
     /// Starting the driver and making the context.
     pub(super) context: u64,
-    /// Copying and comparing.
+    /// Reading, copying and comparing.
     pub(super) copy: u64,
-    /// Windows of files whose pages the driver did not take, so that their copies were slower.
-    pub(super) unregistered: u64,
 }

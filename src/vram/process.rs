@@ -96,9 +96,9 @@ async fn receive(socket: &UnixStream) -> Result<OwnedFd, VramFailed> {
 }
 
 fn say(order: &Order, took: Duration, timings: Timings) {
-    let Timings { context, copy, unregistered } = timings;
+    let Timings { context, copy } = timings;
     tracing::info!(
-        card = %order.card, bytes = order.copied_bytes(), ?took, context_ms = context, copy_ms = copy, unregistered,
+        card = %order.card, bytes = order.copied_bytes(), ?took, context_ms = context, copy_ms = copy,
         "component is on the card"
     );
 }

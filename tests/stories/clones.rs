@@ -16,6 +16,7 @@ use crate::{
     client_process::{ClientProcess, Job},
     harness::{Home, tiny},
     not_run::not_run,
+    volumes::loop_devices,
 };
 
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
@@ -55,6 +56,7 @@ async fn told(held: &mut Component) -> NoticeKind {
 
 async fn a_file_that_is_cut_is_whole_for_its_holders(kind: &str) {
     let home = Home::new();
+    let _alone = loop_devices();
     let Some(mounted) = Mounted::new(&home, kind) else {
         return not_run(&format!("only root can mount {kind}, and only with mkfs.{kind}"));
     };

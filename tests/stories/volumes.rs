@@ -44,6 +44,13 @@ fn run_when_free(program: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
+/// Held by whoever uses loop devices: a story that gives a device back must find it free again. Released when dropped.
+pub(crate) fn loop_devices() -> fs::File {
+    let file = fs::File::create(std::env::temp_dir().join("weightsd-stories.loop-devices")).unwrap();
+    file.lock().unwrap();
+    file
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -160,6 +167,7 @@ fn verified(component: &Component) -> prost_types::Timestamp {
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_that_change_device_numbers_keep_their_ids_and_attestations() {
     let home = Home::new();
+    let _alone = loop_devices();
     let Some(volumes) = Volumes::make(&home) else { return not_run("only root can mount volumes") };
     let weights = |volume: usize| volumes.places[volume].join("model/model_index.json");
     let mounted = volumes.mount(0).unwrap();
