@@ -494,13 +494,6 @@ def test_a_fused_layer_of_a_foreign_method_stands_for_its_parts(daemon, transfor
     (report,) = daemon.audit(str(root), "transformer").reports
     assert report.clean and not report.missing and not report.extra, report
     assert f"`{method}`" in refused(daemon, root, "transformer")
-    assert "layers.0.attention.to_" in refused(daemon, root, "transformer", layout=SOURCE, adapters=[qkv_adapter(root)])
     found = lent(daemon.load(str(root), "transformer", layout=SOURCE))
     parts = {name for name in packed_in if "layers.0.attention.qkv" in name}
     assert parts <= found.keys() and all(same(found[name], packed_in[name]) for name in parts)
-
-
-def qkv_adapter(root: Path) -> component_pb2.Adapter:
-    """An adapter of fused attention, beside the model."""
-    matrices = {"layers.0.attention.qkv.lora_A.weight": normal(1, (4, 192)), "layers.0.attention.qkv.lora_B.weight": normal(2, (576, 4))}
-    return component_pb2.Adapter(model=model_pb2.ModelSelector(spec=str(save(matrices, root.parent / "lora.safetensors"))), scale=1)
