@@ -90,6 +90,19 @@ fn of_family(family: &str, looks: Option<&(String, &'static str)>) -> String {
     }
 }
 
+/// The family of `base`, for weights that nothing describes and that look like nothing else: where the base has a component
+/// of that name, its catalogue says whether they are one.
+fn kind_of_base(
+    snapshot: &Snapshot,
+    family: &'static dyn Family,
+    site: &ComponentSite,
+    base: &Snapshot,
+) -> Option<&'static dyn Family> {
+    let has_one = || base.sites().iter().any(|of_base| of_base.name == site.name);
+    let is_untold = family.id() == GENERIC && site.config.is_none() && snapshot.resemblance().is_none();
+    (is_untold && has_one()).then_some(base.family)
+}
+
 impl Recipe {
     /// The recipe of the component at `site` of `snapshot`, with the configs of `base` if there is one.
     ///
@@ -104,6 +117,7 @@ impl Recipe {
         let (family, located) = (snapshot.family_of(site), snapshot.located_in(site).cloned());
         // A base model describes only the components of its own family.
         let base = base.filter(|_| site.membership == Membership::Member);
+        let family = base.and_then(|base| kind_of_base(snapshot, family, site, base)).unwrap_or(family);
         let model = family.name(Some(spec), base.map_or(&snapshot.facts, |base| &base.facts));
         let description = match base {
             Some(base) if base.family.id() != family.id() => {

@@ -234,6 +234,28 @@ fn files_have_500_lines_at_most_before_their_tests() {
     assert_none(&problems);
 }
 
+/// cargo's own setting counts for builds in this tree, the build script's for builds from elsewhere, so that neither shows when
+/// the other is gone. Both have to be the oldest macOS that MLX's package is for, and what CI wants.
+#[test]
+fn the_oldest_macos_is_the_same_wherever_it_is_said() {
+    let wheels = read("mlx-sys/build/wheels.txt");
+    let oldest = wheels.lines().find_map(|line| line.strip_prefix("aarch64-macos metal ")?.split(' ').nth(4));
+    let oldest = oldest.expect("the package for macOS says for which");
+    let compile = read("mlx-sys/build/compile.rs");
+    for (place, text, expected) in [
+        (
+            ".cargo/config.toml",
+            read(".cargo/config.toml"),
+            format!("MACOSX_DEPLOYMENT_TARGET = {{ value = \"{oldest}\", force = true }}"),
+        ),
+        ("mlx-sys/build/compile.rs", compile.clone(), format!("const MACOS_MIN: &str = \"{oldest}\";")),
+        ("mlx-sys/build/compile.rs", compile, "build.env(\"MACOSX_DEPLOYMENT_TARGET\", MACOS_MIN);".to_owned()),
+        (".ci/macos", read(".ci/macos"), format!("shown == \"{oldest}\"")),
+    ] {
+        assert!(text.contains(&expected), "{place} lacks `{expected}`");
+    }
+}
+
 /// Where files are asked for without a `MayBlock` at hand, and why that holds up no request.
 const ASKS_DISKS: [(&str, &str); 13] = [
     ("src/cli/", "a command has a process of its own"),

@@ -71,6 +71,9 @@ impl Explain for AssembleError {
             Self::Overlay(OverlayError::PlainOverQuantised { .. }) => {
                 "lay it over a model that is not quantised, or dequantise this one first"
             }
+            Self::Overlay(OverlayError::PartOfQuantised { .. }) => {
+                "codes and scales are made together: take a file that has the whole layer"
+            }
             Self::Overlay(OverlayError::QuantisedOverPlain { .. }) => {
                 "name a base model that is quantised alike, or load the file as a model of its own"
             }
@@ -286,11 +289,17 @@ pub fn assemble(inputs: Inputs<'_>) -> Result<Assembled, AssembleError> {
     let mut summary = None;
     if let Some(other) = other {
         check_width(&description, &other.canonical.table)?;
-        let Overlay { table: whole, replaced, added, kept } = overlay(&table, &other.canonical.table)?;
+        let Overlay { table: whole, replaced, added, dropped, kept } = overlay(&table, &other.canonical.table)?;
         table = whole;
         remarks.extend(other.remarks);
         unusable.extend(other.canonical.unusable);
         remarks.push(format!("{} tensors come from the override, {kept} from the model", replaced.len() + added.len()));
+        if let Some(first) = dropped.first() {
+            let count = dropped.len();
+            remarks.push(format!(
+                "{count} tensors of the model, such as `{first}`, went with the layers that the override has"
+            ));
+        }
         summary = Some(OverlaySummary { replaced, added, kept });
     }
     let catalogue = description.catalogue.as_ref();

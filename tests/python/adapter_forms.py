@@ -409,7 +409,8 @@ class Forms:
             "lokr_t1": "LoKr's first factor", "lora_B.bias": "lora_bias", "oft_blocks": "OFT",
             "boft_R": "OFT or BOFT", "ia3_l": "IA3", "on_input": "IA3", "a1.weight": "GLoRA", "vera_lambda_b": "VeRA",
             "lora_E": "AdaLoRA", "lora_embedding_A": "embeddings", "set_weight": "ComfyUI", "reshape_weight": "ComfyUI",
-            "something_new": "no known form",
+            "something_new": "no known form", "lora_A.weight_scale": "quantised themselves",
+            "lora_B.scale_weight": "quantised themselves", "lora_a.scales": "quantised themselves",
         }.items():  # fmt: skip
             key = f"{K}.{marker}"
             forms[f"refused-{marker}"] = Form({"a.safetensors": pair | {key: self.matrix(4, 4)}}, refused=[words, key])

@@ -18,7 +18,7 @@ from derive_judge import BF16, F16, F32, Scheme, packed, quantise
 from judged import mlx_lm
 from layouts import Tensors, read_component, same, transformer_to_original
 from lent import array, check, lent, numpy
-from weights.v1 import audit_pb2, component_pb2
+from weights.v1 import audit_pb2, component_pb2, model_pb2
 
 SOURCE = component_pb2.LAYOUT_SOURCE
 REPORT_ONLY = audit_pb2.AUDIT_POLICY_REPORT_ONLY
@@ -351,3 +351,149 @@ def test_a_head_that_the_config_ties_is_named_when_it_is_left_out(daemon, tmp_pa
     assert any("`lm_head.weight`" in remark and "left out" in remark for remark in loaded.component.audit.remarks)
     source = daemon.load(str(tmp_path / "model"), "model", layout=SOURCE)
     assert "lm_head.weight" in lent(source)
+
+
+def in_fp8(folder: Path, scale, settings: dict, suffix: str = "weight_scale") -> Tensors:
+    """A model with all its projections in FP8; `scale` makes the scales of so many rows and columns."""
+    tensors: Tensors = {}
+    for name, values in qwen3().items():
+        tensors[name] = values
+        if name.endswith("_proj.weight"):
+            tensors[name] = (values.astype(np.float32) * 64).astype(FP8)
+            tensors[f"{name.removesuffix('.weight')}.{suffix}"] = scale(*values.shape)
+    generic(folder, tensors, QWEN3 | ({"quantization_config": settings} if settings else {}))
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"weight_block_size": [192, 192]}, ["`weight_block_size`", "[192,192]"]),
+        ({"weight_block_size": [1, 128]}, ["`weight_block_size`", "[1,128]"]),
+        ({"transform_config": {"config_groups": {"R1": {"type": "hadamard"}}}}, ["`transform_config`", "rotated"]),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, ["`sparsity_config`", "without their zeros"]),
+        ({"weight_block_size": [128, 128], "transform_config": {}, "sparsity_config": {"format": "dense"}}, []),
+    ],
+)
+def test_a_setting_beside_the_method_is_followed_or_forbids_computing(daemon, tmp_path, settings, words):
+    """Of blocks of 192 there are as many as of blocks of 128, in these matrices."""
+
+    def blocks(rows: int, columns: int) -> np.ndarray:
+        return np.full((-(-rows // 128), -(-columns // 128)), 2.0**-6, np.float32)
+
+    said = {"quant_method": "fp8", "activation_scheme": "dynamic"} | settings
+    tensors = in_fp8(tmp_path / "model", blocks, said, "weight_scale_inv")
+    name = "model.layers.0.mlp.up_proj.weight"
+    if not words:
+        found = lent(daemon.load(str(tmp_path / "model"), "model", dtype=component_pb2.FLOAT_TYPE_F32))
+        assert same(found[name], tensors[name].astype(np.float32) * np.float32(2.0**-6))
+        return
+    for wish in ({}, {"dtype": ALL_BF16}, {"dequantise": True}, {"quantise": A4.message()}):
+        message = refused(daemon, tmp_path / "model", "model", **wish)
+        assert all(word in message for word in words), message
+    check(lent(daemon.load(str(tmp_path / "model"), "model", layout=SOURCE)), tensors)
+
+
+def test_scales_in_one_row_of_a_square_are_taken_for_neither_rows_nor_columns(daemon, tmp_path):
+    tensors = in_fp8(tmp_path / "row", lambda rows, _: np.full((1, rows), 2.0**-6, np.float32), {})
+    said = refused(daemon, tmp_path / "row", "model")
+    assert "_proj.weight_scale` of [1, 256] may be those of the columns" in said, said
+    check(lent(daemon.load(str(tmp_path / "row"), "model", layout=SOURCE)), tensors)
+    # As compressed-tensors and others write them they are those of the rows.
+    settings = {"quant_method": "compressed-tensors", "format": "float-quantized", "transform_config": {}}
+    rows_scale = lambda rows, _: np.exp2(-normal(7, (rows, 1)).round() - 6).astype(np.float32)  # noqa: E731
+    tensors = in_fp8(tmp_path / "column", rows_scale, settings)
+    found = lent(daemon.load(str(tmp_path / "column"), "model", dtype=component_pb2.FLOAT_TYPE_F32))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert same(found[name], tensors[name].astype(np.float32) * tensors[f"{name}_scale"])
+
+
+@pytest.mark.parametrize("suffix", ["weight_scale", "weight_scale_2", "pre_quant_scale", "scale"])
+def test_a_fused_matrix_beside_a_scale_of_no_format_is_not_computed_with(daemon, transformer, suffix):
+    root, tensors = transformer
+    original = transformer_to_original(tensors)
+    rows = original["layers.0.attention.qkv.weight"].shape[0]
+    original[f"layers.0.attention.qkv.{suffix}"] = normal(1, (rows, 1))
+    replace(root, original)
+    for wish in ({"dtype": ALL_BF16}, {"quantise": A4.message()}):
+        said = refused(daemon, root, "transformer", **wish)
+        assert f"qkv.{suffix}" in said and "layers.0.attention.to_" in said, said
+    # What is not computed is lent, and nothing is hidden.
+    found = lent(daemon.load(str(root), "transformer", layout=SOURCE))
+    assert found.keys() == tensors.keys() | {f"layers.0.attention.qkv.{suffix}"}
+
+
+def test_an_empty_quantisation_says_nothing(daemon, tmp_path):
+    for key in ("quantization", "quantization_config"):
+        loaded = daemon.load(str(generic(tmp_path / key, qwen3(), QWEN3 | {key: {}})), "model")
+        assert not loaded.component.audit.remarks, loaded.component.audit.remarks
+
+
+@pytest.mark.parametrize("part", ["weight", "weight_scale"])
+def test_an_overlay_with_half_a_quantised_layer_is_refused(daemon, transformer, tmp_path, part):
+    """Codes of one file times scales of another are no weights."""
+    root, tensors = transformer
+    replace(root, fp8(tensors, "weight_scale", original=False))
+    layer = "layers.0.feed_forward.w1"
+    codes = (tensors[f"{layer}.weight"].astype(np.float32) * 64).astype(FP8)
+    whole = {f"{layer}.weight": codes, f"{layer}.weight_scale": np.array(2.0**-6, np.float32)}
+    overlay = {"overlay": model_pb2.ModelSelector(spec=str(save({f"{layer}.{part}": whole[f"{layer}.{part}"]}, tmp_path / "part.safetensors")))}
+    said = refused(daemon, root, "transformer", **overlay)
+    assert f"{layer}.{part}" in said and "not all of its layer" in said, said
+    # Under another spelling, too, the whole layer takes the place of the model's.
+    for name, own in {
+        "same": whole,
+        "early": {f"{layer}.weight": codes, f"{layer}.scale_weight": whole[f"{layer}.weight_scale"]},
+    }.items():
+        overlay = {"overlay": model_pb2.ModelSelector(spec=str(save(own, tmp_path / f"{name}.safetensors")))}
+        found = lent(daemon.load(str(root), "transformer", dtype=component_pb2.FLOAT_TYPE_F32, **overlay))
+        assert same(found[f"{layer}.weight"], codes.astype(np.float32) * np.float32(2.0**-6)), name
+
+
+@pytest.mark.parametrize("suffix", ["_scale_inv", "_scale", ".scale", "_weight_scale"])
+def test_a_stack_in_fp8_beside_its_scale_is_no_plain_cast(daemon, tmp_path, suffix):
+    """Experts of transformers 5 are one tensor without `.weight` in its name."""
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    stack = {name: (normal(1, (4, 64, 64)) * 64).astype(FP8), "model.norm.weight": normal(2, (64,))}
+    tensors = stack | {f"{name}{suffix}": np.full((4, 1, 1), 2.0**-6, np.float32)}
+    folder = generic(tmp_path / "scaled", tensors)
+    check(lent(daemon.load(str(folder), "model")), tensors)
+    for wish in ({"dtype": ALL_BF16}, {"dequantise": True}):
+        assert f"`{name}{suffix}` beside it scales it" in refused(daemon, folder, "model", **wish)
+    found = lent(daemon.load(str(generic(tmp_path / "cast", stack)), "model", dtype=ALL_BF16))
+    assert same(found[name], stack[name].astype(np.float32).astype(BF16))
+
+
+def test_a_base_gives_the_kind_of_weights_without_a_config(daemon, tmp_path):
+    tensors = qwen3()
+    base = generic(tmp_path / "base", tensors, QWEN3)
+    (tmp_path / "folder").mkdir()
+    file = save(tensors, tmp_path / "file.safetensors")
+    for path in (file, save(tensors, tmp_path / "folder/model.safetensors").parent):
+        loaded = daemon.load(str(path), "model", base=model_pb2.ModelSelector(spec=str(base)))
+        assert (loaded.component.family, loaded.component.audit.matched) == ("causal-lm", len(tensors))
+        check(lent(loaded), tensors)
+    # What does not fit the base is named, and not lent.
+    other = generic(tmp_path / "other", tensors, QWEN3 | {"num_hidden_layers": 2})
+    said = refused(daemon, file, "model", base=model_pb2.ModelSelector(spec=str(other)))
+    assert "does not match its catalogue: 13 of 24 tensors match, 11 missing" in said, said
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_a_fused_layer_of_a_foreign_method_stands_for_its_parts(daemon, transformer, method):
+    """Its codes cannot be taken apart, and that is no damage."""
+    root, tensors = transformer
+    packed_in: Tensors = {}
+    for name, values in transformer_to_original(tensors).items():
+        layer = name.removesuffix(".weight")
+        is_packed = values.ndim == 2 and name.startswith("layers.") and layer != name
+        packed_in |= FOREIGN[method](layer, *values.shape) if is_packed else {name: values}
+    replace(root, packed_in)
+    config = root / "transformer/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": method}}))
+    (report,) = daemon.audit(str(root), "transformer").reports
+    assert report.clean and not report.missing and not report.extra, report
+    assert f"`{method}`" in refused(daemon, root, "transformer")
+    found = lent(daemon.load(str(root), "transformer", layout=SOURCE))
+    parts = {name for name in packed_in if "layers.0.attention.qkv" in name}
+    assert parts <= found.keys() and all(same(found[name], packed_in[name]) for name in parts)

@@ -293,6 +293,17 @@ def test_scales_that_no_layer_of_mlx_can_have_are_refused_by_name(daemon, tmp_pa
     check_floats(found["model.layers.0.mlp.down_proj.weight"], blocks.floats, "down_proj")
 
 
+@pytest.mark.parametrize("kind", [Type.NVFP4, Type.Q8_0, Type.Q4_K], ids=lambda kind: kind.name)
+def test_blocks_beside_a_scale_of_their_own_are_refused_by_name(daemon, tmp_path, kind):
+    """llama.cpp multiplies by it what the blocks make. Blocks cannot be lent as they are stored, so nothing is."""
+    weight = Blocks.sane(kind, 1, 64, 256)
+    path = write(tmp_path / "scaled.gguf", {"a.weight": weight, "a.scale": np.array([0.25], F32), "b": normal(2, (64,))})
+    for options in ({}, {"layout": SOURCE}, {"dequantise": True}, {"quantise": Scheme("affine", 4, 32).message()}):
+        message, detail = refused(daemon, path, **options)
+        assert detail.reason == error_pb2.ERROR_REASON_CANNOT_CONVERT, detail
+        assert "a.scale" in message and kind.name in message, message
+
+
 def test_an_unknown_architecture_keeps_its_names_and_says_so(daemon, tmp_path):
     stored = to_llama_cpp("qwen3", language_model("qwen3"))
     loaded = daemon.load(str(write(tmp_path / "model.gguf", stored, "mamba")), "model")

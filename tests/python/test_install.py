@@ -25,5 +25,5 @@ def test_the_agent_of_launchd_is_a_property_list():
     assert agent["Umask"] == 0o077
     assert agent["LimitLoadToSessionType"] == ["Aqua", "Background"]
     assert agent["StandardErrorPath"] == log
-    # launchd asks for this one as a number.
-    assert type(agent["ExitTimeOut"]) is int
+    # launchd asks for this one as a number. Without it a job is killed after 20 seconds.
+    assert type(agent["ExitTimeOut"]) is int and agent["ExitTimeOut"] > 20

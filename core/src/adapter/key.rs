@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::quantisation::side_layer;
+
 /// What a tensor of an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -74,6 +76,8 @@ pub enum Unsupported {
     Embedding,
     /// Rows of an embedding that were trained alone, PEFT's `trainable_token_indices`.
     Tokens,
+    /// Scales and the like of matrices that are quantised themselves.
+    QuantisedMatrix,
     /// A tensor of another method, by its name.
     Method(&'static str),
 }
@@ -85,6 +89,7 @@ impl fmt::Display for Unsupported {
             Self::FirstCore => "cores of LoKr's first factor",
             Self::Embedding => "pairs of embeddings",
             Self::Tokens => "trained rows of an embedding",
+            Self::QuantisedMatrix => "matrices that are quantised themselves",
             Self::Method(name) => name,
         })
     }
@@ -176,6 +181,9 @@ const MARKERS: [(&str, Result<Kind, Unsupported>); 59] = [
     (".reshape_weight", FROM_COMFY),
 ];
 
+/// Endings of the scales of quantised matrices, beside those that formats of layers have.
+const SCALES: [&str; 3] = ["scales", "biases", "scale"];
+
 /// mlx-lm's name of DoRA's magnitudes, at the end of a key.
 const MLX_MAGNITUDE: &str = ".m";
 
@@ -198,9 +206,17 @@ impl<'a> AdapterKey<'a> {
         if found.base.is_empty() {
             return None;
         }
-        // The bias of a pair has the marker of its matrix, and this ending.
-        let is_bias = found.kind.is_ok() && found.ending.rsplit('.').next() == Some("bias");
-        Some(if is_bias { Self { kind: Err(Unsupported::PairBias), ..found } } else { found })
+        let last = found.ending.rsplit('.').next();
+        let kind = match found.kind {
+            // The bias of a pair has the marker of its matrix, and this ending.
+            Ok(_) if last == Some("bias") => Err(Unsupported::PairBias),
+            // What lies beside a matrix that is stored in codes.
+            Ok(_) if last.is_some_and(|last| SCALES.contains(&last)) || side_layer(key).is_some() => {
+                Err(Unsupported::QuantisedMatrix)
+            }
+            kind => kind,
+        };
+        Some(Self { kind, ..found })
     }
 
     /// The adapter of PEFT that the key belongs to; a file may hold several. Empty for the unnamed one.
@@ -221,7 +237,7 @@ mod tests {
 
     #[test]
     fn every_form_is_taken_apart() {
-        let cases: [(&str, &str, Result<Kind, Unsupported>, &str); 27] = [
+        let cases: [(&str, &str, Result<Kind, Unsupported>, &str); 31] = [
             ("a.b.lora_down.weight", "a.b", Ok(Kind::Down), "weight"),
             ("a.b.lora_up.weight", "a.b", Ok(Kind::Up), "weight"),
             ("a.b.lora_A.weight", "a.b", Ok(Kind::Down), "weight"),
@@ -249,6 +265,10 @@ mod tests {
             ("a.lora_B.bias", "a", Err(Unsupported::PairBias), "bias"),
             ("a.lora_embedding_A", "a", Err(Unsupported::Embedding), ""),
             ("a.lora_mid.weight", "a", Ok(Kind::Core), "weight"),
+            ("a.lora_A.weight_scale", "a", Err(Unsupported::QuantisedMatrix), "weight_scale"),
+            ("a.lora_down.default.scale_weight", "a", Err(Unsupported::QuantisedMatrix), "default.scale_weight"),
+            ("a.lora_a.scales", "a", Err(Unsupported::QuantisedMatrix), "scales"),
+            ("a.lora_B.weight.absmax", "a", Err(Unsupported::QuantisedMatrix), "weight.absmax"),
         ];
         for (key, base, kind, ending) in cases {
             assert_eq!(AdapterKey::parse(key), Some(AdapterKey { base, kind, ending }), "{key}");

@@ -125,6 +125,8 @@ pub enum Wish {
     Adapt,
     /// Another memory order.
     Reorder,
+    /// Nothing but to be lent: blocks of a GGUF file are always decoded.
+    Decode,
 }
 
 impl Wish {
@@ -135,6 +137,7 @@ impl Wish {
             Self::Dequantise => "cannot be dequantised",
             Self::Adapt => "cannot be changed by adapters",
             Self::Reorder => "cannot be put into MLX's memory order",
+            Self::Decode => "cannot be decoded",
         }
     }
 
@@ -144,6 +147,7 @@ impl Wish {
             Self::Quantise => "leave these layers out (`--except`), or take a checkpoint of plain floats",
             Self::Dequantise | Self::Adapt => "take a checkpoint of plain floats, or one that MLX quantised",
             Self::Reorder => "ask for layout SOURCE",
+            Self::Decode => "take a file in which the tensors say all of their numbers, such as one in Q8_0 or BF16",
         }
     }
 }

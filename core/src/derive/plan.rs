@@ -325,9 +325,12 @@ fn closed(
     let moved = |_: &str, tensors: &[Placed]| tensors.iter().any(|tensor| reordered(tensor).is_some());
     let quantised =
         |_: &str, tensors: &[Placed]| tensors.iter().any(|tensor| !matches!(tensor.dtype, Dtype::F64 | Dtype::C64));
+    // Nobody can be lent blocks as they are stored.
+    let encoded = |_: &str, tensors: &[Placed]| tensors.iter().any(|tensor| tensor.encoding.is_some());
     let refused = refusal(Wish::Adapt, &|name, _| deltas.contains_key(name) || deltas.contains_key(&weight_of(name)))
         .or_else(|| (conversion.packing == Packing::Plain).then(|| refusal(Wish::Dequantise, &quantised))?)
-        .or_else(|| refusal(Wish::Reorder, &moved));
+        .or_else(|| refusal(Wish::Reorder, &moved))
+        .or_else(|| refusal(Wish::Decode, &encoded));
     if let Some(refused) = refused {
         return Err(refused);
     }

@@ -124,6 +124,9 @@ pub(super) fn resolve(
     let weight = slot(recognised, SlotRole::Weight).ok_or_else(|| "it has no weight".to_owned())?;
     let declared = sought.declaration.and_then(|declaration| declaration.foreign.as_ref());
     let provenance = provenance(format, formula, mark, declared, fp8)?;
+    if let Some(stated) = declared.and_then(|declared| stated(declared, formula)) {
+        return Err(stated.into());
+    }
     if let Some((smoothing, _)) = recognised.slots.iter().find(|(slot, _)| slot.role == SlotRole::Smoothing) {
         return Err(format!("its `{}` changes its weight in a way that is not computed", smoothing.name()).into());
     }
@@ -144,6 +147,7 @@ pub(super) fn resolve(
     };
     let shapes = Shapes { layer, recognised, logical: &logical, scale_rows };
     let grid = shapes.grid(formula, mark.map(|(mark, _)| mark))?;
+    shapes.is_of_rows(grid)?;
     let rotation = rotation(formula, mark.map(|(mark, _)| mark), grid, &logical)?;
     // What was rotated has a scale for each row.
     if let Some(unsaid) = unsaid.filter(|_| grid != Grid::Whole) {
@@ -153,6 +157,16 @@ pub(super) fn resolve(
     let tensors = recognised.slots.iter();
     let tensors = tensors.map(|(slot, info)| (slot.role, info.name.to_string(), info.shape.clone())).collect();
     Ok(CodedLayer { coding, logical, tensors })
+}
+
+/// A setting of the config that makes other weights of these codes and scales than the formula does.
+fn stated(declared: &Foreign, formula: &Formula) -> Option<String> {
+    let block = declared.block.as_ref().filter(|(sides, _)| match formula.grid {
+        GridRule::Squares(side) | GridRule::ByShape { side, .. } => *sides != [side, side],
+        _ => false,
+    });
+    let block = block.map(|(_, words)| format!("{words}, and scales of such blocks are not computed with"));
+    declared.doubt.clone().or(block)
 }
 
 /// Rows of the fused tensor that this one is some rows of.
@@ -373,6 +387,19 @@ impl Shapes<'_> {
             let shapes: Vec<String> = grids.iter().map(|(_, shape)| format!("{shape:?}")).collect();
             self.wrong(SlotRole::Scales, &format!("one number, or {}", shapes.join(" or ")))
         })
+    }
+
+    /// Fails when scales that are read as those of the rows lie in one row, and there are as many columns as rows: programs
+    /// that multiply arrays would take them for those of the columns.
+    fn is_of_rows(&self, grid: Grid) -> Result<(), Refusal> {
+        let (&[rows, columns], Some(scales)) = (self.logical, slot(self.recognised, SlotRole::Scales)) else {
+            return Ok(());
+        };
+        match grid == Grid::Rows && rows == columns && rows > 1 && scales.shape == [1, columns] {
+            // Nothing is damaged: they are lent.
+            true => Err(format!("its `{}` of [1, {columns}] may be those of the columns", scales.name).into()),
+            false => Ok(()),
+        }
     }
 
     /// Fails when the slot has another shape, but for dimensions of 1.

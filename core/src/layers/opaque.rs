@@ -9,7 +9,7 @@ use super::{
     is_mlx,
 };
 use crate::{
-    header::{Dtype, FLOATS, names},
+    header::{Dtype, FLOATS, TensorInfo, names},
     layer_name::{BIAS, layer_of, weight_of},
     quantisation::{Arithmetic, Foreign, Recognised, SlotRole, is_file_mark, is_harmless, side_layer},
     table::Sourced,
@@ -182,9 +182,15 @@ fn scaled_layer<'a>(sought: &Sought<'_>, name: &'a str) -> Option<&'a str> {
     const SCALES: [&str; 4] = [".scale", ".scaling", ".weight.scale", ".weight.scaling"];
     let suffix = SCALES.iter().rev().find(|suffix| name.ends_with(*suffix))?;
     let layer = name.strip_suffix(suffix)?;
-    let is_matrix = sought.table.get(&weight_of(layer)).is_some_and(|weight| weight.info.shape.len() == 2);
+    let is_matrix = sought.table.get(&weight_of(layer)).is_some_and(|weight| weight.info.shape.len() == 2)
+        || sought.fused(layer).is_some();
     let is_expected = sought.catalogue.is_some_and(|catalogue| catalogue.contains(name));
     (is_matrix && !is_expected).then_some(layer)
+}
+
+/// How the numbers of a tensor are stored.
+fn stored_as(info: &TensorInfo) -> String {
+    info.encoding.map_or_else(|| info.dtype.to_string(), |encoding| encoding.blocks.to_string())
 }
 
 /// Weights that are floats, beside slots that only quantised layers have, and matrices beside scales of no format.
@@ -197,17 +203,23 @@ fn contradictions(found: &mut Layers, sought: &Sought<'_>) {
         }
     }
     for (layer, sides) in sides {
-        let Some(weight) = sought.table.get(&weight_of(layer)) else { continue };
-        if found.opaque.contains_key(layer) || found.packed.contains_key(layer) || found.coded.contains_key(layer) {
-            continue;
-        }
         let shown = sides.iter().map(|tensor| format!("`{}`", tensor.info.name)).collect::<Vec<_>>().join(", ");
-        let why = format!(
-            "its weight is {}, and {shown} beside it belongs to a quantised layer of no known format",
-            weight.info.dtype
-        );
-        let tensors = std::iter::once(weight).chain(sides).map(|tensor| tensor.info.name.to_string()).collect();
-        found.opaque.insert(layer.to_owned(), Opaque { tensors, logical: Some(weight.info.shape.clone()), why });
+        let sides: Vec<String> = sides.iter().map(|tensor| tensor.info.name.to_string()).collect();
+        // Beside a fused layer they concern all that it was taken apart into.
+        let fused = sought.fused(layer).map(|(layers, _)| layers);
+        for layer in fused.unwrap_or_else(|| vec![layer.to_owned()]) {
+            let Some(weight) = sought.table.get(&weight_of(&layer)) else { continue };
+            let (opaque, packed, coded) = (&found.opaque, &found.packed, &found.coded);
+            if opaque.contains_key(&layer) || packed.contains_key(&layer) || coded.contains_key(&layer) {
+                continue;
+            }
+            let why = format!(
+                "its weight is {}, and {shown} beside it belongs to a quantised layer of no known format",
+                stored_as(&weight.info)
+            );
+            let tensors = std::iter::once(weight.info.name.to_string()).chain(sides.iter().cloned()).collect();
+            found.opaque.insert(layer, Opaque { tensors, logical: Some(weight.info.shape.clone()), why });
+        }
     }
 }
 
@@ -238,7 +250,10 @@ fn dtypes(found: &mut Layers, sought: &Sought<'_>, fp8: &Fp8) {
         if found.coded_slot_of(&info.name).is_some() || is_file_mark(&info.name) {
             continue;
         }
-        let cast = coded::cast(info, fp8);
+        let cast = coded::cast(info, fp8).map(|cast| match scale_of(sought, &info.name) {
+            Some(scale) => Err(format!("`{scale}` beside it scales it in a way that is not known")),
+            None => cast,
+        });
         if let Some(Ok(cast)) = cast {
             found.coded.insert(info.name.to_string(), cast);
             continue;
@@ -252,6 +267,18 @@ fn dtypes(found: &mut Layers, sought: &Sought<'_>, fp8: &Fp8) {
         let opaque = Opaque { tensors: vec![info.name.to_string()], logical: Some(info.shape.clone()), why };
         found.opaque.entry(name.to_owned()).or_insert(opaque);
     }
+}
+
+/// The tensor that seems to scale one that is no layer's weight, such as the stack of all experts, by its name.
+fn scale_of<'a>(sought: &Sought<'a>, name: &str) -> Option<&'a str> {
+    let mut names = sought.table.under(name).iter().map(|tensor| &*tensor.info.name);
+    names.find(|other| {
+        let rest = &other[name.len()..];
+        rest.starts_with(['_', '.'])
+            && rest.contains("scale")
+            && !rest.contains("input")
+            && !rest.contains("activation")
+    })
 }
 
 /// What the declaration says and no tensor shows.

@@ -1,14 +1,11 @@
 //! What a checkpoint says about its quantisation: in a manifest, in `config.json`, or in the metadata of its files.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 
-use super::{Mode, Scheme, SchemeError};
+use super::{Foreign, Mode, Scheme, SchemeError};
 use crate::{layer_name::WEIGHT, shown::shown, tool::Tool};
 
 /// Manifest of a quantised model, in its root.
@@ -38,21 +35,6 @@ pub enum Declared {
     Plain,
     /// It is quantised by this scheme.
     Packed(Scheme),
-}
-
-/// A format of another library, as a checkpoint declares it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Foreign {
-    /// The library's word for it, such as `gptq`.
-    pub method: String,
-    /// Where the word stands: `` `quant_method` in `config.json` ``.
-    pub place: String,
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is `{}`", self.place, self.method)
-    }
 }
 
 /// How a checkpoint is meant to be quantised.
@@ -196,21 +178,17 @@ impl Declaration {
     pub fn from_config(path: &str, config: &Value) -> Result<Option<Self>, DeclarationError> {
         // Models of text and images keep the settings of the text model below a key of their own.
         let places = [config, config.get("text_config").unwrap_or(&Value::Null)];
-        let find = |key: &str| places.iter().find_map(|place| place.get(key).filter(|found| !found.is_null()));
+        let is_said = |found: &&Value| !found.is_null() && found.as_object().is_none_or(|keys| !keys.is_empty());
+        let find = |key: &str| places.iter().find_map(|place| place.get(key).filter(is_said));
         let (own, shared) = (find("quantization"), find("quantization_config"));
-        let method = shared.and_then(|shared| shared.get("quant_method"));
-        let foreign = method.map(|method| Foreign {
-            method: method.as_str().map_or_else(|| shown(&method.to_string()), shown),
-            place: format!("`quant_method` in `{path}`"),
-        });
+        let foreign = shared.and_then(|shared| Foreign::of(path, shared));
         match (own, shared, foreign) {
             (None, None, _) => Ok(None),
             (None, Some(_), Some(foreign)) => Ok(Some(Self::of(Tool::Unknown, None, Some(foreign)))),
             (None, Some(shared), None) if shared.get("group_size").is_none() => {
                 let keys = unknown(shared.as_object().into_iter().flat_map(Map::keys)).unwrap_or_default();
                 let place = format!("`quantization_config` in `{path}` has {keys} and no `quant_method`, which");
-                let foreign = Foreign { method: "unknown".to_owned(), place };
-                Ok(Some(Self::of(Tool::Unknown, None, Some(foreign))))
+                Ok(Some(Self::of(Tool::Unknown, None, Some(Foreign::unnamed(place)))))
             }
             (None, Some(shared), None) => Self::of_mlx_lm(path, "quantization_config", shared).map(Some),
             (Some(own), None, _) => Self::of_mlx_lm(path, "quantization", own).map(Some),

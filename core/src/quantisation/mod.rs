@@ -15,6 +15,7 @@ mod codes;
 mod coding;
 mod declaration;
 mod exact;
+mod foreign;
 mod format;
 mod formats;
 mod mark;
@@ -24,8 +25,9 @@ mod scheme;
 pub use self::{
     codes::{Codes, Decoding, Grid, TILE_COLUMNS, TILE_ROWS, TileScale},
     coding::{Coded, Coding, Provenance},
-    declaration::{CONTROLNET_MANIFEST, Declaration, DeclarationError, Declared, Foreign, MANIFEST},
+    declaration::{CONTROLNET_MANIFEST, Declaration, DeclarationError, Declared, MANIFEST},
     exact::exact_scheme,
+    foreign::Foreign,
     format::{
         Arithmetic, CodeRule, Format, Formula, GridRule, Mode, Presence, RotationRule, Sharing, SlotDtype, SlotRole,
         SlotShape, SlotSpec, Spelling,

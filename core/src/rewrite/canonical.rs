@@ -201,8 +201,10 @@ impl File<'_> {
         let slot = side.map(|(_, slot)| slot);
         let shares: u64 = into.iter().map(|(_, share)| share).sum();
         if name.strip_suffix(BIAS).is_none() && !self.is_divisible(layer, shares) {
-            // Reported once, for the weight.
-            return if slot.is_none_or(|slot| slot.role == SlotRole::Weight) { Split::Impossible } else { Split::Kept };
+            // Codes that are packed as a whole are no damage: the layer keeps its name, and stands for all of its shares.
+            // What is damage is reported once, for the weight.
+            let is_damage = !self.is_packed_whole(layer) && slot.is_none_or(|slot| slot.role == SlotRole::Weight);
+            return if is_damage { Split::Impossible } else { Split::Kept };
         }
         let rows = self.rows(layer);
         let is_whole =
@@ -211,6 +213,12 @@ impl File<'_> {
             return Split::Parts(into.iter().map(|(name, _)| renamed(tensor, name.clone())).collect());
         }
         shares_of(tensor, into).map_or(Split::Impossible, Split::Parts)
+    }
+
+    /// Whether the codes of a layer are in an order that no rows can be taken out of.
+    fn is_packed_whole(&self, layer: &str) -> bool {
+        let is_whole = |slot: &SlotSpec| slot.role == SlotRole::Weight && slot.sharing == Sharing::Whole;
+        self.quantised.get(layer).is_some_and(|layer| layer.slots.iter().any(|(slot, _)| is_whole(slot)))
     }
 
     /// Rows of a layer's weight.

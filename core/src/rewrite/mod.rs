@@ -7,7 +7,11 @@
 mod canonical;
 mod overlay;
 
-use crate::{axes::Axes, pattern::Pattern};
+use crate::{
+    axes::Axes,
+    layer_name::{layer_of, weight_of},
+    pattern::Pattern,
+};
 
 pub use self::{
     canonical::{Canonical, RewriteError, Unusable, canonical},
@@ -109,10 +113,21 @@ impl Ruleset {
     #[must_use]
     pub fn stands_for(&self, layer: &str) -> Option<Vec<String>> {
         self.rules.iter().find_map(|rule| {
-            let Action::StandsFor(layers) = rule.action else { return None };
             let from = Pattern(rule.from);
-            let captures = from.matches(layer)?;
-            layers.iter().map(|&to| Pattern(to).fill(&captures, from, 0)).collect()
+            match rule.action {
+                Action::StandsFor(layers) => {
+                    let captures = from.matches(layer)?;
+                    layers.iter().map(|&to| Pattern(to).fill(&captures, from, 0)).collect()
+                }
+                // Tensors of it that no rows can be taken of kept their names.
+                Action::SplitRows(into) => {
+                    let weight = weight_of(layer);
+                    let captures = from.matches(&weight)?;
+                    let named = |to: &'static str| layer_of(&Pattern(to).fill(&captures, from, 0)?).map(str::to_owned);
+                    into.iter().map(|&(to, _)| named(to)).collect()
+                }
+                _ => None,
+            }
         })
     }
 

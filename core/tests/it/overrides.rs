@@ -9,7 +9,7 @@ use weightsd_core::{
     header::Dtype,
     place::{Layout, place},
     quantisation::{Mode, Scheme},
-    rewrite::OverlayError,
+    rewrite::{OverlayError, overlay},
     source::SourceId,
     table::{Shard, Table},
     tool::Tool,
@@ -214,4 +214,39 @@ fn plain_weights_do_not_go_over_quantised_ones() {
     let error = over(&entries(&model.catalogue("transformer"), Dtype::BF16), &packed).unwrap_err();
     assert!(matches!(error, AssembleError::Overlay(OverlayError::QuantisedOverPlain { count: 1, .. })));
     assert!(over(&quantised, &packed).unwrap().report.is_clean());
+}
+
+/// A layer of so many tensors, each of a suffix.
+fn layer(suffixes: &[(&str, Dtype, &[u64])]) -> Table {
+    let entries: Vec<Entry> =
+        suffixes.iter().map(|(suffix, dtype, shape)| (format!("a{suffix}"), *dtype, shape.to_vec())).collect();
+    the_other(&entries)
+}
+
+#[test]
+fn a_quantised_layer_is_replaced_whole_with_its_marks_or_not_at_all() {
+    use Dtype::{F8_E4M3, F32, I8, U8, U32};
+    let codes: (&str, Dtype, &[u64]) = (".weight", I8, &[8, 256]);
+    let scales: (&str, Dtype, &[u64]) = (".weight_scale", F32, &[8, 1]);
+    let mark: (&str, Dtype, &[u64]) = (".comfy_quant", U8, &[40]);
+    let input: (&str, Dtype, &[u64]) = (".input_scale", F32, &[]);
+    let rotated = layer(&[codes, scales, mark, input]);
+    for half in [codes, scales, mark] {
+        let error = overlay(&rotated, &layer(&[half])).unwrap_err();
+        let OverlayError::PartOfQuantised { count: 1, sample } = &error else { panic!("{error}") };
+        assert_eq!(*sample, format!("a{}", half.0));
+    }
+    // The mark says that the old codes were rotated.
+    let whole = overlay(&rotated, &layer(&[codes, scales])).unwrap();
+    assert_eq!((whole.dropped.as_slice(), whole.kept), (&["a.comfy_quant", "a.input_scale"].map(str::to_owned)[..], 0));
+    assert!(whole.table.get("a.comfy_quant").is_none() && whole.table.get("a.weight").is_some());
+
+    let words: (&str, Dtype, &[u64]) = (".weight", U32, &[8, 32]);
+    let own: (&str, Dtype, &[u64]) = (".scales", U8, &[8, 16]);
+    let global: (&str, Dtype, &[u64]) = (".global_scale", F32, &[]);
+    let whole = overlay(&layer(&[words, own, global]), &layer(&[words, own])).unwrap();
+    assert_eq!(whole.dropped, ["a.global_scale"]);
+    let other: [(&str, Dtype, &[u64]); 2] = [(".weight", F8_E4M3, &[8, 256]), (".weight_scale", F32, &[])];
+    let whole = overlay(&layer(&[words, own, global]), &layer(&other)).unwrap();
+    assert_eq!(whole.dropped, ["a.global_scale", "a.scales"]);
 }

@@ -1,9 +1,11 @@
 use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     process::Command,
+    time::Duration,
 };
 
-use super::*;
+use super::{plan::Step, *};
+use crate::daemon::Settings;
 
 fn ada() -> Surroundings {
     Surroundings {
@@ -62,7 +64,32 @@ fn the_plist_is_one_and_names_this_program() {
     let path = socket["SockPathName"].as_string().unwrap();
     assert_eq!(path, "/Users/a & b/Library/Application Support/weightsd/weightsd.sock");
     assert_eq!(socket["SockPathMode"].as_signed_integer(), Some(0o600));
+    // launchd kills what takes longer. The watchdog, which says what hung, has to come first.
+    let killed_after = Duration::from_secs(plist["ExitTimeOut"].as_unsigned_integer().unwrap());
+    let grace = Settings::table().into_iter().find(|row| row.name == "grace").unwrap();
+    assert_eq!(grace.default, "5s", "launchd has to allow more than that, and than the watchdog does");
+    assert!(killed_after >= Duration::from_secs(15), "{killed_after:?}");
+    assert_eq!(plist["ProcessType"].as_string(), Some("Interactive"));
+    let limits = plist["SoftResourceLimits"].as_dictionary().unwrap();
+    assert!(limits["NumberOfFiles"].as_unsigned_integer().unwrap() > 256);
     assert_eq!(installation.folders[0].path, Path::new(path).parent().unwrap());
+}
+
+/// The agent is ended before another one is started, and before its file goes: launchd would keep the old one.
+#[test]
+fn launchd_ends_the_agent_before_anything_else() {
+    let words = |steps: &[Step]| -> Vec<String> {
+        steps
+            .iter()
+            .map(|step| format!("{}{}", step.words.join(" "), if step.may_fail { ", or not" } else { "" }))
+            .collect()
+    };
+    let installation = Installation::new(Platform::MacOs, &ada()).unwrap();
+    let bootout = "launchctl bootout gui/501/dev.weightsd, or not";
+    let bootstrap = "launchctl bootstrap gui/501 /Users/ada/Library/LaunchAgents/dev.weightsd.plist";
+    assert_eq!(words(&installation.steps), [bootout, bootstrap]);
+    let removal = Removal::new(Platform::MacOs, &ada());
+    assert_eq!((words(&removal.before), words(&removal.after)), (vec![bootout.to_owned()], vec![]));
 }
 
 #[test]
