@@ -14,7 +14,6 @@ mod source;
 use std::{
     collections::HashMap,
     fmt,
-    future::Future,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -26,7 +25,6 @@ use tokio::{
     runtime::{self, Handle, Runtime},
     sync::Semaphore,
 };
-use tokio_util::task::AbortOnDropHandle;
 use weightsd_core::{
     listing::FILES_MAX,
     spec::{Commit, RepoId, Revision, SpecError},
@@ -40,7 +38,7 @@ use self::{
     settings::{BucketSettings, Cloud},
     shelf::{Naming, Objects, Shelf},
 };
-use super::{BadSection, Setup};
+use super::{BadSection, Setup, threads};
 use crate::source::{ByteRange, Content, Patience, Source, SourceError, SourceProblem};
 
 /// Files of the folders whose listings are kept. Each takes a few hundred bytes.
@@ -169,18 +167,6 @@ impl Buckets {
         if self.settings.offline { Err(self.settings.cloud.words().error(offline())) } else { Ok(()) }
     }
 
-    /// Runs `work` on the source's threads; it ends when the caller loses interest.
-    #[expect(clippy::disallowed_methods, reason = "the handle owns the task, and aborts it when the caller drops it")]
-    async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, SourceError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, SourceError>> + Send + 'static,
-    {
-        let task = AbortOnDropHandle::new(self.handle()?.spawn(work(Arc::clone(self))));
-        let died = |_| Err(self.unusable("a fault of weightsd", "the request died".to_owned()));
-        task.await.unwrap_or_else(died)
-    }
-
     /// The connection to the bucket of a repository, and the folder in it.
     async fn bucket(&self, repo: &RepoId) -> Result<(Arc<dyn ObjectStore>, Path), SourceError> {
         let (bucket, folder) =
@@ -201,8 +187,9 @@ impl Buckets {
     /// What lies in a folder now, or lay there a moment ago. Callers who ask at the same time share one listing.
     async fn shelf(self: &Arc<Self>, repo: &RepoId, patience: Patience) -> Result<Arc<Shelf>, SourceError> {
         self.online(|| format!("what lies in `{repo}`"))?;
-        let asked = repo.clone();
-        let look = self.on_own_threads(move |source| async move { source.look(&asked, patience).await.map(Arc::new) });
+        let (source, asked) = (Arc::clone(self), repo.clone());
+        let look = async move { source.look(&asked, patience).await.map(Arc::new) };
+        let look = async { threads::run(self.handle()?, self.settings.cloud.words(), look).await };
         self.shelves.try_get_with(repo.clone(), look).await.map_err(|error| (*error).clone())
     }
 

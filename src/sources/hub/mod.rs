@@ -14,7 +14,6 @@ mod token;
 
 use std::{
     fmt,
-    future::Future,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -25,7 +24,6 @@ use tokio::{
     runtime::{self, Handle, Runtime},
     sync::Semaphore,
 };
-use tokio_util::task::AbortOnDropHandle;
 use weightsd_core::{
     listing::{LISTING_BYTES_MAX, Listing},
     shown::shown,
@@ -37,7 +35,10 @@ pub use self::{
     settings::{HubSettings, open},
 };
 use self::{http::Http, refusal::Asked, settings::WORDS, token::Token};
-use crate::source::{ByteRange, Content, Patience, Probe, SourceError, SourceProblem};
+use crate::{
+    source::{ByteRange, Content, Patience, Probe, SourceError, SourceProblem},
+    sources::threads,
+};
 
 /// Files in the listings that are kept, over all commits. Each takes a few hundred bytes.
 const LISTED_FILES_KEPT: u64 = 300_000;
@@ -206,8 +207,9 @@ impl Hub {
             return Err(error);
         }
         let key = (repo.clone(), revision.clone());
-        let asked = key.clone();
-        let ask = self.on_own_threads(move |hub| async move { hub.ask_commit(&asked.0, &asked.1, patience).await });
+        let (hub, asked) = (Arc::clone(self), key.clone());
+        let ask = async move { hub.ask_commit(&asked.0, &asked.1, patience).await };
+        let ask = async { threads::run(self.handle()?, &WORDS, ask).await };
         let result = self.commits.try_get_with(key.clone(), ask).await.map_err(|error| (*error).clone());
         let error = result.as_ref().err();
         let absence = error.filter(|error| error.is_absence()).map(|error| (Instant::now(), error.clone()));
@@ -228,9 +230,9 @@ impl Hub {
     pub async fn listing(self: &Arc<Self>, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
         self.online(|| format!("the files of `{repo}`"))?;
         let key = (repo.clone(), commit.clone());
-        let ask = self.on_own_threads(move |hub| async move {
-            hub.settings.backoff.retry(|| hub.ask_listing(&key.0, &key.1)).await.map(Arc::new)
-        });
+        let hub = Arc::clone(self);
+        let ask = async move { hub.settings.backoff.retry(|| hub.ask_listing(&key.0, &key.1)).await.map(Arc::new) };
+        let ask = async { threads::run(self.handle()?, &WORDS, ask).await };
         self.listings.try_get_with((repo.clone(), commit.clone()), ask).await.map_err(|error| (*error).clone())
     }
 
@@ -273,7 +275,8 @@ impl Hub {
         self.online(|| format!("who may have `{repo}`"))?;
         let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
         let token = token.and_then(Token::given);
-        let ask = |hub: Arc<Self>| async move {
+        let hub = Arc::clone(self);
+        let ask = async move {
             let http = &hub.engine()?.http;
             let named = hub.named(&repo).await;
             let (owner, name) = named.parts();
@@ -292,7 +295,7 @@ impl Hub {
             let answered = http.probe(url, probe, token.as_ref()).await;
             answered.map_err(|answer| asked.error(answer, &hub.settings))
         };
-        self.on_own_threads(ask).await
+        threads::run(self.handle()?, &WORDS, ask).await
     }
 
     /// The repository under its present name.
@@ -305,22 +308,6 @@ impl Hub {
             true => Err(WORDS.error(SourceProblem::Offline { what: what(), why: "the daemon is offline" })),
             false => Ok(()),
         }
-    }
-
-    /// Runs `work` on the hub's threads; it ends when the caller loses interest.
-    #[expect(clippy::disallowed_methods, reason = "the handle owns the task, and aborts it when the caller drops it")]
-    async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, SourceError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, SourceError>> + Send + 'static,
-    {
-        let work = AbortOnDropHandle::new(self.handle()?.spawn(work(Arc::clone(self))));
-        work.await.unwrap_or_else(|_| {
-            Err(WORDS.error(SourceProblem::Unusable {
-                setting: "a fault of weightsd",
-                problem: "the request died".to_owned(),
-            }))
-        })
     }
 
     async fn ask_commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, SourceError> {
