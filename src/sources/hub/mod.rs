@@ -20,6 +20,7 @@ use std::{
 
 use hf_hub::{HFClient, HFError};
 use moka::future::Cache;
+use reqwest::StatusCode;
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::Semaphore,
@@ -337,7 +338,11 @@ impl Hub {
         let sha = match tokio::time::timeout(limit, model.info().revision(revision.as_str()).send()).await {
             Ok(Ok(info)) => info.sha,
             // hf-hub follows no redirect of ours: the token would go wherever it leads.
-            Ok(Err(error)) if is_redirect(&error) => return self.ask_where_it_moved(repo, revision, &asked).await,
+            Ok(Err(error)) if is_redirect(&error) => return self.ask_once_more(repo, revision, &asked).await,
+            // Its headers tell whether it is the proxy's, and hf-hub does not have them.
+            Ok(Err(error)) if http.has_proxy() && is_about_credentials(&error) => {
+                return self.ask_once_more(repo, revision, &asked).await;
+            }
             Ok(Err(error)) => return Err(asked.error_of_hf_hub(error, http, &self.settings)),
             Err(_) => {
                 let problem = format!("no answer within {limit:?}");
@@ -352,13 +357,9 @@ impl Hub {
         WORDS.error(SourceProblem::Malformed { host: http.endpoint().host(), problem })
     }
 
-    /// Follows the redirect of a renamed repository, and remembers the new name.
-    async fn ask_where_it_moved(
-        &self,
-        repo: &RepoId,
-        revision: &Revision,
-        asked: &Asked,
-    ) -> Result<Commit, SourceError> {
+    /// Asks without hf-hub: follows the redirect of a renamed repository, and remembers the new name; and sees of a refusal
+    /// whether it is a proxy's.
+    async fn ask_once_more(&self, repo: &RepoId, revision: &Revision, asked: &Asked) -> Result<Commit, SourceError> {
         #[derive(serde::Deserialize)]
         struct Info {
             id: Option<String>,
@@ -447,6 +448,17 @@ impl Hub {
         let problem = format!("a listing of more than {PAGES_MAX} pages");
         Err(WORDS.error(SourceProblem::Malformed { host: http.endpoint().host(), problem }))
     }
+}
+
+/// Whether a status says that credentials are missing or wrong: the hub's, or those for a proxy.
+fn is_about_credentials(error: &HFError) -> bool {
+    let (HFError::Http { context }
+    | HFError::AuthRequired { context }
+    | HFError::RepoNotFound { context: Some(context), .. }) = error
+    else {
+        return false;
+    };
+    matches!(context.status, StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
 }
 
 fn is_redirect(error: &HFError) -> bool {
