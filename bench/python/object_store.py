@@ -159,10 +159,12 @@ def main():
                 command += ["--range", f"{first}-{min(first + step, size) - 1}", "--output", "/dev/null", f"{endpoint}/models/{key}"]
         return timed(command)
 
-    def weightsd(name):
+    def weightsd(name, checksums=True):
         home = into / "home"
         home.mkdir(mode=0o700)
-        variables = {"HOME": str(home), "WEIGHTSD_CONFIG": "/dev/null", "WEIGHTSD_SOCKET": str(home / "socket"), "WEIGHTSD_LOG": "warn"}
+        (home / "config.toml").write_text("" if checksums else "[source.s3]\nchecksums = false\n")
+        variables = {"HOME": str(home), "WEIGHTSD_CONFIG": str(home / "config.toml"), "WEIGHTSD_LOG": "warn"}
+        variables["WEIGHTSD_SOCKET"] = str(home / "socket")
         variables["AWS_ENDPOINT_URL"] = endpoint
         command = [options.program, "serve", "--own-cache", home / "own", "--hub-cache", home / "hub", "--free-space", "0B"]
         daemon = subprocess.Popen(command, env={**USUAL, **KEYS, **variables})
@@ -185,6 +187,7 @@ def main():
         return Time(time.perf_counter() - began, time.process_time() - used)
 
     ways = {"rclone copy": rclone, "aws s3 cp": aws("classic"), "aws s3 cp, CRT": aws("crt"), "weightsd pull, verified": weightsd}
+    ways["weightsd pull, SHA-256 in the place of MD5"] = lambda name: weightsd(name, checksums=False)
     ways |= {"the store: curl to /dev/null": curl, "the disk: write and nothing else": disk}
 
     def fresh(way, name):
