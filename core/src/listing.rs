@@ -283,6 +283,21 @@ impl Listing {
         self.add(path.to_owned(), Ok(Listed { bytes, blob, pointer: None }))
     }
 
+    /// Adds a file of a hub, known by its blob alone. `pointer` is git's name of the file that stands for one in Git LFS. One
+    /// whose path cannot be used is skipped ([`Self::skipped`]).
+    ///
+    /// # Errors
+    /// As [`Self::add_file`].
+    pub fn add_blob(
+        &mut self,
+        path: &str,
+        bytes: u64,
+        blob: BlobName,
+        pointer: Option<BlobName>,
+    ) -> Result<(), ListingError> {
+        self.add(path.to_owned(), Ok(Listed { bytes, blob, pointer }))
+    }
+
     fn add(&mut self, path: String, listed: Result<Listed, ListingError>) -> Result<(), ListingError> {
         let listed = match check_path(&path).and(listed) {
             Ok(listed) => listed,

@@ -174,6 +174,35 @@ def test_a_pod_of_another_group_is_refused(node):
     assert stop(process)[0] == 0
 
 
+def test_a_mirror_serves_what_it_has_over_the_hubs_interface(node):
+    objects = render("overlays/mirrors")
+    [port] = objects["Service", "weightsd-mirror"]["spec"]["ports"]
+    nodes = tomllib.loads(config(objects, objects["DaemonSet", "weightsd"])["config.toml"])
+    assert nodes["hub_endpoint"] == f"http://weightsd-mirror.weightsd.svc:{port['port']}"
+    mirrors = objects["StatefulSet", "weightsd-mirror"]
+    settings = config(objects, mirrors)
+    assert tomllib.loads(settings["config.toml"])["mirror_listen"] == f"0.0.0.0:{port['port']}"
+    # The hub is away, so nobody can be asked who may have the model.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % free.getsockname()[1]
+    changes = [("0.0.0.0:8014", address), ('# mirror_allow = ["your-org/*"]', f'mirror_allow = ["{MODEL}"]')]
+    for before, after in changes:
+        assert before in settings["config.toml"]
+        settings["config.toml"] = settings["config.toml"].replace(before, after)
+
+    claims = [claim["metadata"]["name"] for claim in mirrors["spec"]["volumeClaimTemplates"]]
+    pod = node.pod(mirrors["spec"]["template"], objects, claims)
+    put_model(pod.volumes["cache"] / "hub")
+    process = pod.start("weightsd")
+    pod.until("weightsd", "startupProbe")
+    with urllib.request.urlopen(f"http://{address}/api/models/{MODEL}/revision/main", timeout=PATIENCE) as answer:
+        commit = json.load(answer)["sha"]
+    with urllib.request.urlopen(f"http://{address}/{MODEL}/resolve/{commit}/model_index.json", timeout=PATIENCE) as answer:
+        assert json.load(answer)["_class_name"]
+    assert stop(process)[0] == 0
+
+
 def config(objects: dict, owner: dict) -> dict:
     """The ConfigMap that the pods of `owner` mount as their settings."""
     volumes = owner["spec"]["template"]["spec"]["volumes"]

@@ -37,6 +37,8 @@ pub(super) struct Content {
     found: Found,
     path: String,
     listed: Listed,
+    /// Whether the snapshot has it, so that nothing need be fetched.
+    is_linked: bool,
     /// The verified file, when it was here before.
     here: Option<Arc<PinnedFile>>,
 }
@@ -51,9 +53,12 @@ impl Content {
     pub(super) async fn new(mirror: Arc<Mirror>, found: Found, path: String, listed: Listed) -> Result<Self, Refused> {
         let (store, commit) = (Arc::clone(&found.address.store), found.pin.commit.clone());
         let (asked, expected) = (path.clone(), listed.clone());
-        let look = move |_: &Tools, _: &MayBlock<'_>| store.locate(&commit, &asked, &expected).is_some();
-        let is_here = mirror.cache.tools().stage(&found.trip, "looking for a file", look).await?;
-        let mut content = Self { mirror, found, path, listed, here: None };
+        let look = move |_: &Tools, _: &MayBlock<'_>| {
+            let is_here = store.locate(&commit, &asked, &expected).is_some();
+            (is_here, is_here && store.snapshot(&commit).join(&asked).exists())
+        };
+        let (is_here, is_linked) = mirror.cache.tools().stage(&found.trip, "looking for a file", look).await?;
+        let mut content = Self { mirror, found, path, listed, is_linked, here: None };
         if is_here {
             content.here = Some(content.bring().await?);
         }
@@ -125,7 +130,9 @@ impl Content {
         let want = Want { components: Vec::new(), extent: Extent::Everything, choice };
         let mut repaired = false;
         loop {
-            pipeline::fetch(pinned, want.clone(), cache.tools(), &|_, _| ()).await?;
+            if repaired || !self.is_linked {
+                pipeline::fetch(pinned, want.clone(), cache.tools(), &|_, _| ()).await?;
+            }
             let model = Arc::new(address.at(pin));
             let path = model.path.join(&self.path);
             let candidate =

@@ -7,8 +7,10 @@ use weightsd_core::listing::Listing;
 
 use super::{Mirror, refused::Refused, route::Route};
 use crate::{
-    pipeline::{self, Pinned, Trip},
+    lanes::MayBlock,
+    pipeline::{self, Pinned, Tools, Trip},
     resolve::{Address, Pin, RepoAddress, Selector},
+    snapshot,
 };
 
 /// What a request found: a revision of a repository, pinned, with its files.
@@ -35,6 +37,23 @@ pub(super) async fn find(mirror: &Mirror, route: &Route) -> Result<Found, Refuse
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, None, &message).passing());
     };
     let (address, pin) = (address.clone(), pin.clone());
-    let listing = tools.fetcher.listing(&address, &pin.commit).await?;
+    let listing = match tools.fetcher.listing(&address, &pin.commit).await {
+        Err(error) if error.is_absence() => here(mirror, &trip, &address, &pin).await?.ok_or(error)?,
+        listing => listing?,
+    };
     Ok(Found { trip, pinned, address, pin, listing })
+}
+
+/// What this machine has of a commit, where nobody says what else it has; `None` when there is nothing.
+async fn here(mirror: &Mirror, trip: &Trip, address: &RepoAddress, pin: &Pin) -> Result<Option<Arc<Listing>>, Refused> {
+    let (store, commit) = (Arc::clone(&address.store), pin.commit.clone());
+    let list = move |_: &Tools, may: &MayBlock<'_>| snapshot::of_snapshot(&*store, &commit, may);
+    // A snapshot that cannot be read is none; the source's error says why it was looked at.
+    let listing = mirror.cache.tools().stage(trip, "listing a snapshot", list).await?.unwrap_or_default();
+    if listing.is_empty() {
+        return Ok(None);
+    }
+    let (repo, commit, files) = (&address.repo, &pin.commit, listing.len());
+    tracing::info!(%repo, %commit, files, "the mirror lists what is here: nobody can be asked what else there is");
+    Ok(Some(Arc::new(listing)))
 }

@@ -29,6 +29,7 @@ pub use self::{
     error::{Lacking, SnapshotError},
     fetch::{DownloadEvent, Extent, FetchError, FetchReport, Fetcher, Want},
     files::Files,
+    listing::of_snapshot,
     remote::{Remote, RemoteComponent, RemoteError},
     told::Told,
     verify::{Finding, HashCandidate, HashCheck, OwnFiles, Scope, Verdict, VerifyError, verify},

@@ -70,12 +70,14 @@ pub enum SourceProblem {
         /// What happened.
         problem: String,
     },
-    /// 407: the proxy that stands in between wants other credentials.
+    /// 407, or 401 of a proxy that says so: what stands in between wants other credentials.
     ProxyRefused {
         /// The host behind it.
         host: String,
         /// The proxy.
         proxy: String,
+        /// The status.
+        status: u16,
     },
     /// 401: the repository is private or does not exist, and there is no token.
     TokenMissing {
@@ -187,12 +189,15 @@ impl fmt::Display for SourceError {
                 f,
                 "`{host}` cannot be reached through the proxy `{proxy}`, which the environment or `proxy` names: {problem}"
             ),
-            SourceProblem::ProxyRefused { host, proxy } => {
-                write!(
-                    f,
-                    "the proxy `{proxy}` lets nobody through to `{host}` without its user and password (status 407)"
-                )
-            }
+            SourceProblem::ProxyRefused { host, proxy, status: 407 } => write!(
+                f,
+                "the proxy `{proxy}` lets nobody through to `{host}` without its user and password (status 407)"
+            ),
+            SourceProblem::ProxyRefused { host, proxy, status } => write!(
+                f,
+                "the proxy `{proxy}` does not let the request through to `{host}`: it does not accept the user and \
+                 password in its address (status {status}, which asks for a password and not for a token)"
+            ),
             SourceProblem::TokenMissing { repo, looked } => {
                 write!(f, "`{repo}` does not exist, or is private and there is no token ({looked})")
             }

@@ -5,6 +5,7 @@
 pub mod bucket;
 pub mod hub;
 mod route;
+mod threads;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -10,7 +10,10 @@
 use std::{fmt, fs, path::PathBuf};
 
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::{Certificate, ClientBuilder, NoProxy, Proxy, Url};
+use reqwest::{
+    Certificate, ClientBuilder, NoProxy, Proxy, StatusCode, Url,
+    header::{HeaderMap, WWW_AUTHENTICATE},
+};
 use weightsd_segment::environment::variable;
 
 use super::BadSection;
@@ -123,10 +126,34 @@ pub(super) fn unreachable(
     let host = host(url);
     words.error(match proxy {
         // What the library says when a tunnel gets status 407.
-        Some(proxy) if problem.contains("proxy authorization required") => SourceProblem::ProxyRefused { host, proxy },
+        Some(proxy) if problem.contains("proxy authorization required") => {
+            SourceProblem::ProxyRefused { host, proxy, status: 407 }
+        }
         Some(proxy) => SourceProblem::ProxyUnreachable { host, proxy, problem },
         None => SourceProblem::Unreachable { host, problem },
     })
+}
+
+/// The error of an answer that a proxy gave in the place of `url`'s host. It says 407; some, such as tinyproxy, say 401 of a
+/// wrong password. For https a proxy answers before there is a connection, so what comes over one is the host's own; for
+/// http, a challenge for a password is the proxy's, since sources take tokens and signatures alone.
+pub(super) fn refused(
+    proxies: &Matcher,
+    words: &'static Words,
+    url: &Url,
+    (status, headers): (StatusCode, &HeaderMap),
+) -> Option<SourceError> {
+    let asks_for_password = || {
+        let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|challenge| challenge.to_str().ok());
+        challenges.any(|challenge| challenge.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic")))
+    };
+    let is_its_own = match status {
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => true,
+        StatusCode::UNAUTHORIZED => url.scheme() == "http" && asks_for_password(),
+        _ => false,
+    };
+    let proxy = through(proxies, url).filter(|_| is_its_own)?;
+    Some(words.error(SourceProblem::ProxyRefused { host: host(url), proxy, status: status.as_u16() }))
 }
 
 /// Host and port of the proxy through which an address is reached.
@@ -201,6 +228,41 @@ mod tests {
         assert_eq!(through("http://bucket.example/x").as_deref(), Some("proxy:3128"));
         assert_eq!(through("https://s3.inside.example/x"), None);
         assert_eq!(through("http://10.1.2.3/x"), None);
+    }
+
+    #[test]
+    fn a_proxy_s_refusal_is_told_from_the_host_s() {
+        let proxies = route("proxy = \"http://me:sEcReT@proxy:3128\"").unwrap().proxies();
+        let words = &crate::source::fake::WORDS;
+        let refused = |url: &str, status: u16, challenge: &str| {
+            let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge.parse().unwrap())]);
+            let status = StatusCode::from_u16(status).unwrap();
+            super::refused(&proxies, words, &Url::parse(url).unwrap(), (status, &headers))
+                .map(|error| error.to_string())
+        };
+        for (url, status, challenge) in [
+            ("http://hub/x", 407, ""),
+            ("https://hub/x", 407, ""),
+            ("http://hub/x", 401, "Basic realm=\"Tinyproxy\""),
+            ("http://hub/x", 401, "basic"),
+        ] {
+            let said = refused(url, status, challenge).unwrap();
+            assert!(
+                said.contains("proxy:3128") && said.contains(&status.to_string()) && !said.contains("sEcReT"),
+                "{said}"
+            );
+        }
+        for (url, status, challenge) in [
+            ("http://hub/x", 401, "Bearer realm=\"hub\""),
+            ("http://hub/x", 401, ""),
+            ("https://hub/x", 401, "Basic realm=\"a page before the hub\""),
+            ("http://hub/x", 403, "Basic"),
+        ] {
+            assert_eq!(refused(url, status, challenge), None, "{url} {status} {challenge}");
+        }
+        let none = Matcher::builder().build();
+        let asked = (StatusCode::PROXY_AUTHENTICATION_REQUIRED, &HeaderMap::new());
+        assert!(super::refused(&none, words, &Url::parse("http://hub/x").unwrap(), asked).is_none());
     }
 
     #[test]

@@ -14,6 +14,14 @@ REPO = "org/z-image"
 LANGUAGE = "org/tiny-llama"
 
 DOWNLOAD = "import sys\nfrom huggingface_hub import snapshot_download\nprint(snapshot_download(sys.argv[1]))"
+REFUSED = """
+import sys
+from huggingface_hub import snapshot_download
+try:
+    print("it came:", snapshot_download(sys.argv[1]))
+except Exception as error:
+    print(type(error).__name__)
+"""
 PRETRAINED = """
 import sys
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -30,11 +38,11 @@ def free_port() -> int:
 
 
 class Node:
-    """A daemon with a mirror, whose upstream is at `endpoint`."""
+    """A daemon with a mirror, whose upstream is at `endpoint`; `variables` are of its environment."""
 
-    def __init__(self, endpoint: str, cache: Path):
+    def __init__(self, endpoint: str, cache: Path, **variables: str):
         port = free_port()
-        environment = {"HF_ENDPOINT": endpoint, "NO_PROXY": "*"}
+        environment = {"HF_ENDPOINT": endpoint, "NO_PROXY": "*", **variables}
         arguments = ("--mirror-listen", str(port))
         self.daemon = Daemon(hub_cache=cache, environment=environment, arguments=arguments)
         self.endpoint = f"http://127.0.0.1:{port}"
@@ -46,11 +54,12 @@ class Node:
         self.daemon.stop()
 
 
-def client(endpoint: str, home: Path, code: str, *arguments: str) -> subprocess.Popen:
+def client(endpoint: str, home: Path, code: str, *arguments: str, **variables: str) -> subprocess.Popen:
     """A Python that believes in this hub, with a cache of its own."""
     home.mkdir(parents=True, exist_ok=True)
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "*"}
     environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    environment |= variables
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -109,6 +118,20 @@ def test_ten_clients_cause_one_download(hub, tmp_path):
     assert contents and len(contents) == len(set(contents))
     first = cached(tmp_path / "client0")
     assert all(cached(tmp_path / f"client{number}") == first for number in range(1, 10))
+
+
+def test_strangers_are_refused_as_the_hub_refuses_them(model, tmp_path):
+    token = "hf_OfSomebodyWhoMay"
+    with Hub((REPO, model), arguments=("--token", token)) as hub, Node(hub.endpoint, tmp_path / "node", HF_TOKEN=token) as node:
+        said(client(hub.endpoint, tmp_path / "direct", DOWNLOAD, REPO, HF_TOKEN=token))
+        said(client(node.endpoint, tmp_path / "mirrored", DOWNLOAD, REPO, HF_TOKEN=token))
+        assert cached(tmp_path / "mirrored") == cached(tmp_path / "direct")
+        # The node has it now, and has it for those alone whom the hub lets in.
+        for number, variables in enumerate([{}, {"HF_TOKEN": "hf_OfSomebodyElse"}]):
+            refused = said(client(hub.endpoint, tmp_path / f"refused{number}", REFUSED, REPO, **variables))
+            assert refused.endswith("Error"), refused
+            assert said(client(node.endpoint, tmp_path / f"stranger{number}", REFUSED, REPO, **variables)) == refused
+            assert cached(tmp_path / f"stranger{number}") == {}
 
 
 def test_transformers_computes_the_same_through_a_second_node(hub, tmp_path):

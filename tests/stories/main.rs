@@ -16,6 +16,7 @@ mod checkpoints;
 mod client_process;
 #[cfg(target_os = "linux")]
 mod clones;
+mod clouds;
 mod crashes;
 mod crowd;
 mod derivations;

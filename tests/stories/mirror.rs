@@ -255,6 +255,75 @@ async fn another_node_is_served_without_the_hub() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_node_opens_nothing_to_strangers() {
+    let (first_home, second_home) = (Home::new(), Home::new());
+    let hub = Hub::start().unwrap();
+    let file = publish_weights(&hub, REPO, 100_000);
+    hub.gate(REPO);
+    hub.grant(REPO, TOKEN);
+    hub.add_token(OTHER);
+    let (_first, upstream) = mirror_on(&first_home, &hub, &[], &[("HF_TOKEN", TOKEN)]);
+    let endpoint = format!("http://{upstream}");
+    let (second, mirror) = mirror_on(&second_home, &hub, &["--hub-endpoint", &endpoint], &[("HF_TOKEN", TOKEN)]);
+    assert!(is_file(&load(&second.client().await, &second_home, "model").await.unwrap(), &file));
+    let with = |token: &str| ask(mirror, "GET", &weights_at("main"), &[("authorization", &bearer(token))]);
+    for stranger in [get(mirror, &weights_at("main")), with(OTHER), with("hf_madeUp")] {
+        assert!(matches!(stranger.status, 401 | 403), "{stranger:?}");
+    }
+    let allowed = with(TOKEN);
+    assert!(allowed.status == 200 && allowed.body == file, "{}", allowed.status);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_it_serves_what_the_snapshot_has() {
+    let (home, other_home) = (Home::new(), Home::new());
+    // As other programs leave a cache: nobody kept the hub's listing.
+    let fixture = home.tiny(REPO);
+    let hub = Hub::start().unwrap();
+    hub.publish(&fixture, "main");
+    let theirs = address(&hub);
+    let listing = |at: SocketAddr| -> BTreeMap<String, serde_json::Value> {
+        let answer = get(at, &format!("/api/models/{REPO}/tree/main?recursive=true"));
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        let entries: Vec<serde_json::Value> = serde_json::from_slice(&answer.body).unwrap();
+        let files = entries.into_iter().filter(|entry| entry["type"] == "file");
+        files.map(|entry| (entry["path"].as_str().unwrap().to_owned(), entry)).collect()
+    };
+    let expected = listing(theirs);
+    hub.clear_log();
+    let (_daemon, mirror) = mirror_on(&home, &hub, &["--offline", "--mirror-allow", "org/*"], &[]);
+    let listed = listing(mirror);
+    assert!(expected.len() > 5 && listed.keys().eq(expected.keys()), "{listed:?}");
+    for (path, entry) in &listed {
+        assert_eq!((&entry["size"], &entry["lfs"]["oid"]), (&expected[path]["size"], &expected[path]["lfs"]["oid"]));
+        if entry["lfs"].is_null() {
+            assert_eq!(entry["oid"], expected[path]["oid"], "{path}");
+        }
+    }
+    for file in &fixture.files {
+        let answer = get(mirror, &format!("/{REPO}/resolve/{}/{}", fixture.commit, file.path));
+        assert!(answer.status == 200 && answer.is_whole(), "{}: {}", file.path, answer.status);
+        assert!(answer.body == std::fs::read(&file.target).unwrap(), "{}", file.path);
+    }
+    // Another node gets it from there.
+    let endpoint = format!("http://{mirror}");
+    let other = other_home.daemon_so(&hub, &["--hub-endpoint", &endpoint], &[]);
+    assert!(is(&load(&other.client().await, &other_home, "vae").await.unwrap(), &fixture.written));
+    assert!(hub.requests().is_empty(), "{:?}", hub.requests());
+
+    // What is not here is not said to be, and what is damaged is not sent.
+    let [gone, damaged] = ["model_index.json", "vae/config.json"].map(|path| fixture.file(path).unwrap());
+    std::fs::remove_file(&gone.target).unwrap();
+    let content = std::fs::read(&damaged.target).unwrap();
+    std::fs::write(&damaged.target, vec![b' '; content.len()]).unwrap();
+    let at = |path: &str| get(mirror, &format!("/{REPO}/resolve/{}/{path}", fixture.commit));
+    let absent = at(&gone.path);
+    assert_eq!((absent.status, absent.header("x-error-code")), (404, "EntryNotFound"));
+    let refused = at(&damaged.path);
+    assert!(refused.status >= 500 && !refused.body.windows(20).any(|window| window == [b' '; 20]), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_allow_list_holds_for_the_mirror_too() {
     let home = Home::new();
     let hub = Hub::start().unwrap();

@@ -1,4 +1,4 @@
-//! A partial blob: a thread of its own writes and hashes each piece as it comes.
+//! A partial blob: a thread of its own writes each piece as it comes, and another one hashes it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,7 +23,7 @@ use crate::{
 
 /// Bytes of an earlier attempt that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Pieces that wait to be written.
+/// Pieces that wait to be written, and as many that wait to be hashed.
 const QUEUE: usize = 16;
 
 /// A blob that is being downloaded.
@@ -48,33 +48,62 @@ pub(super) enum Unwritten {
     Died,
 }
 
-/// The file and its hash so far.
+/// The hash so far, on a thread of its own: hashing may take longer than writing.
+struct Hashing {
+    orders: std::sync::mpsc::SyncSender<Order>,
+    thread: JoinHandle<BlobHasher>,
+}
+
+impl Hashing {
+    #[expect(clippy::disallowed_methods, reason = "it waits for the thread that writes, which no lane has room for")]
+    fn begin(mut hasher: BlobHasher, blob: BlobName, whole: u64) -> Self {
+        let (orders, queue) = std::sync::mpsc::sync_channel(QUEUE);
+        let thread = spawn_blocking(move || {
+            while let Ok(order) = queue.recv() {
+                match order {
+                    Order::Add(piece) => hasher.update(&piece),
+                    Order::Empty => hasher = BlobHasher::new(&blob, whole),
+                }
+            }
+            hasher
+        });
+        Self { orders, thread }
+    }
+
+    fn order(&self, order: Order) -> Result<(), Unwritten> {
+        self.orders.send(order).map_err(|_| Unwritten::Died)
+    }
+
+    /// The hash of all that was ordered.
+    async fn finish(self) -> Result<Hashed, Unwritten> {
+        drop(self.orders);
+        self.thread.await.map(BlobHasher::finish).map_err(|_| Unwritten::Died)
+    }
+}
+
+/// The file so far.
 struct Written {
     file: File,
-    hasher: BlobHasher,
-    blob: BlobName,
-    whole: u64,
+    hashing: Hashing,
     length: u64,
     /// Nobody else writes to the file before the last piece is written, also when the download was given up.
     _lock: Arc<BlobLock>,
 }
 
 impl Written {
-    fn obey(&mut self, order: &Order) -> io::Result<()> {
-        match order {
+    fn obey(&mut self, order: Order) -> Result<(), Unwritten> {
+        let refused = |error| Unwritten::Io(error, self.length);
+        match &order {
             Order::Add(piece) => {
-                self.file.write_all(piece)?;
+                self.file.write_all(piece).map_err(refused)?;
                 self.length += piece.len() as u64;
-                self.hasher.update(piece);
             }
             Order::Empty => {
-                self.file.set_len(0)?;
-                self.file.seek(SeekFrom::Start(0))?;
+                self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(refused)?;
                 self.length = 0;
-                self.hasher = BlobHasher::new(&self.blob, self.whole);
             }
         }
-        Ok(())
+        self.hashing.order(order)
     }
 
     #[expect(
@@ -85,7 +114,7 @@ impl Written {
         let (orders, mut queue) = mpsc::channel(QUEUE);
         let thread = spawn_blocking(move || {
             while let Some(order) = queue.blocking_recv() {
-                self.obey(&order).map_err(|error| Unwritten::Io(error, self.length))?;
+                self.obey(order)?;
             }
             Ok(self)
         });
@@ -125,7 +154,8 @@ impl Partial {
                 checked(length)?;
             }
         }
-        let (orders, thread) = Written { file, hasher, blob, whole, length, _lock: lock }.begin();
+        let hashing = Hashing::begin(hasher, blob, whole);
+        let (orders, thread) = Written { file, hashing, length, _lock: lock }.begin();
         Ok(Self { length, orders, thread })
     }
 
@@ -162,7 +192,7 @@ impl Partial {
     /// The file, and the hash of its content.
     pub(super) async fn finish(self) -> Result<(File, Hashed), Unwritten> {
         drop(self.orders);
-        let Written { file, hasher, .. } = self.thread.await.unwrap_or(Err(Unwritten::Died))?;
-        Ok((file, hasher.finish()))
+        let Written { file, hashing, .. } = self.thread.await.unwrap_or(Err(Unwritten::Died))?;
+        Ok((file, hashing.finish().await?))
     }
 }

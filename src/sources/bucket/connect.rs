@@ -112,10 +112,8 @@ impl HttpService for Connector {
             return Ok(answer);
         }
         let host = url.as_ref().map(host).unwrap_or_default();
-        if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-            && let Some(proxy) = url.as_ref().and_then(|url| route::through(&self.proxies, url))
-        {
-            let refused = self.words.error(SourceProblem::ProxyRefused { host, proxy });
+        let of_proxy = |url| route::refused(&self.proxies, self.words, url, (answer.status(), answer.headers()));
+        if let Some(refused) = url.as_ref().and_then(of_proxy) {
             return Err(HttpError::new(HttpErrorKind::Unknown, Failure::Broken(refused)));
         }
         let (status, after) = (answer.status(), retry_after(&answer));

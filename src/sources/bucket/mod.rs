@@ -14,19 +14,17 @@ mod source;
 use std::{
     collections::HashMap,
     fmt,
-    future::Future,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use moka::future::Cache;
-use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStore, path::Path};
+use object_store::{GetOptions, GetResult, ListResult, ObjectMeta, ObjectStore, path::Path};
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::Semaphore,
 };
-use tokio_util::task::AbortOnDropHandle;
 use weightsd_core::{
     listing::FILES_MAX,
     spec::{Commit, RepoId, Revision, SpecError},
@@ -40,7 +38,7 @@ use self::{
     settings::{BucketSettings, Cloud},
     shelf::{Naming, Objects, Shelf},
 };
-use super::{BadSection, Setup};
+use super::{BadSection, Setup, threads};
 use crate::source::{ByteRange, Content, Patience, Source, SourceError, SourceProblem};
 
 /// Files of the folders whose listings are kept. Each takes a few hundred bytes.
@@ -49,6 +47,8 @@ const LISTED_FILES_KEPT: u64 = 300_000;
 const BUCKETS_KEPT: u64 = 64;
 /// Objects that are asked for their etags at once, where a listing has none.
 const HEADS_AT_ONCE: usize = 8;
+/// Most folders of the web that one listing looks into: each is a request.
+const FOLDERS_MAX: usize = 1000;
 /// Longest content of a ref, in bytes: a commit has 40.
 const REF_BYTES_MAX: u64 = 1024;
 /// How long a listing may take if the last known commit can be used.
@@ -169,18 +169,6 @@ impl Buckets {
         if self.settings.offline { Err(self.settings.cloud.words().error(offline())) } else { Ok(()) }
     }
 
-    /// Runs `work` on the source's threads; it ends when the caller loses interest.
-    #[expect(clippy::disallowed_methods, reason = "the handle owns the task, and aborts it when the caller drops it")]
-    async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, SourceError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, SourceError>> + Send + 'static,
-    {
-        let task = AbortOnDropHandle::new(self.handle()?.spawn(work(Arc::clone(self))));
-        let died = |_| Err(self.unusable("a fault of weightsd", "the request died".to_owned()));
-        task.await.unwrap_or_else(died)
-    }
-
     /// The connection to the bucket of a repository, and the folder in it.
     async fn bucket(&self, repo: &RepoId) -> Result<(Arc<dyn ObjectStore>, Path), SourceError> {
         let (bucket, folder) =
@@ -201,8 +189,9 @@ impl Buckets {
     /// What lies in a folder now, or lay there a moment ago. Callers who ask at the same time share one listing.
     async fn shelf(self: &Arc<Self>, repo: &RepoId, patience: Patience) -> Result<Arc<Shelf>, SourceError> {
         self.online(|| format!("what lies in `{repo}`"))?;
-        let asked = repo.clone();
-        let look = self.on_own_threads(move |source| async move { source.look(&asked, patience).await.map(Arc::new) });
+        let (source, asked) = (Arc::clone(self), repo.clone());
+        let look = async move { source.look(&asked, patience).await.map(Arc::new) };
+        let look = async { threads::run(self.handle()?, self.settings.cloud.words(), look).await };
         self.shelves.try_get_with(repo.clone(), look).await.map_err(|error| (*error).clone())
     }
 
@@ -272,12 +261,15 @@ impl Buckets {
         if weight_name::is_weights(&name)
             && let Ok(meta) = head(store, folder).await
         {
-            return Ok(Objects::from([(name, meta)]));
+            return Ok(Objects::from([(name, quoted(meta))]));
         }
-        // A listing that is too long is refused by its length, and one more tells that.
-        let listed = store.list(Some(folder)).take(FILES_MAX + 1).try_collect::<Vec<_>>().await?;
+        let listed = match self.settings.cloud {
+            Cloud::Https => walk(store, folder).await?,
+            // A listing that is too long is refused by its length, and one more tells that.
+            _ => store.list(Some(folder)).take(FILES_MAX + 1).try_collect::<Vec<_>>().await?,
+        };
         let known = |meta: ObjectMeta| async move {
-            if meta.e_tag.is_some() { Ok(meta) } else { head(store, &meta.location).await }
+            if meta.e_tag.is_some() { Ok(meta) } else { head(store, &meta.location).await }.map(quoted)
         };
         let listed = futures_util::stream::iter(listed).map(known).buffered(HEADS_AT_ONCE).try_collect().await?;
         Ok(shelf::below(folder, listed))
@@ -332,6 +324,35 @@ impl Buckets {
             body: Box::new(parts),
         })
     }
+}
+
+/// An object with its etag as requests and answers have it: Microsoft's listings, and those of some servers of WebDAV, leave
+/// its quotes out, and a condition without them is none.
+fn quoted(meta: ObjectMeta) -> ObjectMeta {
+    let quoted = |etag: String| if etag.ends_with('"') { etag } else { format!("\"{etag}\"") };
+    ObjectMeta { e_tag: meta.e_tag.filter(|etag| !etag.is_empty()).map(quoted), ..meta }
+}
+
+/// The objects below a folder of the web, listed one folder after the other: most servers refuse to list all depths at once.
+async fn walk(store: &dyn ObjectStore, folder: &Path) -> Result<Vec<ObjectMeta>, object_store::Error> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.clone()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        let ListResult { objects, common_prefixes, .. } = store.list_with_delimiter(Some(&folder)).await?;
+        found.extend(objects);
+        seen += common_prefixes.len();
+        if found.len() > FILES_MAX {
+            break;
+        }
+        if seen > FOLDERS_MAX {
+            let source = format!("more than {FOLDERS_MAX} folders, which is not a model").into();
+            return Err(object_store::Error::Generic { store: "HTTP", source });
+        }
+        // A server that names itself, or what lies elsewhere, would be asked for ever.
+        folders.extend(common_prefixes.into_iter().filter(|below| *below != folder && below.prefix_matches(&folder)));
+    }
+    Ok(found)
 }
 
 /// What a store says of an object.

@@ -96,8 +96,16 @@ impl Asked<'_> {
 }
 
 fn is_about_keys(code: &str) -> bool {
-    ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"]
-        .contains(&code)
+    // The last one is Microsoft's, for all of these.
+    const CODES: [&str; 6] = [
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "AuthenticationFailed",
+    ];
+    CODES.contains(&code)
 }
 
 /// Our own account of what happened, inside the crate's error.

@@ -10,9 +10,12 @@ use weightsd_core::{
 };
 
 use super::{Buckets, commit_of, place, settings::Cloud};
-use crate::source::{
-    ByteRange, Caches, Content, Limits, Patience, RepoStore, Source, SourceError, SourceProblem, Specs, Store, Words,
-    read_bytes,
+use crate::{
+    source::{
+        ByteRange, Caches, Content, Limits, Patience, RepoStore, Source, SourceError, SourceProblem, Specs, Store,
+        Words,
+    },
+    sources::threads,
 };
 
 /// The folder of the own cache in which files of object stores lie.
@@ -100,9 +103,7 @@ impl Source for Arc<Buckets> {
         range: Option<ByteRange>,
         length: u64,
     ) -> Result<Vec<u8>, SourceError> {
-        let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
-        self.on_own_threads(|source| async move { read_bytes(&source, &repo, &commit, &path, range, length).await })
-            .await
+        threads::bytes(self, (repo, commit, path), range, length).await
     }
 }
 

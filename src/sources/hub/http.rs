@@ -138,9 +138,7 @@ impl Http {
         if status.is_success() || status.is_redirection() {
             return Ok(());
         }
-        if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-            && let Some(error) = self.proxy_refused(&url)
-        {
+        if let Some(error) = route::refused(&self.proxies, &WORDS, &url, (status, response.headers())) {
             return Err(error.into());
         }
         Err(NoAnswer::Refused(Refusal::new(status, response.headers(), host(&url), true, token.is_some())))
@@ -171,9 +169,7 @@ impl Http {
                 seen.push(next);
                 continue;
             }
-            if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-                && let Some(error) = self.proxy_refused(url)
-            {
+            if let Some(error) = route::refused(&self.proxies, &WORDS, url, (status, headers)) {
                 return Err(error.into());
             }
             if !status.is_success() {
@@ -209,10 +205,9 @@ impl Http {
         request.send().await.map_err(|error| self.unreachable(url, &error))
     }
 
-    /// The error of status 407, when there is a proxy that may have said it.
-    pub(super) fn proxy_refused(&self, url: &Url) -> Option<SourceError> {
-        let proxy = route::through(&self.proxies, url)?;
-        Some(WORDS.error(SourceProblem::ProxyRefused { host: host(url), proxy }))
+    /// Whether a proxy stands between here and the hub.
+    pub(super) fn has_proxy(&self) -> bool {
+        route::through(&self.proxies, &self.endpoint.url(&[])).is_some()
     }
 
     /// The error of a request that got no answer.

@@ -14,18 +14,17 @@ mod token;
 
 use std::{
     fmt,
-    future::Future,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use hf_hub::{HFClient, HFError};
 use moka::future::Cache;
+use reqwest::StatusCode;
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::Semaphore,
 };
-use tokio_util::task::AbortOnDropHandle;
 use weightsd_core::{
     listing::{LISTING_BYTES_MAX, Listing},
     shown::shown,
@@ -37,7 +36,10 @@ pub use self::{
     settings::{HubSettings, open},
 };
 use self::{http::Http, refusal::Asked, settings::WORDS, token::Token};
-use crate::source::{ByteRange, Content, Patience, Probe, SourceError, SourceProblem};
+use crate::{
+    source::{ByteRange, Content, Patience, Probe, SourceError, SourceProblem},
+    sources::threads,
+};
 
 /// Files in the listings that are kept, over all commits. Each takes a few hundred bytes.
 const LISTED_FILES_KEPT: u64 = 300_000;
@@ -206,8 +208,9 @@ impl Hub {
             return Err(error);
         }
         let key = (repo.clone(), revision.clone());
-        let asked = key.clone();
-        let ask = self.on_own_threads(move |hub| async move { hub.ask_commit(&asked.0, &asked.1, patience).await });
+        let (hub, asked) = (Arc::clone(self), key.clone());
+        let ask = async move { hub.ask_commit(&asked.0, &asked.1, patience).await };
+        let ask = async { threads::run(self.handle()?, &WORDS, ask).await };
         let result = self.commits.try_get_with(key.clone(), ask).await.map_err(|error| (*error).clone());
         let error = result.as_ref().err();
         let absence = error.filter(|error| error.is_absence()).map(|error| (Instant::now(), error.clone()));
@@ -228,9 +231,9 @@ impl Hub {
     pub async fn listing(self: &Arc<Self>, repo: &RepoId, commit: &Commit) -> Result<Arc<Listing>, SourceError> {
         self.online(|| format!("the files of `{repo}`"))?;
         let key = (repo.clone(), commit.clone());
-        let ask = self.on_own_threads(move |hub| async move {
-            hub.settings.backoff.retry(|| hub.ask_listing(&key.0, &key.1)).await.map(Arc::new)
-        });
+        let hub = Arc::clone(self);
+        let ask = async move { hub.settings.backoff.retry(|| hub.ask_listing(&key.0, &key.1)).await.map(Arc::new) };
+        let ask = async { threads::run(self.handle()?, &WORDS, ask).await };
         self.listings.try_get_with((repo.clone(), commit.clone()), ask).await.map_err(|error| (*error).clone())
     }
 
@@ -273,7 +276,8 @@ impl Hub {
         self.online(|| format!("who may have `{repo}`"))?;
         let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
         let token = token.and_then(Token::given);
-        let ask = |hub: Arc<Self>| async move {
+        let hub = Arc::clone(self);
+        let ask = async move {
             let http = &hub.engine()?.http;
             let named = hub.named(&repo).await;
             let (owner, name) = named.parts();
@@ -292,7 +296,7 @@ impl Hub {
             let answered = http.probe(url, probe, token.as_ref()).await;
             answered.map_err(|answer| asked.error(answer, &hub.settings))
         };
-        self.on_own_threads(ask).await
+        threads::run(self.handle()?, &WORDS, ask).await
     }
 
     /// The repository under its present name.
@@ -305,22 +309,6 @@ impl Hub {
             true => Err(WORDS.error(SourceProblem::Offline { what: what(), why: "the daemon is offline" })),
             false => Ok(()),
         }
-    }
-
-    /// Runs `work` on the hub's threads; it ends when the caller loses interest.
-    #[expect(clippy::disallowed_methods, reason = "the handle owns the task, and aborts it when the caller drops it")]
-    async fn on_own_threads<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F + Send) -> Result<T, SourceError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, SourceError>> + Send + 'static,
-    {
-        let work = AbortOnDropHandle::new(self.handle()?.spawn(work(Arc::clone(self))));
-        work.await.unwrap_or_else(|_| {
-            Err(WORDS.error(SourceProblem::Unusable {
-                setting: "a fault of weightsd",
-                problem: "the request died".to_owned(),
-            }))
-        })
     }
 
     async fn ask_commit(&self, repo: &RepoId, revision: &Revision, patience: Patience) -> Result<Commit, SourceError> {
@@ -350,7 +338,11 @@ impl Hub {
         let sha = match tokio::time::timeout(limit, model.info().revision(revision.as_str()).send()).await {
             Ok(Ok(info)) => info.sha,
             // hf-hub follows no redirect of ours: the token would go wherever it leads.
-            Ok(Err(error)) if is_redirect(&error) => return self.ask_where_it_moved(repo, revision, &asked).await,
+            Ok(Err(error)) if is_redirect(&error) => return self.ask_once_more(repo, revision, &asked).await,
+            // Its headers tell whether it is the proxy's, and hf-hub does not have them.
+            Ok(Err(error)) if http.has_proxy() && is_about_credentials(&error) => {
+                return self.ask_once_more(repo, revision, &asked).await;
+            }
             Ok(Err(error)) => return Err(asked.error_of_hf_hub(error, http, &self.settings)),
             Err(_) => {
                 let problem = format!("no answer within {limit:?}");
@@ -365,13 +357,9 @@ impl Hub {
         WORDS.error(SourceProblem::Malformed { host: http.endpoint().host(), problem })
     }
 
-    /// Follows the redirect of a renamed repository, and remembers the new name.
-    async fn ask_where_it_moved(
-        &self,
-        repo: &RepoId,
-        revision: &Revision,
-        asked: &Asked,
-    ) -> Result<Commit, SourceError> {
+    /// Asks without hf-hub: follows the redirect of a renamed repository, and remembers the new name; and sees of a refusal
+    /// whether it is a proxy's.
+    async fn ask_once_more(&self, repo: &RepoId, revision: &Revision, asked: &Asked) -> Result<Commit, SourceError> {
         #[derive(serde::Deserialize)]
         struct Info {
             id: Option<String>,
@@ -460,6 +448,17 @@ impl Hub {
         let problem = format!("a listing of more than {PAGES_MAX} pages");
         Err(WORDS.error(SourceProblem::Malformed { host: http.endpoint().host(), problem }))
     }
+}
+
+/// Whether a status says that credentials are missing or wrong: the hub's, or those for a proxy.
+fn is_about_credentials(error: &HFError) -> bool {
+    let (HFError::Http { context }
+    | HFError::AuthRequired { context }
+    | HFError::RepoNotFound { context: Some(context), .. }) = error
+    else {
+        return false;
+    };
+    matches!(context.status, StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
 }
 
 fn is_redirect(error: &HFError) -> bool {

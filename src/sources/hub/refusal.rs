@@ -130,11 +130,6 @@ impl Asked {
         let Some(context) = context else {
             return WORDS.error(SourceProblem::NoRepo { repo: self.repo().to_string() });
         };
-        if context.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-            && let Some(error) = http.proxy_refused(&http.endpoint().url(&[]))
-        {
-            return error;
-        }
         let message = context.server_message.as_deref().unwrap_or("no reason given");
         let refusal = Refusal {
             status: context.status,

@@ -9,9 +9,11 @@ use weightsd_core::{
 };
 
 use super::{Hub, settings::WORDS};
-use crate::source::{
-    ByteRange, Caches, Content, Limits, Patience, Probe, RepoStore, Source, SourceError, Specs, Store, Words,
-    read_bytes,
+use crate::{
+    source::{
+        ByteRange, Caches, Content, Limits, Patience, Probe, RepoStore, Source, SourceError, Specs, Store, Words,
+    },
+    sources::threads,
 };
 
 #[async_trait::async_trait]
@@ -112,8 +114,6 @@ impl Source for Arc<Hub> {
         range: Option<ByteRange>,
         length: u64,
     ) -> Result<Vec<u8>, SourceError> {
-        let (repo, commit, path) = (repo.clone(), commit.clone(), path.to_owned());
-        let work = |hub: Self| async move { read_bytes(&hub, &repo, &commit, &path, range, length).await };
-        self.on_own_threads(work).await
+        threads::bytes(self, (repo, commit, path), range, length).await
     }
 }
