@@ -1,5 +1,6 @@
 """Time to a dictionary of arrays, and the memory of the process that has it: the package `weightsd` against what programs
-call without it, over one file in one run. Each way runs in a process of its own, with warm pages.
+call without it, over one file in one run. Each way runs in a process of its own. The daemon is asked not to read ahead: what is
+measured is the call, and not the disk beside it.
 
     PYTHONPATH=client/python/python python bench/python/dictionary.py [GIGABYTES]
 
@@ -26,9 +27,9 @@ NORMS = ["attention.norm_q", "attention.norm_k", "attention_norm1", "attention_n
 TENSORS = 521
 
 WAYS = {
-    "weightsd, numpy": ("import weightsd", "weightsd.load(path, progress=False).numpy()", 200),
-    "weightsd, torch": ("import weightsd, torch", "weightsd.load(path, progress=False).torch()", 200),
-    "weightsd, tensors": ("import weightsd", "dict(weightsd.load(path, progress=False))", 200),
+    "weightsd, numpy": ("import weightsd", "weightsd.load(path, residency='lazy', progress=False).numpy()", 200),
+    "weightsd, torch": ("import weightsd, torch", "weightsd.load(path, residency='lazy', progress=False).torch()", 200),
+    "weightsd, tensors": ("import weightsd", "dict(weightsd.load(path, residency='lazy', progress=False))", 200),
     "safetensors.numpy.load_file, as float16": ("from safetensors.numpy import load_file", "load_file(path)", 3),
     "safetensors.torch.load_file": ("from safetensors.torch import load_file", "load_file(path)", 20),
     "safe_open, all tensors": (

@@ -2,90 +2,115 @@
 
 use std::{hint::black_box, path::Path, time::Duration};
 
+use anyhow::ensure;
 use tokio::runtime::{Builder, Runtime};
-use weightsd_client::{Client, Component, Handoff, LoadRequest, proto::EvictRequest};
+use weightsd_client::{Client, Component, FloatType, Handoff, LoadRequest, Residency, proto::EvictRequest};
 use weightsd_fixtures::{Checkpoint, Contents, Dims, Dtype};
 
 use crate::{
     baseline,
-    samples::{Samples, millis},
+    samples::{Samples, Way, in_turns, millis},
     server::{Folder, Server},
 };
 
 /// Files younger than this are looked at anew for each request.
 const SETTLE: Duration = Duration::from_millis(300);
+const COMPONENT: &str = "transformer";
 
 pub(crate) fn run(program: &Path, python: &Path, count: usize) -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let (server, _) = Server::start(program, &folder)?;
     // One thread, as in a process that has better things to do with its others.
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    println!("Warm acquire of a Z-Image transformer, {count} samples each, times in ms (sparse files).\n");
-    println!("| size GB | tensors | way | p50 | p90 | p99 | p50 : safe_open |\n|---|---|---|---|---|---|---|");
-    for (name, dims) in [("small", small()), ("bf16", bf16()), ("f32", Dims::true_size())] {
+    println!("Warm acquire of a Z-Image transformer, {count} samples each in rounds, times in ms (sparse files).\n");
+    println!("| size GB | tensors | way | p50 | p90 | p99 | p50 : unary | p50 : safe_open |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for (name, dims) in [("small", small()), ("many", many()), ("bf16", bf16()), ("f32", Dims::true_size())] {
         let checkpoint = Checkpoint::new(&dims, Contents::Sparse)?;
         let written = checkpoint.write_directory(folder.path().join(name))?;
         std::thread::sleep(SETTLE);
-        let files = written.weight_files_of("transformer");
-        let transformer = checkpoint.component("transformer");
+        let files = written.weight_files_of(COMPONENT);
+        let transformer = checkpoint.component(COMPONENT);
         let tensors = transformer.tensors().len();
         let size = transformer.payload_bytes() as f64 / 1e9;
-        let request = || LoadRequest::new(written.root.to_string_lossy(), "transformer");
+        let request = || as_stored(written.root.to_string_lossy());
 
-        let python = baseline::safe_open(python, &files, count / 10, tensors)?;
-        let row = |way: &str, samples: &Samples| {
-            println!(
-                "| {size:.1} | {tensors} | {way} | {} | {} | {} | {:.2} |",
-                millis(samples.p50()),
-                millis(samples.percentile(90)),
-                millis(samples.percentile(99)),
-                samples.p50().as_secs_f64() / python.p50().as_secs_f64()
-            );
-        };
-        for (way, samples) in ways(&runtime, &server, count, &request)? {
-            row(way, &samples);
+        let client = runtime.block_on(Client::connect(server.options()))?;
+        let held = held(&runtime, &client, request(), (tensors, files.len()))?;
+        // Half before and half after the others, since another process cannot take turns with them.
+        let mut python_times = baseline::safe_open(python, &files, count / 20, tensors)?;
+        let mut ways = ways((&runtime, &server, &client), &request);
+        ways.push(("raw open + mmap, no table", Box::new(|| baseline::open_and_map(&files))));
+        let parse = || baseline::open_and_parse(&files);
+        ways.push(("raw open + mmap + safetensors crate's table", Box::new(parse)));
+        let samples = in_turns(count, &mut ways)?;
+        python_times.extend(baseline::safe_open(python, &files, count / 20, tensors)?);
+        drop(held);
+
+        let python = Samples::from(python_times);
+        let rows = ways.iter().map(|(way, _)| *way).zip(&samples).chain([("Python safe_open + get_slice", &python)]);
+        for (way, times) in rows {
+            let [p50, p90, p99] = [50, 90, 99].map(|percent| millis(times.percentile(percent)));
+            let (to_unary, to_python) = (times.ratio_to(&samples[0]), times.ratio_to(&python));
+            println!("| {size:.1} | {tensors} | {way} | {p50} | {p90} | {p99} | {to_unary:.2} | {to_python:.2} |");
         }
-        row("raw open + mmap, no table", &Samples::take(count, || baseline::open_and_map(&files))?);
-        row("raw open + mmap + safetensors crate's table", &Samples::take(count, || baseline::open_and_parse(&files))?);
-        row("Python safe_open + get_slice", &python);
     }
     Ok(())
 }
 
-/// Times the ways to get a warm component from the daemon, and one call that gets nothing.
-fn ways(
+/// The tensors as the files have them, and without reading ahead: what is measured is neither an image nor the disk.
+pub(crate) fn as_stored(model: impl Into<String>) -> LoadRequest {
+    LoadRequest::new(model, COMPONENT).dtype(FloatType::AsStored).residency(Residency::Lazy)
+}
+
+/// Holds the component, so that everything else is warm.
+fn held(
     runtime: &Runtime,
-    server: &Server,
-    count: usize,
-    request: &dyn Fn() -> LoadRequest,
-) -> anyhow::Result<Vec<(&'static str, Samples)>> {
-    let client = runtime.block_on(Client::connect(server.options()))?;
-    // Holds it, so that everything below is warm.
-    let _held = acquire(runtime, &client, request())?;
-    let reused = Samples::take(count, || acquire(runtime, &client, request()).map(drop))?;
-    let by_path = Samples::take(count, || acquire(runtime, &client, request().handoff(Handoff::Path)).map(drop))?;
-    let connected = Samples::take(count, || {
+    client: &Client,
+    request: LoadRequest,
+    (tensors, files): (usize, usize),
+) -> anyhow::Result<Component> {
+    let component = acquire(runtime, client, request)?;
+    let info = component.info();
+    ensure!(
+        info.computed_bytes == 0,
+        "{} bytes lie in an image, and the rows are about the files",
+        info.computed_bytes
+    );
+    let found = (info.tensor_count as usize, info.segments.len());
+    ensure!(found == (tensors, files), "found tensors and files {found:?}, expected {:?}", (tensors, files));
+    Ok(component)
+}
+
+/// A call that gets nothing, and the ways to get a warm component from the daemon.
+fn ways<'a>(
+    (runtime, server, client): (&'a Runtime, &'a Server, &'a Client),
+    request: &'a dyn Fn() -> LoadRequest,
+) -> Vec<Way<'a>> {
+    let unary = move || {
+        black_box(runtime.block_on(client.evict(EvictRequest { dry_run: true, ..EvictRequest::default() }))?);
+        Ok(())
+    };
+    let reused = move || acquire(runtime, client, request()).map(drop);
+    let by_path = move || acquire(runtime, client, request().handoff(Handoff::Path)).map(drop);
+    let connected = move || {
         let client = runtime.block_on(Client::connect(server.options()))?;
         acquire(runtime, &client, request()).map(drop)
-    })?;
-    let read = Samples::take(count, || {
-        let component = acquire(runtime, &client, request())?;
+    };
+    let read = move || {
+        let component = acquire(runtime, client, request())?;
         for tensor in component.tensors() {
             black_box(tensor.bytes().first());
         }
         Ok(())
-    })?;
-    let unary = Samples::take(count, || {
-        black_box(runtime.block_on(client.evict(EvictRequest { dry_run: true, ..EvictRequest::default() }))?);
-        Ok(())
-    })?;
-    Ok(vec![
-        ("weightsd, connection reused", reused),
-        ("weightsd, connection reused, files by path", by_path),
-        ("weightsd, new connection", connected),
-        ("weightsd, connection reused, and one byte of each tensor read", read),
-        ("one unary RPC on the same connection (Evict, dry run)", unary),
-    ])
+    };
+    vec![
+        ("one unary RPC on the same connection (Evict, dry run)", Box::new(unary)),
+        ("weightsd, connection reused", Box::new(reused)),
+        ("weightsd, connection reused, files by path", Box::new(by_path)),
+        ("weightsd, new connection", Box::new(connected)),
+        ("weightsd, connection reused, and one byte of each tensor read", Box::new(read)),
+    ]
 }
 
 fn acquire(runtime: &Runtime, client: &Client, request: LoadRequest) -> anyhow::Result<Component> {
@@ -101,6 +126,14 @@ fn small() -> Dims {
     (dims.transformer.n_heads, dims.transformer.n_kv_heads) = (5, 5);
     dims.transformer.axes_dims = [16, 24, 24];
     dims.shard_bytes_max.transformer = 80_000_000;
+    dims
+}
+
+/// Ten times as many tensors: more layers.
+fn many() -> Dims {
+    let mut dims = small();
+    dims.transformer.n_layers = 329;
+    dims.shard_bytes_max.transformer = 800_000_000;
     dims
 }
 

@@ -10,8 +10,6 @@ use std::{
 use anyhow::Context as _;
 use weightsd_segment::{FileIdentity, View};
 
-use crate::samples::Samples;
-
 /// Opens each file and maps it: the floor under everything.
 pub(crate) fn open_and_map(files: &[PathBuf]) -> anyhow::Result<()> {
     for file in files {
@@ -57,7 +55,12 @@ struct PythonTimes {
 }
 
 /// Times of `safe_open`, in a Python process that has everything imported.
-pub(crate) fn safe_open(python: &Path, files: &[PathBuf], count: usize, tensors: usize) -> anyhow::Result<Samples> {
+pub(crate) fn safe_open(
+    python: &Path,
+    files: &[PathBuf],
+    count: usize,
+    tensors: usize,
+) -> anyhow::Result<Vec<Duration>> {
     let output = Command::new(python)
         .args(["-c", SAFE_OPEN, &count.to_string()])
         .args(files)
@@ -66,5 +69,5 @@ pub(crate) fn safe_open(python: &Path, files: &[PathBuf], count: usize, tensors:
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answer: PythonTimes = serde_json::from_slice(&output.stdout)?;
     anyhow::ensure!(answer.tensors == tensors, "Python found {} tensors, expected {tensors}", answer.tensors);
-    Ok(Samples::from(answer.times.into_iter().map(Duration::from_nanos).collect::<Vec<_>>()))
+    Ok(answer.times.into_iter().map(Duration::from_nanos).collect())
 }

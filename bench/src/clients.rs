@@ -4,16 +4,13 @@ use std::{hint::black_box, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use tokio::runtime::{Builder, Runtime};
-use weightsd_client::{Client, LoadRequest};
+use weightsd_client::{Client, Layout, LoadRequest, Residency};
 use weightsd_fixtures::{Checkpoint, Contents, Dims};
 
 use crate::{
-    samples::{Samples, millis},
+    samples::{ROUNDS, Samples, millis},
     server::{Folder, Server},
 };
-
-/// The clients take turns, so that what else the machine does meets all of them.
-const ROUNDS: usize = 10;
 
 /// Files younger than this are looked at anew for each request.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -30,7 +27,8 @@ pub(crate) fn run(program: &Path, commands: &[String], count: usize, folder: Opt
     std::thread::sleep(SETTLE);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(Client::connect(server.options()))?;
-    let request = || LoadRequest::new(model.to_string_lossy(), COMPONENT).layout(weightsd_client::Layout::Source);
+    let request =
+        || LoadRequest::new(model.to_string_lossy(), COMPONENT).layout(Layout::Source).residency(Residency::Lazy);
     // Holds it, so that everything below is warm.
     let held = runtime.block_on(client.load(request(), |_| ()))?;
     let each = count / ROUNDS;

@@ -6,6 +6,7 @@
 mod acquire;
 mod baseline;
 mod clients;
+mod concurrent;
 mod daemon;
 mod derive;
 mod download;
@@ -13,6 +14,7 @@ mod inspect;
 mod prefetch;
 mod samples;
 mod server;
+mod status;
 
 use std::path::PathBuf;
 
@@ -38,6 +40,24 @@ enum Bench {
         /// Samples of each figure
         #[arg(long, default_value_t = 1000)]
         samples: usize,
+    },
+    /// Clients that load a warm component all at once, against the unary calls that they get instead
+    Concurrent {
+        /// How many
+        #[arg(long, default_value_t = 16)]
+        clients: usize,
+    },
+    /// GetStatus against a bare tonic echo, quiet and beside others
+    Status {
+        /// Samples of each figure
+        #[arg(long, default_value_t = 2000)]
+        samples: usize,
+    },
+    /// Serves that echo
+    #[command(hide = true)]
+    Echo {
+        /// Where
+        socket: PathBuf,
     },
     /// A warm component through other clients, against the Rust client
     Clients {
@@ -105,6 +125,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.bench {
         Bench::Acquire { samples } => acquire::run(&args.weightsd, &args.python, samples),
+        Bench::Concurrent { clients } => concurrent::run(&args.weightsd, clients),
+        Bench::Status { samples } => status::run(&args.weightsd, samples),
+        Bench::Echo { socket } => status::echo(&socket),
         Bench::Clients { samples, clients, folder } => {
             clients::run(&args.weightsd, &clients, samples, folder.as_deref())
         }
