@@ -36,9 +36,9 @@ impl Folder {
     {
         let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().trim_matches('/').to_owned();
         let range = request.headers().get(RANGE).and_then(|range| bounds(range.to_str().ok()?));
-        let asked = match request.method() {
-            &Method::GET => Asked::Get(path, range),
-            &Method::HEAD => Asked::Head(path),
+        let asked = match *request.method() {
+            Method::GET => Asked::Get(path, range),
+            Method::HEAD => Asked::Head(path),
             _ => Asked::List(path),
         };
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).asked.push(asked);
