@@ -174,7 +174,7 @@ pub(crate) fn run(program: &Path, count: usize) -> anyhow::Result<()> {
     };
     beside(
         loader,
-        |(runtime, client)| Ok(drop(load(runtime, client)?)),
+        |(runtime, client)| load(runtime, client).map(drop).map_err(anyhow::Error::from),
         || print(&daemon, &echo, count, "4 clients that load"),
     )?;
     drop(held);

@@ -99,8 +99,11 @@ fn assert_came_once(bucket: &Bucket, key: &str, bytes: u64) {
     assert_eq!(parts, expected, "{key}");
 }
 
+/// Files of a model, each with its name.
+type Files = Vec<(&'static str, Vec<u8>)>;
+
 /// A language model of 35 MB in two shards: its files, and what its tensors hold.
-fn language_model() -> (Vec<(&'static str, Vec<u8>)>, BTreeMap<String, Vec<u8>>) {
+fn language_model() -> (Files, BTreeMap<String, Vec<u8>>) {
     let (hidden, inner, words) = (512_usize, 1024, 12_000);
     let mut shapes = vec![
         ("model.embed_tokens.weight".to_owned(), vec![words, hidden]),
