@@ -79,7 +79,7 @@ fn read(reader: &mut Reader<'_>, file_length: u64) -> Result<Header, Stop> {
     let alignment = match metadata.get(ALIGNMENT_KEY) {
         None => ALIGNMENT,
         Some(Value::U32(found)) if found.is_power_of_two() => u64::from(*found),
-        Some(found) => return Err(GgufError::Alignment { found: found.to_string() }.into()),
+        Some(found) => return Err(GgufError::Alignment { found: cut(&found.to_string()) }.into()),
     };
     let mut described = Vec::with_capacity(usize::try_from(tensors).unwrap_or_default());
     for _ in 0..tensors {
