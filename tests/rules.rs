@@ -257,7 +257,7 @@ fn the_oldest_macos_is_the_same_wherever_it_is_said() {
 }
 
 /// Where files are asked for without a `MayBlock` at hand, and why that holds up no request.
-const ASKS_DISKS: [(&str, &str); 13] = [
+const ASKS_DISKS: [(&str, &str); 14] = [
     ("src/cli/", "a command has a process of its own"),
     ("src/daemon/listener.rs", "before anybody is served, and in the lane of the socket's folder"),
     ("src/daemon/log_file.rs", "the log has a thread of its own"),
@@ -271,6 +271,7 @@ const ASKS_DISKS: [(&str, &str); 13] = [
     ("src/source/", "stores are asked in lanes, by stages and downloads"),
     ("src/sources/", "the token is read on the source's own threads"),
     ("src/lanes/", "this is where it is given out"),
+    ("src/vram/loader.rs", "a process of its own"),
 ];
 
 /// Calls that ask a disk, outside of functions and closures that take a `MayBlock`.

@@ -44,7 +44,7 @@ fn run_when_free(program: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
-/// Held by whoever uses loop devices: a story that gives a device back must find it free again. Released when dropped.
+/// Held by a story that uses loop devices: one that gives a device back must find it free again. Released when dropped.
 pub(crate) fn loop_devices() -> fs::File {
     let file = fs::File::create(std::env::temp_dir().join("weightsd-stories.loop-devices")).unwrap();
     file.lock().unwrap();
