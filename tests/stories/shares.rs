@@ -219,9 +219,10 @@ async fn requests_and_the_status_cost_the_same_beside_thousands_of_idle_componen
     let home = Home::new();
     let daemon = home.daemon_with(&["--idle-components", "100000"]);
     let client = daemon.client().await;
-    let middle = |mut times: Vec<Duration>| {
+    // What other tests do to the machine shows least in the quickest tenth.
+    let quick = |mut times: Vec<Duration>| {
         times.sort();
-        times[times.len() / 2]
+        times[times.len() / 10]
     };
     let status = async || {
         let mut times = Vec::new();
@@ -230,7 +231,7 @@ async fn requests_and_the_status_cost_the_same_beside_thousands_of_idle_componen
             client.status().await.unwrap();
             times.push(began.elapsed());
         }
-        middle(times)
+        quick(times)
     };
     let small = status().await;
     let mut loads = Vec::new();
@@ -244,7 +245,7 @@ async fn requests_and_the_status_cost_the_same_beside_thousands_of_idle_componen
     assert_eq!(client.status().await.unwrap().components as usize, MODELS);
     let large = status().await;
     assert!(large < 3 * small, "the status took {small:?} without components, and takes {large:?} with {MODELS}");
-    let (first, last) = (middle(loads[..FEW].to_vec()), middle(loads[MODELS - FEW..].to_vec()));
+    let (first, last) = (quick(loads[..FEW].to_vec()), quick(loads[MODELS - FEW..].to_vec()));
     assert!(last < 3 * first, "the first loads took {first:?}, the last ones {last:?}");
 }
 
