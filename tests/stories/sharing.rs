@@ -7,8 +7,8 @@ use crate::{
     harness::Home,
 };
 
-/// What a client may have for itself besides page tables, its program included: the client here is the program of all stories,
-/// of which the loader makes 1 MB and more its own.
+/// What a client may have for itself besides page tables, its program included. Here that is the program of all stories, and the
+/// system's loader writes to more than 1 MB of it.
 const PRIVATE_MAX: u64 = 4 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
