@@ -21,7 +21,8 @@ class Watch(threading.Thread):
 
     def __init__(self, daemon: int) -> None:
         super().__init__(daemon=True)
-        self.parent, self.peak, self.threads, self.written, self.at, self.ended = daemon, 0, 0, 0, 0.0, False
+        self.parent, self.peak, self.threads, self.written, self.ended = daemon, 0, 0, 0, False
+        self.first, self.at = 0.0, 0.0
         self.start()
 
     def run(self) -> None:
@@ -29,16 +30,17 @@ class Watch(threading.Thread):
             for process in subprocess.run(["pgrep", "-P", str(self.parent)], capture_output=True, text=True).stdout.split():
                 try:
                     status = Path(f"/proc/{process}/status").read_text()
-                    memory = Path(f"/proc/{process}/smaps_rollup").read_text()
                     written = int(re.findall(r"wchar: (\d+)", Path(f"/proc/{process}/io").read_text())[0])
                 except (OSError, IndexError):
                     continue
-                anonymous = re.findall(r"Anonymous:\s+(\d+)", memory)
-                self.peak = max(self.peak, int(anonymous[0]) if anonymous else 0)
+                memory = dict(re.findall(r"(RssAnon|RssShmem):\s+(\d+)", status))
+                self.peak = max(self.peak, int(memory.get("RssAnon", 0)))
                 self.threads = max(self.threads, int(re.findall(r"Threads:\s+(\d+)", status)[0]))
-                # Reports are written, too: a megabyte is more than all of them.
+                # Through the file, or into its pages. Reports are written, too: a megabyte is more than all of them.
+                written = max(written, int(memory.get("RssShmem", 0)) * 1024)
                 if written > self.written + (1 << 20):
                     self.written, self.at = written, time.perf_counter()
+                    self.first = self.first or self.at
             time.sleep(0.01)
 
 
@@ -57,8 +59,9 @@ def rates(program: str, folder: Path, gigabytes: float, name: str) -> None:
             took = time.perf_counter() - begun
             watch.ended = True
             assert done.returncode == 0, done.stderr
-            before = f"{length / (watch.at - begun) / 1e9:.1f}" if watch.written > length / 8 else ""
-            row(name, case, f"{took:.2f}", f"{length / took / 1e9:.1f}", before, watch.threads, f"{watch.peak / 1e3:.0f}")
+            computing = length / max(watch.at - watch.first, 1e-3) / 1e9
+            row(name, case, f"{took:.2f}", f"{length / took / 1e9:.1f}", f"{computing:.1f}", watch.threads,
+                f"{watch.peak / 1e3:.0f}")  # fmt: skip
             daemon.kill()
             subprocess.run(["rm", "-rf", folder / "own", home], check=True)
     file.unlink()
@@ -71,7 +74,7 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=11.6)
     arguments = parser.parse_args()
     heading(f"F32 to less, {arguments.gb} GB in the page cache, {os.cpu_count()} cores", "folder", "what", "s",
-            "GB/s of input, from request to lent", "until everything was written, before the sync", "threads",
+            "GB/s of input, from request to lent", "while it computed and wrote", "threads",
             "private memory, MB")  # fmt: skip
     for folder in arguments.folder:
         folder.mkdir(parents=True, mode=0o700)
